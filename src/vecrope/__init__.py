@@ -1,0 +1,14 @@
+"""M-RoPE position ids for vision-language models as one batched tensor pipeline.
+
+Notation, used by every docstring:
+
+    B   rows of a batch
+    T   padded length of a row
+    N   tokens in all, B times T where the input is padded
+    S   segments: maximal runs of text, of one image or video, or of masked tokens
+    I   items: grid rows, images before videos
+"""
+
+from vecrope.spec import Convention, MRopeSpec
+
+__all__ = ["Convention", "MRopeSpec"]

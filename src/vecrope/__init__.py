@@ -9,6 +9,7 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.rope_index import get_rope_index
 from vecrope.spec import Convention, MRopeSpec
 
-__all__ = ["Convention", "MRopeSpec"]
+__all__ = ["Convention", "MRopeSpec", "get_rope_index"]

@@ -28,7 +28,7 @@ _CONVENTIONS: dict[str, dict[str, Any]] = {
 }
 
 # The class defaults of transformers' configurations; a test compares them with the classes.
-_DEFAULTS: dict[str, dict[str, int]] = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "glm4v": {
         "image_token_id": 151343,
         "video_start_token_id": 151341,
@@ -118,7 +118,9 @@ class MRopeSpec:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.spatial_merge_size < 1:
-            raise ValueError(f"spatial_merge_size must be at least 1, got {self.spatial_merge_size}")
+            raise ValueError(
+                f"spatial_merge_size must be at least 1, got {self.spatial_merge_size}"
+            )
         markers = (self.image_token_id, self.video_start_token_id, self.video_end_token_id)
         if len(set(markers)) < 3:
             raise ValueError(
@@ -183,13 +185,10 @@ def _check_one_of(name: str, value: object, known: Any) -> None:
 def _lookup(config: Any, path: str) -> Any:
     node = config
     for name in path.split("."):
-        if isinstance(node, Mapping):
-            found = node.get(name)
-        else:
-            found = getattr(node, name, None)
+        found = node.get(name) if isinstance(node, Mapping) else getattr(node, name, None)
         if found is None:
-            raise ValueError(f"the configuration has no field {path!r} (of {type(config).__name__})")
+            raise ValueError(
+                f"the configuration has no field {path!r} (of {type(config).__name__})"
+            )
         node = found
     return node
-
-

@@ -1,0 +1,263 @@
+"""What the input must satisfy, and the messages that say where it does not."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from vecrope.items import Items
+from vecrope.modality import IMAGE, MASKED, VIDEO
+from vecrope.segments import Segments
+from vecrope.spec import MRopeSpec
+
+_KINDS = ("image", "video")
+
+
+def check_metadata(
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    *,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    mm_token_type_ids: Tensor | None,
+    second_per_grid_ts: Tensor | None,
+    max_segments: int | None,
+) -> None:
+    """Check types, shapes, dtypes and limits; reads no value of any tensor."""
+    if not isinstance(spec, MRopeSpec):
+        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    _check_tensor("input_ids", input_ids)
+    if input_ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
+    if cu_seqlens is None and input_ids.dim() != 2:
+        raise ValueError(
+            f"input_ids must have shape (B, T), got {tuple(input_ids.shape)}; "
+            "packed input of shape (N,) needs cu_seqlens"
+        )
+    if cu_seqlens is not None:
+        _check_integral("cu_seqlens", cu_seqlens)
+        if input_ids.dim() != 1:
+            raise ValueError(
+                f"input_ids must have shape (N,) with cu_seqlens, got {tuple(input_ids.shape)}"
+            )
+        if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+            raise ValueError(
+                f"cu_seqlens must have shape (num_sequences + 1,), got {tuple(cu_seqlens.shape)}"
+            )
+    if input_ids.dtype == torch.int32 and input_ids.shape[-1] > 2**31:
+        raise ValueError(
+            f"{input_ids.shape[-1]} tokens in a row overflow the positions' dtype torch.int32; "
+            "use int64 input_ids"
+        )
+    for name, values in (
+        ("attention_mask", attention_mask),
+        ("mm_token_type_ids", mm_token_type_ids),
+    ):
+        if values is None:
+            continue
+        _check_integral(name, values)
+        if values.shape != input_ids.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
+                f"got {tuple(values.shape)}"
+            )
+    for name, grids in (("image_grid_thw", image_grid_thw), ("video_grid_thw", video_grid_thw)):
+        if grids is None:
+            continue
+        _check_integral(name, grids)
+        if grids.dim() != 2 or grids.shape[1] != 3:
+            raise ValueError(
+                f"{name} must have shape (num_{name.split('_')[0]}s, 3), got {tuple(grids.shape)}"
+            )
+    if second_per_grid_ts is not None:
+        raise ValueError(
+            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
+        )
+    if max_segments is not None:
+        if not isinstance(max_segments, int) or isinstance(max_segments, bool):
+            raise TypeError(f"max_segments must be an int, got {max_segments!r}")
+        if max_segments < 1:
+            raise ValueError(f"max_segments must be at least 1, got {max_segments}")
+
+
+def value_range(values: Tensor) -> tuple[int, int]:
+    """Return the least and the largest value; synchronises."""
+    if values.dtype == torch.bool:
+        values = values.view(torch.uint8)
+    low, high = values.aminmax()
+    return int(low), int(high)
+
+
+def check_codes(name: str, values: Tensor, low: int, high: int, allowed: int) -> None:
+    """Check that values whose least and largest are `low` and `high` are among 0 .. `allowed`."""
+    if low < 0 or high > allowed:
+        at = ((values < 0) | (values > allowed)).nonzero()[0].tolist()
+        where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
+        value = int(values[tuple(at)])
+        expected = " or ".join(map(str, range(allowed + 1)))
+        raise ValueError(f"{name} must hold {expected}, got {value} in {where}")
+
+
+def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
+    """Check that the sequences cover the tokens, in order."""
+    bounds = cu_seqlens.tolist()
+    if bounds[0] != 0 or bounds[-1] != num_tokens:
+        raise ValueError(
+            f"cu_seqlens must run from 0 to the number of tokens {num_tokens}, "
+            f"got {bounds[0]} to {bounds[-1]}"
+        )
+    falls = (cu_seqlens[1:] < cu_seqlens[:-1]).nonzero()
+    if falls.shape[0]:
+        at = int(falls[0])
+        raise ValueError(
+            f"cu_seqlens must not decrease, got {bounds[at]} then {bounds[at + 1]} at sequence {at}"
+        )
+
+
+def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec) -> None:
+    """Check that every grid row is all zeros, or positive and divisible by the merge size."""
+    merge = spec.spatial_merge_size
+    for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
+        unsound = (grids <= 0).any(1) & (grids != 0).any(1)
+        indivisible = (grids[:, 1:] % merge != 0).any(1)
+        faults = (unsound | indivisible).nonzero()
+        if not faults.shape[0]:
+            continue
+        at = int(faults[0])
+        grid = tuple(grids[at].tolist())
+        if bool(unsound[at]):
+            raise ValueError(
+                f"{kind}_grid_thw row {at} must be positive, or all zeros for no {kind}, got {grid}"
+            )
+        raise ValueError(
+            f"{kind}_grid_thw row {at} must have a height and width divisible by "
+            f"spatial_merge_size {merge}, got {grid}"
+        )
+
+
+def check_none_left_over(items: Items) -> None:
+    """Check that there are no grids, where there are no tokens."""
+    expected = items.expected.tolist()
+    if any(expected):
+        raise ValueError(
+            f"the grids describe {expected[0]} image tokens and {expected[1]} video tokens, "
+            "input_ids hold none"
+        )
+
+
+def check_layout(
+    items: Items,
+    segments: Segments,
+    image_grid_thw: Tensor,
+    video_grid_thw: Tensor,
+    max_segments: int | None,
+) -> None:
+    """Check that every run of placeholders holds exactly its grids; synchronises."""
+    count = int(segments.runs.count)
+    if max_segments is not None and count > max_segments:
+        raise ValueError(
+            f"max_segments must be at least {count} for this input, got {max_segments}"
+        )
+    if bool(layout_fault(items, segments)):
+        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw)
+
+
+def layout_fault(items: Items, segments: Segments) -> Tensor:
+    """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
+    return _broken(segments).any() | (segments.runs.found[:, -1] != items.expected).any()
+
+
+def raise_layout_fault(
+    items: Items, segments: Segments, image_grid_thw: Tensor, video_grid_thw: Tensor
+) -> NoReturn:
+    """Raise the ValueError that describes the first fault found by `layout_fault`."""
+    grids = (image_grid_thw, video_grid_thw)
+    found, expected = segments.runs.found[:, -1].tolist(), items.expected.tolist()
+    visual = (segments.modality == IMAGE) | (segments.modality == VIDEO)
+    owner = torch.where(segments.items < items.num_images, IMAGE, VIDEO)
+    surplus = visual & ((owner != segments.modality) | (segments.items == items.text))
+    faults = (_broken(segments) | surplus).nonzero()
+    if faults.shape[0]:
+        at = int(faults[0])
+        if not bool(surplus[at]):
+            same = ((segments.items == segments.items[at]) & visual)[:at].nonzero()
+            _raise_cut_short(int(same[-1]), items, segments, grids)
+        kind = int(segments.modality[at]) - IMAGE
+        raise ValueError(
+            f"row {int(segments.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
+            f"expected {expected[kind]} for the {grids[kind].shape[0]} rows of "
+            f"{_KINDS[kind]}_grid_thw, got {found[kind]} in the batch"
+        )
+    # What the prompt holds is sound, but it ends before its grids do.
+    kind = int(found[0] == expected[0])
+    of_kind = (visual & (segments.modality == IMAGE + kind)).nonzero()
+    if of_kind.shape[0]:
+        last = int(of_kind[-1])
+        if _tokens_into_group(segments, last):
+            _raise_cut_short(last, items, segments, grids)
+    rank = found[kind] + kind * expected[0]
+    item = int(torch.searchsorted(items.ends, rank, right=True))
+    start, _, width, height, _, _ = items.table[:, item].tolist()
+    at = item - kind * items.num_images
+    raise ValueError(
+        f"{_KINDS[kind]}_grid_thw row {at} {tuple(grids[kind][at].tolist())} is left over"
+        + (f" after {(rank - start) // (width * height)} of its frames" if rank > start else "")
+        + f": expected {expected[kind]} {_KINDS[kind]} tokens in the batch, got {found[kind]}"
+    )
+
+
+def _raise_cut_short(
+    at: int, items: Items, segments: Segments, grids: tuple[Tensor, Tensor]
+) -> NoReturn:
+    item = int(segments.items[at])
+    kind = int(item >= items.num_images)
+    row = item - kind * items.num_images
+    group_tokens = _group_tokens(segments, at)
+    what = f"{_KINDS[kind]} {row}"
+    if kind:
+        end = int(segments.starts[at] + segments.lengths[at] - segments.origin[at])
+        what = f"frame {end // group_tokens} of {what}"
+    raise ValueError(
+        f"row {int(segments.rows[at])}, {what}: its grid {tuple(grids[kind][row].tolist())} needs "
+        f"{group_tokens} tokens, got {_tokens_into_group(segments, at)} in one run; was the prompt "
+        f"truncated inside the {_KINDS[kind]}?"
+    )
+
+
+def _broken(segments: Segments) -> Tensor:
+    """Return (S,) bool: the segment starts inside a group that does not run on up to it."""
+    masked = segments.modality == MASKED
+    number = torch.arange(masked.shape[0], dtype=segments.starts.dtype, device=masked.device)
+    before = number.masked_fill(masked, -1).cummax(0).values
+    before = torch.nn.functional.pad(before[:-1], (1, 0), value=-1)
+    previous = before.clamp(min=0)
+    runs_on = (
+        (before >= 0)
+        & (segments.items[previous] == segments.items)
+        & (segments.rows[previous] == segments.rows)
+    )
+    return segments.interrupted & ~masked & ~runs_on
+
+
+def _tokens_into_group(segments: Segments, at: int) -> int:
+    end = int(segments.starts[at] + segments.lengths[at] - segments.origin[at])
+    return end % _group_tokens(segments, at)
+
+
+def _group_tokens(segments: Segments, at: int) -> int:
+    return int(segments.width[at] * segments.height[at] * segments.in_group[at])
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def _check_integral(name: str, value: Tensor) -> None:
+    _check_tensor(name, value)
+    if value.dtype.is_floating_point or value.dtype.is_complex:
+        raise TypeError(f"{name} must be of an integer dtype or bool, got {value.dtype}")

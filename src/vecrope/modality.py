@@ -1,0 +1,87 @@
+"""What each token is: text, image, video or masked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope.spec import MRopeSpec
+from vecrope.stream import Stream
+
+TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
+
+
+def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
+    """Return (N,) uint8 codes that change wherever the modality does.
+
+    Read from the ids, a video's placeholders are still coded `IMAGE`: within a row something else
+    always stands between an image and a video, so `in_video` tells them apart run by run.
+    """
+    if stream.token_types is None:
+        codes = (stream.input_ids == spec.image_token_id).view(torch.uint8)
+    else:
+        codes = stream.token_types.to(torch.uint8)
+    if stream.kept is None:
+        return codes
+    return torch.where(stream.kept, codes, MASKED)
+
+
+def compact(flags: Tensor, capacity: int | None, index_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the indices at which `flags` (N,) is set, and their number.
+
+    Args:
+        flags: (N,) bool.
+        capacity: None for exactly as many indices as are set, which reads the values; otherwise
+            the number of indices to return: the first ones, then N where there are fewer.
+        index_dtype: of the indices.
+
+    Returns:
+        Ascending indices, (S,) or (capacity,), and how many are set, a 0-d tensor.
+    """
+    num_tokens = flags.shape[0]
+    if capacity is None:
+        found = flags.nonzero().view(-1)
+        return found, found.new_tensor(found.shape[0])
+    ranks = flags.cumsum(0, dtype=index_dtype)
+    # One spare slot takes every write that is not a flag's, or is beyond the capacity.
+    slots = torch.where(flags & (ranks <= capacity), ranks - 1, capacity)
+    table = torch.full((capacity + 1,), num_tokens, dtype=index_dtype, device=flags.device)
+    table[slots] = torch.arange(num_tokens, dtype=index_dtype, device=flags.device)
+    return table[:capacity], ranks[-1]
+
+
+def in_video(
+    stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor | None
+) -> Tensor | None:
+    """Say for each run whether a placeholder in it would be a video's.
+
+    Args:
+        stream: the tokens.
+        spec: its ids and its `marker_rule`.
+        starts: (S,) token indices at which runs start.
+        row_starts: (S,) token indices at which their rows start; None: all in one row.
+
+    Returns:
+        (S,) bool, or None where the exact form finds no marker at all.
+    """
+    markers = stream.input_ids == spec.video_start_token_id
+    markers |= stream.input_ids == spec.video_end_token_id
+    if stream.kept is not None:
+        markers &= stream.kept
+    capacity = None if stream.exact else stream.num_tokens
+    at, _ = compact(markers, capacity, stream.index_dtype)
+    if stream.exact and at.shape[0] == 0:
+        return None
+    opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == spec.video_start_token_id
+    before = torch.searchsorted(at, starts.contiguous())
+    if spec.marker_rule == "last":
+        # A leading row stands for "no marker yet".
+        video = pad(opens, (1, 0))[before]
+        if row_starts is not None:
+            video &= pad(at, (1, 0), value=-1)[before] >= row_starts
+        return video
+    depth = pad(torch.where(opens, 1, -1).cumsum(0), (1, 0))
+    if row_starts is None:
+        return depth[before] > 0
+    return depth[before] > depth[torch.searchsorted(at, row_starts)]

@@ -1,0 +1,172 @@
+"""The segment table: where each run starts, what it is, its grid, and its base position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope.items import Items
+from vecrope.modality import IMAGE, MASKED, VIDEO, compact, in_video, token_codes
+from vecrope.spec import MRopeSpec
+from vecrope.stream import Stream
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Maximal stretches of one modality within a row, as they stand in the token stream."""
+
+    starts: Tensor  # (S,) ascending token indices; N for the unused rows of a static table
+    lengths: Tensor  # (S,)
+    modality: Tensor  # (S,) TEXT, IMAGE, VIDEO or MASKED
+    ranks: Tensor  # (S,) rank of the first token among the batch's placeholders, as Items ranks
+    found: Tensor  # (2, S) image tokens and video tokens up to and with each run
+    count: Tensor  # 0-d: runs in the stream, which a static table may be too small for
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The runs cut at the items' boundaries, with all that is needed to expand them.
+
+    The token at index `i` of segment `s` stands at place `r = i - origin[s]` of its item. Counting
+    `r` in columns, rows, frames and groups of the item gives its position: the group's number times
+    `span` plus `base`, and in addition the frame within the group, the row and the column.
+    """
+
+    starts: Tensor  # (S,) ascending token indices; N for the unused rows of a static table
+    lengths: Tensor  # (S,)
+    modality: Tensor  # (S,) TEXT, IMAGE, VIDEO or MASKED
+    rows: Tensor  # (S,)
+    items: Tensor  # (S,) row of the item table
+    origin: Tensor  # (S,) token index that place 0 of the item would have
+    base: Tensor  # (S,) position of the item's first group, as seen from this segment
+    width: Tensor  # (S,) columns of a frame, in tokens
+    height: Tensor  # (S,) rows of a frame, in tokens
+    in_group: Tensor  # (S,) frames in a group
+    span: Tensor  # (S,) how far a group moves the running position
+    interrupted: Tensor  # (S,) bool: starts inside a group, so that its beginning stands elsewhere
+    runs: Runs
+    rope_deltas: Tensor  # (B, 1) int64
+
+
+def find_runs(stream: Stream, spec: MRopeSpec, items: Items, capacity: int | None) -> Runs:
+    """Cut the stream where the modality or the row changes."""
+    codes = token_codes(stream, spec)
+    edges = torch.cat((codes.new_ones(1, dtype=torch.bool), codes[1:] != codes[:-1]))
+    starts, count = compact(stream.mark_row_starts(edges), capacity, stream.index_dtype)
+    lengths = _lengths(starts, stream)
+    modality = codes[starts.clamp(max=stream.num_tokens - 1)]
+    if stream.token_types is None:
+        video = in_video(stream, spec, starts, stream.row_bounds[stream.row_of(starts)])
+        if video is not None:
+            modality = torch.where((modality == IMAGE) & video, VIDEO, modality)
+    placeholders = torch.stack(
+        (torch.where(modality == IMAGE, lengths, 0), torch.where(modality == VIDEO, lengths, 0))
+    )
+    found = placeholders.cumsum(1, dtype=stream.index_dtype)
+    before = found - placeholders
+    ranks = torch.where(modality == VIDEO, before[1] + items.expected[0], before[0])
+    return Runs(starts, lengths, modality, ranks, found, count)
+
+
+def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) -> Segments:
+    """Give every run its item, cut it where it holds several, and sum the spans to bases."""
+    starts, lengths, modality, ranks = runs.starts, runs.lengths, runs.modality, runs.ranks
+    item = _item_of(items, modality, ranks)
+    if not stream.exact or _crosses_items(items, item, ranks, lengths):
+        starts, run = _cut_at_items(stream, items, runs)
+        lengths = _lengths(starts, stream)
+        modality = torch.where(lengths > 0, runs.modality[run], MASKED)
+        ranks = runs.ranks[run] + (starts - runs.starts[run])
+        item = _item_of(items, modality, ranks)
+    item_start, _, width, height, in_group, span = items.table[:, item].unbind()
+    masked = modality == MASKED
+    place = torch.where(item < items.text, ranks - item_start, 0)
+
+    group_tokens = width * height * in_group
+    first_group = _ceil_div(place, group_tokens)
+    end_group = _ceil_div(place + lengths, group_tokens)
+    advance = (end_group - first_group) * span
+    valid = lengths.masked_fill(masked, 0)
+    sums = torch.stack((advance, valid)).cumsum(1, dtype=stream.index_dtype)
+    sums = pad(sums, (1, 0))  # exclusive
+    at_rows = sums[:, torch.searchsorted(starts, stream.row_bounds)]
+    rows = stream.row_of(starts)
+    base = sums[0, :-1] - at_rows[0, rows] - first_group * span
+
+    row_end, row_valid = at_rows[:, 1:] - at_rows[:, :-1]
+    if spec.span_rule == "hw":
+        # An image can reach further than it moves the running position.
+        reach = (
+            base + (end_group - 1) * span + torch.maximum(torch.maximum(width, height), in_group)
+        )
+        row_end = row_end.scatter_reduce(0, rows.long(), reach.masked_fill(masked, 0), "amax")
+    if spec.delta_length == "valid":
+        row_length = row_valid
+    else:
+        row_length = stream.row_bounds[1:] - stream.row_bounds[:-1]
+    return Segments(
+        starts=starts,
+        lengths=lengths,
+        modality=modality,
+        rows=rows,
+        items=item,
+        origin=starts - place,
+        base=base.masked_fill(masked, spec.padding_value),
+        width=width,
+        height=height,
+        in_group=in_group,
+        span=span,
+        interrupted=first_group * group_tokens != place,
+        runs=runs,
+        rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
+    )
+
+
+def segment_stream(
+    stream: Stream, spec: MRopeSpec, items: Items, max_segments: int | None
+) -> Segments:
+    """Return the segment table of a stream of at least one token."""
+    capacity = None if stream.exact else max_segments or stream.num_tokens
+    return build_segments(stream, spec, items, find_runs(stream, spec, items, capacity))
+
+
+def _lengths(starts: Tensor, stream: Stream) -> Tensor:
+    return torch.cat((starts[1:], stream.row_bounds[-1:])) - starts
+
+
+def _ceil_div(value: Tensor, divisor: Tensor) -> Tensor:
+    return (value + divisor - 1) // divisor
+
+
+def _item_of(items: Items, modality: Tensor, ranks: Tensor) -> Tensor:
+    # Past the last item searchsorted answers I, which is the row of text.
+    item = torch.searchsorted(items.ends, ranks, right=True)
+    visual = (modality == IMAGE) | (modality == VIDEO)
+    return torch.where(visual, item, torch.where(modality == MASKED, items.masked, items.text))
+
+
+def _crosses_items(items: Items, item: Tensor, ranks: Tensor, lengths: Tensor) -> bool:
+    tokens_left = items.table[:2, item].sum(0) - ranks
+    return bool(((lengths > tokens_left) & (item < items.text)).any())
+
+
+def _cut_at_items(stream: Stream, items: Items, runs: Runs) -> tuple[Tensor, Tensor]:
+    """Return starts that include the items' first tokens, and the run that each lies in."""
+    item_starts = items.table[0, : items.text]
+    cuts = []
+    for kind, ranks in enumerate(
+        (item_starts[: items.num_images], item_starts[items.num_images :] - items.expected[0])
+    ):
+        run = torch.searchsorted(runs.found[kind], ranks, right=True)
+        missing = run == runs.starts.shape[0]
+        run = run.clamp(max=runs.starts.shape[0] - 1)
+        into_run = ranks - (runs.found[kind, run] - runs.lengths[run])
+        cuts.append(torch.where(missing, stream.num_tokens, runs.starts[run] + into_run))
+    starts = torch.cat((runs.starts, *cuts))
+    starts = torch.unique(starts) if stream.exact else starts.sort().values
+    if stream.exact:
+        starts = starts[: torch.searchsorted(starts, stream.num_tokens)]
+    return starts, torch.searchsorted(runs.starts, starts, right=True) - 1

@@ -1,0 +1,75 @@
+"""Padded or packed input as one flat stream of tokens, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A batch as one flat stream: row after row, padding included.
+
+    `exact` says which of the two forms of the pipeline runs: tables of exactly the size that the
+    values ask for (eager, on a CPU), or tables of a capacity fixed by shapes alone.
+    """
+
+    input_ids: Tensor  # (N,)
+    token_types: Tensor | None  # (N,)
+    kept: Tensor | None  # (N,) bool, True = token; None: every one is
+    row_bounds: Tensor  # (B + 1,) in the index dtype: where each row starts, then N
+    shape: tuple[int, ...]  # of input_ids as given
+    exact: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """N, the number of tokens with padding."""
+        return self.input_ids.shape[0]
+
+    @property
+    def num_rows(self) -> int:
+        """B, the number of rows or of packed sequences."""
+        return self.row_bounds.shape[0] - 1
+
+    @property
+    def index_dtype(self) -> torch.dtype:
+        """The dtype of token indices, lengths and table columns."""
+        return self.row_bounds.dtype
+
+    def mark_row_starts(self, edges: Tensor) -> Tensor:
+        """Set the first token of every row in `edges` (N,) bool, in place."""
+        if len(self.shape) == 2:
+            edges.view(self.shape)[:, 0] = True
+        else:
+            # An empty sequence at the end starts at N; the extra edge it leaves there is harmless.
+            edges[self.row_bounds[:-1].clamp(max=self.num_tokens - 1)] = True
+        return edges
+
+    def row_of(self, index: Tensor) -> Tensor:
+        """Return the row of each token index, in its shape; N and beyond give the last row."""
+        return torch.searchsorted(
+            self.row_bounds[1:-1], index, right=True, out_int32=index.dtype == torch.int32
+        )
+
+
+def make_stream(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    mm_token_type_ids: Tensor | None,
+    *,
+    exact: bool,
+) -> Stream:
+    """Flatten the input; shapes and dtypes have been checked."""
+    device = input_ids.device
+    index_dtype = torch.int64 if exact else torch.int32
+    if cu_seqlens is None:
+        batch, seq_len = input_ids.shape
+        bounds = torch.arange(batch + 1, dtype=index_dtype, device=device) * seq_len
+    else:
+        bounds = cu_seqlens.to(device=device, dtype=index_dtype)
+    mask = None if attention_mask is None else attention_mask.to(device).reshape(-1).bool()
+    types = None if mm_token_type_ids is None else mm_token_type_ids.to(device).reshape(-1)
+    return Stream(input_ids.reshape(-1), types, mask, bounds, tuple(input_ids.shape), exact)

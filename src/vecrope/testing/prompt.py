@@ -1,0 +1,179 @@
+"""One prompt to test a function with: its arguments, and what they have to give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+import torch
+
+from vecrope.spec import MRopeSpec
+from vecrope.testing import reference
+
+_MARKERS = ("image_token_id", "video_start_token_id", "video_end_token_id", "marker_rule")
+_RULES = (*_MARKERS, "spatial_merge_size", "span_rule", "padding_value", "delta_length")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Prompt:
+    """A batch of token rows with its mask and its grids, as a model would be given it.
+
+    Attributes:
+        input_ids: (B, T) int64.
+        attention_mask: (B, T) int64, 1 for a token and 0 for none, or None: all are tokens.
+        mm_token_type_ids: (B, T) int64 or None: 0 text, 1 image, 2 video, 0 at masked places, read
+            off the unmasked ids by the spec's marker rule.
+        image_grid_thw: (num_images, 3) int64 or None: `(t, h, w)` in patches.
+        video_grid_thw: (num_videos, 3) int64 or None.
+        spec: the rules under which the prompt is read.
+
+    Example:
+        >>> import vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("glm4v", convention="sglang")
+        >>> prompt = Prompt.from_symbols(spec, ["t<II>t"], image_grid_thw=[[1, 2, 4]])
+        >>> prompt.mm_token_type_ids
+        tensor([[0, 0, 1, 1, 0, 0]])
+        >>> position_ids, rope_deltas = prompt.expected()
+        >>> position_ids[:, 0]
+        tensor([[0, 1, 2, 2, 4, 5],
+                [0, 1, 2, 2, 4, 5],
+                [0, 1, 2, 3, 4, 5]])
+        >>> prompt
+        Prompt.from_symbols(MRopeSpec.for_model('glm4v', convention='sglang'), ['t<II>t'],
+            image_grid_thw=[[1, 2, 4]])
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
+    mm_token_type_ids: torch.Tensor | None
+    image_grid_thw: torch.Tensor | None
+    video_grid_thw: torch.Tensor | None
+    spec: MRopeSpec
+
+    @classmethod
+    def from_symbols(
+        cls,
+        spec: MRopeSpec,
+        rows: Sequence[str],
+        *,
+        mask: Sequence[str] | None = None,
+        image_grid_thw: Sequence[Sequence[int]] | None = None,
+        video_grid_thw: Sequence[Sequence[int]] | None = None,
+    ) -> Prompt:
+        """Build a prompt from rows of one character a token. It is what `repr` prints.
+
+        Args:
+            spec: the rules under which the prompt is read.
+            rows: B strings of T characters: `t` text, `I` image token, `<` and `>` image start and
+                end (text to every rule), `[` and `]` video start and end.
+            mask: B strings of T characters `1` and `0`, or None: no mask.
+            image_grid_thw: `(t, h, w)` in patches for each image, or None.
+            video_grid_thw: the same for videos, or None.
+        """
+        token_ids = _token_ids(spec)
+        ids = [[token_ids[symbol] for symbol in row] for row in rows]
+        kept = [[int(value) for value in row] for row in mask] if mask is not None else None
+        return cls(
+            input_ids=torch.tensor(ids),
+            attention_mask=torch.tensor(kept) if kept is not None else None,
+            mm_token_type_ids=torch.tensor(_token_types(spec, ids, kept)),
+            image_grid_thw=_grid_tensor(image_grid_thw),
+            video_grid_thw=_grid_tensor(video_grid_thw),
+            spec=spec,
+        )
+
+    @property
+    def symbols(self) -> list[str]:
+        """The rows as `from_symbols` takes them: B strings of T characters."""
+        names = {token_id: symbol for symbol, token_id in _token_ids(self.spec).items()}
+        return ["".join(names.get(token, "t") for token in row) for row in self.input_ids.tolist()]
+
+    def arguments(self) -> dict[str, torch.Tensor | None]:
+        """Return the keyword arguments that a model's `get_rope_index` takes."""
+        return {
+            "input_ids": self.input_ids,
+            "mm_token_type_ids": self.mm_token_type_ids,
+            "image_grid_thw": self.image_grid_thw,
+            "video_grid_thw": self.video_grid_thw,
+            "attention_mask": self.attention_mask,
+        }
+
+    def expected(self, *, allow_left_over: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the reference's answer, read off the ids (`mm_token_type_ids` is not used).
+
+        Args:
+            allow_left_over: whether to ignore grids beyond the last one used.
+
+        Returns:
+            `position_ids`, (3, B, T) in the dtype of `input_ids`, and `rope_deltas`, (B, 1) int64.
+
+        Raises:
+            Refusal: if the prompt has no positions.
+        """
+        position_ids, rope_deltas = reference.get_rope_index(
+            self.input_ids.tolist(),
+            image_grid_thw=_rows(self.image_grid_thw) or (),
+            video_grid_thw=_rows(self.video_grid_thw) or (),
+            attention_mask=_rows(self.attention_mask),
+            allow_left_over=allow_left_over,
+            **_fields(self.spec, _RULES),
+        )
+        return torch.tensor(position_ids, dtype=self.input_ids.dtype), torch.tensor(rope_deltas)
+
+    def __repr__(self) -> str:
+        parts = [_spec_repr(self.spec), repr(self.symbols)]
+        if self.attention_mask is not None:
+            mask = ["".join(map(str, row)) for row in self.attention_mask.tolist()]
+            parts.append(f"mask={mask}")
+        for name in ("image_grid_thw", "video_grid_thw"):
+            grids = _rows(getattr(self, name))
+            if grids is not None:
+                parts.append(f"{name}={grids}")
+        return f"Prompt.from_symbols({', '.join(parts)})"
+
+
+def _token_ids(spec: MRopeSpec) -> dict[str, int]:
+    special = {
+        "I": spec.image_token_id,
+        "[": spec.video_start_token_id,
+        "]": spec.video_end_token_id,
+    }
+    free = (token_id for token_id in count() if token_id not in special.values())
+    return {**dict(zip("t<>", islice(free, 3), strict=True)), **special}
+
+
+def _token_types(
+    spec: MRopeSpec, ids: list[list[int]], mask: list[list[int]] | None
+) -> list[list[int]]:
+    rule = _fields(spec, _MARKERS)
+    rows = []
+    for row, row_ids in enumerate(ids):
+        kept = [mask is None or mask[row][index] == 1 for index in range(len(row_ids))]
+        valid = (token for token, keep in zip(row_ids, kept, strict=True) if keep)
+        types = iter(reference.token_types(valid, **rule))
+        rows.append([next(types) if keep else reference.TEXT for keep in kept])
+    return rows
+
+
+def _grid_tensor(grids: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
+    return None if grids is None else torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+
+
+def _rows(tensor: torch.Tensor | None) -> list[list[int]] | None:
+    return None if tensor is None else tensor.tolist()
+
+
+def _fields(spec: MRopeSpec, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in names}
+
+
+def _spec_repr(spec: MRopeSpec) -> str:
+    try:
+        preset = MRopeSpec.for_model(spec.model_type, convention=spec.convention)
+    except ValueError:
+        return repr(spec)
+    if spec != preset:
+        return repr(spec)
+    return f"MRopeSpec.for_model({spec.model_type!r}, convention={spec.convention!r})"

@@ -157,11 +157,12 @@ def check_layout(
     max_segments: int | None,
 ) -> None:
     """Check that every run of placeholders holds exactly its grids; synchronises."""
-    count = int(segments.runs.count)
-    if max_segments is not None and count > max_segments:
-        raise ValueError(
-            f"max_segments must be at least {count} for this input, got {max_segments}"
-        )
+    if max_segments is not None and segments.runs.count is not None:
+        count = int(segments.runs.count)
+        if count > max_segments:
+            raise ValueError(
+                f"max_segments must be at least {count} for this input, got {max_segments}"
+            )
     if bool(layout_fault(items, segments)):
         raise_layout_fault(items, segments, image_grid_thw, video_grid_thw)
 

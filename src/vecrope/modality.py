@@ -27,8 +27,10 @@ def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
     return torch.where(stream.kept, codes, MASKED)
 
 
-def compact(flags: Tensor, capacity: int | None, index_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the indices at which `flags` (N,) is set, and their number.
+def compact(
+    flags: Tensor, capacity: int | None, index_dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Return the indices at which `flags` (N,) is set, and how many there are.
 
     Args:
         flags: (N,) bool.
@@ -37,12 +39,12 @@ def compact(flags: Tensor, capacity: int | None, index_dtype: torch.dtype) -> tu
         index_dtype: of the indices.
 
     Returns:
-        Ascending indices, (S,) or (capacity,), and how many are set, a 0-d tensor.
+        Ascending indices, (S,) or (capacity,); and with a capacity, which may be too small, the
+        number of flags set, a 0-d tensor.
     """
-    num_tokens = flags.shape[0]
     if capacity is None:
-        found = flags.nonzero().view(-1)
-        return found, found.new_tensor(found.shape[0])
+        return flags.nonzero().view(-1), None
+    num_tokens = flags.shape[0]
     ranks = flags.cumsum(0, dtype=index_dtype)
     # One spare slot takes every write that is not a flag's, or is beyond the capacity.
     slots = torch.where(flags & (ranks <= capacity), ranks - 1, capacity)

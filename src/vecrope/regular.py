@@ -21,7 +21,7 @@ from vecrope.stream import Stream
 
 
 def regular_rope_index(
-    stream: Stream, spec: MRopeSpec, image_grid_thw: Tensor, video_grid_thw: Tensor
+    stream: Stream, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Return the (3, N) positions and (B, 1) deltas of a regular layout, or None if it is not one.
 
@@ -45,11 +45,12 @@ def regular_rope_index(
         order = video.argsort(stable=True)
         edges = edges[order]
         rows = None if rows is None else rows[order]
-    num_images = edges.shape[0] if video is None else edges.shape[0] - int(video.sum())
+    num_images = 0 if image_grid_thw is None else image_grid_thw.shape[0]
+    num_videos = 0 if video is None else int(video.sum())
     starts, ends = edges.unbind(1)
     lengths = ends - starts
     height, width = sizes.unbind(1)
-    if num_images != image_grid_thw.shape[0] or not torch.equal(lengths, height * width):
+    if lengths.shape[0] != num_images + num_videos or not torch.equal(lengths, height * width):
         return None
 
     span = torch.maximum(height, width)
@@ -97,20 +98,24 @@ class _PlaceholderRuns:
     video: Tensor | None  # (runs,) bool, where the caller gave types
 
 
-def _frame_sizes(spec: MRopeSpec, image_grid_thw: Tensor, video_grid_thw: Tensor) -> Tensor | None:
-    """Return (frames, 2) heights and widths in tokens, images first, or None if not all are sound."""
+def _frame_sizes(
+    spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
+) -> Tensor | None:
+    """Return (frames, 2) heights and widths in tokens, images first; None if a grid is unsound."""
     sizes = []
-    if image_grid_thw.shape[0]:
+    if image_grid_thw is not None and image_grid_thw.shape[0]:
         least, most = image_grid_thw[:, 0].aminmax()
         if int(least) != 1 or int(most) != 1:
             return None
         sizes.append(image_grid_thw[:, 1:])
-    if video_grid_thw.shape[0]:
+    if video_grid_thw is not None and video_grid_thw.shape[0]:
         frames = video_grid_thw[:, 0]
         if int(frames.amin()) < 1:
             return None
         sizes.append(video_grid_thw[:, 1:].repeat_interleave(frames, 0))
-    patches = torch.cat(sizes) if sizes else image_grid_thw[:, 1:]
+    if not sizes:
+        return torch.empty((0, 2), dtype=torch.int64)
+    patches = torch.cat(sizes) if len(sizes) > 1 else sizes[0]
     size = patches // spec.spatial_merge_size
     return size if torch.equal(size.abs() * spec.spatial_merge_size, patches) else None
 

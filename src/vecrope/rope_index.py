@@ -112,16 +112,16 @@ def get_rope_index(
             checks.check_codes("mm_token_type_ids", mm_token_type_ids, low, high, 2)
         if validate and cu_seqlens is not None:
             checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
-    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
-    images = no_grid if image_grid_thw is None else image_grid_thw.to(device)
-    videos = no_grid if video_grid_thw is None else video_grid_thw.to(device)
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     if exact and stream.num_tokens:
-        regular = regular_rope_index(stream, spec, images, videos)
+        regular = regular_rope_index(stream, spec, image_grid_thw, video_grid_thw)
         if regular is not None:
             positions, rope_deltas = regular
             return positions.view(3, *input_ids.shape), rope_deltas
 
+    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
+    images = no_grid if image_grid_thw is None else image_grid_thw.to(device)
+    videos = no_grid if video_grid_thw is None else video_grid_thw.to(device)
     if validate and not tracing:
         checks.check_grids(images, videos, spec)
     items = make_items(images, videos, spec, stream.index_dtype)
@@ -134,13 +134,13 @@ def get_rope_index(
     if validate and not tracing:
         checks.check_layout(items, segments, images, videos, max_segments)
     index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=device)
-    positions = positions_at(segments, index).to(input_ids.dtype)
-    if not stream.exact and (tracing or max_segments is not None):
-        invalid = segments.runs.count > segments.runs.starts.shape[0]
-        if tracing and validate:
-            invalid = invalid | checks.layout_fault(items, segments)
-        positions = torch.where(invalid, -1, positions)
-        rope_deltas = torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas)
-    else:
-        rope_deltas = segments.rope_deltas
-    return positions.view(3, *input_ids.shape), rope_deltas
+    positions = positions_at(segments, index).to(input_ids.dtype).view(3, *input_ids.shape)
+    if segments.runs.count is None:
+        return positions, segments.rope_deltas
+    invalid = segments.runs.count > segments.runs.starts.shape[0]
+    if tracing and validate:
+        invalid = invalid | checks.layout_fault(items, segments)
+    return (
+        torch.where(invalid, -1, positions),
+        torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas),
+    )

@@ -23,7 +23,7 @@ class Runs:
     modality: Tensor  # (S,) TEXT, IMAGE, VIDEO or MASKED
     ranks: Tensor  # (S,) rank of the first token among the batch's placeholders, as Items ranks
     found: Tensor  # (2, S) image tokens and video tokens up to and with each run
-    count: Tensor  # 0-d: runs in the stream, which a static table may be too small for
+    count: Tensor | None  # 0-d: runs in the stream, where the table may be too small for them
 
 
 @dataclass(frozen=True)
@@ -154,19 +154,28 @@ def _crosses_items(items: Items, item: Tensor, ranks: Tensor, lengths: Tensor) -
 
 
 def _cut_at_items(stream: Stream, items: Items, runs: Runs) -> tuple[Tensor, Tensor]:
-    """Return starts that include the items' first tokens, and the run that each lies in."""
+    """Return starts that include the items' first tokens, and the run that each lies in.
+
+    An item that begins where a run does starts there twice: the first of the two has no token.
+    """
     item_starts = items.table[0, : items.text]
-    cuts = []
+    last = runs.starts.shape[0] - 1
+    starts = runs.starts
     for kind, ranks in enumerate(
         (item_starts[: items.num_images], item_starts[items.num_images :] - items.expected[0])
     ):
-        run = torch.searchsorted(runs.found[kind], ranks, right=True)
-        missing = run == runs.starts.shape[0]
-        run = run.clamp(max=runs.starts.shape[0] - 1)
-        into_run = ranks - (runs.found[kind, run] - runs.lengths[run])
-        cuts.append(torch.where(missing, stream.num_tokens, runs.starts[run] + into_run))
-    starts = torch.cat((runs.starts, *cuts))
-    starts = torch.unique(starts) if stream.exact else starts.sort().values
-    if stream.exact:
-        starts = starts[: torch.searchsorted(starts, stream.num_tokens)]
+        found = runs.found[kind]
+        run = torch.searchsorted(found, ranks, right=True)
+        within = run.clamp(max=last)
+        at = runs.starts[within] + ranks - (found[within] - runs.lengths[within])
+        starts = _merge(starts, torch.where(run <= last, at, stream.num_tokens))
     return starts, torch.searchsorted(runs.starts, starts, right=True) - 1
+
+
+def _merge(left: Tensor, right: Tensor) -> Tensor:
+    """Merge two ascending tensors; Inductor would specialise a sort on its size."""
+    merged = left.new_empty(left.shape[0] + right.shape[0])
+    merged[torch.arange(left.shape[0], device=left.device) + torch.searchsorted(right, left)] = left
+    place = torch.searchsorted(left, right, right=True)
+    merged[torch.arange(right.shape[0], device=left.device) + place] = right
+    return merged

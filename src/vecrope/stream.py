@@ -49,9 +49,8 @@ class Stream:
 
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each token index, in its shape; N and beyond give the last row."""
-        return torch.searchsorted(
-            self.row_bounds[1:-1], index, right=True, out_int32=index.dtype == torch.int32
-        )
+        starts = self.row_bounds[:-1]
+        return torch.searchsorted(starts, index, right=True, out_int32=True) - 1
 
 
 def make_stream(

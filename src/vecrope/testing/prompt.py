@@ -76,9 +76,9 @@ class Prompt:
         ids = [[token_ids[symbol] for symbol in row] for row in rows]
         kept = [[int(value) for value in row] for row in mask] if mask is not None else None
         return cls(
-            input_ids=torch.tensor(ids),
-            attention_mask=torch.tensor(kept) if kept is not None else None,
-            mm_token_type_ids=torch.tensor(_token_types(spec, ids, kept)),
+            input_ids=torch.tensor(ids, dtype=torch.int64),
+            attention_mask=None if kept is None else torch.tensor(kept, dtype=torch.int64),
+            mm_token_type_ids=torch.tensor(_token_types(spec, ids, kept), dtype=torch.int64),
             image_grid_thw=_grid_tensor(image_grid_thw),
             video_grid_thw=_grid_tensor(video_grid_thw),
             spec=spec,
@@ -120,7 +120,10 @@ class Prompt:
             allow_left_over=allow_left_over,
             **_fields(self.spec, _RULES),
         )
-        return torch.tensor(position_ids, dtype=self.input_ids.dtype), torch.tensor(rope_deltas)
+        return (
+            torch.tensor(position_ids, dtype=self.input_ids.dtype),
+            torch.tensor(rope_deltas, dtype=torch.int64),
+        )
 
     def __repr__(self) -> str:
         parts = [_spec_repr(self.spec), repr(self.symbols)]
@@ -132,6 +135,10 @@ class Prompt:
             if grids is not None:
                 parts.append(f"{name}={grids}")
         return f"Prompt.from_symbols({', '.join(parts)})"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        # Hypothesis and IPython ask for this, and would otherwise list the tensors of a dataclass.
+        printer.text(repr(self))
 
 
 def _token_ids(spec: MRopeSpec) -> dict[str, int]:

@@ -82,8 +82,9 @@ def token_soup(
 ) -> Prompt:
     """Draw a hostile prompt: stray placeholders, unbalanced markers, a mask with any holes.
 
-    Rows are pieces in any order, each a text token, a video start, a video end or up to six image
-    tokens; rows without any unmasked token occur. Shrinks towards one row of one text token.
+    Rows are pieces in any order: a text token, a video start, a video end, up to six image tokens,
+    or image runs of one length, each with one of the former three after it. Rows without any
+    unmasked token occur. Shrinks towards one row of one text token.
 
     Args:
         draw: given by hypothesis.
@@ -92,16 +93,16 @@ def token_soup(
         max_pieces: the most pieces in a row.
         fit: whether the grids are made to fit the tokens that the mask leaves, so that the
             reference accepts every prompt. Otherwise grids are then dropped, replaced and added,
-            ill-formed ones among them, and the reference refuses most prompts with an image token.
+            ill-formed ones among them, and the reference refuses more than half of the prompts.
         touching: whether one run of image tokens may take two grids. Both upstreams fail on that.
         zero_grids: whether grids of zeros, which are no items, may stand among the others.
     """
-    piece = st.sampled_from("t[]") | st.integers(1, 6).map(lambda length: "I" * length)
-    row = st.lists(piece, min_size=1, max_size=max_pieces).map("".join)
-    rows = draw(st.lists(row, min_size=1, max_size=max_rows))
-    seq_len = max(map(len, rows))
-    rows = [row.ljust(seq_len, "t") for row in rows]
-    mask = draw(st.none() | st.lists(_mask(seq_len), min_size=len(rows), max_size=len(rows)))
+    pieces = draw(
+        st.lists(st.lists(_piece(), min_size=1, max_size=max_pieces), min_size=1, max_size=max_rows)
+    )
+    seq_len = max(len("".join(row)) for row in pieces)
+    rows = ["".join(row).ljust(seq_len, "t") for row in pieces]
+    mask = draw(st.none() | st.tuples(*(_mask(row, seq_len) for row in pieces)))
 
     images: list[Grid] = []
     frames: list[Grid] = []
@@ -111,7 +112,9 @@ def token_soup(
             if kind == IMAGE:
                 images.append(draw(_grid_of(tokens, max_t=tokens)))
             else:
-                frames.append(draw(_grid_of(tokens, max_t=1)))
+                again = bool(frames) and frames[-1][1] * frames[-1][2] == tokens
+                again = again and draw(st.booleans())
+                frames.append(frames[-1] if again else draw(_grid_of(tokens, max_t=1)))
     videos: list[Grid] = []
     for (_, h, w), run in groupby(frames):
         left = len(list(run))
@@ -159,9 +162,25 @@ def _video(draw: st.DrawFn, max_side: int, touching: bool) -> _Segment:
     return _Segment(f"[{frames}]", videos=((t, h, w),))
 
 
-def _mask(seq_len: int) -> st.SearchStrategy[str]:
+def _piece() -> st.SearchStrategy[str]:
+    symbol = st.sampled_from("t[[]")
+    image = st.integers(1, 6).map(lambda length: "I" * length)
+    frames = st.tuples(st.integers(1, 3), symbol, st.integers(2, 3)).map(
+        lambda drawn: ("I" * drawn[0] + drawn[1]) * drawn[2]
+    )
+    return symbol | image | frames
+
+
+def _mask(pieces: Sequence[str], seq_len: int) -> st.SearchStrategy[str]:
+    """Keep all tokens of a row, whole pieces of it, any of its tokens, or none."""
+    lengths = [len(piece) for piece in pieces]
+    lengths.append(seq_len - sum(lengths))
+    flags = st.tuples(*(st.sampled_from("110") for _ in lengths))
+    whole = flags.map(
+        lambda drawn: "".join(flag * length for flag, length in zip(drawn, lengths, strict=True))
+    )
     holes = st.lists(st.sampled_from("110"), min_size=seq_len, max_size=seq_len).map("".join)
-    return st.just("1" * seq_len) | holes | st.just("0" * seq_len)
+    return st.just("1" * seq_len) | whole | holes | st.just("0" * seq_len)
 
 
 def _visual_runs(

@@ -1,0 +1,208 @@
+"""The command line: `python -m bench`, and `python -m bench plot`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from bench.config import Config, Result, ResultWriter, read_results
+from bench.plot import plot
+from bench.providers import Provider
+from bench.registry import PROVIDERS, WHEEL_NAMES, make_providers
+from bench.runner import describe_environment, run_point
+from bench.table import format_table
+from bench.workloads import SIZES, make_workload
+
+_RUN_DESCRIPTION = """\
+Measure how long vecrope and the functions that it replaces take to number the tokens of a prompt.
+Each answer is first compared with an independent one; what fails becomes a row that says how.
+
+workloads:
+  seed     one row of 1 to 131,072 tokens: a 256-token image and a 256-token video frame in text
+           (text alone below 1,024)
+  video    one row of 4,096, 32,768 and 131,072 tokens: a video of 256-token frames, 8 text tokens
+           between them
+  batch    32 rows of 4,096: images, videos, padding on both sides
+  short    one row of 300: a 64-token image and a 64-token video frame
+
+providers:
+  vecrope            vecrope.get_rope_index as users call it: eager, values checked
+  vecrope-unchecked  with validate=False
+  vecrope-compiled   the same under torch.compile(fullgraph=True, dynamic=True), with a capacity of
+                     segments; a graph serves many points, and has its compile time at the first
+  loop               vecrope.testing.reference: the readable loop, on Python lists
+  transformers       Glm4vModel.get_rope_index, installed
+  sglang-old         get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old
+  sglang             the same of an SGLang as of 0.5.23, needs --sglang
+  vllm               get_mrope_input_positions of vLLM's GLM-4V, needs --vllm
+  text-only          sglang's answer to a prompt of text alone, as a lower bound, needs --sglang
+"""
+_RUN_EPILOG = """\
+exit codes: 0 all points measured, 1 a point failed (see its row), 2 bad arguments
+
+`python -m bench plot results.csv --out results.svg` draws the rows; see its --help.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Print one line instead of the usage as well."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["plot"]:
+        return _plot(arguments[1:])
+    return _run(arguments)
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = _run_parser()
+    options = parser.parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, torch finds none")
+    wheels = {name: getattr(options, name) for name in WHEEL_NAMES}
+    configs = [
+        Config(name, seq_len, options.device, options.threads, options.seconds)
+        for name in dict.fromkeys(options.workload or SIZES)
+        for seq_len in SIZES[name]
+        if options.max_tokens is None
+        or make_workload(name, seq_len).input_ids.numel() <= options.max_tokens
+    ]
+    if not configs:
+        parser.error(f"no workload has at most {options.max_tokens} tokens")
+    with ExitStack() as stack:
+        try:
+            providers = make_providers(options.provider, wheels)
+            file = options.csv and stack.enter_context(options.csv.open("w", encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        stack.enter_context(_threads(options.threads))
+        stack.enter_context(_empty_compile_cache())
+        results = []
+        writer = ResultWriter(file) if file else None
+        for result in run(configs, providers):
+            results.append(result)
+            if writer:
+                writer.write(result)
+    print(format_table(results))
+    return 1 if any(result.failed for result in results) else 0
+
+
+def run(configs: Sequence[Config], providers: Sequence[Provider]) -> Iterator[Result]:
+    """Measure every provider at every point, one point after the other, and say so on stderr."""
+    total = len(configs) * len(providers)
+    environment = describe_environment(configs[0].device, configs[0].threads)
+    for number, (config, provider) in enumerate(
+        ((config, provider) for config in configs for provider in providers), start=1
+    ):
+        point = f"[{number:{len(str(total))}}/{total}] {config.workload} {config.seq_len:,}"
+        print(f"{point} {provider.name}: ", end="", file=sys.stderr, flush=True)
+        result = run_point(config, provider, environment)
+        outcome = f"{result.status}: {result.error}"
+        if result.status == "ok":
+            outcome = f"{result.median_us:,.1f} µs"
+        print(outcome, file=sys.stderr, flush=True)
+        yield result
+
+
+def _plot(argv: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="python -m bench plot",
+        description="Draw time against T from the rows of `python -m bench --csv`.",
+    )
+    parser.add_argument("results", nargs="+", type=Path, help="CSV files, all of one device")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="what to write: .svg, .png, .pdf"
+    )
+    options = parser.parse_args(argv)
+    try:
+        plot(read_results(options.results), options.out)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    return 0
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m bench",
+        description=_RUN_DESCRIPTION,
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--workload", nargs="+", choices=SIZES, metavar="NAME", help="default: all")
+    add(
+        "--provider", nargs="+", choices=PROVIDERS, metavar="NAME",
+        help="default: all whose wheels are given",
+    )  # fmt: skip
+    wheel = "a wheel of {}, or the folder that it is installed or unpacked in"
+    add("--sglang", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.23 or later"))
+    add("--sglang-old", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.8"))
+    add("--vllm", type=Path, metavar="PATH", help=wheel.format("vllm 0.33"))
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--threads", type=_positive_int, default=1, metavar="N", help="on the CPU; default: 1")
+    add(
+        "--max-tokens", type=_positive_int, metavar="N",
+        help="leave out what has more tokens, padding included; default: no limit",
+    )  # fmt: skip
+    add(
+        "--seconds", type=_positive_float, default=0.5, metavar="S",
+        help="to spend on the repeats of each point, of which at least 5 are made; default: 0.5",
+    )  # fmt: skip
+    add("--csv", type=Path, metavar="FILE", help="write the rows to FILE, replacing it")
+    return parser
+
+
+def _positive_int(text: str) -> int:
+    value = int(text) if text.lstrip("-").isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _empty_compile_cache() -> Iterator[None]:
+    """Keep what earlier runs compiled out of the compile times of this one."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[name] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""What computes the positions: the providers that this repository holds, and what one is.
+
+A provider's `prepare` does, outside the clock, what its caller would have done long before (the
+upstream's configuration object, lists where it wants lists), and returns the call to time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vecrope
+from bench.workloads import MODEL_TYPE, Workload
+from vecrope import Convention
+from vecrope.testing import reference
+
+Answer = tuple[Tensor, Tensor]
+_RULES = (
+    "image_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+    "spatial_merge_size",
+    "marker_rule",
+    "span_rule",
+    "padding_value",
+    "delta_length",
+)
+
+
+@cache
+def loop_answer(workload: Workload, convention: Convention) -> Answer:
+    """Return what the loop reference says, as tensors on the CPU."""
+    return _to_answer(_prepare_loop(workload.to("cpu"), convention)())
+
+
+@cache
+def text_only_answer(workload: Workload, _convention: Convention) -> Answer:
+    """Return the positions of as many text tokens."""
+    batch, seq_len = workload.input_ids.shape
+    position_ids = torch.arange(seq_len).expand(3, batch, seq_len)
+    return position_ids, torch.zeros((batch, 1), dtype=torch.int64)
+
+
+@cache
+def vecrope_answer(workload: Workload, convention: Convention) -> Answer:
+    """Return what vecrope says, eager and on the CPU: what the loop itself is held against."""
+    return _prepare_vecrope(workload.to("cpu"), convention)()
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Something that computes the positions of a workload.
+
+    Attributes:
+        name: as in the rows, with the version where it is an upstream's.
+        version: of the distribution that its code comes from.
+        convention: the upstream whose rules it follows. Of two upstreams that agree on a workload
+            either may be named: vLLM knows no padding, and is held to SGLang's rules.
+        prepare: makes the call to time, given a workload on the device.
+        convert: makes `(position_ids, rope_deltas)` of what that call returns, outside the clock.
+        oracle: makes the answer that it must equal, given the workload and the convention.
+        compiles: whether the first call compiles.
+        host_only: whether it computes on the host, wherever its input is.
+        one_row_only: whether it knows no batch and no padding.
+        only: the workloads that it is for, or none: all of them.
+    """
+
+    name: str
+    version: str
+    convention: Convention
+    prepare: Callable[[Workload], Callable[[], Any]]
+    convert: Callable[[Any], Answer] = field(default=lambda answer: answer)
+    oracle: Callable[[Workload, Convention], Answer] = loop_answer
+    compiles: bool = False
+    host_only: bool = False
+    one_row_only: bool = False
+    only: tuple[str, ...] = ()
+
+    def why_not(self, workload: Workload) -> str:
+        """Say why this provider does not apply to a workload; empty if it does."""
+        if self.only and workload.name not in self.only:
+            return f"a baseline for {', '.join(self.only)} only"
+        if self.one_row_only and (
+            workload.attention_mask is not None or len(workload.input_ids) > 1
+        ):
+            return "takes one row without padding"
+        if self.host_only and workload.input_ids.device.type != "cpu":
+            return "computes on the host; run it with --device cpu"
+        return ""
+
+
+def vecrope_provider() -> Provider:
+    """Return vecrope as users call it: eager, values checked."""
+    return Provider("vecrope", vecrope_version(), "sglang", lambda w: _prepare_vecrope(w, "sglang"))
+
+
+def vecrope_unchecked_provider() -> Provider:
+    """Return vecrope without checks of values."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        return _prepare_vecrope(workload, "sglang", validate=False)
+
+    return Provider("vecrope-unchecked", vecrope_version(), "sglang", prepare)
+
+
+def vecrope_compiled_provider() -> Provider:
+    """Return vecrope compiled with dynamic shapes, without checks, with a capacity of segments."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        # A capacity as a server would choose it: in powers of two.
+        capacity = 1 << (workload.num_segments - 1).bit_length()
+        function = _compiled_function()
+        return _prepare_vecrope(workload, "sglang", function, validate=False, max_segments=capacity)
+
+    return Provider("vecrope-compiled", vecrope_version(), "sglang", prepare, compiles=True)
+
+
+def loop_provider() -> Provider:
+    """Return the loop reference, from lists to lists."""
+    return Provider(
+        "loop",
+        vecrope_version(),
+        "sglang",
+        lambda workload: _prepare_loop(workload, "sglang"),
+        convert=_to_answer,
+        oracle=vecrope_answer,
+        host_only=True,
+    )
+
+
+def vecrope_version() -> str:
+    """Return the version of the installed vecrope."""
+    return metadata.version("vecrope")
+
+
+def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
+    """Return the keyword arguments that every `get_rope_index` takes."""
+    names = ("image_grid_thw", "video_grid_thw", "attention_mask")
+    return {name: getattr(workload, name) for name in names}
+
+
+def _prepare_vecrope(
+    workload: Workload,
+    convention: Convention,
+    function: Any = vecrope.get_rope_index,
+    **options: Any,
+) -> Callable[[], Answer]:
+    spec = vecrope.MRopeSpec.for_model(MODEL_TYPE, convention=convention)
+    arguments = {**tensor_arguments(workload), **options}
+    return lambda: function(workload.input_ids, spec, **arguments)
+
+
+@cache
+def _compiled_function() -> Any:
+    # What a process pays once, whatever it compiles, is no part of this function's compile time.
+    torch.compile(lambda x: x + 1)(torch.ones(8))
+    return torch.compile(vecrope.get_rope_index, fullgraph=True, dynamic=True)
+
+
+def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
+    spec = vecrope.MRopeSpec.for_model(MODEL_TYPE, convention=convention)
+    arguments = {
+        name: value.tolist()
+        for name, value in tensor_arguments(workload).items()
+        if value is not None
+    }
+    arguments |= {name: getattr(spec, name) for name in _RULES}
+    input_ids = workload.input_ids.tolist()
+    return lambda: reference.get_rope_index(input_ids, **arguments)
+
+
+def _to_answer(lists: tuple[list[Any], list[Any]]) -> Answer:
+    return torch.tensor(lists[0]), torch.tensor(lists[1])

@@ -1,0 +1,213 @@
+"""Check an answer, then measure it: wall time, device time, compile time and memory."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from bench.config import Config, Environment, Measurement, Result, Status
+from bench.providers import Answer, Provider, vecrope_version
+from bench.workloads import Workload, make_workload
+
+_WARM_UP = 2
+_MAX_REPEATS = 100_000
+
+
+def setup(config: Config, provider: Provider) -> tuple[Workload, Callable[[], Any]]:
+    """Return the workload of a point, and the call that is checked, timed and weighed there."""
+    workload = make_workload(config.workload, config.seq_len, config.device)
+    return workload, provider.prepare(workload)
+
+
+def run_point(config: Config, provider: Provider, environment: Environment) -> Result:
+    """Return a point's row; whatever goes wrong at the point becomes its status and error."""
+    workload = make_workload(config.workload, config.seq_len, config.device)
+    status: Status = "ok"
+    error, measurement = "", Measurement()
+    reason = provider.why_not(workload)
+    if reason:
+        status, error = "not applicable", reason
+    else:
+        try:
+            error, measurement = _check_and_measure(config, provider)
+            status = "unequal" if error else "ok"
+        except Exception as exception:
+            text = " ".join(str(exception).split())
+            status, error = "error", f"{type(exception).__name__}: {text}"[:300]
+    batch, seq_len = workload.input_ids.shape
+    return Result(
+        workload=config.workload,
+        T=seq_len,
+        B=batch,
+        provider=provider.name,
+        convention=provider.convention,
+        provider_version=provider.version,
+        status=status,
+        error=error,
+        **asdict(measurement),
+        **asdict(environment),
+    )
+
+
+def _check_and_measure(config: Config, provider: Provider) -> tuple[str, Measurement]:
+    workload, call = setup(config, provider)
+    graphs = _num_compiled_graphs() if provider.compiles else 0
+    begin = time.perf_counter()
+    answer = call()
+    _wait(config)
+    first_call_s = time.perf_counter() - begin
+    compiled = provider.compiles and _num_compiled_graphs() > graphs
+
+    expected = provider.oracle(workload, provider.convention)
+    fault = difference(provider.convert(answer), expected)
+    if fault:
+        return fault, Measurement()
+    del answer
+    wall_us, device_us = measure_time(call, config)
+    p20, _, _, p80 = statistics.quantiles(wall_us, n=5, method="inclusive")
+    return "", Measurement(
+        median_us=statistics.median(wall_us),
+        p20_us=p20,
+        p80_us=p80,
+        device_us=statistics.median(device_us) if device_us else None,
+        compile_s=first_call_s if compiled else None,
+        peak_bytes=None if provider.host_only else measure_memory(call, config),
+        repeats=len(wall_us),
+    )
+
+
+def difference(answer: Answer, expected: Answer) -> str:
+    """Say where an answer first differs from what is expected; empty where it does not.
+
+    The dtype of `rope_deltas` is left to the provider, everything else is compared.
+    """
+    names = ("position_ids", "rope_deltas")
+    for name, got, want in zip(names, answer, expected, strict=True):
+        if got.shape != want.shape:
+            return f"{name} must have shape {tuple(want.shape)}, got {tuple(got.shape)}"
+        if name == "position_ids" and got.dtype != want.dtype:
+            return f"{name} must be {want.dtype}, got {got.dtype}"
+        wrong: Tensor = got.cpu() != want
+        if wrong.any():
+            at = wrong.nonzero()[0].tolist()
+            values = f"expected {want[tuple(at)].item()}, got {got[tuple(at)].item()}"
+            return f"{name}{at}: {values}; {int(wrong.sum())} of {wrong.numel()} differ"
+    return ""
+
+
+def measure_time(call: Callable[[], Any], config: Config) -> tuple[list[float], list[float]]:
+    """Return the wall time and, on a GPU, the device time of each repeat, in microseconds."""
+    on_gpu = config.device == "cuda"
+    wall_us: list[float] = []
+    events = []
+    for _ in range(_WARM_UP):
+        call()
+    _wait(config)
+    gc.collect()
+    gc.disable()
+    try:
+        deadline = time.perf_counter() + config.seconds
+        while len(wall_us) < config.min_repeats or (
+            time.perf_counter() < deadline and len(wall_us) < _MAX_REPEATS
+        ):
+            if on_gpu:
+                events.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+                events[-1][0].record()
+            begin = time.perf_counter_ns()
+            answer = call()
+            if on_gpu:
+                events[-1][1].record()
+                torch.cuda.synchronize()
+            wall_us.append((time.perf_counter_ns() - begin) / 1000)
+            del answer
+    finally:
+        gc.enable()
+    return wall_us, [1000 * start.elapsed_time(stop) for start, stop in events]
+
+
+def measure_memory(call: Callable[[], Any], config: Config) -> int:
+    """Return the most bytes of tensors that a call adds to those that stood before it."""
+    if config.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    # torch counts no peak on a CPU; its profiler's trace has every allocation and release. Errors
+    # apart, the profiler is not to write into the progress.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        answer = call()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(path))
+        trace = json.loads(path.read_text(encoding="utf-8"))
+    del answer
+    events = [event for event in trace["traceEvents"] if event.get("name") == "[memory]"]
+    current = peak = 0
+    for event in sorted(events, key=lambda event: event["args"]["Ev Idx"]):
+        current += event["args"]["Bytes"]
+        peak = max(peak, current)
+    return peak
+
+
+def describe_environment(device: str, threads: int) -> Environment:
+    """Return what all rows of a run on this device have in common."""
+    return Environment(
+        device=torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        threads=threads,
+        vecrope=vecrope_version(),
+        commit=_commit(),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        date=datetime.now(timezone.utc).date().isoformat(),
+    )
+
+
+def _wait(config: Config) -> None:
+    if config.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _num_compiled_graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return f"{commit}-dirty" if git("status", "--porcelain", "-uno") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

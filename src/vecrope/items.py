@@ -15,9 +15,9 @@ class Items:
     """I items in encounter order, all images before all videos, as columns in the index dtype.
 
     Placeholder tokens are ranked the same way: image tokens over the whole batch first, then video
-    tokens. An item owns the ranks `start <= rank < start + tokens`. Two rows follow the items: text,
-    which is a sequence of 1 x 1 frames, each a group of span 1; and masked tokens, the same with
-    span 0. So every segment is expanded by the same arithmetic.
+    tokens. An item owns the ranks `start <= rank < start + tokens`. Two rows follow the items:
+    text, which is a sequence of 1 x 1 frames, each a group of span 1; and masked tokens, the same
+    with span 0. So every segment is expanded by the same arithmetic.
     """
 
     table: Tensor  # (6, I + 2): start, tokens, width, height, frames in a group, span

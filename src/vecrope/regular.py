@@ -1,21 +1,21 @@
 """The layout that nearly every prompt has, expanded on a CPU with one addition a token and axis.
 
-A layout is regular where every run of placeholders is exactly one frame, an image's or a video's. Then
-no base position is needed: within a grid line, a text run or a masked run each axis has a constant
-slope of 0 or 1, and what happens at the start of a line, at the start of a frame and behind a frame
-depends on that frame's grid alone. The positions are the cumulative sum of these increments, row by
-row. Whatever is not regular (frames that touch, masked tokens inside an image, grids that do not fit)
-is left to the segment table.
+A layout is regular where every run of placeholders is exactly one frame, an image's or a video's,
+and no row ends in one. Then no base position is needed: within a grid line, a text run or a masked
+run each axis has a constant slope of 0 or 1, and what happens where a line starts and behind a
+frame depends on that frame's grid alone. The positions are the cumulative sum of these increments,
+row by row. Whatever is not regular (frames that touch, masked tokens inside an image, grids that do
+not fit) is left to the segment table.
+
+A short prompt costs what its operators cost to dispatch, so this file is sparing with them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from vecrope.modality import VIDEO, in_video
+from vecrope.frames import find_frame_runs
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
 
@@ -29,118 +29,81 @@ def regular_rope_index(
     """
     if len(stream.shape) != 2:
         return None
-    num_rows, seq_len = stream.shape
-    sizes = _frame_sizes(spec, image_grid_thw, video_grid_thw)
-    runs = _placeholder_runs(stream, spec)
-    if sizes is None or runs is None or runs.edges.shape[0] != sizes.shape[0]:
+    patches = _frame_patches(spec, image_grid_thw, video_grid_thw)
+    runs = find_frame_runs(stream, spec)
+    if patches is None or runs is None or patches.shape[0] != runs.starts.shape[0]:
         return None
-    edges, rows = runs.edges, None
-    if num_rows > 1:
-        rows = edges[:, 0] // seq_len
-    video = runs.video
-    if video is None and edges.shape[0]:
-        video = in_video(stream, spec, edges[:, 0], None if rows is None else rows * seq_len)
-    if video is not None:
-        # The grids' order: all images, then all videos.
-        order = video.argsort(stable=True)
-        edges = edges[order]
-        rows = None if rows is None else rows[order]
+    starts, lengths = runs.starts, runs.lengths
     num_images = 0 if image_grid_thw is None else image_grid_thw.shape[0]
-    num_videos = 0 if video is None else int(video.sum())
-    starts, ends = edges.unbind(1)
-    lengths = ends - starts
-    height, width = sizes.unbind(1)
-    if lengths.shape[0] != num_images + num_videos or not torch.equal(lengths, height * width):
+    num_videos = 0 if runs.is_video is None else int(runs.is_video.sum())
+    if num_images + num_videos != starts.shape[0]:
+        return None
+    if runs.is_video is not None and num_images:
+        # Into the order of the grids: all images, then all videos.
+        order = runs.is_video.argsort(stable=True)
+        starts, lengths = starts.index_select(0, order), lengths.index_select(0, order)
+    sizes = patches // spec.spatial_merge_size
+    _, height, width = sizes.unbind(1)
+    if not torch.equal(height * width, lengths):
+        return None
+    if not torch.equal(sizes * spec.spatial_merge_size, patches):
         return None
 
-    span = torch.maximum(height, width)
-    shift = span - lengths
-    if rows is None:
-        rope_deltas = shift.sum().view(1, 1)
+    num_rows, seq_len = stream.shape
+    kept = None if stream.kept is None else stream.kept.view(num_rows, seq_len)
+    positions = stream.input_ids.new_empty((3, num_rows, seq_len))
+    # Within a frame time and height stand still from token to token, width does not.
+    positions[:2].copy_(runs.steps if kept is None else runs.steps & kept)
+    positions[2] = 1 if kept is None else kept
+    tokens = positions.view(3, -1)
+    line_starts, line_widths = _later_lines(starts, height, width)
+    tokens[1].index_fill_(0, line_starts, 1)
+    tokens[2].index_copy_(0, line_starts, (1 - line_widths).to(tokens.dtype))
+    # Behind a frame: from the position of its last token to the running position.
+    behind = torch.maximum(height, width) - sizes.t()
+    tokens.index_add_(1, starts + lengths, behind.to(tokens.dtype))
+    positions[:, :, 0] = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
+    positions.cumsum_(2)
+
+    # No row ends in a frame, so its last token, masked or not, stands at its largest position.
+    rope_deltas = positions[0, :, -1:].to(torch.int64)
+    if kept is None or spec.delta_length == "padded":
+        rope_deltas = rope_deltas - (seq_len - 1)
     else:
-        rope_deltas = shift.new_zeros(num_rows).index_add_(0, rows, shift).view(-1, 1)
-    if stream.kept is not None and spec.delta_length == "padded":
-        rope_deltas += stream.kept.view(stream.shape).sum(1, keepdim=True) - seq_len
-
-    segment = torch.repeat_interleave(height)
-    line_widths = width[segment]
-    line_starts = (
-        line_widths.cumsum(0) - line_widths + (starts - lengths.cumsum(0) + lengths)[segment]
-    )
-    positions = torch.empty((3, stream.num_tokens), dtype=stream.input_ids.dtype)
-    if stream.kept is None:
-        positions[:2] = runs.placeholders.logical_not()
-        positions[2] = 1
-    else:
-        positions[:2] = runs.placeholders ^ stream.kept
-        positions[2] = stream.kept
-    positions[1].index_fill_(0, line_starts, 1)
-    positions[2].index_copy_(0, line_starts, (1 - line_widths).to(positions.dtype))
-    positions[::2].index_fill_(1, starts, 1)
-    # Behind a frame the running position, less one; the wrap to token 0 at the end of the stream
-    # and what falls on another row's first token are undone by the line after.
-    behind = span - torch.stack((torch.ones_like(span), height, width))
-    positions.index_add_(1, ends % stream.num_tokens, behind.to(positions.dtype))
-    rows_view = positions.view(3, num_rows, seq_len)
-    rows_view[:, :, 0] = (
-        0 if stream.kept is None else stream.kept.view(stream.shape)[:, 0].long() - 1
-    )
-    rows_view.cumsum_(2)
-    if stream.kept is not None:
-        positions.masked_fill_(stream.kept.logical_not(), spec.padding_value)
-    return positions, rope_deltas
+        rope_deltas = rope_deltas + 1 - kept.sum(1, keepdim=True)
+    if kept is not None:
+        positions.masked_fill_(kept.logical_not(), spec.padding_value)
+    return tokens, rope_deltas
 
 
-@dataclass(frozen=True)
-class _PlaceholderRuns:
-    placeholders: Tensor  # (N,) bool
-    edges: Tensor  # (runs, 2) first token, and first token behind
-    video: Tensor | None  # (runs,) bool, where the caller gave types
-
-
-def _frame_sizes(
+def _frame_patches(
     spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
 ) -> Tensor | None:
-    """Return (frames, 2) heights and widths in tokens, images first; None if a grid is unsound."""
-    sizes = []
-    if image_grid_thw is not None and image_grid_thw.shape[0]:
-        least, most = image_grid_thw[:, 0].aminmax()
-        if int(least) != 1 or int(most) != 1:
-            return None
-        sizes.append(image_grid_thw[:, 1:])
-    if video_grid_thw is not None and video_grid_thw.shape[0]:
-        frames = video_grid_thw[:, 0]
-        if int(frames.amin()) < 1:
-            return None
-        sizes.append(video_grid_thw[:, 1:].repeat_interleave(frames, 0))
-    if not sizes:
-        return torch.empty((0, 2), dtype=torch.int64)
-    patches = torch.cat(sizes) if len(sizes) > 1 else sizes[0]
-    size = patches // spec.spatial_merge_size
-    return size if torch.equal(size.abs() * spec.spatial_merge_size, patches) else None
+    """Return the (F, 3) sizes of all frames, images first, in patches; a frame is one token deep.
+
+    None if a grid is not positive, or if an image has a temporal extent.
+    """
+    images, videos = (
+        None if grids is None or not grids.shape[0] else grids
+        for grids in (image_grid_thw, video_grid_thw)
+    )
+    if images is None and videos is None:
+        return torch.empty((0, 3), dtype=torch.int64)
+    grids = torch.cat([grids for grids in (images, videos) if grids is not None]).to(torch.int64)
+    if int(grids.amin()) < 1 or (images is not None and int(images[:, 0].amax()) > 1):
+        return None
+    if videos is not None:
+        grids = grids.repeat_interleave(grids[:, 0], 0)
+    grids[:, 0].fill_(spec.spatial_merge_size)
+    return grids
 
 
-def _placeholder_runs(stream: Stream, spec: MRopeSpec) -> _PlaceholderRuns | None:
-    num_rows, seq_len = stream.shape
-    if stream.token_types is None:
-        codes = stream.input_ids == spec.image_token_id
-    else:
-        codes = stream.token_types.to(torch.uint8)
-    if stream.kept is not None:
-        codes *= stream.kept
-    # A column that is no placeholder before each row and one behind the last: a run's two edges
-    # always alternate, and no run crosses rows.
-    padded = torch.zeros(num_rows * (seq_len + 1) + 1, dtype=codes.dtype)
-    padded[:-1].view(num_rows, seq_len + 1)[:, 1:] = codes.view(num_rows, seq_len)
-    edges = (padded[1:] != padded[:-1]).nonzero().view(-1)
-    video = None
-    if stream.token_types is not None:
-        if edges.shape[0] % 2:
-            return None
-        first, behind = padded[edges + 1].view(-1, 2).unbind(1)
-        if bool(behind.any()):
-            return None
-        video = first == VIDEO
-    if num_rows > 1:
-        edges -= edges // (seq_len + 1)
-    return _PlaceholderRuns(codes.bool(), edges.view(-1, 2), video)
+def _later_lines(starts: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first token and the width of each line of each frame, the first lines left out."""
+    later = height - 1
+    frame = torch.repeat_interleave(later)
+    widths = width.index_select(0, frame)
+    # Line k of all those, counted in its own frame, is k less the lines of the frames before.
+    origin = torch.addcmul(starts, height - later.cumsum(0), width)
+    number = torch.arange(frame.shape[0])
+    return torch.addcmul(origin.index_select(0, frame), number, widths), widths

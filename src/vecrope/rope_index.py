@@ -30,8 +30,8 @@ def get_rope_index(
     """Return the M-RoPE position ids of a batch and the offsets that decoding continues from.
 
     Unmasked text tokens count up on all three axes; the tokens of an image or a video frame read
-    their row and column off its grid; masked tokens hold `spec.padding_value`. Image and video grids
-    are consumed in the order of the prompt, row by row, each kind on its own, on across rows.
+    their row and column off its grid; masked tokens hold `spec.padding_value`. Image and video
+    grids are consumed in the order of the prompt, row by row, each kind on its own, on across rows.
 
     Args:
         input_ids: (B, T) int64 or int32, on any device; or (N,) with `cu_seqlens`.
@@ -45,9 +45,9 @@ def get_rope_index(
             ids in `input_ids`.
         second_per_grid_ts: (num_videos,) seconds a temporal step; None for a family without it.
         validate: check the values of the input. On a device other than the CPU this synchronises.
-            False promises no synchronisation; what invalid values then give is not specified. Under
-            tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt that does
-            not fit its grids gets the answer described below.
+            False promises no synchronisation; what invalid values then give is not specified.
+            Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
+            that does not fit its grids gets the answer described below.
         max_segments: capacity of the segment table, at least the number of runs of text, images,
             videos and masked tokens in the batch. None: on a CPU the exact number, elsewhere and
             under tracing the number of tokens, which always suffices. With a capacity given no

@@ -1,4 +1,4 @@
-"""What distinguishes one M-RoPE family, under one upstream's convention, from another: data only."""
+"""What distinguishes one M-RoPE family, under one convention, from another: data only."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from vecrope.segments import Segments
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
+_MAX_TOKENS = 2**30
 
 
 def check_metadata(
@@ -84,22 +85,24 @@ def check_metadata(
             raise ValueError(f"max_segments must be at least 1, got {max_segments}")
 
 
-def value_range(values: Tensor) -> tuple[int, int]:
-    """Return the least and the largest value; synchronises."""
+def check_codes(name: str, values: Tensor, allowed: int) -> None:
+    """Check that `values`, at least one, are among 0 .. `allowed`; synchronises."""
     if values.dtype == torch.bool:
-        values = values.view(torch.uint8)
-    low, high = values.aminmax()
-    return int(low), int(high)
-
-
-def check_codes(name: str, values: Tensor, low: int, high: int, allowed: int) -> None:
-    """Check that values whose least and largest are `low` and `high` are among 0 .. `allowed`."""
-    if low < 0 or high > allowed:
+        return
+    # Of int64 the least value is slow to find, but the upper half of a negative one is negative.
+    wide = values.dtype == torch.int64 and values.is_contiguous()
+    low = int((values.view(torch.int32) if wide else values).amin())
+    if low < 0 or int(values.amax()) > allowed:
         at = ((values < 0) | (values > allowed)).nonzero()[0].tolist()
         where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
         value = int(values[tuple(at)])
         expected = " or ".join(map(str, range(allowed + 1)))
         raise ValueError(f"{name} must hold {expected}, got {value} in {where}")
+
+
+def all_set(flags: Tensor) -> bool:
+    """Return whether every one of `flags`, at least one bool, is set; synchronises."""
+    return bool(flags.view(torch.uint8).amin())
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
@@ -124,7 +127,9 @@ def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec)
     for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
         unsound = (grids <= 0).any(1) & (grids != 0).any(1)
         indivisible = (grids[:, 1:] % merge != 0).any(1)
-        faults = (unsound | indivisible).nonzero()
+        # In floating point, where no product wraps; no sum of what remains does in 32 bits.
+        too_large = (grids.double().prod(1) / merge**2).cumsum(0) >= _MAX_TOKENS
+        faults = (unsound | indivisible | too_large).nonzero()
         if not faults.shape[0]:
             continue
         at = int(faults[0])
@@ -133,9 +138,13 @@ def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec)
             raise ValueError(
                 f"{kind}_grid_thw row {at} must be positive, or all zeros for no {kind}, got {grid}"
             )
+        if bool(indivisible[at]):
+            raise ValueError(
+                f"{kind}_grid_thw row {at} must have a height and width divisible by "
+                f"spatial_merge_size {merge}, got {grid}"
+            )
         raise ValueError(
-            f"{kind}_grid_thw row {at} must have a height and width divisible by "
-            f"spatial_merge_size {merge}, got {grid}"
+            f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} exceeds that"
         )
 
 

@@ -29,7 +29,7 @@ def regular_rope_index(
     """
     if len(stream.shape) != 2:
         return None
-    patches = _frame_patches(spec, image_grid_thw, video_grid_thw)
+    patches = _frame_patches(stream, spec, image_grid_thw, video_grid_thw)
     runs = find_frame_runs(stream, spec)
     if patches is None or runs is None or patches.shape[0] != runs.starts.shape[0]:
         return None
@@ -56,12 +56,13 @@ def regular_rope_index(
     positions[:2].copy_(runs.steps if kept is None else runs.steps & kept)
     positions[2] = 1 if kept is None else kept
     tokens = positions.view(3, -1)
-    line_starts, line_widths = _later_lines(starts, height, width)
-    tokens[1].index_fill_(0, line_starts, 1)
-    tokens[2].index_copy_(0, line_starts, (1 - line_widths).to(tokens.dtype))
-    # Behind a frame: from the position of its last token to the running position.
-    behind = torch.maximum(height, width) - sizes.t()
-    tokens.index_add_(1, starts + lengths, behind.to(tokens.dtype))
+    if starts.shape[0]:
+        line_starts, line_widths = _later_lines(starts, height, width)
+        tokens[1].index_fill_(0, line_starts, 1)
+        tokens[2].index_copy_(0, line_starts, (1 - line_widths).to(tokens.dtype))
+        # Behind a frame: from the position of its last token to the running position.
+        behind = torch.maximum(height, width) - sizes.t()
+        tokens.index_add_(1, starts + lengths, behind.to(tokens.dtype))
     positions[:, :, 0] = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
     positions.cumsum_(2)
 
@@ -77,11 +78,11 @@ def regular_rope_index(
 
 
 def _frame_patches(
-    spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
+    stream: Stream, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
 ) -> Tensor | None:
     """Return the (F, 3) sizes of all frames, images first, in patches; a frame is one token deep.
 
-    None if a grid is not positive, or if an image has a temporal extent.
+    None if a grid is not positive or larger than the stream, or if an image has a temporal extent.
     """
     images, videos = (
         None if grids is None or not grids.shape[0] else grids
@@ -90,20 +91,36 @@ def _frame_patches(
     if images is None and videos is None:
         return torch.empty((0, 3), dtype=torch.int64)
     grids = torch.cat([grids for grids in (images, videos) if grids is not None]).to(torch.int64)
-    if int(grids.amin()) < 1 or (images is not None and int(images[:, 0].amax()) > 1):
+    least, most = grids.aminmax()
+    if int(least) < 1 or int(most) > stream.num_tokens * spec.spatial_merge_size:
+        return None
+    if images is not None and int(images[:, 0].amax()) > 1:
         return None
     if videos is not None:
-        grids = grids.repeat_interleave(grids[:, 0], 0)
+        ends = grids[:, 0].cumsum(0)
+        if int(ends[-1]) > stream.num_tokens:
+            return None
+        grids = grids.index_select(0, _expand(ends))
     grids[:, 0].fill_(spec.spatial_merge_size)
     return grids
 
 
 def _later_lines(starts: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first token and the width of each line of each frame, the first lines left out."""
-    later = height - 1
-    frame = torch.repeat_interleave(later)
+    ends = (height - 1).cumsum(0)
+    frame = _expand(ends)
     widths = width.index_select(0, frame)
     # Line k of all those, counted in its own frame, is k less the lines of the frames before.
-    origin = torch.addcmul(starts, height - later.cumsum(0), width)
+    origin = torch.addcmul(starts, height - ends, width)
     number = torch.arange(frame.shape[0])
     return torch.addcmul(origin.index_select(0, frame), number, widths), widths
+
+
+def _expand(ends: Tensor) -> Tensor:
+    """Return for each of `ends[-1]` places how many of the ascending `ends` are at or before it.
+
+    This is `repeat_interleave`, which wakes every thread however short its input is.
+    """
+    total = int(ends[-1])
+    marks = torch.zeros(total + 1, dtype=torch.int64).index_add_(0, ends, torch.ones_like(ends))
+    return marks[:total].cumsum(0)

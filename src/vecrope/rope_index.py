@@ -102,14 +102,13 @@ def get_rope_index(
     exact = max_segments is None and device.type == "cpu" and not tracing
     if (validate or exact) and not tracing:
         if attention_mask is not None and attention_mask.numel():
-            low, high = checks.value_range(attention_mask)
             if validate:
-                checks.check_codes("attention_mask", attention_mask, low, high, 1)
-            if low > 0:
+                checks.check_codes("attention_mask", attention_mask, 1)
+            attention_mask = attention_mask.bool()
+            if checks.all_set(attention_mask):
                 attention_mask = None
         if validate and mm_token_type_ids is not None and mm_token_type_ids.numel():
-            low, high = checks.value_range(mm_token_type_ids)
-            checks.check_codes("mm_token_type_ids", mm_token_type_ids, low, high, 2)
+            checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2)
         if validate and cu_seqlens is not None:
             checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)

@@ -114,13 +114,12 @@ class MRopeSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an int, got {value!r}")
-        for name in ("image_token_id", "video_start_token_id", "video_end_token_id"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.spatial_merge_size < 1:
-            raise ValueError(
-                f"spatial_merge_size must be at least 1, got {self.spatial_merge_size}"
-            )
+        for name in _CONFIG_PATHS:
+            least = int(name == "spatial_merge_size")
+            if not least <= getattr(self, name) < 2**31:
+                raise ValueError(
+                    f"{name} must be from {least} to 2**31 - 1, got {getattr(self, name)}"
+                )
         markers = (self.image_token_id, self.video_start_token_id, self.video_end_token_id)
         if len(set(markers)) < 3:
             raise ValueError(
@@ -178,7 +177,7 @@ class MRopeSpec:
 
 
 def _check_one_of(name: str, value: object, known: Any) -> None:
-    if value not in known:
+    if value not in tuple(known):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 

@@ -1,0 +1,1 @@
+"""The rooms behind `python -m vecrope`; private to the command line."""

@@ -1,0 +1,107 @@
+"""The pipeline's answer next to the reference's: whether they agree, and how long each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import vecrope
+from vecrope.cli.prompt import CommandError, Prompt
+from vecrope.testing import reference
+
+_RULES = (
+    *("image_token_id", "video_start_token_id", "video_end_token_id", "spatial_merge_size"),
+    *("marker_rule", "span_rule", "padding_value", "delta_length"),
+)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The median wall time of some calls, each on one CPU thread."""
+
+    seconds: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The library's answer, and what came of its comparison with the reference."""
+
+    position_ids: Tensor  # (3, B, T)
+    rope_deltas: Tensor  # (B, 1)
+    disagreement: str | None
+    library: Timing
+    loop: Timing
+
+
+def confirm(prompt: Prompt) -> Answer:
+    """Compute the positions by the pipeline and by the reference, compare, and time both.
+
+    Raises:
+        CommandError: if the library refuses the prompt.
+    """
+    tensors: dict[str, Any] = prompt.arguments()
+    lists: dict[str, Any] = {
+        name: tensor.tolist() for name, tensor in tensors.items() if tensor is not None
+    }
+    rules: dict[str, Any] = {name: getattr(prompt.spec, name) for name in _RULES}
+    rows = prompt.input_ids.tolist()
+
+    def library() -> tuple[Tensor, Tensor]:
+        return vecrope.get_rope_index(prompt.input_ids, prompt.spec, **tensors)
+
+    def loop() -> tuple[list[list[list[int]]], list[list[int]]]:
+        return reference.get_rope_index(rows, **rules, **lists)
+
+    try:
+        position_ids, rope_deltas = library()
+    except (ValueError, TypeError) as error:
+        raise CommandError(f"{prompt.title}: {error}") from error
+    try:
+        expected = loop()
+    except reference.Refusal as refusal:
+        disagreement = f"the reference refuses the prompt: {refusal}"
+        return Answer(position_ids, rope_deltas, disagreement, Timing(0, 0), Timing(0, 0))
+    difference = _disagreement(position_ids.tolist(), rope_deltas.tolist(), *expected)
+    return Answer(position_ids, rope_deltas, difference, _time(library), _time(loop))
+
+
+def _disagreement(
+    positions: list[list[list[int]]],
+    deltas: list[list[int]],
+    expected_positions: list[list[list[int]]],
+    expected_deltas: list[list[int]],
+) -> str | None:
+    """Describe the first difference."""
+    for row, (delta, expected) in enumerate(zip(deltas, expected_deltas, strict=True)):
+        by_axis = zip("thw", positions, expected_positions, strict=True)
+        for axis, values, wanted in ((name, got[row], want[row]) for name, got, want in by_axis):
+            for token, (value, want) in enumerate(zip(values, wanted, strict=True)):
+                if value != want:
+                    return f"row {row}, token {token}, axis {axis}: {value}, reference {want}"
+        if delta != expected:
+            return f"row {row}, rope_delta: {delta[0]}, reference {expected[0]}"
+    return None
+
+
+def _time(
+    call: Callable[[], object], least: int = 3, most: int = 25, budget: float = 0.2
+) -> Timing:
+    """Time calls of a function that has been called before, on one CPU thread."""
+    seconds: list[float] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        while len(seconds) < least or (len(seconds) < most and sum(seconds) < budget):
+            start = perf_counter()
+            call()
+            seconds.append(perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return Timing(median(seconds), len(seconds))

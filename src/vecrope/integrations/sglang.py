@@ -1,0 +1,206 @@
+"""SGLang's function for GLM-4V. Importing this module does not import SGLang."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vecrope.checks import check_metadata
+from vecrope.items import make_items
+from vecrope.rope_index import get_rope_index
+from vecrope.segments import find_runs
+from vecrope.spec import MRopeSpec
+from vecrope.stream import make_stream
+
+_GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
+
+
+def get_rope_index_glm4v(
+    input_ids: Tensor | None,
+    hf_config: Any,
+    image_grid_thw: Sequence[Sequence[int]] | Tensor | None,
+    video_grid_thw: Sequence[Sequence[int]] | Tensor | None,
+    attention_mask: Tensor | None,
+    **kwargs: Any,  # noqa: ARG001 - SGLang takes and ignores them
+) -> tuple[Tensor, Tensor]:
+    """Return the M-RoPE position ids and deltas that SGLang's function of this name returns.
+
+    The source is `sglang/srt/layers/rotary_embedding/mrope_rope_index.py` of SGLang 0.5.23. As
+    there, grids that no token asks for are ignored, frames of the last video among them; a height
+    or width that `spatial_merge_size` does not divide is rounded down; and without any grid (both
+    arguments None) all tokens are text, whatever their ids.
+
+    Args:
+        input_ids: (B, T) int64. May be None where there is an `attention_mask`.
+        hf_config: has the attributes `image_token_id`, `video_start_token_id`,
+            `video_end_token_id` and `vision_config.spatial_merge_size`. Not read without grids.
+        image_grid_thw: (num_images, 3) integers in patches, in the order of the prompt, as a tensor
+            on any device or as nested lists; may be empty.
+        video_grid_thw: (num_videos, 3) likewise.
+        attention_mask: (B, T) of any dtype and on any device; None: all are tokens. With grids, a
+            value of 1 is a token and any other is not. Without, 0 is none, and every other value
+            is added to the count that is the position.
+        **kwargs: ignored.
+
+    Returns:
+        `position_ids` (3, B, T) and `rope_deltas` (B, 1).
+
+        With a grid: in the dtype and on the device of `input_ids`, 1 at masked tokens; and int64,
+        the row's largest position plus one, less T.
+
+        Without grids, with a mask: int64 on the mask's device, 1 at masked tokens; and int64, the
+        row's largest position plus one, less T. That 1 counts as a position here, so that a row of
+        one token has a delta of 2 - T if anything in it is masked, and a row of none likewise.
+
+        Without grids and mask: int64, 0 to T - 1 in every row; and zeros in the dtype of
+        `input_ids`, both on its device.
+
+        Without grids `position_ids` is one (B, T) or (T,) tensor seen three times over. Neither
+        aliases an input. The call synchronises with the device wherever there is a grid.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype, floating-point grids among them,
+            which SGLang truncates.
+        ValueError: for shapes or values that do not fit. Where only the sums of a row's tokens and
+            grids fit, but not each run of placeholders its grids, SGLang answers with positions
+            that belong to other tokens; here that is an error. So is a mask that has another shape
+            than `input_ids`.
+
+    Where SGLang raises although there is an answer, this returns it: for int32 `input_ids` with
+    grids, for rows without an unmasked token, for images and frames with nothing between them, for
+    grid rows of zeros, which are no item, and for T = 0. For B = 0 the deltas are int64 and not
+    floating-point.
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from vecrope.integrations.sglang import get_rope_index_glm4v
+        >>> config = SimpleNamespace(
+        ...     image_token_id=9, video_start_token_id=7, video_end_token_id=8,
+        ...     vision_config=SimpleNamespace(spatial_merge_size=2),
+        ... )
+        >>> position_ids, rope_deltas = get_rope_index_glm4v(
+        ...     torch.tensor([[0, 5, 9, 9, 6]]), config, [[1, 2, 4]], None,
+        ...     torch.tensor([[0, 1, 1, 1, 1]]),
+        ... )
+        >>> position_ids[:, 0]
+        tensor([[1, 0, 1, 1, 3],
+                [1, 0, 1, 1, 3],
+                [1, 0, 1, 2, 3]])
+        >>> rope_deltas
+        tensor([[-1]])
+    """
+    if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
+        return _text_rope_index(input_ids, attention_mask)
+    spec = replace(
+        _GLM4V,
+        image_token_id=hf_config.image_token_id,
+        video_start_token_id=hf_config.video_start_token_id,
+        video_end_token_id=hf_config.video_end_token_id,
+        spatial_merge_size=hf_config.vision_config.spatial_merge_size,
+    )
+    mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
+    images = _grid_tensor("image_grid_thw", image_grid_thw)
+    videos = _grid_tensor("video_grid_thw", video_grid_thw)
+    check_metadata(
+        input_ids,
+        spec,
+        image_grid_thw=images,
+        video_grid_thw=videos,
+        attention_mask=mask,
+        cu_seqlens=None,
+        mm_token_type_ids=None,
+        second_per_grid_ts=None,
+        max_segments=None,
+    )
+    try:
+        return get_rope_index(
+            input_ids, spec, image_grid_thw=images, video_grid_thw=videos, attention_mask=mask
+        )
+    except ValueError:
+        # What SGLang does not mind is rare: it costs nothing as long as it does not occur.
+        images, videos = _used_grids(input_ids, spec, images, videos, mask)
+    return get_rope_index(
+        input_ids, spec, image_grid_thw=images, video_grid_thw=videos, attention_mask=mask
+    )
+
+
+def _text_rope_index(
+    input_ids: Tensor | None, attention_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    for name, tensor in (("attention_mask", attention_mask), ("input_ids", input_ids)):
+        if not isinstance(tensor, Tensor | None):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor is not None and tensor.dim() != 2:
+            raise ValueError(f"{name} must have shape (B, T), got {tuple(tensor.shape)}")
+    if attention_mask is None:
+        if input_ids is None:
+            raise TypeError("input_ids must be a tensor where attention_mask is None, got NoneType")
+        batch, seq_len = input_ids.shape
+        positions = torch.arange(seq_len, device=input_ids.device)
+        return positions.expand(3, batch, seq_len), input_ids.new_zeros((batch, 1))
+    if input_ids is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, "
+            f"got {tuple(attention_mask.shape)}"
+        )
+    positions = attention_mask.cumsum(1, dtype=torch.int64) - 1
+    positions.masked_fill_(attention_mask == 0, _GLM4V.padding_value)
+    # The column in front leaves something to take the largest of where T = 0.
+    largest = torch.nn.functional.pad(positions, (1, 0), value=-1).amax(1, keepdim=True)
+    return positions.expand(3, -1, -1), largest + (1 - attention_mask.shape[1])
+
+
+def _grid_tensor(name: str, grids: Sequence[Sequence[int]] | Tensor | None) -> Tensor | None:
+    if grids is None:
+        return None
+    try:
+        tensor = torch.as_tensor(grids)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a tensor of shape (n, 3) or nested lists, got {grids!r}"
+        ) from error
+    return tensor if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)
+
+
+def _used_grids(
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the grids less what no token asks for, with sides that the merge size divides.
+
+    Grids that cannot be mended are left as they are, to be refused.
+    """
+    no_grid = torch.empty((0, 3), dtype=torch.int64)
+    images, videos = (
+        (no_grid if grids is None else grids).to(input_ids.device)
+        for grids in (image_grid_thw, video_grid_thw)
+    )
+    stream = make_stream(input_ids, mask, None, None, exact=True)
+    items = make_items(images, videos, spec, stream.index_dtype)
+    found = items.expected.new_zeros(2)
+    if stream.num_tokens:
+        found = find_runs(stream, spec, items, None).found[:, -1]
+    starts, _, width, height, _, _ = items.table[:, : items.text]
+    image_left = found[0] - starts[: items.num_images]
+    video_left = found[1] + items.expected[0] - starts[items.num_images :]
+
+    frame_tokens = (width * height)[items.num_images :].clamp(min=1)
+    frames = video_left // frame_tokens
+    ends_in_a_frame = frames * frame_tokens != video_left
+    frames = torch.where(ends_in_a_frame, videos[:, 0], torch.minimum(videos[:, 0], frames))
+    videos = torch.cat((frames.unsqueeze(1), videos[:, 1:]), dim=1)[video_left > 0]
+    images = images[image_left > 0]
+
+    merge = spec.spatial_merge_size
+    for grids in (images, videos):
+        sides = grids[:, 1:]
+        grids[:, 1:] = torch.where(sides >= merge, sides // merge * merge, sides)
+    return images, videos

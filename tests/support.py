@@ -1,0 +1,99 @@
+"""What several test files share: calls, comparisons, and ways to rearrange a prompt."""
+
+from dataclasses import replace
+
+import torch
+
+from vecrope import MRopeSpec, get_rope_index
+from vecrope.testing import Prompt
+
+CONVENTIONS = ("sglang", "transformers")
+# The tensors are small and test processes share the cores: more threads only cost time.
+torch.set_num_threads(1)
+
+LEAST = torch.iinfo(torch.int64).min
+
+
+def spec_of(model_type, convention):
+    return MRopeSpec.for_model(model_type, convention=convention)
+
+
+def rope_index(prompt, function=get_rope_index, **changes):
+    """Answer a prompt from its ids, with any of the arguments changed."""
+    arguments = {**prompt.arguments(), "mm_token_type_ids": None, **changes}
+    return function(arguments.pop("input_ids"), prompt.spec, **arguments)
+
+
+def assert_same(got, want):
+    for ours, theirs in zip(got, want, strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert torch.equal(ours.cpu(), theirs.cpu()), f"got {ours}\nexpected {theirs}"
+
+
+def assert_no_answer(answer):
+    position_ids, rope_deltas = answer
+    assert torch.equal(position_ids, torch.full_like(position_ids, -1))
+    assert torch.equal(rope_deltas, torch.full_like(rope_deltas, LEAST))
+
+
+def grid_tensor(grids):
+    return torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+
+
+def grid_list(grid_thw):
+    return [] if grid_thw is None else grid_thw.tolist()
+
+
+def kept(prompt):
+    """Return (B, T) bool: the unmasked tokens."""
+    if prompt.attention_mask is None:
+        return torch.ones_like(prompt.input_ids, dtype=torch.bool)
+    return prompt.attention_mask.bool()
+
+
+def enlarged(prompt, *, rows, tokens, grids):
+    """Return the prompt with so many rows, tokens a row and grids: masked and zero ones added."""
+    batch, seq_len = prompt.input_ids.shape
+    mask = torch.zeros((rows, tokens), dtype=torch.int64)
+    mask[:batch, :seq_len] = kept(prompt)
+    filler = "t" * (tokens - seq_len)
+    zeros = [(0, 0, 0)]
+    images, videos = grid_list(prompt.image_grid_thw), grid_list(prompt.video_grid_thw)
+    return Prompt.from_symbols(
+        prompt.spec,
+        [row + filler for row in prompt.symbols] + ["t" * tokens] * (rows - batch),
+        mask=["".join(map(str, row)) for row in mask.tolist()],
+        image_grid_thw=images + zeros * (grids - len(images)),
+        video_grid_thw=videos + zeros * (grids - len(videos)),
+    )
+
+
+def choose_rows(prompt, rows):
+    """Return a prompt of the chosen rows, each with the grids that it uses."""
+    own = list(_grids_of_rows(prompt))
+    mask = prompt.attention_mask
+    return replace(
+        prompt,
+        input_ids=prompt.input_ids[rows],
+        attention_mask=None if mask is None else mask[rows],
+        mm_token_type_ids=prompt.mm_token_type_ids[rows],
+        image_grid_thw=grid_tensor([grid for row in rows for grid in own[row][0]]),
+        video_grid_thw=grid_tensor([grid for row in rows for grid in own[row][1]]),
+    )
+
+
+def _grids_of_rows(prompt):
+    """Yield each row's images, and its frames as videos of one frame: a video may span rows."""
+    merge = prompt.spec.spatial_merge_size
+    images = (grid for grid in grid_list(prompt.image_grid_thw) if any(grid))
+    videos = grid_list(prompt.video_grid_thw)
+    frames = ([1, h, w] for t, h, w in videos for _ in range(t))
+    for types in prompt.mm_token_type_ids:
+        own = [], []
+        for kind, pending in enumerate((images, frames)):
+            tokens = int((types == kind + 1).sum())
+            while tokens:
+                t, h, w = next(pending)
+                own[kind].append([t, h, w])
+                tokens -= t * (h // merge) * (w // merge)
+        yield own

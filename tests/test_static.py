@@ -1,0 +1,490 @@
+import re
+from dataclasses import replace
+from itertools import groupby
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support import (
+    CONVENTIONS,
+    assert_no_answer,
+    assert_same,
+    enlarged,
+    grid_tensor,
+    kept,
+    rope_index,
+    spec_of,
+)
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+from torch.export import Dim
+
+from vecrope import get_rope_index
+from vecrope.testing import Prompt, conversations, token_soup
+
+SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
+SGLANG = SPECS["sglang"]
+each_convention = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+
+
+def fitting(spec):
+    return st.one_of(
+        conversations(spec),
+        conversations(spec, touching=True),
+        token_soup(spec),
+        token_soup(spec, touching=True, zero_grids=True),
+    )
+
+
+def misfitting(spec):
+    return token_soup(spec, fit=False, touching=True, zero_grids=True)
+
+
+def num_runs(prompt):
+    """Count the runs of text, images, videos and masked tokens, row by row."""
+    masked = 3
+    codes = prompt.mm_token_type_ids.masked_fill(~kept(prompt), masked)
+    return sum(len(list(groupby(row))) for row in codes.tolist())
+
+
+# No operation depends on values: fake tensors have none
+
+
+@pytest.fixture
+def fake():
+    with FakeTensorMode():
+        yield
+
+
+def fake_arguments(device, seq_len=7):
+    ids = torch.empty((2, seq_len), dtype=torch.int64, device=device)
+    grids = torch.empty((3, 3), dtype=torch.int32, device=device)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.empty_like(ids, dtype=torch.bool),
+        "mm_token_type_ids": torch.empty_like(ids),
+        "image_grid_thw": grids,
+        "video_grid_thw": grids[:0],
+    }
+
+
+GIVEN = {
+    "ids": [],
+    "mask": ["attention_mask"],
+    "types": ["mm_token_type_ids"],
+    "grids": ["image_grid_thw", "video_grid_thw"],
+    "all": ["attention_mask", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"],
+}
+# A device that is not the CPU, of which any build of torch has fake tensors.
+WHERE = {"cpu": {"max_segments": 5}, "meta": {}}
+each_given = pytest.mark.parametrize("names", GIVEN.values(), ids=GIVEN.keys())
+each_device = pytest.mark.parametrize("device", WHERE)
+
+
+@pytest.mark.usefixtures("fake")
+@each_device
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda ids: ids[0, 0].item(),
+        lambda ids: bool((ids > 0).any()),
+        lambda ids: ids.tolist(),
+        lambda ids: ids.nonzero(),
+        lambda ids: ids[ids > 0],
+        lambda ids: ids.unique(),
+        lambda ids: torch.repeat_interleave(ids[0]),
+    ],
+    ids=["item", "bool", "tolist", "nonzero", "boolean index", "unique", "repeat_interleave"],
+)
+def test_the_probe_catches_what_is_planted(planted, device):
+    def planted_rope_index(input_ids, spec, **arguments):
+        answer = get_rope_index(input_ids, spec, **arguments)
+        planted(input_ids)
+        return answer
+
+    ids = fake_arguments(device)["input_ids"]
+    arguments = {"validate": False, "max_segments": 5}
+    get_rope_index(ids, SGLANG, **arguments)
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        planted_rope_index(ids, SGLANG, **arguments)
+
+
+@pytest.mark.usefixtures("fake")
+@each_device
+@each_given
+@each_convention
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_no_operation_depends_on_values(packed, spec, names, device):
+    arguments = {
+        name: value
+        for name, value in fake_arguments(device).items()
+        if name in ("input_ids", *names)
+    }
+    expected = (3, 2, 7), (2, 1)
+    if packed:
+        arguments = {
+            name: value if "grid" in name else value.flatten() for name, value in arguments.items()
+        }
+        arguments["cu_seqlens"] = torch.empty(5, dtype=torch.int32, device=device)
+        expected = (3, 14), (4, 1)
+    position_ids, rope_deltas = get_rope_index(
+        spec=spec, validate=False, **arguments, **WHERE[device]
+    )
+    assert (tuple(position_ids.shape), tuple(rope_deltas.shape)) == expected
+    assert (position_ids.dtype, rope_deltas.dtype) == (torch.int64, torch.int64)
+    assert position_ids.device.type == rope_deltas.device.type == device
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    "arguments",
+    [{"validate": False}, {"max_segments": 5}],
+    ids=["the exact form", "checks of values"],
+)
+def test_on_a_cpu_the_defaults_read_values(arguments):
+    ids = fake_arguments("cpu")["input_ids"]
+    with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+        get_rope_index(ids, SGLANG, image_grid_thw=ids.new_empty((3, 3)), **arguments)
+
+
+@pytest.mark.usefixtures("fake")
+def test_grids_on_another_device_are_moved_to_the_ids():
+    ids = fake_arguments("meta")["input_ids"]
+    grids = {name: value for name, value in fake_arguments("cpu").items() if name != "input_ids"}
+    answer = get_rope_index(ids, SGLANG, validate=False, **grids)
+    assert {tensor.device.type for tensor in answer} == {"meta"}
+
+
+# Capacity
+
+
+@each_convention
+@each_validate
+def test_a_capacity_of_the_number_of_runs_suffices(spec, validate):
+    @given(fitting(spec))
+    def check(prompt):
+        answer = rope_index(prompt, validate=validate, max_segments=num_runs(prompt))
+        assert_same(answer, prompt.expected())
+
+    check()
+
+
+@each_convention
+def test_a_smaller_capacity_is_refused_and_the_number_named(spec):
+    @given(fitting(spec), st.data())
+    def check(prompt, data):
+        needed = num_runs(prompt)
+        if needed == 1:
+            return
+        capacity = data.draw(st.integers(1, needed - 1))
+        assert_no_answer(rope_index(prompt, validate=False, max_segments=capacity))
+        message = f"max_segments must be at least {needed} for this input, got {capacity}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            rope_index(prompt, max_segments=capacity)
+
+    check()
+
+
+def test_a_smaller_capacity_is_noticed_in_packed_sequences_too():
+    prompt = Prompt.from_symbols(SGLANG, ["tItt"], image_grid_thw=[[1, 2, 2]])
+    changes = {"input_ids": prompt.input_ids[0], "cu_seqlens": torch.tensor([0, 3, 4])}
+    expected = torch.tensor([[[0, 1, 2, 0]]]).expand(3, 1, 4).flatten(1)
+    deltas = torch.tensor([[0], [0]])
+    answer = rope_index(prompt, max_segments=4, **changes)
+    assert_same(answer, (expected, deltas))
+    with pytest.raises(ValueError, match="max_segments must be at least 4 for this input, got 3"):
+        rope_index(prompt, max_segments=3, **changes)
+    assert_no_answer(rope_index(prompt, max_segments=3, validate=False, **changes))
+
+
+# torch.compile
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(backend):
+    counter = CompileCounterWithBackend(backend)
+    function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+    return function, counter
+
+
+def roomy(prompt):
+    """Enlarge every size to two or more: torch compiles sizes of 0 and 1 on their own."""
+    batch, seq_len = prompt.input_ids.shape
+    grids = [g for g in (prompt.image_grid_thw, prompt.video_grid_thw) if g is not None]
+    return enlarged(
+        prompt, rows=batch + 1, tokens=seq_len + 1, grids=2 + max([0, *map(len, grids)])
+    )
+
+
+# Sizes that differ from each other and from the grids' three columns: where two are equal at the
+# first call, torch compiles for their equality, and once more when it ends.
+WARM_UP = Prompt.from_symbols(
+    SGLANG,
+    ["<II>t[I]", "[ItI]<I>"],
+    mask=["11111111", "11111110"],
+    image_grid_thw=[[1, 2, 4], [1, 2, 2], [0, 0, 0], [0, 0, 0]],
+    video_grid_thw=[[1, 2, 2], [2, 2, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
+)
+
+
+def batch_of(rows, tokens, images, videos):
+    """Return a prompt of so many rows, tokens a row, images and videos, of one token each."""
+    marks = ["I"] * images + ["[I]"] * videos
+    lines = ["t".join(marks[row::rows]).ljust(tokens, "t") for row in range(rows)]
+    return Prompt.from_symbols(
+        SGLANG,
+        lines,
+        mask=["1" * tokens] * rows,
+        image_grid_thw=[[1, 2, 2]] * images,
+        video_grid_thw=[[1, 2, 2]] * videos,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "backend", "validate"),
+    [
+        pytest.param(SPECS["sglang"], "aot_eager", True, id="sglang-checked"),
+        pytest.param(SPECS["transformers"], "eager", False, id="transformers-unchecked"),
+    ],
+)
+def test_compiled_equals_eager_and_compiles_once(spec, backend, validate):
+    function, counter = compiled(backend)
+    rope_index(replace(WARM_UP, spec=spec), function, validate=validate)
+
+    @given(fitting(spec))
+    def check(prompt):
+        prompt = roomy(prompt)
+        assert_same(rope_index(prompt, function, validate=validate), rope_index(prompt))
+
+    check()
+    assert counter.frame_count == 1
+
+
+def test_sizes_and_counts_change_without_a_recompile():
+    function, counter = compiled("eager")
+    frames = []
+    for prompt, max_segments in (
+        (WARM_UP, 20),
+        (batch_of(3, 40, 5, 4), 31),
+        (batch_of(7, 12, 2, 2), 64),
+        (batch_of(4, 8, 4, 4), 40),
+        (batch_of(2, 200, 30, 9), 100),
+        (batch_of(64, 5, 30, 34), 400),
+    ):
+        for capacity in (max_segments, max_segments + 1):
+            answer = rope_index(prompt, function, max_segments=capacity)
+            assert_same(answer, prompt.expected())
+            frames.append(counter.frame_count)
+    assert set(frames) == {1}
+
+
+def test_a_size_of_one_is_compiled_on_its_own_once():
+    """This is torch's own doing; here it shows that the counter counts."""
+    function, counter = compiled("eager")
+    for prompt, frames in (
+        (WARM_UP, 1),
+        (batch_of(1, 30, 2, 3), 2),
+        (batch_of(1, 50, 5, 4), 2),
+        (batch_of(3, 40, 5, 4), 2),
+    ):
+        assert_same(rope_index(prompt, function), prompt.expected())
+        assert counter.frame_count == frames
+
+
+def test_new_values_in_old_shapes_give_new_answers():
+    function, counter = compiled("eager")
+    grids = {"image_grid_thw": [[1, 4, 4], [1, 2, 2]], "video_grid_thw": [[1, 2, 2], [0, 0, 0]]}
+    answers = [
+        rope_index(Prompt.from_symbols(SGLANG, rows, mask=mask, **grids), function)
+        for rows, mask in (
+            (["IIIItItt[", "t[I]ttttt"], ["1" * 9] * 2),
+            (["t[I]ttttt", "IIIItItt["], ["1" * 9] * 2),
+            (["ttIIIItII", "I[I]]ttII"], ["111111100", "111111100"]),
+        )
+    ]
+    first, second, third = (position_ids for position_ids, _ in answers)
+    assert torch.equal(first.flip(1), second)
+    assert third[:, 0].tolist() == [
+        [0, 1, 2, 2, 2, 2, 4, 1, 1],
+        [0, 1, 2, 2, 3, 3, 4, 1, 1],
+        [0, 1, 2, 3, 2, 3, 4, 1, 1],
+    ]
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@each_given
+def test_compiled_with_any_of_the_arguments(names, packed):
+    function, counter = compiled("eager")
+    for rows, images, videos in (
+        (
+            ["<II>t[I]tt", "[It[I]<I>t"],
+            [[1, 2, 4], [1, 2, 2], [0, 0, 0], [0, 0, 0]],
+            [[1, 2, 2], [2, 2, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
+        ),
+        (
+            ["[I]II<III>", "III[I]t[I]", "tttttttttt"],
+            [[1, 2, 4], [1, 6, 2], [1, 2, 6]],
+            [[3, 2, 2]],
+        ),
+    ):
+        with_grids = "image_grid_thw" in names
+        prompt = Prompt.from_symbols(
+            SGLANG,
+            rows if with_grids else ["t" * len(row) for row in rows],
+            image_grid_thw=images if with_grids else None,
+            video_grid_thw=[*videos, [0, 0, 0]] if with_grids else None,
+            mask=["1" * (len(row) - 1) + "0" for row in rows]
+            if "attention_mask" in names
+            else None,
+        )
+        changes = {}
+        if "mm_token_type_ids" in names:
+            changes = {"mm_token_type_ids": prompt.mm_token_type_ids}
+        if packed:
+            changes["input_ids"] = prompt.input_ids.flatten()
+            changes["cu_seqlens"] = torch.arange(len(rows) + 1) * len(rows[0])
+            for name in ("attention_mask", "mm_token_type_ids"):
+                if name in names:
+                    changes[name] = getattr(prompt, name).flatten()
+        position_ids, rope_deltas = rope_index(prompt, function, **changes)
+        expected, expected_deltas = prompt.expected()
+        assert_same((position_ids.view_as(expected), rope_deltas), (expected, expected_deltas))
+    assert counter.frame_count == 1
+
+
+@each_validate
+def test_compiled_the_capacity_is_noticed_and_misfits_where_they_are_checked(validate):
+    function, _ = compiled("eager")
+    needed = num_runs(WARM_UP)
+    answer = rope_index(WARM_UP, function, validate=validate, max_segments=needed)
+    assert_same(answer, WARM_UP.expected())
+    assert_no_answer(rope_index(WARM_UP, function, validate=validate, max_segments=needed - 1))
+    if validate:
+        grids = WARM_UP.image_grid_thw.flip(0)
+        assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids, max_segments=needed))
+        grids = torch.full((4, 3), 2)
+        assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids, max_segments=needed))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_ids": WARM_UP.input_ids.float()}, "input_ids must be int64 or int32"),
+        ({"attention_mask": torch.ones(3, 8)}, "attention_mask must be of an integer dtype"),
+        (
+            {"image_grid_thw": torch.ones(3, 2, dtype=torch.int64)},
+            r"image_grid_thw must have shape",
+        ),
+        ({"max_segments": 0}, "max_segments must be at least 1"),
+    ],
+    ids=["ids", "mask", "grids", "capacity"],
+)
+def test_compiled_the_metadata_is_checked(changes, message):
+    function, _ = compiled("eager")
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+        rope_index(WARM_UP, function, **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_compiled_to_machine_code_equals_eager():
+    function, counter = compiled("inductor")
+    for prompt in (WARM_UP, batch_of(3, 40, 5, 4), batch_of(64, 5, 30, 34)):
+        assert_same(rope_index(prompt, function), prompt.expected())
+    misfit = replace(WARM_UP, image_grid_thw=WARM_UP.image_grid_thw.flip(0))
+    assert_no_answer(rope_index(misfit, function))
+    assert counter.frame_count == 1
+
+
+# torch.export
+
+
+class RopeIndex(torch.nn.Module):
+    def __init__(self, spec, **options):
+        super().__init__()
+        self.spec, self.options = spec, options
+
+    def forward(self, input_ids, attention_mask, image_grid_thw, video_grid_thw):
+        return get_rope_index(
+            input_ids,
+            self.spec,
+            attention_mask=attention_mask,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            **self.options,
+        )
+
+
+def exported(spec, **options):
+    rows, tokens = Dim("rows"), Dim("tokens")
+    program = torch.export.export(
+        RopeIndex(spec, **options),
+        tuple(export_arguments(WARM_UP).values()),
+        dynamic_shapes={
+            "input_ids": {0: rows, 1: tokens},
+            "attention_mask": {0: rows, 1: tokens},
+            "image_grid_thw": {0: Dim("images")},
+            "video_grid_thw": {0: Dim("videos")},
+        },
+    )
+    module = program.module()
+    return lambda prompt: module(*export_arguments(prompt).values())
+
+
+def export_arguments(prompt):
+    none = grid_tensor([])
+    return {
+        "input_ids": prompt.input_ids,
+        "attention_mask": kept(prompt).long(),
+        "image_grid_thw": none if prompt.image_grid_thw is None else prompt.image_grid_thw,
+        "video_grid_thw": none if prompt.video_grid_thw is None else prompt.video_grid_thw,
+    }
+
+
+@each_convention
+def test_exported_equals_eager(spec):
+    function = exported(spec, validate=False)
+
+    @given(fitting(spec))
+    def check(prompt):
+        assert_same(function(prompt), prompt.expected())
+
+    check()
+
+
+def test_exported_with_checks_answers_what_fits_and_nothing_else():
+    function = exported(SGLANG)
+
+    @given(fitting(SGLANG) | misfitting(SGLANG))
+    def check(prompt):
+        try:
+            expected = rope_index(prompt)
+        except ValueError as error:
+            # Whether a grid is sound by itself is not asked under tracing, only whether it fits.
+            assume("must be positive" not in str(error) and "divisible" not in str(error))
+            assert_no_answer(function(prompt))
+        else:
+            assert_same(function(prompt), expected)
+
+    check()
+
+
+def test_exported_the_capacity_is_noticed():
+    function = exported(SGLANG, validate=False, max_segments=num_runs(WARM_UP))
+    longer = Prompt.from_symbols(SGLANG, ["tIt" * 8], image_grid_thw=[[1, 2, 2]] * 8)
+    assert num_runs(longer) > num_runs(WARM_UP)
+    assert_same(function(WARM_UP), WARM_UP.expected())
+    assert_no_answer(function(longer))

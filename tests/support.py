@@ -1,17 +1,32 @@
 """What several test files share: calls, comparisons, and ways to rearrange a prompt."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
+from hypothesis import strategies as st
 
 from vecrope import MRopeSpec, get_rope_index
-from vecrope.testing import Prompt
+from vecrope.testing import Prompt, conversations, token_soup
 
 CONVENTIONS = ("sglang", "transformers")
 # The tensors are small and test processes share the cores: more threads only cost time.
 torch.set_num_threads(1)
 
 LEAST = torch.iinfo(torch.int64).min
+
+FITTING = {
+    "conversations": conversations,
+    "touching conversations": partial(conversations, touching=True),
+    "soup": token_soup,
+    "touching soup with zeros": partial(token_soup, touching=True, zero_grids=True),
+}
+misfitting = partial(token_soup, fit=False, touching=True, zero_grids=True)
+
+
+def fitting(spec):
+    """Draw any prompt that the reference accepts."""
+    return st.one_of(*(strategy(spec) for strategy in FITTING.values()))
 
 
 def spec_of(model_type, convention):
@@ -66,6 +81,13 @@ def enlarged(prompt, *, rows, tokens, grids):
         image_grid_thw=images + zeros * (grids - len(images)),
         video_grid_thw=videos + zeros * (grids - len(videos)),
     )
+
+
+def roomy(prompt):
+    """Enlarge every size to two or more: torch compiles sizes of 0 and 1 on their own."""
+    batch, seq_len = prompt.input_ids.shape
+    most = max(len(grid_list(prompt.image_grid_thw)), len(grid_list(prompt.video_grid_thw)))
+    return enlarged(prompt, rows=batch + 1, tokens=seq_len + 1, grids=most + 2)
 
 
 def choose_rows(prompt, rows):

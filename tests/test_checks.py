@@ -52,8 +52,17 @@ def of_float(name, shape):
     return pytest.param(
         {**BASE, name: torch.ones(shape)},
         TypeError,
-        f"{name} must be of an integer dtype or bool, got torch.float32",
+        f"{name} must be of a signed integer dtype, uint8 or bool, got torch.float32",
         id=f"{name} of floats",
+    )
+
+
+def of_uint16(name, shape):
+    return pytest.param(
+        {**BASE, name: torch.ones(shape, dtype=torch.uint16)},
+        TypeError,
+        f"{name} must be of a signed integer dtype, uint8 or bool, got torch.uint16",
+        id=f"{name} of unsigned integers",
     )
 
 
@@ -120,7 +129,7 @@ METADATA = pytest.mark.parametrize(
         pytest.param(
             {**PACKED, "cu_seqlens": torch.tensor([0.0, 4.0])},
             TypeError,
-            "cu_seqlens must be of an integer dtype or bool, got torch.float32",
+            "cu_seqlens must be of a signed integer dtype, uint8 or bool, got torch.float32",
             id="cu_seqlens of floats",
         ),
         *(
@@ -137,10 +146,14 @@ METADATA = pytest.mark.parametrize(
         of_float("mm_token_type_ids", (2, 4)),
         of_float("image_grid_thw", (1, 3)),
         of_float("video_grid_thw", (1, 3)),
+        of_uint16("attention_mask", (2, 4)),
+        of_uint16("mm_token_type_ids", (2, 4)),
+        of_uint16("image_grid_thw", (1, 3)),
+        of_uint16("video_grid_thw", (1, 3)),
         pytest.param(
             {**BASE, "attention_mask": torch.ones(2, 4, dtype=torch.complex64)},
             TypeError,
-            "attention_mask must be of an integer dtype or bool, got torch.complex64",
+            "attention_mask must be of a signed integer dtype, uint8 or bool, got torch.complex64",
             id="attention_mask of complex numbers",
         ),
         *(
@@ -248,6 +261,17 @@ def test_metadata_is_refused_under_export():
     message = "attention_mask must have the shape of input_ids (2, 4), got (2, 3)"
     with pytest.raises(ValueError, match=exactly(message)):
         torch.export.export(RopeIndex(), (BASE["input_ids"], torch.ones(2, 3).bool()))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_more_tokens_than_the_indices_of_the_static_form_reach_are_refused(dtype):
+    many = torch.zeros((1, 1), dtype=dtype).expand(2**30, 2)
+    message = (
+        "input_ids must hold fewer than 2**31 tokens, got 2147483648; "
+        "on a CPU and without max_segments there may be more"
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        get_rope_index(many, SGLANG, max_segments=1)
 
 
 @pytest.mark.parametrize(
@@ -365,6 +389,22 @@ GRID_FAULTS = {
             for kind in ("image", "video")
             for name, (grid, fault) in GRID_FAULTS.items()
             for row, grids in enumerate(([grid], [(1, 2, 4), grid]))
+        ),
+        *(
+            pytest.param(
+                symbols("t<II>t", **{f"{kind}s": grids}),
+                f"{kind}_grid_thw must describe fewer than 2**30 tokens, "
+                f"row {len(grids) - 1} {grids[-1]} exceeds that",
+                id=f"{kind} grids of too many tokens, {name}",
+            )
+            for kind in ("image", "video")
+            for name, grids in (
+                ("in frames", [(2**30, 2, 2)]),
+                ("in lines", [(1, 2, 4), (1, 2**33, 2)]),
+                ("as a product", [(1, 2**18, 2**18)]),
+                ("as a product of 2**66", [(2**22, 2**23, 2**23)]),
+                ("as a sum", [(2**29, 2, 2), (2**28, 2, 2), (2**28, 2, 2)]),
+            )
         ),
         *(
             pytest.param(
@@ -546,9 +586,9 @@ LAYOUTS = {
         symbols("[I]t[II]", videos=[(1, 2, 2), (5, 2, 4)]),
         left_over("video", 1, (5, 2, 4), 11, 3, " after 1 of its frames"),
     ),
-    "a grid of more tokens than int32 counts left over": (
-        symbols("ttt", images=[(1, 2**18, 2**18)]),
-        left_over("image", 0, (1, 2**18, 2**18), 2**34, 0),
+    "a grid of nearly too many tokens left over": (
+        symbols("ttt", images=[(2**30 - 1, 2, 2)]),
+        left_over("image", 0, (2**30 - 1, 2, 2), 2**30 - 1, 0),
     ),
 }
 
@@ -670,6 +710,15 @@ def with_zeros(grids, at):
     [
         pytest.param(lambda _: {"validate": True}, id="nothing changed"),
         pytest.param(lambda _: {"mm_token_type_ids": None}, id="no types"),
+        *(
+            pytest.param(
+                lambda p, v=value: {
+                    "mm_token_type_ids": p.mm_token_type_ids.where(p.attention_mask == 1, v)
+                },
+                id=f"types of {value} at masked tokens",
+            )
+            for value in (-100, 1, 258)
+        ),
         *(
             pytest.param(
                 lambda p, d=dtype: {"attention_mask": p.attention_mask.to(d)}, id=f"mask of {dtype}"

@@ -161,7 +161,7 @@ MASKED_TEXT = [
     pytest.param([[0, 0, 1]], [[1, 1, 0]], [[-1]], id="padding is the largest position"),
     pytest.param([[0, 0, 0]], [[1, 1, 1]], [[-1]], id="no token"),
     pytest.param([[1, 1], [0, 1]], [[0, 1], [1, 0]], [[0], [0]], id="rows"),
-    pytest.param([[2, 1, 0, -1]], [[1, 2, 1, 1]], [[-1]], id="values are counted"),
+    pytest.param([[3, 1, 0, -1]], [[2, 3, 1, 2]], [[0]], id="values are counted"),
     pytest.param([[], []], [[], []], [[0], [0]], id="rows of no width"),
     pytest.param([], [], [], id="no row"),
 ]
@@ -339,7 +339,7 @@ IMAGE = prompt_of("tIIt", image_grid_thw=[[1, 2, 4]])
         ),
         pytest.param(
             TypeError,
-            "image_grid_thw must be of an integer dtype",
+            "image_grid_thw must be of a signed integer dtype, uint8 or bool",
             replace(IMAGE, image_grid_thw=[[1.0, 2.0, 4.0]]),
             id="floating-point grids",
         ),

@@ -602,7 +602,7 @@ def test_a_prompt_that_is_wrong_gets_one_line(run_prompt, content, message):
         case("a text for an id", "image_token_id must be an int, got '5'", image_token_id="5"),
         case(
             "an id that is no id",
-            f"image_token_id must be at most 2147483647, got {2**31}",
+            f"image_token_id must be from 0 to 2**31 - 1, got {2**31}",
             image_token_id=2**31,
         ),
     ],

@@ -1,6 +1,5 @@
 import random
 from dataclasses import replace
-from functools import partial
 from itertools import accumulate
 from unittest import mock
 
@@ -10,18 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import (
     CONVENTIONS,
+    FITTING,
     assert_same,
     choose_rows,
+    fitting,
     grid_list,
     grid_tensor,
     kept,
+    misfitting,
     rope_index,
     spec_of,
 )
 
 from vecrope import get_rope_index
 from vecrope.regular import regular_rope_index
-from vecrope.testing import Prompt, Refusal, conversations, token_soup
+from vecrope.testing import Prompt, Refusal
 
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
 OTHERS = {
@@ -43,21 +45,10 @@ OTHERS = {
         padding_value=-7,
     ),
 }
-FITTING = {
-    "conversations": conversations,
-    "touching conversations": partial(conversations, touching=True),
-    "soup": token_soup,
-    "touching soup with zeros": partial(token_soup, touching=True, zero_grids=True),
-}
-MISFITTING = partial(token_soup, fit=False, touching=True, zero_grids=True)
-
-
-def any_fitting(spec):
-    return st.one_of(*(strategy(spec) for strategy in FITTING.values()))
 
 
 def anything(spec):
-    return any_fitting(spec) | MISFITTING(spec)
+    return fitting(spec) | misfitting(spec)
 
 
 def parametrize(name, values):
@@ -88,7 +79,7 @@ each_form = parametrize("form", FORMS)
     [
         pytest.param(SPECS[convention], strategy, id=f"glm4v-{convention}-{name}")
         for convention in CONVENTIONS
-        for name, strategy in {**FITTING, "misfitting soup": MISFITTING}.items()
+        for name, strategy in {**FITTING, "misfitting soup": misfitting}.items()
     ]
     + [pytest.param(spec, anything, id=f"{name}-anything") for name, spec in OTHERS.items()],
 )
@@ -132,7 +123,7 @@ def test_a_run_longer_than_the_last_grid_is_refused(row, grids, form, spec):
 def test_types_replace_the_ids(spec):
     ids = [spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id, 11]
 
-    @given(any_fitting(spec), st.integers(0, 2**32))
+    @given(fitting(spec), st.integers(0, 2**32))
     def check(prompt, seed):
         rng = torch.Generator().manual_seed(seed)
         shape = prompt.input_ids.shape
@@ -149,7 +140,7 @@ def test_types_replace_the_ids(spec):
 
 @each_convention
 def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
-    @given(MISFITTING(spec), st.booleans())
+    @given(misfitting(spec), st.booleans())
     def check(prompt, as_types):
         types = prompt.mm_token_type_ids if as_types else None
         position_ids, rope_deltas = rope_index(
@@ -200,7 +191,7 @@ def test_the_fast_path_takes_regular_layouts(regular, rows, arguments):
 
 @each_convention
 def test_any_choice_of_rows_in_any_order_is_answered_as_in_the_batch(spec):
-    @given(any_fitting(spec), st.data())
+    @given(fitting(spec), st.data())
     def check(prompt, data):
         batch = len(prompt.input_ids)
         rows = data.draw(st.lists(st.integers(0, batch - 1), min_size=1, max_size=4))
@@ -215,7 +206,7 @@ def test_any_choice_of_rows_in_any_order_is_answered_as_in_the_batch(spec):
 def test_masked_tokens_may_stand_anywhere_and_be_anything(spec):
     ids = [spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id, 11]
 
-    @given(any_fitting(spec), st.integers(1, 9), st.booleans(), st.integers(0, 2**32))
+    @given(fitting(spec), st.integers(1, 9), st.booleans(), st.integers(0, 2**32))
     def check(prompt, added, as_types, seed):
         rng = random.Random(seed)
         batch, seq_len = prompt.input_ids.shape
@@ -248,7 +239,7 @@ def test_masked_tokens_may_stand_anywhere_and_be_anything(spec):
 @each_convention
 @parametrize("capacity", {"exact": {}, "static": {"max_segments": 2000}})
 def test_packed_sequences_are_answered_one_by_one(spec, capacity):
-    @given(any_fitting(spec), st.sampled_from([torch.int32, torch.int64]), st.booleans())
+    @given(fitting(spec), st.sampled_from([torch.int32, torch.int64]), st.booleans())
     def check(prompt, dtype, as_types):
         keep = kept(prompt)
         lengths = keep.sum(1)
@@ -271,7 +262,7 @@ def test_packed_sequences_are_answered_one_by_one(spec, capacity):
 @each_convention
 @parametrize("form", {"exact": get_rope_index, "static": static_rope_index})
 def test_packed_sequences_may_be_masked(spec, form):
-    @given(any_fitting(spec))
+    @given(fitting(spec))
     def check(prompt):
         batch, seq_len = prompt.input_ids.shape
         position_ids, rope_deltas = rope_index(
@@ -312,7 +303,7 @@ def test_packed_by_hand(form, spec, row, cu_seqlens, positions, deltas):
 
 @each_convention
 def test_zero_grids_anywhere_change_nothing(spec):
-    @given(any_fitting(spec), st.data())
+    @given(fitting(spec), st.data())
     def check(prompt, data):
         padded = {}
         for name in ("image_grid_thw", "video_grid_thw"):
@@ -367,7 +358,7 @@ def test_touching_images_are_answered_as_if_text_stood_between_them(spec):
 
 @each_convention
 def test_int32_equals_int64(spec):
-    @given(any_fitting(spec))
+    @given(fitting(spec))
     def check(prompt):
         expected, expected_deltas = prompt.expected()
         for form in FORMS.values():

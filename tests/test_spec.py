@@ -180,18 +180,13 @@ MUST_DIFFER = "^image_token_id, video_start_token_id and video_end_token_id must
         ),
         *(
             pytest.param(
-                {name: -1}, ValueError, rf"^{name} must not be negative, got -1$", id=f"{name} -1"
-            )
-            for name in IDS
-        ),
-        *(
-            pytest.param(
-                {"spatial_merge_size": size},
+                {name: value},
                 ValueError,
-                rf"^spatial_merge_size must be at least 1, got {size}$",
-                id=f"spatial_merge_size {size}",
+                rf"^{name} must be from {least} to 2\*\*31 - 1, got {value}$",
+                id=f"{name} {value}",
             )
-            for size in (0, -2)
+            for name, least in (*((name, 0) for name in IDS), ("spatial_merge_size", 1))
+            for value in (least - 1, -2, 2**31)
         ),
         pytest.param(
             {"image_token_id": 151341},
@@ -234,7 +229,12 @@ def test_a_spec_refuses(changes, error, message):
 
 @pytest.mark.parametrize(
     "changes",
-    [*({name: 0} for name in IDS), {"spatial_merge_size": 1}, {"padding_value": -100}],
+    [
+        *({name: 0} for name in IDS),
+        *({name: 2**31 - 1} for name in (*IDS, "spatial_merge_size")),
+        {"spatial_merge_size": 1},
+        {"padding_value": -100},
+    ],
     ids=lambda changes: " ".join(map(str, *changes.items())),
 )
 def test_a_spec_accepts(changes):

@@ -10,9 +10,11 @@ from support import (
     CONVENTIONS,
     assert_no_answer,
     assert_same,
-    enlarged,
+    fitting,
     grid_tensor,
     kept,
+    misfitting,
+    roomy,
     rope_index,
     spec_of,
 )
@@ -25,25 +27,12 @@ from torch._subclasses.fake_tensor import (
 from torch.export import Dim
 
 from vecrope import get_rope_index
-from vecrope.testing import Prompt, conversations, token_soup
+from vecrope.testing import Prompt
 
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
 SGLANG = SPECS["sglang"]
 each_convention = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
-
-
-def fitting(spec):
-    return st.one_of(
-        conversations(spec),
-        conversations(spec, touching=True),
-        token_soup(spec),
-        token_soup(spec, touching=True, zero_grids=True),
-    )
-
-
-def misfitting(spec):
-    return token_soup(spec, fit=False, touching=True, zero_grids=True)
 
 
 def num_runs(prompt):
@@ -206,26 +195,16 @@ def test_a_smaller_capacity_is_noticed_in_packed_sequences_too():
 # torch.compile
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler():
+@pytest.fixture
+def compiled():
+    def compile_rope_index(backend):
+        counter = CompileCounterWithBackend(backend)
+        function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+        return function, counter
+
     torch._dynamo.reset()
-    yield
+    yield compile_rope_index
     torch._dynamo.reset()
-
-
-def compiled(backend):
-    counter = CompileCounterWithBackend(backend)
-    function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
-    return function, counter
-
-
-def roomy(prompt):
-    """Enlarge every size to two or more: torch compiles sizes of 0 and 1 on their own."""
-    batch, seq_len = prompt.input_ids.shape
-    grids = [g for g in (prompt.image_grid_thw, prompt.video_grid_thw) if g is not None]
-    return enlarged(
-        prompt, rows=batch + 1, tokens=seq_len + 1, grids=2 + max([0, *map(len, grids)])
-    )
 
 
 # Sizes that differ from each other and from the grids' three columns: where two are equal at the
@@ -259,7 +238,7 @@ def batch_of(rows, tokens, images, videos):
         pytest.param(SPECS["transformers"], "eager", False, id="transformers-unchecked"),
     ],
 )
-def test_compiled_equals_eager_and_compiles_once(spec, backend, validate):
+def test_compiled_equals_eager_and_compiles_once(spec, backend, validate, compiled):
     function, counter = compiled(backend)
     rope_index(replace(WARM_UP, spec=spec), function, validate=validate)
 
@@ -272,9 +251,8 @@ def test_compiled_equals_eager_and_compiles_once(spec, backend, validate):
     assert counter.frame_count == 1
 
 
-def test_sizes_and_counts_change_without_a_recompile():
+def test_sizes_and_counts_change_without_a_recompile(compiled):
     function, counter = compiled("eager")
-    frames = []
     for prompt, max_segments in (
         (WARM_UP, 20),
         (batch_of(3, 40, 5, 4), 31),
@@ -286,24 +264,15 @@ def test_sizes_and_counts_change_without_a_recompile():
         for capacity in (max_segments, max_segments + 1):
             answer = rope_index(prompt, function, max_segments=capacity)
             assert_same(answer, prompt.expected())
-            frames.append(counter.frame_count)
-    assert set(frames) == {1}
+            assert counter.frame_count == 1
+
+    # A size of one is compiled on its own: torch's own doing, which shows that the counter counts.
+    for prompt in (batch_of(1, 30, 2, 3), batch_of(1, 50, 5, 4), batch_of(3, 40, 5, 4)):
+        assert_same(rope_index(prompt, function, max_segments=50), prompt.expected())
+        assert counter.frame_count == 2
 
 
-def test_a_size_of_one_is_compiled_on_its_own_once():
-    """This is torch's own doing; here it shows that the counter counts."""
-    function, counter = compiled("eager")
-    for prompt, frames in (
-        (WARM_UP, 1),
-        (batch_of(1, 30, 2, 3), 2),
-        (batch_of(1, 50, 5, 4), 2),
-        (batch_of(3, 40, 5, 4), 2),
-    ):
-        assert_same(rope_index(prompt, function), prompt.expected())
-        assert counter.frame_count == frames
-
-
-def test_new_values_in_old_shapes_give_new_answers():
+def test_new_values_in_old_shapes_give_new_answers(compiled):
     function, counter = compiled("eager")
     grids = {"image_grid_thw": [[1, 4, 4], [1, 2, 2]], "video_grid_thw": [[1, 2, 2], [0, 0, 0]]}
     answers = [
@@ -324,58 +293,45 @@ def test_new_values_in_old_shapes_give_new_answers():
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-@each_given
-def test_compiled_with_any_of_the_arguments(names, packed):
+@pytest.mark.parametrize(
+    ("names", "packed"),
+    [
+        pytest.param(GIVEN["ids"], False, id="ids"),
+        pytest.param([*GIVEN["types"], *GIVEN["grids"]], False, id="types"),
+        pytest.param(GIVEN["all"], False, id="all"),
+        pytest.param(GIVEN["all"], True, id="all, packed"),
+    ],
+)
+def test_compiled_with_more_or_fewer_arguments(names, packed, compiled):
     function, counter = compiled("eager")
-    for rows, images, videos in (
-        (
-            ["<II>t[I]tt", "[It[I]<I>t"],
-            [[1, 2, 4], [1, 2, 2], [0, 0, 0], [0, 0, 0]],
-            [[1, 2, 2], [2, 2, 2], [0, 0, 0], [0, 0, 0], [0, 0, 0]],
-        ),
-        (
-            ["[I]II<III>", "III[I]t[I]", "tttttttttt"],
-            [[1, 2, 4], [1, 6, 2], [1, 2, 6]],
-            [[3, 2, 2]],
-        ),
-    ):
-        with_grids = "image_grid_thw" in names
-        prompt = Prompt.from_symbols(
-            SGLANG,
-            rows if with_grids else ["t" * len(row) for row in rows],
-            image_grid_thw=images if with_grids else None,
-            video_grid_thw=[*videos, [0, 0, 0]] if with_grids else None,
-            mask=["1" * (len(row) - 1) + "0" for row in rows]
-            if "attention_mask" in names
-            else None,
-        )
-        changes = {}
-        if "mm_token_type_ids" in names:
-            changes = {"mm_token_type_ids": prompt.mm_token_type_ids}
+    for prompt in (WARM_UP, batch_of(6, 40, 5, 2), batch_of(3, 20, 2, 6)):
+        batch, seq_len = prompt.input_ids.shape
+        arguments = {
+            name: value if name in names else None for name, value in prompt.arguments().items()
+        }
+        arguments["input_ids"] = prompt.input_ids
+        if "image_grid_thw" not in names:
+            arguments["input_ids"] = torch.full_like(prompt.input_ids, 11)
         if packed:
-            changes["input_ids"] = prompt.input_ids.flatten()
-            changes["cu_seqlens"] = torch.arange(len(rows) + 1) * len(rows[0])
-            for name in ("attention_mask", "mm_token_type_ids"):
-                if name in names:
-                    changes[name] = getattr(prompt, name).flatten()
-        position_ids, rope_deltas = rope_index(prompt, function, **changes)
-        expected, expected_deltas = prompt.expected()
-        assert_same((position_ids.view_as(expected), rope_deltas), (expected, expected_deltas))
+            arguments = {
+                name: value if "grid" in name else value.flatten()
+                for name, value in arguments.items()
+            }
+            # Rows of their own, then empty sequences.
+            bounds = [*range(0, batch * seq_len + 1, seq_len), *[batch * seq_len] * 4]
+            arguments["cu_seqlens"] = torch.tensor(bounds)
+        answer = rope_index(prompt, function, **arguments)
+        assert_same(answer, rope_index(prompt, **arguments))
     assert counter.frame_count == 1
 
 
-@each_validate
-def test_compiled_the_capacity_is_noticed_and_misfits_where_they_are_checked(validate):
+def test_compiled_a_misfit_or_a_capacity_that_is_too_small_gives_no_answer(compiled):
     function, _ = compiled("eager")
     needed = num_runs(WARM_UP)
-    answer = rope_index(WARM_UP, function, validate=validate, max_segments=needed)
+    answer = rope_index(WARM_UP, function, max_segments=needed)
     assert_same(answer, WARM_UP.expected())
-    assert_no_answer(rope_index(WARM_UP, function, validate=validate, max_segments=needed - 1))
-    if validate:
-        grids = WARM_UP.image_grid_thw.flip(0)
-        assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids, max_segments=needed))
-        grids = torch.full((4, 3), 2)
+    assert_no_answer(rope_index(WARM_UP, function, max_segments=needed - 1))
+    for grids in (WARM_UP.image_grid_thw.flip(0), torch.full((4, 3), 2)):
         assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids, max_segments=needed))
 
 
@@ -392,7 +348,7 @@ def test_compiled_the_capacity_is_noticed_and_misfits_where_they_are_checked(val
     ],
     ids=["ids", "mask", "grids", "capacity"],
 )
-def test_compiled_the_metadata_is_checked(changes, message):
+def test_compiled_the_metadata_is_checked(changes, message, compiled):
     function, _ = compiled("eager")
     with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
         rope_index(WARM_UP, function, **changes)
@@ -400,11 +356,11 @@ def test_compiled_the_metadata_is_checked(changes, message):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-def test_compiled_to_machine_code_equals_eager():
+def test_compiled_to_machine_code_equals_eager(compiled):
     function, counter = compiled("inductor")
     for prompt in (WARM_UP, batch_of(3, 40, 5, 4), batch_of(64, 5, 30, 34)):
         assert_same(rope_index(prompt, function), prompt.expected())
-    misfit = replace(WARM_UP, image_grid_thw=WARM_UP.image_grid_thw.flip(0))
+    misfit = replace(WARM_UP, input_ids=WARM_UP.input_ids.flip(0))
     assert_no_answer(rope_index(misfit, function))
     assert counter.frame_count == 1
 

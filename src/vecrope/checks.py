@@ -13,6 +13,7 @@ from vecrope.segments import Segments
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
+_INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _MAX_TOKENS = 2**30
 
 
@@ -85,15 +86,29 @@ def check_metadata(
             raise ValueError(f"max_segments must be at least 1, got {max_segments}")
 
 
-def check_codes(name: str, values: Tensor, allowed: int) -> None:
-    """Check that `values`, at least one, are among 0 .. `allowed`; synchronises."""
+def check_index_range(input_ids: Tensor) -> None:
+    """Check that the static form, whose indices have 32 bits, can number the tokens."""
+    if input_ids.numel() >= 2**31:
+        raise ValueError(
+            f"input_ids must hold fewer than 2**31 tokens, got {input_ids.numel()}; "
+            "on a CPU and without max_segments there may be more"
+        )
+
+
+def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = None) -> None:
+    """Check that `values`, at least one, are among 0 .. `allowed` wherever `kept`; synchronises."""
     if values.dtype == torch.bool:
         return
     # Of int64 the least value is slow to find, but the upper half of a negative one is negative.
-    wide = values.dtype == torch.int64 and values.is_contiguous()
-    low = int((values.view(torch.int32) if wide else values).amin())
-    if low < 0 or int(values.amax()) > allowed:
-        at = ((values < 0) | (values > allowed)).nonzero()[0].tolist()
+    flat = values.reshape(-1)
+    wide = flat.dtype == torch.int64 and flat.stride(0) == 1
+    low = int((flat.view(torch.int32) if wide else flat).amin())
+    if low >= 0 and int(flat.amax()) <= allowed:
+        return
+    faults = (values < 0) | (values > allowed)
+    if kept is not None:
+        faults &= kept.to(faults.device)
+    for at in faults.nonzero()[:1].tolist():
         where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
         value = int(values[tuple(at)])
         expected = " or ".join(map(str, range(allowed + 1)))
@@ -196,14 +211,14 @@ def raise_layout_fault(
         if not bool(surplus[at]):
             same = ((segments.items == segments.items[at]) & visual)[:at].nonzero()
             _raise_cut_short(int(same[-1]), items, segments, grids)
-        kind = int(segments.modality[at]) - IMAGE
-        raise ValueError(
-            f"row {int(segments.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
-            f"expected {expected[kind]} for the {grids[kind].shape[0]} rows of "
-            f"{_KINDS[kind]}_grid_thw, got {found[kind]} in the batch"
-        )
-    # What the prompt holds is sound, but it ends before its grids do.
+        _raise_surplus(int(segments.modality[at]) - IMAGE, at, segments, grids, expected, found)
     kind = int(found[0] == expected[0])
+    if found[kind] > expected[kind]:
+        # The surplus follows the last item in one run, and so was not cut from it.
+        run = int(torch.searchsorted(segments.runs.found[kind], expected[kind], right=True))
+        at = int(torch.searchsorted(segments.starts, segments.runs.starts[run], right=True)) - 1
+        _raise_surplus(kind, at, segments, grids, expected, found)
+    # What the prompt holds is sound, but it ends before its grids do.
     of_kind = (visual & (segments.modality == IMAGE + kind)).nonzero()
     if of_kind.shape[0]:
         last = int(of_kind[-1])
@@ -217,6 +232,21 @@ def raise_layout_fault(
         f"{_KINDS[kind]}_grid_thw row {at} {tuple(grids[kind][at].tolist())} is left over"
         + (f" after {(rank - start) // (width * height)} of its frames" if rank > start else "")
         + f": expected {expected[kind]} {_KINDS[kind]} tokens in the batch, got {found[kind]}"
+    )
+
+
+def _raise_surplus(
+    kind: int,
+    at: int,
+    segments: Segments,
+    grids: tuple[Tensor, Tensor],
+    expected: list[int],
+    found: list[int],
+) -> NoReturn:
+    raise ValueError(
+        f"row {int(segments.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
+        f"expected {expected[kind]} for the {grids[kind].shape[0]} rows of "
+        f"{_KINDS[kind]}_grid_thw, got {found[kind]} in the batch"
     )
 
 
@@ -269,5 +299,7 @@ def _check_tensor(name: str, value: object) -> None:
 
 def _check_integral(name: str, value: Tensor) -> None:
     _check_tensor(name, value)
-    if value.dtype.is_floating_point or value.dtype.is_complex:
-        raise TypeError(f"{name} must be of an integer dtype or bool, got {value.dtype}")
+    if value.dtype not in _INTEGRAL:
+        raise TypeError(
+            f"{name} must be of a signed integer dtype, uint8 or bool, got {value.dtype}"
+        )

@@ -100,6 +100,8 @@ def get_rope_index(
     device = input_ids.device
     tracing = torch.compiler.is_compiling()
     exact = max_segments is None and device.type == "cpu" and not tracing
+    if not exact and not tracing:
+        checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
         if attention_mask is not None and attention_mask.numel():
             if validate:
@@ -108,9 +110,13 @@ def get_rope_index(
             if checks.all_set(attention_mask):
                 attention_mask = None
         if validate and mm_token_type_ids is not None and mm_token_type_ids.numel():
-            checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2)
+            checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2, attention_mask)
         if validate and cu_seqlens is not None:
             checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
+    if image_grid_thw is not None:
+        image_grid_thw = image_grid_thw.to(device)
+    if video_grid_thw is not None:
+        video_grid_thw = video_grid_thw.to(device)
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     if exact and stream.num_tokens:
         regular = regular_rope_index(stream, spec, image_grid_thw, video_grid_thw)
@@ -119,8 +125,8 @@ def get_rope_index(
             return positions.view(3, *input_ids.shape), rope_deltas
 
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
-    images = no_grid if image_grid_thw is None else image_grid_thw.to(device)
-    videos = no_grid if video_grid_thw is None else video_grid_thw.to(device)
+    images = no_grid if image_grid_thw is None else image_grid_thw
+    videos = no_grid if video_grid_thw is None else video_grid_thw
     if validate and not tracing:
         checks.check_grids(images, videos, spec)
     items = make_items(images, videos, spec, stream.index_dtype)

@@ -1,0 +1,329 @@
+"""On a CUDA device: the answers of the CPU, no synchronisation, graphs and compilation."""
+
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import (
+    CONVENTIONS,
+    assert_no_answer,
+    assert_same,
+    enlarged,
+    fitting,
+    misfitting,
+    roomy,
+    rope_index,
+    spec_of,
+)
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from vecrope import get_rope_index
+from vecrope.testing import Prompt
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
+
+SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
+each_convention = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+few_examples = settings(max_examples=25, deadline=None)
+
+# Room for every prompt that `fitting` draws.
+ROOM = {"rows": 4, "tokens": 1024, "grids": 192}
+
+
+def on_cuda(arguments):
+    return {name: None if value is None else value.cuda() for name, value in arguments.items()}
+
+
+def cuda_rope_index(prompt, *, by_types=False, **options):
+    arguments = prompt.arguments()
+    if not by_types:
+        arguments["mm_token_type_ids"] = None
+    return get_rope_index(spec=prompt.spec, **on_cuda(arguments), **options)
+
+
+def assert_on_cuda(answer):
+    assert {tensor.device.type for tensor in answer} == {"cuda"}
+
+
+@contextmanager
+def no_synchronisation():
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+# Equality with the CPU
+
+
+@each_convention
+@pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
+def test_cuda_equals_the_loop(by_types, spec):
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        answer = cuda_rope_index(prompt, by_types=by_types)
+        assert_on_cuda(answer)
+        assert_same(answer, prompt.expected())
+
+    check()
+
+
+def answer_or_message(function, prompt):
+    try:
+        return function(prompt), None
+    except ValueError as error:
+        return (), str(error)
+
+
+@each_convention
+def test_errors_are_those_of_the_cpu(spec):
+    @few_examples
+    @given(misfitting(spec))
+    def check(prompt):
+        expected, message = answer_or_message(rope_index, prompt)
+        answer, raised = answer_or_message(cuda_rope_index, prompt)
+        assert raised == message
+        assert_same(answer, expected)
+
+    check()
+
+
+@each_convention
+def test_misfits_that_are_not_checked_do_no_harm(spec):
+    @few_examples
+    @given(misfitting(spec), st.booleans())
+    def check(prompt, by_types):
+        position_ids, rope_deltas = cuda_rope_index(prompt, by_types=by_types, validate=False)
+        # An index out of bounds would stop the device here, for good.
+        torch.cuda.synchronize()
+        assert position_ids.shape == (3, *prompt.input_ids.shape)
+        assert rope_deltas.shape == (len(prompt.input_ids), 1)
+
+    check()
+
+
+def a_prompt(spec=SPECS["sglang"]):
+    return Prompt.from_symbols(
+        spec,
+        ["t<IIIIII>tt", "[<II>t<II>]", "tIIttttt[tt"],
+        mask=["1" * 11, "1" * 11, "01111111110"],
+        image_grid_thw=[[1, 4, 6], [0, 0, 0], [1, 2, 4]],
+        video_grid_thw=[[2, 2, 4]],
+    )
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        ["image_grid_thw"],
+        ["image_grid_thw", "video_grid_thw"],
+        ["attention_mask", "mm_token_type_ids"],
+    ],
+    ids=["one", "grids", "mask and types"],
+)
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_what_is_on_the_cpu_is_moved_to_the_ids(validate, elsewhere):
+    prompt = a_prompt()
+    arguments = prompt.arguments()
+    arguments = on_cuda(arguments) | {name: arguments[name] for name in elsewhere}
+    answer = get_rope_index(spec=prompt.spec, validate=validate, **arguments)
+    assert_on_cuda(answer)
+    assert_same(answer, prompt.expected())
+
+
+def test_grids_on_cuda_are_moved_to_ids_on_the_cpu():
+    prompt = a_prompt()
+    grids = {name: value for name, value in prompt.arguments().items() if "grid" in name}
+    for form in ({}, {"max_segments": 30}):
+        answer = rope_index(prompt, **on_cuda(grids), **form)
+        assert {tensor.device.type for tensor in answer} == {"cpu"}
+        assert_same(answer, prompt.expected())
+
+
+@pytest.mark.parametrize("max_segments", [None, 30], ids=["no capacity", "a capacity"])
+def test_packed_int32_on_cuda(max_segments):
+    prompt = a_prompt()
+    batch, seq_len = prompt.input_ids.shape
+    position_ids, rope_deltas = get_rope_index(
+        prompt.input_ids.flatten().int().cuda(),
+        prompt.spec,
+        attention_mask=prompt.attention_mask.flatten().bool().cuda(),
+        cu_seqlens=(torch.arange(batch + 1, dtype=torch.int32) * seq_len).cuda(),
+        image_grid_thw=prompt.image_grid_thw.cuda(),
+        video_grid_thw=prompt.video_grid_thw.cuda(),
+        max_segments=max_segments,
+    )
+    expected, expected_deltas = prompt.expected()
+    assert_same((position_ids, rope_deltas), (expected.flatten(1).int(), expected_deltas))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)], ids=str)
+def test_a_batch_without_tokens_on_cuda(shape):
+    ids = torch.empty(shape, dtype=torch.int64, device="cuda")
+    answer = get_rope_index(ids, SPECS["sglang"])
+    assert_on_cuda(answer)
+    assert_same(answer, (ids.new_empty((3, *shape)), ids.new_zeros((shape[0], 1))))
+
+
+def test_a_capacity_that_is_too_small_on_cuda():
+    prompt = Prompt.from_symbols(SPECS["sglang"], ["tItI"], image_grid_thw=[[1, 2, 2]] * 2)
+    assert_same(cuda_rope_index(prompt, max_segments=4), prompt.expected())
+    assert_no_answer(cuda_rope_index(prompt, max_segments=3, validate=False))
+    with pytest.raises(ValueError, match="max_segments must be at least 4 for this input, got 3"):
+        cuda_rope_index(prompt, max_segments=3)
+
+
+# No synchronisation
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda ids: ids[0, 0].item(),
+        lambda ids: ids.nonzero(),
+        lambda ids: torch.repeat_interleave(ids[0]),
+        lambda ids: ids.cpu(),
+    ],
+    ids=["item", "nonzero", "repeat_interleave", "cpu"],
+)
+def test_the_probe_catches_what_is_planted(planted):
+    ids = a_prompt().input_ids.cuda()
+    with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
+        planted(ids)
+
+
+@each_convention
+@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["attention_mask"],
+        ["image_grid_thw", "video_grid_thw"],
+        ["attention_mask", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"],
+    ],
+    ids=["ids", "mask", "grids", "all"],
+)
+def test_no_synchronisation(names, packed, max_segments, spec):
+    prompt = enlarged(a_prompt(spec), rows=4, tokens=128, grids=5)
+    arguments = {name: value for name, value in prompt.arguments().items() if name in names}
+    arguments["input_ids"] = prompt.input_ids
+    if "image_grid_thw" not in names:
+        arguments["input_ids"] = torch.full_like(prompt.input_ids, 11)
+    if packed:
+        arguments = {
+            name: value if "grid" in name else value.flatten() for name, value in arguments.items()
+        }
+        arguments["cu_seqlens"] = torch.arange(5) * 128
+    expected = get_rope_index(spec=spec, **arguments)
+
+    arguments = on_cuda(arguments)
+    options = {"validate": False, "max_segments": max_segments}
+    # The first call may load kernels, which synchronises.
+    assert_same(get_rope_index(spec=spec, **arguments, **options), expected)
+    with no_synchronisation():
+        answer = get_rope_index(spec=spec, **arguments, **options)
+    assert_same(answer, expected)
+
+
+# CUDA graphs
+
+
+def captured(spec, *, by_types, max_segments):
+    """Capture one call; the function that is returned replays it on other inputs."""
+    blank = enlarged(Prompt.from_symbols(spec, ["t"]), **ROOM).arguments()
+    buffers = on_cuda(blank)
+    options = {"validate": False, "max_segments": max_segments}
+    if not by_types:
+        del buffers["mm_token_type_ids"]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            get_rope_index(spec=spec, **buffers, **options)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = get_rope_index(spec=spec, **buffers, **options)
+
+    def replay(prompt):
+        for name, buffer in buffers.items():
+            buffer.copy_(prompt.arguments()[name])
+        graph.replay()
+        return [output.cpu() for output in outputs]
+
+    return replay
+
+
+@each_convention
+@pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
+@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, spec):
+    replay = captured(spec, by_types=by_types, max_segments=max_segments)
+
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        prompt = enlarged(prompt, **ROOM)
+        assert_same(replay(prompt), prompt.expected())
+
+    check()
+
+
+def test_a_graph_notices_that_its_capacity_is_too_small():
+    spec = SPECS["sglang"]
+    replay = captured(spec, by_types=False, max_segments=20)
+    for images, fits in ((2, True), (40, False), (1, True)):
+        prompt = Prompt.from_symbols(spec, ["tI" * images], image_grid_thw=[[1, 2, 2]] * images)
+        prompt = enlarged(prompt, **ROOM)
+        if fits:
+            assert_same(replay(prompt), prompt.expected())
+        else:
+            assert_no_answer(replay(prompt))
+
+
+# torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
+@each_convention
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_compiled_on_cuda_equals_the_loop(validate, spec):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
+    function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+
+    def answer(prompt):
+        arguments = prompt.arguments()
+        del arguments["mm_token_type_ids"]
+        return function(spec=spec, validate=validate, **on_cuda(arguments))
+
+    first = roomy(a_prompt(spec))
+    assert_same(answer(first), first.expected())
+
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        prompt = roomy(prompt)
+        assert_same(answer(prompt), prompt.expected())
+
+    check()
+    assert counter.frame_count == 1
+    if validate:
+        misfit = replace(first, input_ids=first.input_ids.flip(0))
+        assert_no_answer(answer(misfit))
+    torch._dynamo.reset()

@@ -1,6 +1,8 @@
+import ast
 import re
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.export import Dim
 
+import vecrope
 from vecrope import get_rope_index
 from vecrope.testing import Prompt
 
@@ -128,6 +131,25 @@ def test_no_operation_depends_on_values(packed, spec, names, device):
     assert (tuple(position_ids.shape), tuple(rope_deltas.shape)) == expected
     assert (position_ids.dtype, rope_deltas.dtype) == (torch.int64, torch.int64)
     assert position_ids.device.type == rope_deltas.device.type == device
+
+
+def assigned_numbers(source):
+    """Return the lines that assign a number to elements, which on CUDA copies it from the host."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Assign | ast.AugAssign) and isinstance(node.value, ast.Constant)
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(target, ast.Subscript)
+    ]
+
+
+def test_no_number_is_copied_from_the_host():
+    assert assigned_numbers("a[0, 1] = 0\nb[c] = True\nd[0] = e\nf = 1\n") == [1, 2]
+    rooms = ("checks", "items", "modality", "positions", "rope_index", "segments", "stream")
+    for room in rooms:
+        source = Path(vecrope.__file__).with_name(f"{room}.py").read_text(encoding="utf-8")
+        assert assigned_numbers(source) == [], room
 
 
 @pytest.mark.usefixtures("fake")
@@ -339,7 +361,7 @@ def test_compiled_a_misfit_or_a_capacity_that_is_too_small_gives_no_answer(compi
     ("changes", "message"),
     [
         ({"input_ids": WARM_UP.input_ids.float()}, "input_ids must be int64 or int32"),
-        ({"attention_mask": torch.ones(3, 8)}, "attention_mask must be of an integer dtype"),
+        ({"attention_mask": torch.ones(3, 8)}, "attention_mask must be of a"),
         (
             {"image_grid_thw": torch.ones(3, 2, dtype=torch.int64)},
             r"image_grid_thw must have shape",

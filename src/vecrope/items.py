@@ -54,6 +54,7 @@ def make_items(
         span = torch.maximum(span, in_group)
     table = torch.stack((ends - tokens, tokens, width, height, in_group, span))
     table = torch.nn.functional.pad(table, (0, 2), value=1)
-    table[5, -1] = 0
+    # Filled, not assigned: that would copy the number from the host.
+    table[5, -1].fill_(0)
     expected = torch.stack((tokens[:num_images].sum(), tokens[num_images:].sum()))
     return Items(table, ends, num_images, expected.to(index_dtype))

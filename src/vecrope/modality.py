@@ -19,7 +19,7 @@ def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
     always stands between an image and a video, so `in_video` tells them apart run by run.
     """
     if stream.token_types is None:
-        codes = (stream.input_ids == spec.image_token_id).view(torch.uint8)
+        codes = (stream.input_ids == spec.image_token_id).to(torch.uint8)
     else:
         codes = stream.token_types.to(torch.uint8)
     if stream.kept is None:

@@ -17,20 +17,34 @@ from torch import Tensor
 
 from vecrope.frames import find_frame_runs
 from vecrope.spec import MRopeSpec
-from vecrope.stream import Stream
 
 
 def regular_rope_index(
-    stream: Stream, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    kept: Tensor | None,
+    token_types: Tensor | None,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the (3, N) positions and (B, 1) deltas of a regular layout, or None if it is not one.
+    """Return the positions and deltas of a regular layout, or None if it is not one.
 
     An answer means that the grids are well-formed and fit: they need no further check.
+
+    Args:
+        input_ids: (B, T), on a CPU, at least one token.
+        spec: the family's rules.
+        image_grid_thw: (num_images, 3), or None.
+        video_grid_thw: (num_videos, 3), or None.
+        kept: (B, T) bool, True = token; None: every one is.
+        token_types: (B, T), to be read instead of the ids.
+
+    Returns:
+        (3, B, T) in the dtype of `input_ids`, and (B, 1) int64.
     """
-    if len(stream.shape) != 2:
-        return None
-    patches = _frame_patches(stream, spec, image_grid_thw, video_grid_thw)
-    runs = find_frame_runs(stream, spec)
+    num_rows, seq_len = input_ids.shape
+    patches = _frame_patches(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
+    runs = find_frame_runs(input_ids, spec, kept, token_types)
     if patches is None or runs is None or patches.shape[0] != runs.starts.shape[0]:
         return None
     starts, lengths = runs.starts, runs.lengths
@@ -49,9 +63,7 @@ def regular_rope_index(
     if not torch.equal(sizes * spec.spatial_merge_size, patches):
         return None
 
-    num_rows, seq_len = stream.shape
-    kept = None if stream.kept is None else stream.kept.view(num_rows, seq_len)
-    positions = stream.input_ids.new_empty((3, num_rows, seq_len))
+    positions = input_ids.new_empty((3, num_rows, seq_len))
     # Within a frame time and height stand still from token to token, width does not.
     positions[:2].copy_(runs.steps if kept is None else runs.steps & kept)
     positions[2] = 1 if kept is None else kept
@@ -64,7 +76,12 @@ def regular_rope_index(
         behind = torch.maximum(height, width) - sizes.t()
         tokens.index_add_(1, starts + lengths, behind.to(tokens.dtype))
     positions[:, :, 0] = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
-    positions.cumsum_(2)
+    if runs.masked is None:
+        positions.cumsum_(2)
+    else:
+        positions[0].cumsum_(1)
+        _step_aside(tokens, *runs.masked, seq_len, spec.padding_value)
+        positions[1:].cumsum_(2)
 
     # No row ends in a frame, so its last token, masked or not, stands at its largest position.
     rope_deltas = positions[0, :, -1:].to(torch.int64)
@@ -73,32 +90,32 @@ def regular_rope_index(
     else:
         rope_deltas = rope_deltas + 1 - kept.sum(1, keepdim=True)
     if kept is not None:
-        positions.masked_fill_(kept.logical_not(), spec.padding_value)
-    return tokens, rope_deltas
+        positions[0].masked_fill_(kept.logical_not(), spec.padding_value)
+    return positions, rope_deltas
 
 
 def _frame_patches(
-    stream: Stream, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
+    num_tokens: int, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
 ) -> Tensor | None:
     """Return the (F, 3) sizes of all frames, images first, in patches; a frame is one token deep.
 
-    None if a grid is not positive or larger than the stream, or if an image has a temporal extent.
+    None if a grid is not positive or larger than the batch, or if an image has a temporal extent.
     """
     images, videos = (
         None if grids is None or not grids.shape[0] else grids
         for grids in (image_grid_thw, video_grid_thw)
     )
     if images is None and videos is None:
-        return torch.empty((0, 3), dtype=torch.int64)
+        return torch.empty((0, 3), dtype=torch.int64, device="cpu")
     grids = torch.cat([grids for grids in (images, videos) if grids is not None]).to(torch.int64)
     least, most = grids.aminmax()
-    if int(least) < 1 or int(most) > stream.num_tokens * spec.spatial_merge_size:
+    if int(least) < 1 or int(most) > num_tokens * spec.spatial_merge_size:
         return None
     if images is not None and int(images[:, 0].amax()) > 1:
         return None
     if videos is not None:
         ends = grids[:, 0].cumsum(0)
-        if int(ends[-1]) > stream.num_tokens:
+        if int(ends[-1]) > num_tokens:
             return None
         grids = grids.index_select(0, _expand(ends))
     grids[:, 0].fill_(spec.spatial_merge_size)
@@ -112,8 +129,24 @@ def _later_lines(starts: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor,
     widths = width.index_select(0, frame)
     # Line k of all those, counted in its own frame, is k less the lines of the frames before.
     origin = torch.addcmul(starts, height - ends, width)
-    number = torch.arange(frame.shape[0])
+    number = torch.arange(frame.shape[0], device=frame.device)
     return torch.addcmul(origin.index_select(0, frame), number, widths), widths
+
+
+def _step_aside(
+    tokens: Tensor, starts: Tensor, ends: Tensor, seq_len: int, padding_value: int
+) -> None:
+    """Change the increments of height and width so that masked runs sum to `padding_value`.
+
+    The temporal axis holds sums; in a masked run, all three stand at the same position. To fill the
+    two axes token by token takes longer.
+    """
+    aside = padding_value - tokens[0].index_select(0, starts)
+    # Behind a run that ends its row, at the next row's first token, there is nothing to undo.
+    back = aside.masked_fill(ends % seq_len == 0, 0)
+    spatial = tokens[1:]
+    spatial.index_add_(1, starts, aside.expand(2, -1))
+    spatial.index_add_(1, ends % tokens.shape[1], back.expand(2, -1), alpha=-1)
 
 
 def _expand(ends: Tensor) -> Tensor:
@@ -122,5 +155,5 @@ def _expand(ends: Tensor) -> Tensor:
     This is `repeat_interleave`, which wakes every thread however short its input is.
     """
     total = int(ends[-1])
-    marks = torch.zeros(total + 1, dtype=torch.int64).index_add_(0, ends, torch.ones_like(ends))
+    marks = ends.new_zeros(total + 1).index_add_(0, ends, torch.ones_like(ends))
     return marks[:total].cumsum(0)

@@ -117,13 +117,14 @@ def get_rope_index(
         image_grid_thw = image_grid_thw.to(device)
     if video_grid_thw is not None:
         video_grid_thw = video_grid_thw.to(device)
-    stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
-    if exact and stream.num_tokens:
-        regular = regular_rope_index(stream, spec, image_grid_thw, video_grid_thw)
+    if exact and cu_seqlens is None and input_ids.numel():
+        kept = None if attention_mask is None else attention_mask.to(device).bool()
+        types = None if mm_token_type_ids is None else mm_token_type_ids.to(device)
+        regular = regular_rope_index(input_ids, spec, image_grid_thw, video_grid_thw, kept, types)
         if regular is not None:
-            positions, rope_deltas = regular
-            return positions.view(3, *input_ids.shape), rope_deltas
+            return regular
 
+    stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
     images = no_grid if image_grid_thw is None else image_grid_thw
     videos = no_grid if video_grid_thw is None else video_grid_thw

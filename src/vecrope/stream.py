@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ class Stream:
     input_ids: Tensor  # (N,)
     token_types: Tensor | None  # (N,)
     kept: Tensor | None  # (N,) bool, True = token; None: every one is
-    cu_seqlens: Tensor | None  # (B + 1,) in the index dtype
+    row_bounds: Tensor  # (B + 1,) in the index dtype: where each row starts, then N
     shape: tuple[int, ...]  # of input_ids as given
     exact: bool
 
@@ -32,29 +31,21 @@ class Stream:
     @property
     def num_rows(self) -> int:
         """B, the number of rows or of packed sequences."""
-        return self.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1
+        return self.row_bounds.shape[0] - 1
 
     @property
     def index_dtype(self) -> torch.dtype:
         """The dtype of token indices, lengths and table columns."""
-        return torch.int64 if self.exact else torch.int32
-
-    @cached_property
-    def row_bounds(self) -> Tensor:
-        """(B + 1,) in the index dtype: where each row starts, then N."""
-        if self.cu_seqlens is not None:
-            return self.cu_seqlens
-        batch, seq_len = self.shape
-        device = self.input_ids.device
-        return torch.arange(batch + 1, dtype=self.index_dtype, device=device) * seq_len
+        return self.row_bounds.dtype
 
     def mark_row_starts(self, edges: Tensor) -> Tensor:
         """Set the first token of every row in `edges` (N,) bool, in place."""
         if len(self.shape) == 2:
-            edges.view(self.shape)[:, 0] = True
+            edges.view(self.shape)[:, 0].fill_(True)
         else:
             # An empty sequence at the end starts at N; the extra edge it leaves there is harmless.
-            edges[self.row_bounds[:-1].clamp(max=self.num_tokens - 1)] = True
+            at = self.row_bounds[:-1].clamp(max=self.num_tokens - 1)
+            edges.index_fill_(0, at.to(torch.int64), True)
         return edges
 
     def row_of(self, index: Tensor) -> Tensor:
@@ -73,9 +64,12 @@ def make_stream(
 ) -> Stream:
     """Flatten the input; shapes and dtypes have been checked."""
     device = input_ids.device
-    bounds = None
-    if cu_seqlens is not None:
-        bounds = cu_seqlens.to(device=device, dtype=torch.int64 if exact else torch.int32)
+    index_dtype = torch.int64 if exact else torch.int32
+    if cu_seqlens is None:
+        batch, seq_len = input_ids.shape
+        bounds = torch.arange(batch + 1, dtype=index_dtype, device=device) * seq_len
+    else:
+        bounds = cu_seqlens.to(device=device, dtype=index_dtype)
     mask = None if attention_mask is None else attention_mask.to(device).reshape(-1).bool()
     types = None if mm_token_type_ids is None else mm_token_type_ids.to(device).reshape(-1)
     return Stream(input_ids.reshape(-1), types, mask, bounds, tuple(input_ids.shape), exact)

@@ -112,8 +112,9 @@ def runs_and_blocks(prompt, kind):
     if kind == IMAGE:
         blocks = [t * (h // merge) * (w // merge) for t, h, w in grid_list(prompt.image_grid_thw)]
     else:
+        # To SGLang a video of zeros is a frame without tokens.
         videos = grid_list(prompt.video_grid_thw)
-        blocks = [(h // merge) * (w // merge) for t, h, w in videos for _ in range(t)]
+        blocks = [(h // merge) * (w // merge) for t, h, w in videos for _ in range(t or 1)]
     return runs, blocks
 
 
@@ -121,9 +122,12 @@ def each_run_is_one_sound_block(prompt):
     """Say what an upstream relies on: where it does not hold, an answer is an accident."""
     grids = grid_list(prompt.image_grid_thw) + grid_list(prompt.video_grid_thw)
     merge = prompt.spec.spatial_merge_size
-    return all(h % merge == w % merge == 0 for _, h, w in grids) and all(
-        runs == blocks for runs, blocks in (runs_and_blocks(prompt, kind) for kind in KINDS)
+    sound = all(
+        (min(grid) > 0 or not any(grid)) and grid[1] % merge == grid[2] % merge == 0
+        for grid in grids
     )
+    both = (runs_and_blocks(prompt, kind) for kind in KINDS)
+    return sound and all(runs == blocks for runs, blocks in both)
 
 
 def has_a_row_without_tokens(prompt):

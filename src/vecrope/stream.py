@@ -50,8 +50,11 @@ class Stream:
 
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each token index, in its shape; N and beyond give the last row."""
-        starts = self.row_bounds[:-1]
-        return torch.searchsorted(starts, index, right=True, out_int32=True) - 1
+        if len(self.shape) == 2:
+            row = index // self.shape[1]
+        else:
+            row = torch.searchsorted(self.row_bounds, index, right=True) - 1
+        return row.clamp(max=self.num_rows - 1)
 
 
 def make_stream(

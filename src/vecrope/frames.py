@@ -28,7 +28,11 @@ class FrameRuns(NamedTuple):
 
 
 def find_frame_runs(
-    input_ids: Tensor, spec: MRopeSpec, kept: Tensor | None, token_types: Tensor | None
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    kept: Tensor | None,
+    token_types: Tensor | None,
+    scratch: Tensor,
 ) -> FrameRuns | None:
     """Return the runs of a padded batch, or None if one of placeholders ends its row.
 
@@ -37,6 +41,8 @@ def find_frame_runs(
         spec: the ids that matter.
         kept: (B, T) bool, True = token; None: every one is.
         token_types: (B, T), to be read instead of the ids.
+        scratch: (B, T) in the dtype of `input_ids`, overwritten: memory fresh from the system
+            costs more than the arithmetic on it.
     """
     num_rows, seq_len = input_ids.shape
     ids = _codes_of_ids(spec) if token_types is None else _CODES_OF_TYPES
@@ -46,7 +52,7 @@ def find_frame_runs(
     padded = input_ids.new_full((num_rows * stride + 1,), ids.column, dtype=ids.dtype)
     codes = padded.as_strided((num_rows, seq_len), (stride, 1), 1)
     if token_types is None:
-        codes.copy_(input_ids.clamp(ids.low, ids.high))
+        codes.copy_(torch.clamp(input_ids, ids.low, ids.high, out=scratch))
     else:
         codes.copy_(token_types)
     if ids.offset:

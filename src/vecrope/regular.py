@@ -44,7 +44,8 @@ def regular_rope_index(
     """
     num_rows, seq_len = input_ids.shape
     patches = _frame_patches(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
-    runs = find_frame_runs(input_ids, spec, kept, token_types)
+    positions = input_ids.new_empty((3, num_rows, seq_len))
+    runs = find_frame_runs(input_ids, spec, kept, token_types, scratch=positions[0])
     if patches is None or runs is None or patches.shape[0] != runs.starts.shape[0]:
         return None
     starts, lengths = runs.starts, runs.lengths
@@ -63,35 +64,41 @@ def regular_rope_index(
     if not torch.equal(sizes * spec.spatial_merge_size, patches):
         return None
 
-    positions = input_ids.new_empty((3, num_rows, seq_len))
     # Within a frame time and height stand still from token to token, width does not.
     positions[:2].copy_(runs.steps if kept is None else runs.steps & kept)
-    positions[2] = 1 if kept is None else kept
     tokens = positions.view(3, -1)
+    ends = starts + lengths
+    # Behind a frame: from the position of its last token to the running position.
+    behind = (torch.maximum(height, width) - sizes.t()).to(tokens.dtype)
+    first = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
+    axes = tokens
+    aside = last = None
+    if runs.masked is not None:
+        # In a run of masked tokens all three axes stand at the running position.
+        axes = tokens[1:]
+        tokens[0].index_add_(0, ends, behind[0])
+        positions[0, :, 0] = first
+        running = torch.cumsum(positions[0], 1, out=positions[2])
+        last = running[:, -1:].to(torch.int64, copy=True)
+        aside = spec.padding_value - running.view(-1).index_select(0, runs.masked[0])
+
+    positions[2] = 1 if kept is None else kept
     if starts.shape[0]:
         line_starts, line_widths = _later_lines(starts, height, width)
         tokens[1].index_fill_(0, line_starts, 1)
         tokens[2].index_copy_(0, line_starts, (1 - line_widths).to(tokens.dtype))
-        # Behind a frame: from the position of its last token to the running position.
-        behind = torch.maximum(height, width) - sizes.t()
-        tokens.index_add_(1, starts + lengths, behind.to(tokens.dtype))
-    positions[:, :, 0] = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
-    if runs.masked is None:
-        positions.cumsum_(2)
-    else:
-        positions[0].cumsum_(1)
-        _step_aside(tokens, *runs.masked, seq_len, spec.padding_value)
-        positions[1:].cumsum_(2)
+        axes.index_add_(1, ends, behind[-axes.shape[0] :])
+    positions[:, :, 0] = first
+    if runs.masked is not None and aside is not None:
+        _step_aside(tokens, *runs.masked, aside, seq_len)
+    positions.cumsum_(2)
 
-    # No row ends in a frame, so its last token, masked or not, stands at its largest position.
-    rope_deltas = positions[0, :, -1:].to(torch.int64)
+    # No row ends in a frame, so its last token, masked or not, is at its largest position.
+    if last is None:
+        last = positions[0, :, -1:].to(torch.int64)
     if kept is None or spec.delta_length == "padded":
-        rope_deltas = rope_deltas - (seq_len - 1)
-    else:
-        rope_deltas = rope_deltas + 1 - kept.sum(1, keepdim=True)
-    if kept is not None:
-        positions[0].masked_fill_(kept.logical_not(), spec.padding_value)
-    return positions, rope_deltas
+        return positions, last - (seq_len - 1)
+    return positions, last + 1 - kept.sum(1, keepdim=True)
 
 
 def _frame_patches(
@@ -133,20 +140,15 @@ def _later_lines(starts: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor,
     return torch.addcmul(origin.index_select(0, frame), number, widths), widths
 
 
-def _step_aside(
-    tokens: Tensor, starts: Tensor, ends: Tensor, seq_len: int, padding_value: int
-) -> None:
-    """Change the increments of height and width so that masked runs sum to `padding_value`.
+def _step_aside(tokens: Tensor, starts: Tensor, ends: Tensor, aside: Tensor, seq_len: int) -> None:
+    """Move all axes by `aside` (M,) where masked runs start, and back where they end.
 
-    The temporal axis holds sums; in a masked run, all three stand at the same position. To fill the
-    two axes token by token takes longer.
+    To fill masked tokens one by one takes longer.
     """
-    aside = padding_value - tokens[0].index_select(0, starts)
     # Behind a run that ends its row, at the next row's first token, there is nothing to undo.
     back = aside.masked_fill(ends % seq_len == 0, 0)
-    spatial = tokens[1:]
-    spatial.index_add_(1, starts, aside.expand(2, -1))
-    spatial.index_add_(1, ends % tokens.shape[1], back.expand(2, -1), alpha=-1)
+    tokens.index_add_(1, starts, aside.expand(3, -1))
+    tokens.index_add_(1, ends % tokens.shape[1], back.expand(3, -1), alpha=-1)
 
 
 def _expand(ends: Tensor) -> Tensor:

@@ -193,7 +193,7 @@ def check_layout(
 
 def layout_fault(items: Items, segments: Segments) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
-    return _broken(segments).any() | (segments.runs.found[:, -1] != items.expected).any()
+    return _broken(segments).any() | (segments.runs.total != items.expected).any()
 
 
 def raise_layout_fault(
@@ -201,7 +201,7 @@ def raise_layout_fault(
 ) -> NoReturn:
     """Raise the ValueError that describes the first fault found by `layout_fault`."""
     grids = (image_grid_thw, video_grid_thw)
-    found, expected = segments.runs.found[:, -1].tolist(), items.expected.tolist()
+    found, expected = segments.runs.total.tolist(), items.expected.tolist()
     visual = (segments.modality == IMAGE) | (segments.modality == VIDEO)
     owner = torch.where(segments.items < items.num_images, IMAGE, VIDEO)
     surplus = visual & ((owner != segments.modality) | (segments.items == items.text))

@@ -53,16 +53,14 @@ def compact(
     return table[:capacity], ranks[-1]
 
 
-def in_video(
-    stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor | None
-) -> Tensor | None:
+def in_video(stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor) -> Tensor | None:
     """Say for each run whether a placeholder in it would be a video's.
 
     Args:
         stream: the tokens.
         spec: its ids and its `marker_rule`.
         starts: (S,) token indices at which runs start.
-        row_starts: (S,) token indices at which their rows start; None: all in one row.
+        row_starts: (S,) token indices at which their rows start.
 
     Returns:
         (S,) bool, or None where the exact form finds no marker at all.
@@ -79,11 +77,6 @@ def in_video(
     before = torch.searchsorted(at, starts.contiguous())
     if spec.marker_rule == "last":
         # A leading row stands for "no marker yet".
-        video = pad(opens, (1, 0))[before]
-        if row_starts is not None:
-            video &= pad(at, (1, 0), value=-1)[before] >= row_starts
-        return video
+        return pad(opens, (1, 0))[before] & (pad(at, (1, 0), value=-1)[before] >= row_starts)
     depth = pad(torch.where(opens, 1, -1).cumsum(0), (1, 0))
-    if row_starts is None:
-        return depth[before] > 0
     return depth[before] > depth[torch.searchsorted(at, row_starts)]

@@ -22,8 +22,15 @@ class Runs:
     lengths: Tensor  # (S,)
     modality: Tensor  # (S,) TEXT, IMAGE, VIDEO or MASKED
     ranks: Tensor  # (S,) rank of the first token among the batch's placeholders, as Items ranks
-    found: Tensor  # (2, S) image tokens and video tokens up to and with each run
+    # Image tokens and video tokens up to and with each run, (S,) each. Not two rows of one tensor:
+    # Inductor (torch 2.11, CUDA) would search both in the first.
+    found: tuple[Tensor, Tensor]
     count: Tensor | None  # 0-d: runs in the stream, where the table may be too small for them
+
+    @property
+    def total(self) -> Tensor:
+        """(2,) image tokens and video tokens in all."""
+        return torch.stack((self.found[0][-1], self.found[1][-1]))
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,14 @@ def find_runs(stream: Stream, spec: MRopeSpec, items: Items, capacity: int | Non
         video = in_video(stream, spec, starts, stream.row_bounds[stream.row_of(starts)])
         if video is not None:
             modality = torch.where((modality == IMAGE) & video, VIDEO, modality)
-    placeholders = torch.stack(
-        (torch.where(modality == IMAGE, lengths, 0), torch.where(modality == VIDEO, lengths, 0))
+    images = torch.where(modality == IMAGE, lengths, 0)
+    videos = torch.where(modality == VIDEO, lengths, 0)
+    found_images = images.cumsum(0, dtype=stream.index_dtype)
+    found_videos = videos.cumsum(0, dtype=stream.index_dtype)
+    ranks = torch.where(
+        modality == VIDEO, found_videos - videos + items.expected[0], found_images - images
     )
-    found = placeholders.cumsum(1, dtype=stream.index_dtype)
-    before = found - placeholders
-    ranks = torch.where(modality == VIDEO, before[1] + items.expected[0], before[0])
-    return Runs(starts, lengths, modality, ranks, found, count)
+    return Runs(starts, lengths, modality, ranks, (found_images, found_videos), count)
 
 
 def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) -> Segments:

@@ -187,7 +187,7 @@ def _used_grids(
     items = make_items(images, videos, spec, stream.index_dtype)
     found = items.expected.new_zeros(2)
     if stream.num_tokens:
-        found = find_runs(stream, spec, items, None).found[:, -1]
+        found = find_runs(stream, spec, items, None).total
     starts, _, width, height, _, _ = items.table[:, : items.text]
     image_left = found[0] - starts[: items.num_images]
     video_left = found[1] + items.expected[0] - starts[items.num_images :]

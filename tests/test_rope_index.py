@@ -38,6 +38,12 @@ OTHERS = {
         span_rule="hw",
         padding_value=5,
     ),
+    "ids far apart": replace(
+        spec_of("glm4v", "transformers"),
+        image_token_id=100,
+        video_start_token_id=300_000,
+        video_end_token_id=7,
+    ),
     "unmerged": replace(
         spec_of("glm4v_moe", "transformers"),
         spatial_merge_size=1,

@@ -572,6 +572,28 @@ def test_a_missing_hypothesis_is_named(name):
     assert message in failure.value.stderr
 
 
+def without(monkeypatch, module):
+    """Make a module impossible to import, and the strategies not imported yet."""
+    import vecrope.testing
+
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, "vecrope.testing.strategies", raising=False)
+    monkeypatch.delattr(vecrope.testing, "strategies", raising=False)
+    return vecrope.testing
+
+
+def test_a_missing_hypothesis_is_named_in_this_process(monkeypatch):
+    testing = without(monkeypatch, "hypothesis")
+    with pytest.raises(ImportError, match=r"needs hypothesis: pip install 'vecrope\[testing\]'"):
+        testing.conversations  # noqa: B018
+
+
+def test_another_missing_module_is_passed_on(monkeypatch):
+    testing = without(monkeypatch, "vecrope.testing.reference")
+    with pytest.raises(ModuleNotFoundError, match=r"vecrope\.testing\.reference"):
+        testing.conversations  # noqa: B018
+
+
 def test_an_unknown_name_is_an_attribute_error():
     import vecrope.testing
 

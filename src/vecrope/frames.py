@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.modality import set_indices
 from vecrope.spec import MRopeSpec
 
 _MASKED = 0
@@ -91,19 +92,6 @@ def find_frame_runs(
         masked = (masked_starts, masked_ends)
     steps = changed.logical_or_(other).as_strided((num_rows, seq_len), (stride, 1))
     return FrameRuns(starts, lengths, is_video, steps, masked)
-
-
-def set_indices(flags: Tensor) -> Tensor:
-    """Return the ascending indices at which `flags` (N,) bool is set."""
-    num_words = flags.shape[0] // 8
-    if num_words < 512:
-        return flags.nonzero().view(-1)
-    # Most flags are not set, and eight at a time are passed over faster.
-    whole = flags[: num_words * 8]
-    words = whole.view(torch.int64).nonzero().view(-1)
-    word, place = whole.view(-1, 8).index_select(0, words).nonzero().unbind(1)
-    tail = flags[num_words * 8 :].nonzero().view(-1)
-    return torch.cat((words.index_select(0, word) * 8 + place, tail + num_words * 8))
 
 
 class _Codes(NamedTuple):

@@ -17,6 +17,7 @@ LEAST = torch.iinfo(torch.int64).min
 
 FITTING = {
     "conversations": conversations,
+    "short conversations": partial(conversations, max_rows=1, max_segments=3),
     "touching conversations": partial(conversations, touching=True),
     "soup": token_soup,
     "touching soup with zeros": partial(token_soup, touching=True, zero_grids=True),

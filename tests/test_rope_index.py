@@ -23,6 +23,7 @@ from support import (
 
 from vecrope import get_rope_index
 from vecrope.regular import regular_rope_index
+from vecrope.short import MAX_TOKENS, short_rope_index
 from vecrope.testing import Prompt, Refusal
 
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
@@ -64,16 +65,26 @@ def parametrize(name, values):
 each_convention = parametrize("spec", SPECS)
 
 
+def without_short(*args, **arguments):
+    with mock.patch("vecrope.rope_index.short_rope_index", return_value=None):
+        return get_rope_index(*args, **arguments)
+
+
 def table_rope_index(*args, **arguments):
     with mock.patch("vecrope.rope_index.regular_rope_index", return_value=None):
-        return get_rope_index(*args, **arguments)
+        return without_short(*args, **arguments)
 
 
 def static_rope_index(input_ids, spec, **arguments):
     return get_rope_index(input_ids, spec, max_segments=max(input_ids.numel(), 1), **arguments)
 
 
-FORMS = {"fast path": get_rope_index, "table": table_rope_index, "static": static_rope_index}
+FORMS = {
+    "all fast paths": get_rope_index,
+    "fast path": without_short,
+    "table": table_rope_index,
+    "static": static_rope_index,
+}
 each_form = parametrize("form", FORMS)
 
 
@@ -159,37 +170,110 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
 
 
 @pytest.mark.parametrize(
-    ("regular", "rows", "arguments"),
+    ("takes_it", "rows", "arguments"),
     [
-        pytest.param(True, ["tt"], {}, id="text"),
-        pytest.param(True, ["t<II>"], {"image_grid_thw": [[1, 2, 4]]}, id="an image"),
+        pytest.param("short", ["tt"], {}, id="text"),
+        pytest.param("short", ["t<II>"], {"image_grid_thw": [[1, 2, 4]]}, id="an image"),
         pytest.param(
-            True, ["[It", "[I]"], {"video_grid_thw": [[2, 2, 2]]}, id="a video over two rows"
+            "short", ["t<II>"], {"image_grid_thw": [[1, 2, 4]], "mask": ["11111"]}, id="1"
         ),
-        pytest.param(True, ["tIt"], {"image_grid_thw": [[1, 2, 2]], "mask": ["011"]}, id="padding"),
-        pytest.param(False, ["II"], {"image_grid_thw": [[1, 2, 2]] * 2}, id="touching images"),
-        pytest.param(False, ["II"], {"image_grid_thw": [[2, 2, 2]]}, id="an image of two frames"),
-        pytest.param(False, ["t"], {"image_grid_thw": [[0, 0, 0]]}, id="a grid of zeros"),
+        pytest.param("short", ["[It]"], {"video_grid_thw": [[1, 2, 2]]}, id="a video"),
         pytest.param(
-            False,
-            ["ItI"],
-            {"image_grid_thw": [[1, 2, 4]], "mask": ["101"]},
+            "short",
+            ["IIt[IItIIt]IIt"],
+            {"image_grid_thw": [[1, 4, 2]] * 2, "video_grid_thw": [[2, 4, 2]]},
+            id="images and a video of one size",
+        ),
+        pytest.param(
+            "regular",
+            ["It[It][It]"],
+            {"image_grid_thw": [[1, 2, 2]], "video_grid_thw": [[1, 2, 2]] * 2},
+            id="two videos",
+        ),
+        pytest.param(
+            "regular", ["ItIIt"], {"image_grid_thw": [[1, 2, 2], [1, 2, 4]]}, id="two sizes"
+        ),
+        pytest.param(
+            "regular",
+            ["It[IIt]"],
+            {"image_grid_thw": [[1, 2, 2]], "video_grid_thw": [[1, 2, 4]]},
+            id="an image and a frame of another size",
+        ),
+        pytest.param("regular", ["[It"], {"video_grid_thw": [[1, 2, 2]]}, id="a video left open"),
+        pytest.param("regular", ["]It"], {"image_grid_thw": [[1, 2, 2]]}, id="a stray end"),
+        pytest.param("regular", ["It", "tt"], {"image_grid_thw": [[1, 2, 2]]}, id="two rows"),
+        pytest.param(
+            "regular", ["[It", "[I]"], {"video_grid_thw": [[2, 2, 2]]}, id="a video over two rows"
+        ),
+        pytest.param(
+            "regular", ["tIt"], {"image_grid_thw": [[1, 2, 2]], "mask": ["011"]}, id="padding"
+        ),
+        pytest.param("table", ["IIt"], {"image_grid_thw": [[1, 2, 2]] * 2}, id="touching images"),
+        pytest.param(
+            "table", ["IIt"], {"image_grid_thw": [[2, 2, 2]]}, id="an image of two frames"
+        ),
+        pytest.param("table", ["tI"], {"image_grid_thw": [[1, 2, 2]]}, id="an image at the end"),
+        pytest.param("table", ["t"], {"image_grid_thw": [[0, 0, 0]]}, id="a grid of zeros"),
+        pytest.param(
+            "table",
+            ["ItIt"],
+            {"image_grid_thw": [[1, 2, 4]], "mask": ["1011"]},
             id="a hole in an image",
         ),
-        pytest.param(False, ["II"], {"image_grid_thw": [[1, 4, 4]]}, id="a truncated image"),
+        pytest.param("table", ["IIt"], {"image_grid_thw": [[1, 4, 4]]}, id="a truncated image"),
+        pytest.param(
+            "table",
+            ["I" * 9 + "t" * 3 + "It" * 9],
+            {"image_grid_thw": [[1, 18, 2]] + [[1, 2, 2]] * 9},
+            id="one frame much taller than the many others",
+        ),
+        pytest.param(
+            "table",
+            ["ItIIt"],
+            {"video_grid_thw": [[9, 2, 2], [9, 2, 4]]},
+            id="more frames than tokens",
+        ),
     ],
 )
-def test_the_fast_path_takes_regular_layouts(regular, rows, arguments):
+def test_each_layout_takes_the_fastest_path_that_covers_it(takes_it, rows, arguments):
     prompt = Prompt.from_symbols(spec_of("glm4v", "sglang"), rows, **arguments)
-    answers = []
+    taken = []
 
-    def spy(*args):
-        answers.append(regular_rope_index(*args))
-        return answers[-1]
+    def spy(name, path):
+        def call(*args):
+            answer = path(*args)
+            taken.append(name if answer is not None else "table")
+            return answer
 
-    with mock.patch("vecrope.rope_index.regular_rope_index", spy):
+        return mock.patch(f"vecrope.rope_index.{path.__name__}", call)
+
+    with spy("short", short_rope_index), spy("regular", regular_rope_index):
         rope_index(prompt, validate=False)
-    assert [answer is not None for answer in answers] == [regular]
+    assert taken[-1] == takes_it
+
+
+@each_form
+def test_a_long_prompt_is_answered_like_a_short_one(form):
+    spec = spec_of("glm4v", "sglang")
+    row = "tt" + "<IIII>t" * 2 + "[IIIItIIIIt]"
+    row = row.ljust(MAX_TOKENS + 1, "t")
+    prompt = Prompt.from_symbols(
+        spec, [row], image_grid_thw=[[1, 4, 4]] * 2, video_grid_thw=[[2, 4, 4]]
+    )
+    assert_same(rope_index(prompt, form), prompt.expected())
+
+
+@each_form
+def test_markers_are_counted_from_the_start_of_their_row(form):
+    # Two ends and a start stand before the image: more ends than starts, whatever row 0 ends with.
+    spec = spec_of("glm4v", "transformers")
+    prompt = Prompt.from_symbols(spec, ["ttt]]]", "]][tIt"], image_grid_thw=[[1, 2, 2]])
+    assert_same(rope_index(prompt, form), prompt.expected())
+    wrong = replace(
+        prompt, image_grid_thw=prompt.video_grid_thw, video_grid_thw=prompt.image_grid_thw
+    )
+    with pytest.raises(ValueError, match="row 1 holds image tokens beyond the last grid"):
+        rope_index(wrong, form)
 
 
 # Rows, padding, packing

@@ -1,7 +1,7 @@
 """The runs of placeholders in a batch, found on a CPU in passes over single bytes.
 
 An id is clamped to the range of the ids that matter and then fits a byte, so that all but the first
-pass read and write an eighth of the ids' size.
+passes read and write an eighth of the ids' size.
 """
 
 from __future__ import annotations
@@ -11,21 +11,34 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from vecrope.modality import set_indices
 from vecrope.spec import MRopeSpec
 
-_MASKED = 0
+MASKED = 0
+
+
+class RunTable(NamedTuple):
+    """K maximal runs of one code in the batch, row after row.
+
+    With more than one row a column stands behind each, so that no placeholders and no masked tokens
+    go on into the next row. Text may: a column is text to it.
+    """
+
+    values: Tensor  # (K,) codes
+    lengths: Tensor  # (K,) int64, columns included
+    ends: Tensor  # (K,) sums of `lengths`
 
 
 class FrameRuns(NamedTuple):
-    """F maximal runs of placeholders of one kind, and M of masked tokens, in the stream's order."""
+    """F maximal runs of placeholders of one kind, in the stream's order."""
 
-    starts: Tensor  # (F,) int64 token indices
-    lengths: Tensor  # (F,)
-    is_video: Tensor | None  # (F,) bool; None: none is a video's
-    steps: Tensor  # (B, T) bool: all tokens but the second and later placeholders of each run
-    masked: tuple[Tensor, Tensor] | None  # (M,) first token, and first token behind
+    at: Tensor  # (F, 1) row of the table
+    starts: Tensor  # (F, 1) int64 token indices
+    ends: Tensor  # (F, 1) first token behind
+    is_video: Tensor | None  # (F, 1) bool; None: none is a video's
+    text: Tensor  # (B, T) bool: everything but placeholders
+    table: RunTable
 
 
 def find_frame_runs(
@@ -34,6 +47,8 @@ def find_frame_runs(
     kept: Tensor | None,
     token_types: Tensor | None,
     scratch: Tensor,
+    *,
+    expect_video: bool,
 ) -> FrameRuns | None:
     """Return the runs of a padded batch, or None if one of placeholders ends its row.
 
@@ -44,54 +59,50 @@ def find_frame_runs(
         token_types: (B, T), to be read instead of the ids.
         scratch: (B, T) in the dtype of `input_ids`, overwritten: memory fresh from the system
             costs more than the arithmetic on it.
+        expect_video: whether there are grids of videos. It saves a look for their markers.
     """
     num_rows, seq_len = input_ids.shape
-    ids = _codes_of_ids(spec) if token_types is None else _CODES_OF_TYPES
-    # A column stands before each row, and one place behind the last row, that is no placeholder.
-    # It ends a video, so that none runs on into the next row.
-    stride = seq_len + 1
-    padded = input_ids.new_full((num_rows * stride + 1,), ids.column, dtype=ids.dtype)
-    codes = padded.as_strided((num_rows, seq_len), (stride, 1), 1)
-    if token_types is None:
-        codes.copy_(torch.clamp(input_ids, ids.low, ids.high, out=scratch))
+    rule = _codes_of_ids(spec) if token_types is None else _CODES_OF_TYPES
+    tokens = token_types
+    if tokens is None:
+        tokens = torch.clamp(input_ids, rule.low, rule.high, out=scratch)
+    stride = seq_len
+    if num_rows > 1:
+        # A column behind each row, so that no run goes on into the next one.
+        stride += 1
+        columns = input_ids.new_full((num_rows, stride), rule.column, dtype=rule.dtype)
+        codes = columns[:, :seq_len]
+        codes.copy_(tokens)
     else:
-        codes.copy_(token_types)
-    if ids.offset:
-        codes.sub_(ids.offset)
+        columns = codes = tokens.to(rule.dtype, copy=True)
+    if rule.offset:
+        codes.sub_(rule.offset)
     if kept is not None:
         codes.mul_(kept)
-    here = padded[1:]
-    changed = here != padded[:-1]
-    if token_types is None:
-        other = (here ^ ids.image).bool()
-    else:
-        other = (here & ids.image).bool().logical_not_()
-    if not bool(other[seq_len - 1 :: stride].all()):
-        return None
 
-    changes = set_indices(changed)
-    values = here.index_select(0, changes)
+    values, lengths = torch.unique_consecutive(columns, return_counts=True)
+    table = RunTable(values, lengths, lengths.cumsum(0))
     if token_types is None:
-        at = set_indices(values == ids.image)
+        visual = values == rule.image
+        text = codes.bitwise_xor_(rule.image).bool()
     else:
-        at = set_indices(values >= ids.image)
-    starts = changes.index_select(0, at)
-    lengths = changes[1:].index_select(0, at) - starts
+        visual = values >= rule.image
+        text = codes.bitwise_and_(rule.image).bool().logical_not_()
+    if not bool(text[:, -1].all()):
+        return None
+    at = visual.nonzero()
+    ends = table.ends.take(at)
+    starts = ends - lengths.take(at)
     rows = starts // stride if num_rows > 1 else None
-    if token_types is None:
-        is_video = _is_video(ids, spec, changes, values, at, rows, stride)
+    if token_types is not None:
+        is_video = values.take(at) > rule.image
     else:
-        is_video = values.index_select(0, at) > ids.image
+        row_starts = None if rows is None else rows * stride
+        is_video = _is_video(rule, spec, table, at, row_starts, expect_video)
     if rows is not None:
         starts -= rows
-    masked = None
-    if kept is not None:
-        at = set_indices(values == _MASKED)
-        edges = torch.stack((changes.index_select(0, at), changes[1:].index_select(0, at)))
-        masked_starts, masked_ends = (edges - edges // stride).unbind()
-        masked = (masked_starts, masked_ends)
-    steps = changed.logical_or_(other).as_strided((num_rows, seq_len), (stride, 1))
-    return FrameRuns(starts, lengths, is_video, steps, masked)
+        ends -= rows
+    return FrameRuns(at, starts, ends, is_video, text, table)
 
 
 class _Codes(NamedTuple):
@@ -120,7 +131,9 @@ def _codes_of_ids(spec: MRopeSpec) -> _Codes:
             zero = block
         offset, dtype = zero % 256, torch.uint8
     image, video_start, video_end = (token_id - zero for token_id in ids)
-    return _Codes(zero + 1, high, dtype, offset, video_end, image, video_start, video_end)
+    # By the last marker a column ends a video; to a count of markers it is text.
+    column = video_end if spec.marker_rule == "last" else high - zero
+    return _Codes(min(ids) - 1, high, dtype, offset, column, image, video_start, video_end)
 
 
 # Types are 0, 1 and 2 for text, image and video; the codes are one more. 2 and 3 share a bit.
@@ -128,27 +141,25 @@ _CODES_OF_TYPES = _Codes(0, 2, torch.uint8, -1, 1, 2, -1, -1)
 
 
 def _is_video(
-    ids: _Codes,
+    rule: _Codes,
     spec: MRopeSpec,
-    changes: Tensor,
-    values: Tensor,
+    table: RunTable,
     at: Tensor,
-    rows: Tensor | None,
-    stride: int,
+    row_starts: Tensor | None,
+    expect_video: bool,
 ) -> Tensor | None:
-    """Say which of the runs `at` (F,) among all `changes` (K,) are a video's; None for none."""
-    opens = values == ids.video_start
-    if not bool(opens.any()):
+    """Say which of the runs `at` (F, 1) are a video's, (F, 1) bool; None for none."""
+    pair = table.values.new_tensor([[rule.video_start], [rule.video_end]])
+    markers = table.values == pair
+    if not expect_video and not bool(markers[0].any()):
         return None
-    markers = torch.stack((opens, values == ids.video_end))
     if spec.marker_rule == "last":
-        order = torch.arange(1, changes.shape[0] + 1, device=changes.device)
-        last_open, last_close = (markers * order).cummax(1).values.index_select(1, at).unbind()
-        return last_open > last_close
-    # The columns between rows are counted too; what has been counted before a row is taken off.
-    counts = (markers[:, :-1] * changes.diff()).cumsum(1)
-    depth = counts[0] - counts[1]
-    if rows is None:
-        return depth.index_select(0, at) > 0
-    first = torch.searchsorted(changes, rows * stride)
-    return depth.index_select(0, at) > torch.nn.functional.pad(depth, (1, 0))[first]
+        last_open, last_close = (markers * table.ends).cummax(1).values.unbind()
+        return (last_open > last_close).take(at)
+    opened, closed = (markers * table.lengths).cumsum(1).unbind()
+    depth = opened - closed
+    if row_starts is None:
+        return depth.take(at) > 0
+    # The column before a row counts no marker, and no run of markers crosses it.
+    column = torch.searchsorted(table.ends, row_starts - 1, right=True)
+    return depth.take(at) > pad(depth, (1, 0)).take(column)

@@ -6,17 +6,28 @@ run each axis has a constant slope of 0 or 1, and what happens where a line star
 frame depends on that frame's grid alone. The positions are the cumulative sum of these increments,
 row by row. Whatever is not regular (frames that touch, masked tokens inside an image, grids that do
 not fit) is left to the segment table.
-
-A short prompt costs what its operators cost to dispatch, so this file is sparing with them.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from vecrope.frames import find_frame_runs
+from vecrope.frames import MASKED, RunTable, find_frame_runs
 from vecrope.spec import MRopeSpec
+
+
+class _Frames(NamedTuple):
+    """What the grids describe, all images before all videos."""
+
+    num_images: int
+    num_video_frames: int
+    height: Tensor | int  # (F, 1) in tokens, or one number for all
+    width: Tensor | int  # likewise
+    span: Tensor | int  # likewise; by how much a frame moves the position
 
 
 def regular_rope_index(
@@ -43,119 +54,171 @@ def regular_rope_index(
         (3, B, T) in the dtype of `input_ids`, and (B, 1) int64.
     """
     num_rows, seq_len = input_ids.shape
-    patches = _frame_patches(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
+    frames = _frames(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
+    if frames is None:
+        return None
     positions = input_ids.new_empty((3, num_rows, seq_len))
-    runs = find_frame_runs(input_ids, spec, kept, token_types, scratch=positions[0])
-    if patches is None or runs is None or patches.shape[0] != runs.starts.shape[0]:
+    runs = find_frame_runs(
+        input_ids,
+        spec,
+        kept,
+        token_types,
+        scratch=positions[0],
+        expect_video=frames.num_video_frames > 0,
+    )
+    if runs is None or runs.starts.shape[0] != frames.num_images + frames.num_video_frames:
         return None
-    starts, lengths = runs.starts, runs.lengths
-    num_images = 0 if image_grid_thw is None else image_grid_thw.shape[0]
-    num_videos = 0 if runs.is_video is None else int(runs.is_video.sum())
-    if num_images + num_videos != starts.shape[0]:
+    num_video_frames = 0 if runs.is_video is None else int(runs.is_video.sum())
+    if num_video_frames != frames.num_video_frames:
         return None
-    if runs.is_video is not None and num_images:
+    at, starts, ends = runs.at, runs.starts, runs.ends
+    _, _, height, width, span = frames
+    if isinstance(height, Tensor) and runs.is_video is not None and frames.num_images:
         # Into the order of the grids: all images, then all videos.
-        order = runs.is_video.argsort(stable=True)
-        starts, lengths = starts.index_select(0, order), lengths.index_select(0, order)
-    sizes = patches // spec.spatial_merge_size
-    _, height, width = sizes.unbind(1)
-    if not torch.equal(height * width, lengths):
-        return None
-    if not torch.equal(sizes * spec.spatial_merge_size, patches):
+        order = runs.is_video.argsort(dim=0, stable=True)
+        at, starts, ends = at.take(order), starts.take(order), ends.take(order)
+    if not torch.equal(starts + height * width, ends):
         return None
 
     # Within a frame time and height stand still from token to token, width does not.
-    positions[:2].copy_(runs.steps if kept is None else runs.steps & kept)
-    tokens = positions.view(3, -1)
-    ends = starts + lengths
-    # Behind a frame: from the position of its last token to the running position.
-    behind = (torch.maximum(height, width) - sizes.t()).to(tokens.dtype)
-    first = 0 if kept is None else kept[:, 0].to(tokens.dtype) - 1
-    axes = tokens
-    aside = last = None
-    if runs.masked is not None:
-        # In a run of masked tokens all three axes stand at the running position.
-        axes = tokens[1:]
-        tokens[0].index_add_(0, ends, behind[0])
-        positions[0, :, 0] = first
-        running = torch.cumsum(positions[0], 1, out=positions[2])
-        last = running[:, -1:].to(torch.int64, copy=True)
-        aside = spec.padding_value - running.view(-1).index_select(0, runs.masked[0])
-
+    positions[:2].copy_(runs.text if kept is None else runs.text.logical_and_(kept))
     positions[2] = 1 if kept is None else kept
+    tokens = positions.view(3, -1)
     if starts.shape[0]:
-        line_starts, line_widths = _later_lines(starts, height, width)
-        tokens[1].index_fill_(0, line_starts, 1)
-        tokens[2].index_copy_(0, line_starts, (1 - line_widths).to(tokens.dtype))
-        axes.index_add_(1, ends, behind[-axes.shape[0] :])
-    positions[:, :, 0] = first
-    if runs.masked is not None and aside is not None:
-        _step_aside(tokens, *runs.masked, aside, seq_len)
+        _write_frames(tokens, starts, ends, frames)
+    if kept is None:
+        positions[:, :, 0].zero_()
+        positions.cumsum_(2)
+        # No row ends in a frame, so its last token is at its largest position.
+        return positions, positions[0, :, -1:].to(torch.int64) - (seq_len - 1)
+
+    positions[:, :, 0] = kept[:, 0].to(tokens.dtype) - 1
+    next_positions = _step_aside(positions, runs.table, at, span, spec.padding_value)
     positions.cumsum_(2)
-
-    # No row ends in a frame, so its last token, masked or not, is at its largest position.
-    if last is None:
-        last = positions[0, :, -1:].to(torch.int64)
-    if kept is None or spec.delta_length == "padded":
-        return positions, last - (seq_len - 1)
-    return positions, last + 1 - kept.sum(1, keepdim=True)
+    lengths = seq_len if spec.delta_length == "padded" else kept.sum(1, keepdim=True)
+    return positions, next_positions - lengths
 
 
-def _frame_patches(
+def _frames(
     num_tokens: int, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
-) -> Tensor | None:
-    """Return the (F, 3) sizes of all frames, images first, in patches; a frame is one token deep.
+) -> _Frames | None:
+    """Return the frames' sizes and numbers, a frame being one token deep.
 
-    None if a grid is not positive or larger than the batch, or if an image has a temporal extent.
+    None if a grid is not positive, not divisible or larger than the batch, if an image has a
+    temporal extent, or if one frame is so much taller than the others that to give each as many
+    lines would waste memory.
     """
     images, videos = (
         None if grids is None or not grids.shape[0] else grids
         for grids in (image_grid_thw, video_grid_thw)
     )
-    if images is None and videos is None:
-        return torch.empty((0, 3), dtype=torch.int64, device="cpu")
-    grids = torch.cat([grids for grids in (images, videos) if grids is not None]).to(torch.int64)
-    least, most = grids.aminmax()
-    if int(least) < 1 or int(most) > num_tokens * spec.spatial_merge_size:
+    if images is not None and videos is not None:
+        grids = torch.cat((images, videos))
+    elif images is not None:
+        grids = images
+    elif videos is not None:
+        grids = videos
+    else:
+        return _Frames(0, 0, 1, 1, 1)
+    if grids.dtype != torch.int64:
+        grids = grids.to(torch.int64)
+    least, most = (extreme.tolist() for extreme in torch.aminmax(grids, dim=0))
+    merge = spec.spatial_merge_size
+    if min(least) < 1 or max(most) > num_tokens * merge:
         return None
-    if images is not None and int(images[:, 0].amax()) > 1:
-        return None
-    if videos is not None:
-        ends = grids[:, 0].cumsum(0)
-        if int(ends[-1]) > num_tokens:
+    num_images = 0 if images is None else images.shape[0]
+    num_frames = grids.shape[0]
+    if most[0] > 1:
+        depths = grids[:, 0].tolist()
+        if images is not None and max(depths[:num_images]) > 1:
             return None
-        grids = grids.index_select(0, _expand(ends))
-    grids[:, 0].fill_(spec.spatial_merge_size)
-    return grids
+        num_frames = sum(depths)
+    num_video_frames = num_frames - num_images
+    _, height, width = most
+    if least[1:] == most[1:]:
+        if height % merge or width % merge:
+            return None
+        height, width = height // merge, width // merge
+        return _Frames(num_images, num_video_frames, height, width, max(height, width))
+    if 2 * num_frames * (height // merge) > num_tokens:
+        return None
+    patches = grids[:, 1:]
+    sizes = patches // merge
+    if not torch.equal(sizes * merge, patches):
+        return None
+    if most[0] > 1:
+        sizes = sizes.repeat_interleave(grids[:, 0], 0, output_size=num_frames)
+    return _Frames(
+        num_images, num_video_frames, sizes[:, :1], sizes[:, 1:], sizes.amax(1, keepdim=True)
+    )
 
 
-def _later_lines(starts: Tensor, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first token and the width of each line of each frame, the first lines left out."""
-    ends = (height - 1).cumsum(0)
-    frame = _expand(ends)
-    widths = width.index_select(0, frame)
-    # Line k of all those, counted in its own frame, is k less the lines of the frames before.
-    origin = torch.addcmul(starts, height - ends, width)
-    number = torch.arange(frame.shape[0], device=frame.device)
-    return torch.addcmul(origin.index_select(0, frame), number, widths), widths
+def _write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, frames: _Frames) -> None:
+    """Write the increments (3, B T) at the lines of each frame and behind it."""
+    _, _, height, width, span = frames
+    if isinstance(height, Tensor) and isinstance(width, Tensor):
+        number = torch.arange(int(height.amax()), device=starts.device)
+        # A frame of fewer lines than the tallest has its last one several times.
+        lines = torch.addcmul(starts, torch.minimum(number, height - 1), width)
+        back = (1 - width).to(tokens.dtype).expand_as(lines).reshape(-1)
+        lines = lines.view(-1)
+        tokens[2].scatter_(0, lines, back)
+        sizes = torch.cat((torch.ones_like(width), height, width), 1)
+        behind = (span - sizes).t().to(tokens.dtype)
+    else:
+        lines = (
+            starts + torch.arange(0, int(height * width), int(width), device=starts.device)
+        ).view(-1)
+        tokens[2].index_fill_(0, lines, 1 - width)
+        behind = tokens.new_tensor([[span - 1], [span - height], [span - width]])
+        behind = behind.expand(3, starts.shape[0])
+    tokens[1].index_fill_(0, lines, 1)
+    tokens.index_fill_(1, starts.view(-1), 1)
+    tokens.index_add_(1, ends.view(-1), behind)
 
 
-def _step_aside(tokens: Tensor, starts: Tensor, ends: Tensor, aside: Tensor, seq_len: int) -> None:
-    """Move all axes by `aside` (M,) where masked runs start, and back where they end.
+def _step_aside(
+    positions: Tensor, table: RunTable, at: Tensor, span: Tensor | int, padding_value: int
+) -> Tensor:
+    """Move all axes to `padding_value` where a masked run starts, and back where it ends.
 
     To fill masked tokens one by one takes longer.
+
+    Args:
+        positions: (3, B, T) increments.
+        table: all runs.
+        at: (F, 1) row of the table of each frame.
+        span: by how much a frame moves the position, (F, 1) or one for all.
+        padding_value: the position of masked tokens.
+
+    Returns:
+        (B, 1) int64, the position that would come next in each row.
     """
+    _, num_rows, seq_len = positions.shape
+    columns = int(num_rows > 1)
+    masked = table.values == MASKED
+    moves = table.lengths.masked_fill(masked, 0)
+    moves[at] = span
+    # What all runs so far have moved the position by, and what they have up to where rows end.
+    moved = moves.cumsum(0)
+    row_ends = torch.arange(1, num_rows + 1, device=moves.device) * (seq_len + columns)
+    # The run that a row ends in is of text where it goes on into the next row.
+    run = torch.searchsorted(table.ends, row_ends)
+    at_rows = pad((moved - table.ends).take(run) + row_ends, (1, 0))
+
+    at = masked.nonzero().view(-1)
+    ends = table.ends.index_select(0, at)
+    starts = ends - table.lengths.index_select(0, at)
+    rows = starts // (seq_len + columns)
+    if columns:
+        starts -= rows
+        ends -= rows
+    # Masked tokens would stand at the position before the next.
+    aside = at_rows.take(rows) - moved.take(at) + (padding_value + 1)
+    aside = aside.to(positions.dtype)
     # Behind a run that ends its row, at the next row's first token, there is nothing to undo.
     back = aside.masked_fill(ends % seq_len == 0, 0)
+    tokens = positions.view(3, -1)
     tokens.index_add_(1, starts, aside.expand(3, -1))
     tokens.index_add_(1, ends % tokens.shape[1], back.expand(3, -1), alpha=-1)
-
-
-def _expand(ends: Tensor) -> Tensor:
-    """Return for each of `ends[-1]` places how many of the ascending `ends` are at or before it.
-
-    This is `repeat_interleave`, which wakes every thread however short its input is.
-    """
-    total = int(ends[-1])
-    marks = ends.new_zeros(total + 1).index_add_(0, ends, torch.ones_like(ends))
-    return marks[:total].cumsum(0)
+    return (at_rows.diff() - columns).unsqueeze(1)

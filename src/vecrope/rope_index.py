@@ -10,6 +10,7 @@ from vecrope.items import make_items
 from vecrope.positions import positions_at
 from vecrope.regular import regular_rope_index
 from vecrope.segments import segment_stream
+from vecrope.short import short_rope_index
 from vecrope.spec import MRopeSpec
 from vecrope.stream import make_stream
 
@@ -99,7 +100,7 @@ def get_rope_index(
     )
     device = input_ids.device
     tracing = torch.compiler.is_compiling()
-    exact = max_segments is None and device.type == "cpu" and not tracing
+    exact = max_segments is None and input_ids.is_cpu and not tracing
     if not exact and not tracing:
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
@@ -113,16 +114,22 @@ def get_rope_index(
             checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2, attention_mask)
         if validate and cu_seqlens is not None:
             checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
-    if image_grid_thw is not None:
+    if image_grid_thw is not None and image_grid_thw.device != device:
         image_grid_thw = image_grid_thw.to(device)
-    if video_grid_thw is not None:
+    if video_grid_thw is not None and video_grid_thw.device != device:
         video_grid_thw = video_grid_thw.to(device)
     if exact and cu_seqlens is None and input_ids.numel():
-        kept = None if attention_mask is None else attention_mask.to(device).bool()
-        types = None if mm_token_type_ids is None else mm_token_type_ids.to(device)
-        regular = regular_rope_index(input_ids, spec, image_grid_thw, video_grid_thw, kept, types)
-        if regular is not None:
-            return regular
+        answer = None
+        if attention_mask is None and mm_token_type_ids is None:
+            answer = short_rope_index(input_ids, spec, image_grid_thw, video_grid_thw)
+        if answer is None:
+            kept = None if attention_mask is None else attention_mask.to(device)
+            types = None if mm_token_type_ids is None else mm_token_type_ids.to(device)
+            answer = regular_rope_index(
+                input_ids, spec, image_grid_thw, video_grid_thw, kept, types
+            )
+        if answer is not None:
+            return answer
 
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)

@@ -37,7 +37,8 @@ def conversations(
 
     A row is a list of text, images (`<II>`) and videos (`[<II>t<II>t]`, a timestamp after each
     frame), padded on the left, on the right, on both sides or not at all. Without padding the mask
-    may be absent. Shrinks towards one row of one text token.
+    may be absent. In many prompts all images and frames are of one size, as a processor of fixed
+    resolution makes them. Shrinks towards one row of one text token.
 
     Args:
         draw: given by hypothesis.
@@ -48,7 +49,11 @@ def conversations(
         touching: whether images, and frames, may follow each other with nothing in between. Both
             upstreams fail on such rows.
     """
-    segment = _text() | _image(max_side, touching) | _video(max_side, touching)
+    side = st.integers(1, max_side)
+    size = draw(st.none() | st.tuples(side, side))
+    sizes = st.tuples(side, side) if size is None else st.just(size)
+    depths = st.integers(1, 3) if size is None else st.just(1)
+    segment = _text() | _image(depths, sizes, touching) | _video(sizes, touching)
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
 
@@ -144,16 +149,21 @@ def _text() -> st.SearchStrategy[_Segment]:
 
 
 @st.composite
-def _image(draw: st.DrawFn, max_side: int, touching: bool) -> _Segment:
-    side = st.integers(1, max_side)
-    grid = st.tuples(st.integers(1, 3), side, side)
+def _image(
+    draw: st.DrawFn,
+    depths: st.SearchStrategy[int],
+    sizes: st.SearchStrategy[tuple[int, int]],
+    touching: bool,
+) -> _Segment:
+    grid = st.tuples(depths, sizes).map(lambda drawn: (drawn[0], *drawn[1]))
     grids = draw(st.lists(grid, min_size=1, max_size=3 if touching else 1))
     return _Segment("<" + "".join("I" * (t * h * w) for t, h, w in grids) + ">", images=(*grids,))
 
 
 @st.composite
-def _video(draw: st.DrawFn, max_side: int, touching: bool) -> _Segment:
-    t, h, w = (draw(st.integers(1, largest)) for largest in (3, max_side, max_side))
+def _video(draw: st.DrawFn, sizes: st.SearchStrategy[tuple[int, int]], touching: bool) -> _Segment:
+    t = draw(st.integers(1, 3))
+    h, w = draw(sizes)
     if touching and draw(st.booleans()):
         frames = "I" * (t * h * w)
     else:

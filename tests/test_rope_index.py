@@ -200,6 +200,8 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
             id="an image and a frame of another size",
         ),
         pytest.param("regular", ["[It"], {"video_grid_thw": [[1, 2, 2]]}, id="a video left open"),
+        pytest.param("regular", ["][It"], {"video_grid_thw": [[1, 2, 2]]}, id="end before start"),
+        pytest.param("regular", ["[[It"], {"video_grid_thw": [[1, 2, 2]]}, id="two starts"),
         pytest.param("regular", ["]It"], {"image_grid_thw": [[1, 2, 2]]}, id="a stray end"),
         pytest.param("regular", ["It", "tt"], {"image_grid_thw": [[1, 2, 2]]}, id="two rows"),
         pytest.param(

@@ -136,6 +136,12 @@ def _codes_of_ids(spec: MRopeSpec) -> _Codes:
     return _Codes(min(ids) - 1, high, dtype, offset, column, image, video_start, video_end)
 
 
+@lru_cache
+def _marker_codes(rule: _Codes) -> Tensor:
+    codes = [[rule.video_start], [rule.video_end]]
+    return torch.tensor(codes, dtype=rule.dtype, device="cpu")
+
+
 # Types are 0, 1 and 2 for text, image and video; the codes are one more. 2 and 3 share a bit.
 _CODES_OF_TYPES = _Codes(0, 2, torch.uint8, -1, 1, 2, -1, -1)
 
@@ -149,8 +155,7 @@ def _is_video(
     expect_video: bool,
 ) -> Tensor | None:
     """Say which of the runs `at` (F, 1) are a video's, (F, 1) bool; None for none."""
-    pair = table.values.new_tensor([[rule.video_start], [rule.video_end]])
-    markers = table.values == pair
+    markers = table.values == _marker_codes(rule)
     if not expect_video and not bool(markers[0].any()):
         return None
     if spec.marker_rule == "last":

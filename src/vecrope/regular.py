@@ -14,10 +14,26 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.frames import MASKED, RunTable, find_frame_runs
 from vecrope.spec import MRopeSpec
+
+
+class _OneSize(NamedTuple):
+    """The size of all frames, in tokens, and by how much each moves the position."""
+
+    height: int
+    width: int
+    span: int
+
+
+class _Sizes(NamedTuple):
+    """The same, frame by frame."""
+
+    height: Tensor  # (F, 1)
+    width: Tensor  # (F, 1)
+    span: Tensor  # (F, 1)
+    tallest: int
 
 
 class _Frames(NamedTuple):
@@ -25,9 +41,7 @@ class _Frames(NamedTuple):
 
     num_images: int
     num_video_frames: int
-    height: Tensor | int  # (F, 1) in tokens, or one number for all
-    width: Tensor | int  # likewise
-    span: Tensor | int  # likewise; by how much a frame moves the position
+    size: _OneSize | _Sizes
 
 
 def regular_rope_index(
@@ -72,12 +86,12 @@ def regular_rope_index(
     if num_video_frames != frames.num_video_frames:
         return None
     at, starts, ends = runs.at, runs.starts, runs.ends
-    _, _, height, width, span = frames
-    if isinstance(height, Tensor) and runs.is_video is not None and frames.num_images:
+    size = frames.size
+    if isinstance(size, _Sizes) and runs.is_video is not None and frames.num_images:
         # Into the order of the grids: all images, then all videos.
         order = runs.is_video.argsort(dim=0, stable=True)
         at, starts, ends = at.take(order), starts.take(order), ends.take(order)
-    if not torch.equal(starts + height * width, ends):
+    if not torch.equal(starts + size.height * size.width, ends):
         return None
 
     # Within a frame time and height stand still from token to token, width does not.
@@ -85,15 +99,15 @@ def regular_rope_index(
     positions[2] = 1 if kept is None else kept
     tokens = positions.view(3, -1)
     if starts.shape[0]:
-        _write_frames(tokens, starts, ends, frames)
+        _write_frames(tokens, starts, ends, size)
     if kept is None:
         positions[:, :, 0].zero_()
         positions.cumsum_(2)
         # No row ends in a frame, so its last token is at its largest position.
         return positions, positions[0, :, -1:].to(torch.int64) - (seq_len - 1)
 
-    positions[:, :, 0] = kept[:, 0].to(tokens.dtype) - 1
-    next_positions = _step_aside(positions, runs.table, at, span, spec.padding_value)
+    next_positions = _step_aside(positions, runs.table, at, size.span, spec.padding_value)
+    positions[:, :, 0] = kept[:, 0].logical_not() * spec.padding_value
     positions.cumsum_(2)
     lengths = seq_len if spec.delta_length == "padded" else kept.sum(1, keepdim=True)
     return positions, next_positions - lengths
@@ -119,15 +133,19 @@ def _frames(
     elif videos is not None:
         grids = videos
     else:
-        return _Frames(0, 0, 1, 1, 1)
+        return _Frames(0, 0, _OneSize(1, 1, 1))
     if grids.dtype != torch.int64:
         grids = grids.to(torch.int64)
-    least, most = (extreme.tolist() for extreme in torch.aminmax(grids, dim=0))
+    num_grids = grids.shape[0]
+    if num_grids == 1:
+        least = most = grids[0].tolist()
+    else:
+        least, most = (extreme.tolist() for extreme in torch.aminmax(grids, dim=0))
     merge = spec.spatial_merge_size
     if min(least) < 1 or max(most) > num_tokens * merge:
         return None
     num_images = 0 if images is None else images.shape[0]
-    num_frames = grids.shape[0]
+    num_frames = num_grids
     if most[0] > 1:
         depths = grids[:, 0].tolist()
         if images is not None and max(depths[:num_images]) > 1:
@@ -139,8 +157,9 @@ def _frames(
         if height % merge or width % merge:
             return None
         height, width = height // merge, width // merge
-        return _Frames(num_images, num_video_frames, height, width, max(height, width))
-    if 2 * num_frames * (height // merge) > num_tokens:
+        return _Frames(num_images, num_video_frames, _OneSize(height, width, max(height, width)))
+    tallest = height // merge
+    if 2 * num_frames * tallest > num_tokens:
         return None
     patches = grids[:, 1:]
     sizes = patches // merge
@@ -148,31 +167,30 @@ def _frames(
         return None
     if most[0] > 1:
         sizes = sizes.repeat_interleave(grids[:, 0], 0, output_size=num_frames)
-    return _Frames(
-        num_images, num_video_frames, sizes[:, :1], sizes[:, 1:], sizes.amax(1, keepdim=True)
-    )
+    heights, widths = sizes[:, :1], sizes[:, 1:]
+    spans = torch.maximum(heights, widths)
+    return _Frames(num_images, num_video_frames, _Sizes(heights, widths, spans, tallest))
 
 
-def _write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, frames: _Frames) -> None:
+def _write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, size: _OneSize | _Sizes) -> None:
     """Write the increments (3, B T) at the lines of each frame and behind it."""
-    _, _, height, width, span = frames
-    if isinstance(height, Tensor) and isinstance(width, Tensor):
-        number = torch.arange(int(height.amax()), device=starts.device)
+    if isinstance(size, _Sizes):
+        height, width, span, tallest = size
+        number = torch.arange(tallest, device=starts.device)
         # A frame of fewer lines than the tallest has its last one several times.
         lines = torch.addcmul(starts, torch.minimum(number, height - 1), width)
-        back = (1 - width).to(tokens.dtype).expand_as(lines).reshape(-1)
-        lines = lines.view(-1)
-        tokens[2].scatter_(0, lines, back)
-        sizes = torch.cat((torch.ones_like(width), height, width), 1)
-        behind = (span - sizes).t().to(tokens.dtype)
+        back = (1 - width.expand_as(lines)).to(tokens.dtype)
+        behind = torch.cat((span - 1, span - height, span - width), 1).t().to(tokens.dtype)
     else:
-        lines = (
-            starts + torch.arange(0, int(height * width), int(width), device=starts.device)
-        ).view(-1)
-        tokens[2].index_fill_(0, lines, 1 - width)
-        behind = tokens.new_tensor([[span - 1], [span - height], [span - width]])
-        behind = behind.expand(3, starts.shape[0])
-    tokens[1].index_fill_(0, lines, 1)
+        area = size.height * size.width
+        lines = starts + torch.arange(0, area, size.width, device=starts.device)
+        back = torch.full_like(lines, 1 - size.width, dtype=tokens.dtype)
+        steps = [[size.span - 1], [size.span - size.height], [size.span - size.width]]
+        behind = tokens.new_tensor(steps).expand(3, starts.shape[0])
+    lines = lines.view(-1)
+    # Not index_fill_, which is slower.
+    tokens[1].scatter_(0, lines, torch.ones_like(lines, dtype=tokens.dtype))
+    tokens[2].scatter_(0, lines, back.view(-1))
     tokens.index_fill_(1, starts.view(-1), 1)
     tokens.index_add_(1, ends.view(-1), behind)
 
@@ -182,7 +200,7 @@ def _step_aside(
 ) -> Tensor:
     """Move all axes to `padding_value` where a masked run starts, and back where it ends.
 
-    To fill masked tokens one by one takes longer.
+    To fill masked tokens one by one takes longer. Each row's first increment is left undefined.
 
     Args:
         positions: (3, B, T) increments.
@@ -201,24 +219,24 @@ def _step_aside(
     moves[at] = span
     # What all runs so far have moved the position by, and what they have up to where rows end.
     moved = moves.cumsum(0)
-    row_ends = torch.arange(1, num_rows + 1, device=moves.device) * (seq_len + columns)
+    stride = seq_len + columns
+    row_ends = torch.arange(stride, num_rows * stride + 1, stride, device=moves.device)
     # The run that a row ends in is of text where it goes on into the next row.
     run = torch.searchsorted(table.ends, row_ends)
-    at_rows = pad((moved - table.ends).take(run) + row_ends, (1, 0))
+    at_rows = torch.cat((moved.new_zeros(1), (moved - table.ends).take(run).add_(row_ends)))
 
     at = masked.nonzero().view(-1)
     ends = table.ends.index_select(0, at)
     starts = ends - table.lengths.index_select(0, at)
-    rows = starts // (seq_len + columns)
+    rows = starts // stride
+    # Masked tokens would stand at the position before the next.
+    aside = (at_rows.take(rows) - moved.take(at) + (padding_value + 1)).to(positions.dtype)
+    aside = aside.expand(3, -1)
     if columns:
         starts -= rows
         ends -= rows
-    # Masked tokens would stand at the position before the next.
-    aside = at_rows.take(rows) - moved.take(at) + (padding_value + 1)
-    aside = aside.to(positions.dtype)
-    # Behind a run that ends its row, at the next row's first token, there is nothing to undo.
-    back = aside.masked_fill(ends % seq_len == 0, 0)
     tokens = positions.view(3, -1)
-    tokens.index_add_(1, starts, aside.expand(3, -1))
-    tokens.index_add_(1, ends % tokens.shape[1], back.expand(3, -1), alpha=-1)
+    tokens.index_add_(1, starts, aside)
+    # Behind a row's end this changes only the first token of a row, which is set later.
+    tokens.index_add_(1, ends % tokens.shape[1], aside, alpha=-1)
     return (at_rows.diff() - columns).unsqueeze(1)

@@ -2,19 +2,21 @@
 
 One row without padding, images and frames all of one size, at most one video. The placeholders'
 indices, found once, are then a matrix of one row a frame, and all sizes are numbers. Prompts that
-are longer, or laid out otherwise, are for `regular_rope_index`.
+are longer, or laid out otherwise, are for `regular_rope_index`; text alone may be of any length.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from vecrope.spec import MRopeSpec
 
-MAX_TOKENS = 8192
+# Tokens and placeholders together; beyond, passes over single bytes are faster.
+MAX_TOKENS = 24 * 1024
 _PLACEHOLDER, _VIDEO_START, _VIDEO_END = 0, 1, 2
 
 
@@ -38,7 +40,7 @@ def short_rope_index(
         (3, 1, T) in the dtype of `input_ids`, and (1, 1) int64.
     """
     num_rows, seq_len = input_ids.shape
-    if num_rows > 1 or seq_len > MAX_TOKENS:
+    if num_rows > 1:
         return None
     images = [] if image_grid_thw is None else image_grid_thw.tolist()
     videos = [] if video_grid_thw is None else video_grid_thw.tolist()
@@ -56,12 +58,13 @@ def short_rope_index(
     area, span = height * width, max(height, width)
     num_video_frames = videos[0][0] if videos else 0
     num_frames = len(images) + num_video_frames
-    if num_video_frames < len(videos) or num_frames * area >= seq_len:
+    num_placeholders = num_frames * area
+    if num_video_frames < len(videos) or num_placeholders >= seq_len:
+        return None
+    if seq_len + num_placeholders > MAX_TOKENS:
         return None
 
-    ids = (spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id)
-    found = (input_ids == input_ids.new_tensor(ids).unsqueeze(1)).nonzero()
-    num_placeholders = num_frames * area
+    found = (input_ids == _ids(spec, input_ids.dtype)).nonzero()
     if found.shape[0] != num_placeholders + 2 * len(videos):
         return None
     (kind, last), *markers = found[num_placeholders - 1 :].tolist()
@@ -96,6 +99,13 @@ def short_rope_index(
     positions.cumsum_(2)
     rope_deltas = input_ids.new_full((1, 1), num_frames * (span - area), dtype=torch.int64)
     return positions, rope_deltas
+
+
+@lru_cache
+def _ids(spec: MRopeSpec, dtype: torch.dtype) -> Tensor:
+    """Return the ids that matter, (3, 1), in the order of their kinds."""
+    ids = [[spec.image_token_id], [spec.video_start_token_id], [spec.video_end_token_id]]
+    return torch.tensor(ids, dtype=dtype, device="cpu")
 
 
 def _text_only(input_ids: Tensor, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:

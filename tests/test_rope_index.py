@@ -200,7 +200,6 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
             id="an image and a frame of another size",
         ),
         pytest.param("regular", ["[It"], {"video_grid_thw": [[1, 2, 2]]}, id="a video left open"),
-        pytest.param("regular", ["][It"], {"video_grid_thw": [[1, 2, 2]]}, id="end before start"),
         pytest.param("regular", ["[[It"], {"video_grid_thw": [[1, 2, 2]]}, id="two starts"),
         pytest.param("regular", ["]It"], {"image_grid_thw": [[1, 2, 2]]}, id="a stray end"),
         pytest.param("regular", ["It", "tt"], {"image_grid_thw": [[1, 2, 2]]}, id="two rows"),
@@ -235,10 +234,23 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
             {"video_grid_thw": [[9, 2, 2], [9, 2, 4]]},
             id="more frames than tokens",
         ),
+        pytest.param(
+            "regular",
+            ["[ttt", "tItt"],
+            {"image_grid_thw": [[1, 2, 2]]},
+            id="a start in another row",
+        ),
     ],
 )
-def test_each_layout_takes_the_fastest_path_that_covers_it(takes_it, rows, arguments):
-    prompt = Prompt.from_symbols(spec_of("glm4v", "sglang"), rows, **arguments)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_each_layout_takes_the_fastest_path_that_covers_it(takes_it, rows, arguments, convention):
+    prompt = Prompt.from_symbols(spec_of("glm4v", convention), rows, **arguments)
+    assert _path_taken(prompt) == takes_it
+    with_types = "table" if takes_it == "table" else "regular"
+    assert _path_taken(prompt, mm_token_type_ids=prompt.mm_token_type_ids) == with_types
+
+
+def _path_taken(prompt, **changes):
     taken = []
 
     def spy(name, path):
@@ -250,8 +262,47 @@ def test_each_layout_takes_the_fastest_path_that_covers_it(takes_it, rows, argum
         return mock.patch(f"vecrope.rope_index.{path.__name__}", call)
 
     with spy("short", short_rope_index), spy("regular", regular_rope_index):
-        rope_index(prompt, validate=False)
-    assert taken[-1] == takes_it
+        rope_index(prompt, validate=False, **changes)
+    return taken[-1]
+
+
+def test_an_end_before_its_start_is_not_for_the_path_of_short_prompts():
+    spec = spec_of("glm4v", "sglang")
+    prompt = Prompt.from_symbols(spec, ["][It"], video_grid_thw=[[1, 2, 2]])
+    assert _path_taken(prompt) == "regular"
+    assert_same(rope_index(prompt), prompt.expected())
+
+
+@each_form
+@each_convention
+def test_ids_that_share_their_last_byte_with_a_special_one_are_text(spec, form):
+    prompt = Prompt.from_symbols(
+        spec, ["t<II>tttt[It]t"] * 2, image_grid_thw=[[1, 2, 4]] * 2, video_grid_thw=[[2, 2, 2]]
+    )
+    ids = prompt.input_ids.clone()
+    special = (spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id)
+    for row in range(2):
+        ids[row, 5:8] = torch.tensor(special) + (256 if row else -256)
+    assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
+
+
+@each_form
+@pytest.mark.parametrize("mask", ["111", "110"])
+def test_types_of_single_bytes_are_left_as_they_were(form, mask):
+    spec = spec_of("glm4v", "sglang")
+    prompt = Prompt.from_symbols(spec, ["tIt"], mask=[mask], image_grid_thw=[[1, 2, 2]])
+    types = prompt.mm_token_type_ids.to(torch.uint8)
+    assert_same(rope_index(prompt, form, mm_token_type_ids=types), prompt.expected())
+    assert torch.equal(types, prompt.mm_token_type_ids)
+
+
+@each_form
+@each_convention
+def test_an_open_video_without_a_grid_is_refused(spec, form):
+    for rows in (["[It"], ["[It", "ttt"]):
+        prompt = Prompt.from_symbols(spec, rows, image_grid_thw=[[1, 2, 2]])
+        with pytest.raises(ValueError, match="row 0 holds video tokens beyond the last grid"):
+            rope_index(prompt, form)
 
 
 @each_form

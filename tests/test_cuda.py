@@ -19,6 +19,7 @@ from support import (
     spec_of,
 )
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.profiler import ProfilerActivity, profile
 
 from vecrope import get_rope_index
 from vecrope.testing import Prompt
@@ -68,7 +69,11 @@ def no_synchronisation():
 
 @each_convention
 @pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
-def test_cuda_equals_the_loop(by_types, spec):
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "table"])
+def test_cuda_equals_the_loop(fused, by_types, spec, monkeypatch):
+    if not fused:
+        monkeypatch.setattr("vecrope.rope_index.fused_pipeline", lambda: None)
+
     @few_examples
     @given(fitting(spec))
     def check(prompt):
@@ -77,6 +82,36 @@ def test_cuda_equals_the_loop(by_types, spec):
         assert_same(answer, prompt.expected())
 
     check()
+
+
+def test_the_kernels_are_what_is_launched():
+    prompt = a_prompt()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        cuda_rope_index(prompt, validate=False)
+        torch.cuda.synchronize()
+    names = {event.key for event in trace.key_averages() if event.self_device_time_total}
+    assert {"summarise", "write"} <= names
+
+
+@each_convention
+@pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32], ids=str)
+def test_long_rows_on_cuda(dtype, by_types, spec):
+    # Several blocks a row; videos, frames, and masked tokens that go on over their edges.
+    video, images = "[" + "<IIII>t" * 150 + "]", "<IIIIII>" * 60
+    rows = ["tt" + video + images, "t" * 702 + images, "t" * (1534 - 3)]
+    seq_len = max(map(len, rows))
+    prompt = Prompt.from_symbols(
+        spec,
+        [row.ljust(seq_len, "t") for row in rows],
+        mask=["1" * seq_len, ("0" * 700).ljust(seq_len, "1"), "0" * seq_len],
+        image_grid_thw=[[1, 4, 6]] * 120,
+        video_grid_thw=[[150, 4, 4]],
+    )
+    prompt = replace(prompt, input_ids=prompt.input_ids.to(dtype))
+    position_ids, rope_deltas = prompt.expected()
+    answer = cuda_rope_index(prompt, by_types=by_types)
+    assert_same(answer, (position_ids.to(dtype), rope_deltas))
 
 
 def answer_or_message(function, prompt):

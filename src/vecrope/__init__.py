@@ -10,6 +10,7 @@ Notation, used by every docstring:
 """
 
 from vecrope.rope_index import get_rope_index
+from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.spec import Convention, MRopeSpec
 
-__all__ = ["Convention", "MRopeSpec", "get_rope_index"]
+__all__ = ["Convention", "MRopeSpec", "RopeIndexRunner", "RunnerInputs", "get_rope_index"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -130,6 +133,20 @@ def get_rope_index(
             )
         if answer is not None:
             return answer
+    if input_ids.is_cuda and not tracing and cu_seqlens is None and max_segments is None:
+        pipeline = fused_pipeline()
+        if pipeline is not None and 0 < input_ids.numel() < pipeline.MAX_TOKENS:
+            fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+                input_ids,
+                spec,
+                image_grid_thw,
+                video_grid_thw,
+                attention_mask,
+                mm_token_type_ids,
+                validate=validate,
+            )
+            if fused is not None:
+                return fused
 
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
@@ -157,3 +174,13 @@ def get_rope_index(
         torch.where(invalid, -1, positions),
         torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas),
     )
+
+
+@lru_cache
+def fused_pipeline() -> ModuleType | None:
+    """Return `vecrope.fused`, or None where Triton is not installed."""
+    try:
+        from vecrope import fused
+    except ImportError:
+        return None
+    return fused

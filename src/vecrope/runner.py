@@ -1,0 +1,372 @@
+"""Positions for a serving engine: static buffers and one CUDA graph for each bucket of shapes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vecrope import checks
+from vecrope.rope_index import fused_pipeline, get_rope_index
+from vecrope.spec import MRopeSpec
+
+_LEAST_TOKENS = 64
+
+
+class RunnerInputs(NamedTuple):
+    """A runner's own buffers, to be filled in place of tensors that a call would have to copy.
+
+    Attributes:
+        input_ids: (B, T) in the runner's dtype.
+        attention_mask: (B, T) bool.
+        image_grid_thw: (max_images, 3) int64; rows of zeros are no image.
+        video_grid_thw: (max_videos, 3) int64.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    image_grid_thw: Tensor
+    video_grid_thw: Tensor
+
+
+class RopeIndexRunner:
+    """`get_rope_index` for one spec, within limits, without allocation or synchronisation.
+
+    On a CUDA device the runner owns the buffers that a call reads and writes. A call copies its
+    arguments into them and replays a CUDA graph. There is one graph for each bucket: the numbers of
+    rows and of tokens are rounded up to powers of two, and prompts with a mask have their own. On a
+    CPU a call is `get_rope_index`, with the same limits.
+
+    Args:
+        spec: the family's rules.
+        max_rows: the largest B.
+        max_tokens: the largest T.
+        max_images: the most rows of `image_grid_thw`, for all rows of a batch together.
+        max_videos: likewise of `video_grid_thw`.
+        device: of the arguments and the answers.
+        dtype: of `input_ids` and the positions, int64 or int32.
+
+    Raises:
+        TypeError: if `dtype` is another.
+        ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or if together
+            they allow 2**30 tokens.
+        RuntimeError: on a CUDA device without Triton, which comes with torch's builds for CUDA.
+
+    Example:
+        >>> import torch, vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("glm4v", convention="sglang")
+        >>> runner = vecrope.RopeIndexRunner(
+        ...     spec, max_rows=1, max_tokens=64, max_images=2, max_videos=0, device="cpu"
+        ... )
+        >>> seconds = runner.warm_up()
+        >>> image = spec.image_token_id
+        >>> position_ids, rope_deltas = runner(
+        ...     torch.tensor([[7, 151339, image, image, 151340, 8]]),
+        ...     image_grid_thw=torch.tensor([[1, 2, 4]]),
+        ... )
+        >>> position_ids[2]
+        tensor([[0, 1, 2, 3, 4, 5]])
+    """
+
+    def __init__(
+        self,
+        spec: MRopeSpec,
+        *,
+        max_rows: int,
+        max_tokens: int,
+        max_images: int,
+        max_videos: int,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.int64,
+    ) -> None:
+        limits = {
+            "max_rows": max_rows,
+            "max_tokens": max_tokens,
+            "max_images": max_images,
+            "max_videos": max_videos,
+        }
+        for name, limit in limits.items():
+            least = int(name in ("max_rows", "max_tokens"))
+            if limit < least:
+                raise ValueError(f"{name} must be at least {least}, got {limit}")
+        if max_rows * max_tokens >= 2**30:
+            raise ValueError(
+                f"max_rows {max_rows} times max_tokens {max_tokens} must be less than 2**30"
+            )
+        if dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+        self.spec = spec
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._limits = limits
+        self._buckets: dict[tuple[int, int, bool], _Bucket] = {}
+        self._memory = _Memory(limits, dtype, self.device) if self.device.type == "cuda" else None
+        self._last: _Bucket | None = None
+
+    @property
+    def num_graphs(self) -> int:
+        """How many CUDA graphs have been captured."""
+        return len(self._buckets)
+
+    def warm_up(self, shapes: Iterable[tuple[int, int]] | None = None) -> float:
+        """Compile and capture the graphs of some buckets.
+
+        What is not warmed up is captured by the first call that needs it.
+
+        Args:
+            shapes: (B, T) of calls to expect; None: those of every bucket.
+
+        Returns:
+            The seconds that it took; 0 on a CPU.
+        """
+        if self._memory is None:
+            return 0.0
+        start = time.perf_counter()
+        if shapes is None:
+            rows = _powers(1, self._limits["max_rows"])
+            shapes = product(rows, _powers(_LEAST_TOKENS, self._limits["max_tokens"]))
+        for (num_rows, seq_len), masked in product(shapes, (False, True)):
+            self._check_limit("rows", num_rows)
+            self._check_limit("tokens", seq_len)
+            self._bucket(num_rows, seq_len, masked)
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def inputs(self, num_rows: int, num_tokens: int) -> RunnerInputs:
+        """Return the buffers of a call of this shape, on a CUDA device.
+
+        A call that is passed all of them, or some, copies none of those.
+
+        Raises:
+            RuntimeError: on a CPU, where the runner has no buffers.
+            ValueError: if the shape is beyond the limits.
+        """
+        if self._memory is None:
+            raise RuntimeError("a runner has buffers on a CUDA device only")
+        self._check_limit("rows", num_rows)
+        self._check_limit("tokens", num_tokens)
+        bucket = self._bucket(num_rows, num_tokens, False)
+        masked = self._bucket(num_rows, num_tokens, True)
+        return RunnerInputs(
+            bucket.input_ids[:num_rows, :num_tokens],
+            masked.mask[:num_rows, :num_tokens],
+            self._memory.images,
+            self._memory.videos,
+        )
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        *,
+        image_grid_thw: Tensor | None = None,
+        video_grid_thw: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the position ids and the offsets that decoding continues from.
+
+        On a CUDA device the answers are views of the runner's buffers, which the next call writes
+        again; `clone()` what is to outlast it. Values are not checked, see `check`. On a CPU they
+        are checked, and the answers are the caller's own.
+
+        Args:
+            input_ids: (B, T) in the runner's dtype and on its device.
+            image_grid_thw: (num_images, 3) integers in patches, on the runner's device.
+            video_grid_thw: (num_videos, 3) likewise.
+            attention_mask: (B, T) bool or integers, 1 or True for a token.
+
+        Returns:
+            `position_ids` (3, B, T) in the runner's dtype, and `rope_deltas` (B, 1) int64.
+
+        Raises:
+            TypeError: for an argument of the wrong type or dtype.
+            ValueError: for an argument of the wrong shape, on another device or beyond the limits.
+        """
+        checks.check_metadata(
+            input_ids,
+            self.spec,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+            cu_seqlens=None,
+            mm_token_type_ids=None,
+            second_per_grid_ts=None,
+            max_segments=None,
+        )
+        num_rows, seq_len = input_ids.shape
+        self._check_limit("rows", num_rows)
+        self._check_limit("tokens", seq_len)
+        if image_grid_thw is not None:
+            self._check_limit("images", image_grid_thw.shape[0])
+        if video_grid_thw is not None:
+            self._check_limit("videos", video_grid_thw.shape[0])
+        if input_ids.dtype != self.dtype:
+            raise TypeError(
+                f"input_ids must be {self.dtype}, as the runner is, got {input_ids.dtype}"
+            )
+        if input_ids.device.type != self.device.type:
+            raise ValueError(
+                f"input_ids must be on {self.device}, as the runner is, got {input_ids.device}"
+            )
+        memory = self._memory
+        if memory is None or not input_ids.numel():
+            return get_rope_index(
+                input_ids,
+                self.spec,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                attention_mask=attention_mask,
+                validate=memory is None,
+            )
+        bucket = self._bucket(num_rows, seq_len, attention_mask is not None)
+        _copy(bucket.input_ids[:num_rows, :seq_len], input_ids)
+        if attention_mask is not None:
+            _copy(bucket.mask[:num_rows, :seq_len], attention_mask)
+        memory.load_grids(image_grid_thw, video_grid_thw)
+        memory.load_size(num_rows, seq_len)
+        bucket.graph.replay()
+        self._last = bucket
+        return (
+            bucket.position_ids[:, :num_rows, :seq_len],
+            bucket.rope_deltas[:num_rows],
+        )
+
+    def check(self) -> None:
+        """Raise if the values of the last call did not fit, as `get_rope_index` does.
+
+        On a CUDA device this synchronises. On a CPU there is nothing left to check.
+
+        Raises:
+            ValueError: for grids that do not fit the placeholders; the message names the row, the
+                item, what was expected and what was found.
+        """
+        memory, bucket = self._memory, self._last
+        if memory is None or bucket is None or not bool(memory.faults.any()):
+            return
+        num_rows, seq_len = memory.size
+        get_rope_index(
+            bucket.input_ids[:num_rows, :seq_len],
+            self.spec,
+            image_grid_thw=memory.images[: memory.num_images],
+            video_grid_thw=memory.videos[: memory.num_videos],
+            attention_mask=bucket.mask[:num_rows, :seq_len] if bucket.masked else None,
+        )
+
+    def _check_limit(self, what: str, number: int) -> None:
+        limit = self._limits[f"max_{what}"]
+        if number > limit:
+            raise ValueError(f"the runner was built for at most {limit} {what}, got {number}")
+
+    def _bucket(self, num_rows: int, seq_len: int, masked: bool) -> _Bucket:
+        rows = min(_power_from(num_rows), self._limits["max_rows"])
+        tokens = min(_power_from(max(seq_len, _LEAST_TOKENS)), self._limits["max_tokens"])
+        key = (rows, tokens, masked)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            assert self._memory is not None
+            bucket = self._buckets[key] = _Bucket(self._memory, self.spec, *key)
+        return bucket
+
+
+class _Memory:
+    """The buffers of a runner on a CUDA device, which all its buckets share."""
+
+    def __init__(self, limits: dict[str, int], dtype: torch.dtype, device: torch.device) -> None:
+        pipeline = fused_pipeline()
+        if pipeline is None:
+            raise RuntimeError(
+                "a runner on a CUDA device needs Triton, which comes with torch's builds for CUDA"
+            )
+        self.pipeline = pipeline
+        rows, tokens = limits["max_rows"], limits["max_tokens"]
+        num_items = limits["max_images"] + limits["max_videos"]
+        self.input_ids = torch.zeros(rows * tokens, dtype=dtype, device=device)
+        self.mask = torch.zeros(rows * tokens, dtype=torch.bool, device=device)
+        self.images = torch.zeros((limits["max_images"], 3), dtype=torch.int64, device=device)
+        self.videos = torch.zeros((limits["max_videos"], 3), dtype=torch.int64, device=device)
+        self.sizes = torch.zeros(1, dtype=torch.int64, device=device)
+        buffers = pipeline.make_buffers((rows, tokens), num_items, dtype, device)
+        self.position_ids = buffers.position_ids.view(-1)
+        self.rope_deltas, self.faults, self.work = buffers[1:]
+        self.size = (0, 0)
+        self.num_images = self.num_videos = 0
+
+    def load_size(self, num_rows: int, seq_len: int) -> None:
+        """Tell the kernels how many rows and tokens are in use."""
+        if self.size != (num_rows, seq_len):
+            self.sizes.fill_((num_rows << 32) + seq_len)
+            self.size = (num_rows, seq_len)
+
+    def load_grids(self, images: Tensor | None, videos: Tensor | None) -> None:
+        """Copy the grids, and clear what earlier calls left behind them."""
+        self.num_images = _load_rows(self.images, self.num_images, images)
+        self.num_videos = _load_rows(self.videos, self.num_videos, videos)
+
+
+class _Bucket:
+    """A graph for prompts of up to so many rows and tokens, and its views of the memory."""
+
+    def __init__(
+        self, memory: _Memory, spec: MRopeSpec, num_rows: int, seq_len: int, masked: bool
+    ) -> None:
+        num_tokens = num_rows * seq_len
+        self.masked = masked
+        self.input_ids = memory.input_ids[:num_tokens].view(num_rows, seq_len)
+        self.mask = memory.mask[:num_tokens].view(num_rows, seq_len)
+        self.position_ids = memory.position_ids[: 3 * num_tokens].view(3, num_rows, seq_len)
+        self.rope_deltas = memory.rope_deltas[:num_rows]
+        buffers = memory.pipeline.Buffers(
+            self.position_ids, self.rope_deltas, memory.faults, memory.work
+        )
+
+        def launch() -> None:
+            memory.pipeline.launch(
+                self.input_ids,
+                spec,
+                memory.images,
+                memory.videos,
+                self.mask if masked else None,
+                None,
+                buffers,
+                memory.sizes,
+            )
+
+        device = memory.input_ids.device
+        stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            launch()  # compiles, which a capture must not
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(self.graph):
+            launch()
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    if source.data_ptr() != target.data_ptr() or source.dtype != target.dtype:
+        target.copy_(source)
+
+
+def _load_rows(target: Tensor, num_before: int, source: Tensor | None) -> int:
+    """Copy `source` into the first rows of `target`, clear the others, return how many."""
+    num_rows = 0 if source is None else source.shape[0]
+    if source is not None and num_rows:
+        _copy(target[:num_rows], source)
+    if num_rows < num_before:
+        target[num_rows:num_before].zero_()
+    return num_rows
+
+
+def _power_from(number: int) -> int:
+    """Return the least power of two that is not less."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _powers(least: int, limit: int) -> list[int]:
+    """Return the powers of two from `least` to below `limit`, and `limit`."""
+    return [least << shift for shift in range(limit.bit_length()) if least << shift < limit] + [
+        limit
+    ]

@@ -1,0 +1,240 @@
+import random
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from support import CONVENTIONS, assert_same, fitting, spec_of
+from test_cuda import no_synchronisation
+
+from vecrope import RopeIndexRunner, get_rope_index
+from vecrope.runner import _power_from, _powers
+from vecrope.testing import Prompt
+
+SPEC = spec_of("glm4v", "sglang")
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+        ],
+    ),
+]
+each_device = pytest.mark.parametrize("device", DEVICES)
+on_cuda = pytest.mark.parametrize("device", DEVICES[1:])
+LIMITS = {"max_rows": 4, "max_tokens": 1000, "max_images": 200, "max_videos": 200}
+
+
+def make(device, spec=SPEC, **changes):
+    return RopeIndexRunner(spec, device=device, **{**LIMITS, **changes})
+
+
+def arguments_of(prompt, device):
+    arguments = prompt.arguments()
+    del arguments["mm_token_type_ids"]
+    return {name: None if value is None else value.to(device) for name, value in arguments.items()}
+
+
+def call(runner, prompt):
+    arguments = arguments_of(prompt, runner.device)
+    return runner(arguments.pop("input_ids"), **arguments)
+
+
+@each_device
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_runner_answers_as_the_loop(convention, device):
+    spec = spec_of("glm4v", convention)
+    runner = make(device, spec)
+
+    @settings(max_examples=40, deadline=None)
+    @given(fitting(spec))
+    def check(prompt):
+        answer = call(runner, prompt)
+        assert {tensor.device.type for tensor in answer} == {device}
+        assert_same(answer, prompt.expected())
+        runner.check()
+
+    check()
+
+
+@each_device
+def test_int32(device):
+    prompt = Prompt.from_symbols(SPEC, ["t<II>t"], image_grid_thw=[[1, 2, 4]])
+    runner = make(device, dtype=torch.int32)
+    position_ids, rope_deltas = runner(
+        prompt.input_ids.int().to(device), image_grid_thw=prompt.image_grid_thw.to(device)
+    )
+    expected, deltas = prompt.expected()
+    assert_same((position_ids, rope_deltas), (expected.int(), deltas))
+    with pytest.raises(TypeError, match=r"input_ids must be torch\.int32, as the runner is"):
+        runner(prompt.input_ids.to(device))
+
+
+@each_device
+@pytest.mark.parametrize(
+    ("shape", "grids", "message"),
+    [
+        ((5, 8), {}, "the runner was built for at most 4 rows, got 5"),
+        ((1, 1001), {}, "the runner was built for at most 1000 tokens, got 1001"),
+        ((1, 8), {"image_grid_thw": 201}, "at most 200 images, got 201"),
+        ((1, 8), {"video_grid_thw": 300}, "at most 200 videos, got 300"),
+    ],
+)
+def test_what_is_beyond_the_limits_is_refused(shape, grids, message, device):
+    grids = {
+        name: torch.zeros((number, 3), dtype=torch.int64, device=device)
+        for name, number in grids.items()
+    }
+    with pytest.raises(ValueError, match=message):
+        make(device)(torch.ones(shape, dtype=torch.int64, device=device), **grids)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"max_images": -1}, "max_images must be at least 0, got -1"),
+        ({"max_rows": 2**15, "max_tokens": 2**15}, r"must be less than 2\*\*30"),
+    ],
+)
+def test_limits_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make("cpu", **changes)
+
+
+def test_a_dtype_that_cannot_be():
+    with pytest.raises(TypeError, match=r"dtype must be torch\.int64 or torch\.int32"):
+        make("cpu", dtype=torch.float32)
+
+
+def test_another_device_is_refused():
+    runner = make("cpu")
+    with pytest.raises(ValueError, match="input_ids must be on cpu, as the runner is, got meta"):
+        runner(torch.ones((1, 4), dtype=torch.int64, device="meta"))
+
+
+@each_device
+def test_a_misfit_is_named(device):
+    runner = make(device)
+    ids = Prompt.from_symbols(SPEC, ["tIt"]).input_ids.to(device)
+
+    def call_and_check():
+        runner(ids)
+        runner.check()
+
+    with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+        call_and_check()
+
+
+@each_device
+def test_a_batch_without_tokens(device):
+    position_ids, rope_deltas = make(device)(torch.ones((2, 0), dtype=torch.int64, device=device))
+    assert position_ids.shape == (3, 2, 0)
+    assert rope_deltas.tolist() == [[0], [0]]
+
+
+def test_on_a_cpu_there_is_nothing_to_warm_up():
+    runner = make("cpu")
+    assert runner.warm_up() == 0
+    assert runner.num_graphs == 0
+    with pytest.raises(RuntimeError, match="a runner has buffers on a CUDA device only"):
+        runner.inputs(1, 1)
+
+
+def test_without_triton_a_cuda_device_is_refused(monkeypatch):
+    monkeypatch.setattr("vecrope.runner.fused_pipeline", lambda: None)
+    with pytest.raises(RuntimeError, match="a runner on a CUDA device needs Triton"):
+        make("cuda")
+
+
+def test_buckets():
+    assert [_power_from(number) for number in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
+    assert _powers(1, 1) == [1]
+    assert _powers(1, 6) == [1, 2, 4, 6]
+    assert _powers(64, 48) == [48]
+    assert _powers(64, 256) == [64, 128, 256]
+
+
+def random_traffic(number):
+    """Yield prompts of random B, T, and numbers of images and videos, none among them."""
+    rng = random.Random(0)
+    for _ in range(number):
+        rows, images, videos = [], [], []
+        for _ in range(rng.randint(1, 4)):
+            row = "t" * rng.randint(0, 30)
+            for _ in range(rng.choice((0, 0, 1, 2, 5))):
+                h, w = rng.randint(1, 6), rng.randint(1, 6)
+                frame = f"<{'I' * (h * w)}>t"
+                if rng.random() < 0.5:
+                    frames = rng.randint(1, 3)
+                    videos.append([frames, 2 * h, 2 * w])
+                    row += f"[{frame * frames}]"
+                else:
+                    images.append([1, 2 * h, 2 * w])
+                    row += frame
+            rows.append(row + "t" * rng.randint(1, 99))
+        seq_len = max(map(len, rows))
+        mask = [("1" * len(row)).ljust(seq_len, "0") for row in rows]
+        yield Prompt.from_symbols(
+            SPEC,
+            [row.ljust(seq_len, "t") for row in rows],
+            mask=mask if rng.random() < 0.5 or "0" in "".join(mask) else None,
+            image_grid_thw=images or None,
+            video_grid_thw=videos or None,
+        )
+
+
+@pytest.mark.slow
+@each_device
+def test_a_day_of_traffic(device):
+    runner = make(device)
+    seconds = runner.warm_up()
+    graphs = runner.num_graphs
+    # 1, 2 and 4 rows, 64, 128, 256, 512 and 1000 tokens, with and without a mask.
+    assert graphs == (0 if device == "cpu" else 3 * 5 * 2)
+    assert seconds >= 0
+    for prompt in random_traffic(2000):
+        arguments = arguments_of(prompt, device)
+        with no_synchronisation() if device == "cuda" else nullcontext():
+            answer = runner(arguments.pop("input_ids"), **arguments)
+        expected = get_rope_index(spec=SPEC, **arguments_of(prompt, "cpu"))
+        assert_same(answer, expected)
+    assert runner.num_graphs == graphs
+
+
+@on_cuda
+def test_answers_are_views_that_the_next_call_writes(device):
+    runner = make(device)
+    prompts = [Prompt.from_symbols(SPEC, [row]) for row in ("ttt", "tt")]
+    first, _ = call(runner, prompts[0])
+    kept = first.clone()
+    second, _ = call(runner, prompts[1])
+    assert first.data_ptr() == second.data_ptr()
+    assert_same((kept,), (prompts[0].expected()[0],))
+
+
+@on_cuda
+def test_inputs_filled_in_place_are_not_copied(device):
+    runner = make(device)
+    prompt = Prompt.from_symbols(
+        SPEC, ["t<II>t", "ttt<II"], mask=["1" * 6, "0" * 6], image_grid_thw=[[1, 2, 4]]
+    )
+    inputs = runner.inputs(2, 6)
+    inputs.input_ids.copy_(prompt.input_ids)
+    inputs.attention_mask.copy_(prompt.attention_mask)
+    inputs.image_grid_thw[0] = prompt.image_grid_thw[0].to(device)
+    answer = runner(
+        inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        image_grid_thw=inputs.image_grid_thw,
+        video_grid_thw=inputs.video_grid_thw,
+    )
+    assert_same(answer, prompt.expected())
+    # What stands in the buffers of grids is cleared by a call with fewer.
+    text = Prompt.from_symbols(SPEC, ["ttt"])
+    assert_same(call(runner, text), text.expected())
+    runner.check()

@@ -32,18 +32,23 @@ workloads:
            between them
   batch    32 rows of 4,096: images, videos, padding on both sides
   short    one row of 300: a 64-token image and a 64-token video frame
+  long     as video, of 1,048,576 to 8,388,608 tokens; not for what takes seconds there
 
 providers:
-  vecrope            vecrope.get_rope_index as users call it: eager, values checked
-  vecrope-unchecked  with validate=False
-  vecrope-compiled   the same under torch.compile(fullgraph=True, dynamic=True), with a capacity of
-                     segments; a graph serves many points, and has its compile time at the first
-  loop               vecrope.testing.reference: the readable loop, on Python lists
-  transformers       Glm4vModel.get_rope_index, installed
-  sglang-old         get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old
-  sglang             the same of an SGLang as of 0.5.23, needs --sglang
-  vllm               get_mrope_input_positions of vLLM's GLM-4V, needs --vllm
-  text-only          sglang's answer to a prompt of text alone, as a lower bound, needs --sglang
+  vecrope                  vecrope.get_rope_index as users call it: eager, values checked
+  vecrope-unchecked        with validate=False
+  vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True), with a
+                           capacity of segments; a graph serves many points, and has its compile
+                           time at the first
+  vecrope-runner           vecrope.RopeIndexRunner, which copies the prompt; needs a CUDA device
+  vecrope-runner-in-place  the same with the prompt in the runner's own buffers
+  loop                     vecrope.testing.reference: the readable loop, on Python lists
+  transformers             Glm4vModel.get_rope_index, installed
+  sglang-old               get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old
+  sglang                   the same of an SGLang as of 0.5.23, needs --sglang
+  vllm                     get_mrope_input_positions of vLLM's GLM-4V, needs --vllm
+  text-only                sglang's answer to a prompt of text alone, as a lower bound, needs
+                           --sglang
 """
 _RUN_EPILOG = """\
 exit codes: 0 all points measured, 1 a point failed (see its row), 2 bad arguments

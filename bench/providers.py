@@ -69,6 +69,8 @@ class Provider:
         host_only: whether it computes on the host, wherever its input is.
         one_row_only: whether it knows no batch and no padding.
         only: the workloads that it is for, or none: all of them.
+        gpu_only: whether it needs a CUDA device.
+        slow: whether to spare it batches of millions of tokens.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Provider:
     host_only: bool = False
     one_row_only: bool = False
     only: tuple[str, ...] = ()
+    gpu_only: bool = False
+    slow: bool = True
 
     def why_not(self, workload: Workload) -> str:
         """Say why this provider does not apply to a workload; empty if it does."""
@@ -90,6 +94,10 @@ class Provider:
             workload.attention_mask is not None or len(workload.input_ids) > 1
         ):
             return "takes one row without padding"
+        if self.gpu_only and workload.input_ids.device.type != "cuda":
+            return "needs a CUDA device; run it with --device cuda"
+        if self.slow and workload.name == "long":
+            return "takes seconds a call at this length"
         if self.host_only and workload.input_ids.device.type != "cpu":
             return "computes on the host; run it with --device cpu"
         return ""
@@ -97,7 +105,13 @@ class Provider:
 
 def vecrope_provider() -> Provider:
     """Return vecrope as users call it: eager, values checked."""
-    return Provider("vecrope", vecrope_version(), "sglang", lambda w: _prepare_vecrope(w, "sglang"))
+    return Provider(
+        "vecrope",
+        vecrope_version(),
+        "sglang",
+        lambda workload: _prepare_vecrope(workload, "sglang"),
+        slow=False,
+    )
 
 
 def vecrope_unchecked_provider() -> Provider:
@@ -106,7 +120,7 @@ def vecrope_unchecked_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         return _prepare_vecrope(workload, "sglang", validate=False)
 
-    return Provider("vecrope-unchecked", vecrope_version(), "sglang", prepare)
+    return Provider("vecrope-unchecked", vecrope_version(), "sglang", prepare, slow=False)
 
 
 def vecrope_compiled_provider() -> Provider:
@@ -119,6 +133,56 @@ def vecrope_compiled_provider() -> Provider:
         return _prepare_vecrope(workload, "sglang", function, validate=False, max_segments=capacity)
 
     return Provider("vecrope-compiled", vecrope_version(), "sglang", prepare, compiles=True)
+
+
+def vecrope_runner_provider() -> Provider:
+    """Return the runner, which copies its arguments and replays a CUDA graph."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        runner = _make_runner(workload)
+        arguments = tensor_arguments(workload)
+        return lambda: runner(workload.input_ids, **arguments)
+
+    return Provider(
+        "vecrope-runner", vecrope_version(), "sglang", prepare, gpu_only=True, slow=False
+    )
+
+
+def vecrope_runner_in_place_provider() -> Provider:
+    """Return the runner where the prompt already stands in its buffers."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        runner = _make_runner(workload)
+        num_rows, seq_len = workload.input_ids.shape
+        inputs = runner.inputs(num_rows, seq_len)._asdict()
+        given = {"input_ids": workload.input_ids, **tensor_arguments(workload)}
+        for name, value in given.items():
+            if value is not None:
+                inputs[name].copy_(value)
+        masked = workload.attention_mask is not None
+        return lambda: runner.replay(num_rows, seq_len, masked=masked)
+
+    return Provider(
+        "vecrope-runner-in-place", vecrope_version(), "sglang", prepare, gpu_only=True, slow=False
+    )
+
+
+def _make_runner(workload: Workload) -> vecrope.RopeIndexRunner:
+    num_rows, seq_len = workload.input_ids.shape
+    images, videos = (
+        0 if grids is None else len(grids)
+        for grids in (workload.image_grid_thw, workload.video_grid_thw)
+    )
+    runner = vecrope.RopeIndexRunner(
+        vecrope.MRopeSpec.for_model(MODEL_TYPE, convention="sglang"),
+        max_rows=num_rows,
+        max_tokens=seq_len,
+        max_images=images,
+        max_videos=videos,
+        device=workload.input_ids.device,
+    )
+    runner.warm_up([(num_rows, seq_len)])
+    return runner
 
 
 def loop_provider() -> Provider:

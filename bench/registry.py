@@ -12,6 +12,8 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope": providers.vecrope_provider,
     "vecrope-unchecked": providers.vecrope_unchecked_provider,
     "vecrope-compiled": providers.vecrope_compiled_provider,
+    "vecrope-runner": providers.vecrope_runner_provider,
+    "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,
     "loop": providers.loop_provider,
     "transformers": upstreams.transformers_provider,
 }

@@ -184,11 +184,17 @@ def _ragged_row(rng: random.Random, length: int) -> _Row:
         row.text(after)
 
 
+def _long(seq_len: int) -> Workload:
+    """As `video`, in batches of millions of tokens."""
+    return replace(_video(seq_len), name="long")
+
+
 _MAKERS: dict[str, Callable[[int], Workload]] = {
     "seed": _seed,
     "video": _video,
     "batch": _batch,
     "short": _short,
+    "long": _long,
 }
 
 # The padded lengths T at which each workload is run.
@@ -197,6 +203,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "video": (4096, 32768, 131072),
     "batch": (4096,),
     "short": (300,),
+    "long": (2**20, 2**21, 2**22, 2**23),
 }
 
 

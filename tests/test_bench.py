@@ -51,6 +51,7 @@ def test_sizes_are_those_that_the_help_names():
     assert SIZES["seed"] == tuple(2**exponent for exponent in range(18))
     assert SIZES["video"] == (4096, 32768, 131072)
     assert (SIZES["batch"], SIZES["short"]) == ((4096,), (300,))
+    assert SIZES["long"] == (2**20, 2**21, 2**22, 2**23)
 
 
 @points
@@ -290,9 +291,22 @@ def test_wheel_of_another_distribution_is_refused(wheel):
 
 def test_installed_providers_are_the_default():
     made = make_providers(None, {"sglang": None, "sglang_old": None, "vllm": None})
-    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "loop", "transformers"]
+    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-runner"]
+    names += ["vecrope-runner-in-place", "loop", "transformers"]
     assert [provider.name for provider in made] == names
-    assert list(PROVIDERS[:5]) == names
+    assert list(PROVIDERS[:7]) == names
+
+
+def test_long_batches_are_for_those_that_answer_in_time():
+    workload = replace(make_workload("short", 300), name="long")
+    made = make_providers(None, {"sglang": None, "sglang_old": None, "vllm": None})
+    fit = {provider.name for provider in made if not provider.why_not(workload)}
+    assert fit == {"vecrope", "vecrope-unchecked"}
+    reasons = {provider.why_not(workload) for provider in made} - {""}
+    assert reasons == {
+        "takes seconds a call at this length",
+        "needs a CUDA device; run it with --device cuda",
+    }
 
 
 # The command line and its files
@@ -423,13 +437,14 @@ def test_bad_arguments_are_one_line_and_exit_2(argv, message, capsys):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_run_on_a_gpu_has_device_times(tmp_path):
     out = tmp_path / "rows.csv"
-    options = "--device cuda --workload short batch --provider vecrope loop transformers"
+    options = "--device cuda --workload short batch --provider vecrope loop transformers "
+    options += "vecrope-runner vecrope-runner-in-place"
     assert main([*options.split(), "--seconds", "0.01", "--csv", str(out)]) == 0
     rows = read_results([out])
     assert {row.provider for row in rows if row.status == "not applicable"} == {"loop"}
     timed = [row for row in rows if row.status == "ok"]
-    assert len(timed) == 4
-    assert all(row.device_us > 0 and row.peak_bytes > 0 for row in timed)
+    assert len(timed) == 8
+    assert all(row.device_us > 0 for row in timed)
     assert {row.device for row in rows} == {torch.cuda.get_device_name()}
 
 

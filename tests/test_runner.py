@@ -143,6 +143,8 @@ def test_on_a_cpu_there_is_nothing_to_warm_up():
     assert runner.num_graphs == 0
     with pytest.raises(RuntimeError, match="a runner has buffers on a CUDA device only"):
         runner.inputs(1, 1)
+    with pytest.raises(RuntimeError, match="a runner has buffers on a CUDA device only"):
+        runner.replay(1, 1)
 
 
 def test_without_triton_a_cuda_device_is_refused(monkeypatch):
@@ -218,7 +220,7 @@ def test_answers_are_views_that_the_next_call_writes(device):
 
 
 @on_cuda
-def test_inputs_filled_in_place_are_not_copied(device):
+def test_a_prompt_in_the_runners_buffers_is_replayed(device):
     runner = make(device)
     prompt = Prompt.from_symbols(
         SPEC, ["t<II>t", "ttt<II"], mask=["1" * 6, "0" * 6], image_grid_thw=[[1, 2, 4]]
@@ -227,14 +229,16 @@ def test_inputs_filled_in_place_are_not_copied(device):
     inputs.input_ids.copy_(prompt.input_ids)
     inputs.attention_mask.copy_(prompt.attention_mask)
     inputs.image_grid_thw[0] = prompt.image_grid_thw[0].to(device)
-    answer = runner(
-        inputs.input_ids,
-        attention_mask=inputs.attention_mask,
-        image_grid_thw=inputs.image_grid_thw,
-        video_grid_thw=inputs.video_grid_thw,
-    )
-    assert_same(answer, prompt.expected())
+    for _ in range(2):
+        assert_same(runner.replay(2, 6, masked=True), prompt.expected())
+        runner.check()
+    inputs.image_grid_thw[1] = prompt.image_grid_thw[0].to(device)
+    runner.replay(2, 6, masked=True)
+    with pytest.raises(ValueError, match=r"image_grid_thw row 1 .* is left over"):
+        runner.check()
     # What stands in the buffers of grids is cleared by a call with fewer.
     text = Prompt.from_symbols(SPEC, ["ttt"])
     assert_same(call(runner, text), text.expected())
     runner.check()
+    with pytest.raises(ValueError, match="at most 4 rows, got 5"):
+        runner.replay(5, 6)

@@ -72,15 +72,6 @@ def _add(a, b, c, d, e, f, g, a2, b2, c2, d2, e2, f2, g2):
 
 
 @triton.jit
-def _size(sizes, seq_len):
-    """Return how many rows and tokens a row are in use; `sizes` holds both, or is None: all are."""
-    if sizes is None:
-        return tl.num_programs(0).to(tl.int64), seq_len.to(tl.int64)
-    size = tl.load(sizes)
-    return size >> 32, size & 0x7FFFFFFF
-
-
-@triton.jit
 def _load(ids, mask, sizes, seq_len, BLOCK: tl.constexpr):
     """Return the row, the tokens' places in the batch, the tokens, and which exist and are kept."""
     blocks_in_row = tl.cdiv(seq_len, BLOCK)
@@ -91,8 +82,9 @@ def _load(ids, mask, sizes, seq_len, BLOCK: tl.constexpr):
     token = tl.load(ids + at, mask=inside, other=-1)
     kept = inside
     if sizes is not None:
-        rows, tokens = _size(sizes, seq_len)
-        kept = column < tl.where(row < rows, tl.minimum(tokens, seq_len), 0)
+        # The rows in use in the upper half, the tokens of each in the lower.
+        size = tl.load(sizes)
+        kept = column < tl.where(row < size >> 32, tl.minimum(size & 0x7FFFFFFF, seq_len), 0)
     if mask is not None:
         kept &= tl.load(mask + at, mask=inside, other=0) != 0
     return row, at, token, inside, kept
@@ -408,7 +400,9 @@ def write(
     tl.store(positions + num_tokens + at, tl.where(kept, height, PADDING), mask=inside)
     tl.store(positions + 2 * num_tokens + at, tl.where(kept, across, PADDING), mask=inside)
 
-    _, length = _size(sizes, seq_len)
+    length = seq_len
+    if sizes is not None:
+        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
     if not PADDED:
         length = _sum(kept_tokens, row_start, row_start + tl.cdiv(seq_len, BLOCK), CHUNK)
     largest = tl.maximum(time, tl.maximum(height, across))

@@ -15,10 +15,11 @@ from vecrope.rope_index import fused_pipeline, get_rope_index
 from vecrope.spec import MRopeSpec
 
 _LEAST_TOKENS = 64
+_Key = tuple[int, int, bool]
 
 
 class RunnerInputs(NamedTuple):
-    """A runner's own buffers, to be filled in place of tensors that a call would have to copy.
+    """A runner's own buffers, to be filled before `RopeIndexRunner.replay`.
 
     Attributes:
         input_ids: (B, T) in the runner's dtype.
@@ -103,9 +104,11 @@ class RopeIndexRunner:
         self.device = torch.device(device)
         self.dtype = dtype
         self._limits = limits
-        self._buckets: dict[tuple[int, int, bool], _Bucket] = {}
+        self._buckets: dict[_Key, _Bucket] = {}
         self._memory = _Memory(limits, dtype, self.device) if self.device.type == "cuda" else None
-        self._last: _Bucket | None = None
+        # Of the last replay: B, T and whether masked; its graph and its answer.
+        self._last_key: _Key | None = None
+        self._last: tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]] | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -137,9 +140,10 @@ class RopeIndexRunner:
         return time.perf_counter() - start
 
     def inputs(self, num_rows: int, num_tokens: int) -> RunnerInputs:
-        """Return the buffers of a call of this shape, on a CUDA device.
+        """Return the buffers that a prompt of this shape may be written to, on a CUDA device.
 
-        A call that is passed all of them, or some, copies none of those.
+        The grids' buffers are those of every shape. What a call or an earlier prompt left there
+        stands until it is overwritten; so do the other buffers, which shapes share.
 
         Raises:
             RuntimeError: on a CPU, where the runner has no buffers.
@@ -149,14 +153,42 @@ class RopeIndexRunner:
             raise RuntimeError("a runner has buffers on a CUDA device only")
         self._check_limit("rows", num_rows)
         self._check_limit("tokens", num_tokens)
-        bucket = self._bucket(num_rows, num_tokens, False)
-        masked = self._bucket(num_rows, num_tokens, True)
+        bucket = self._bucket(num_rows, num_tokens, masked=False)
         return RunnerInputs(
             bucket.input_ids[:num_rows, :num_tokens],
-            masked.mask[:num_rows, :num_tokens],
+            bucket.mask[:num_rows, :num_tokens],
             self._memory.images,
             self._memory.videos,
         )
+
+    def replay(
+        self, num_rows: int, num_tokens: int, *, masked: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Answer the prompt that has been written to the buffers of `inputs`, on a CUDA device.
+
+        Nothing is copied, and nothing is checked but the shape.
+
+        Args:
+            num_rows: B.
+            num_tokens: T.
+            masked: whether the buffer of the mask is to be read.
+
+        Returns:
+            What a call returns, and with the same limits of its life.
+
+        Raises:
+            RuntimeError: on a CPU, where the runner has no buffers.
+            ValueError: if the shape is beyond the limits.
+        """
+        memory = self._memory
+        if memory is None:
+            raise RuntimeError("a runner has buffers on a CUDA device only")
+        memory.num_images, memory.num_videos = len(memory.images), len(memory.videos)
+        key = (num_rows, num_tokens, masked)
+        if key != self._last_key:
+            self._check_limit("rows", num_rows)
+            self._check_limit("tokens", num_tokens)
+        return self._replay(key)
 
     def __call__(
         self,
@@ -221,18 +253,14 @@ class RopeIndexRunner:
                 attention_mask=attention_mask,
                 validate=memory is None,
             )
-        bucket = self._bucket(num_rows, seq_len, attention_mask is not None)
-        _copy(bucket.input_ids[:num_rows, :seq_len], input_ids)
+        masked = attention_mask is not None
+        bucket = self._bucket(num_rows, seq_len, masked)
+        bucket.input_ids[:num_rows, :seq_len].copy_(input_ids)
         if attention_mask is not None:
-            _copy(bucket.mask[:num_rows, :seq_len], attention_mask)
-        memory.load_grids(image_grid_thw, video_grid_thw)
-        memory.load_size(num_rows, seq_len)
-        bucket.graph.replay()
-        self._last = bucket
-        return (
-            bucket.position_ids[:, :num_rows, :seq_len],
-            bucket.rope_deltas[:num_rows],
-        )
+            bucket.mask[:num_rows, :seq_len].copy_(attention_mask)
+        memory.num_images = _load_rows(memory.images, memory.num_images, image_grid_thw)
+        memory.num_videos = _load_rows(memory.videos, memory.num_videos, video_grid_thw)
+        return self._replay((num_rows, seq_len, masked))
 
     def check(self) -> None:
         """Raise if the values of the last call did not fit, as `get_rope_index` does.
@@ -243,17 +271,30 @@ class RopeIndexRunner:
             ValueError: for grids that do not fit the placeholders; the message names the row, the
                 item, what was expected and what was found.
         """
-        memory, bucket = self._memory, self._last
-        if memory is None or bucket is None or not bool(memory.faults.any()):
+        memory, key = self._memory, self._last_key
+        if memory is None or key is None or not bool(memory.faults.any()):
             return
-        num_rows, seq_len = memory.size
+        num_rows, seq_len, masked = key
+        bucket = self._bucket(*key)
         get_rope_index(
             bucket.input_ids[:num_rows, :seq_len],
             self.spec,
             image_grid_thw=memory.images[: memory.num_images],
             video_grid_thw=memory.videos[: memory.num_videos],
-            attention_mask=bucket.mask[:num_rows, :seq_len] if bucket.masked else None,
+            attention_mask=bucket.mask[:num_rows, :seq_len] if masked else None,
         )
+
+    def _replay(self, key: _Key) -> tuple[Tensor, Tensor]:
+        if key != self._last_key or self._last is None:
+            num_rows, seq_len, masked = key
+            bucket = self._bucket(num_rows, seq_len, masked)
+            assert self._memory is not None
+            self._memory.sizes.fill_((num_rows << 32) + seq_len)
+            answer = bucket.position_ids[:, :num_rows, :seq_len], bucket.rope_deltas[:num_rows]
+            self._last_key, self._last = key, (bucket.graph, answer)
+        graph, answer = self._last
+        graph.replay()
+        return answer
 
     def _check_limit(self, what: str, number: int) -> None:
         limit = self._limits[f"max_{what}"]
@@ -291,19 +332,7 @@ class _Memory:
         buffers = pipeline.make_buffers((rows, tokens), num_items, dtype, device)
         self.position_ids = buffers.position_ids.view(-1)
         self.rope_deltas, self.faults, self.work = buffers[1:]
-        self.size = (0, 0)
         self.num_images = self.num_videos = 0
-
-    def load_size(self, num_rows: int, seq_len: int) -> None:
-        """Tell the kernels how many rows and tokens are in use."""
-        if self.size != (num_rows, seq_len):
-            self.sizes.fill_((num_rows << 32) + seq_len)
-            self.size = (num_rows, seq_len)
-
-    def load_grids(self, images: Tensor | None, videos: Tensor | None) -> None:
-        """Copy the grids, and clear what earlier calls left behind them."""
-        self.num_images = _load_rows(self.images, self.num_images, images)
-        self.num_videos = _load_rows(self.videos, self.num_videos, videos)
 
 
 class _Bucket:
@@ -313,7 +342,6 @@ class _Bucket:
         self, memory: _Memory, spec: MRopeSpec, num_rows: int, seq_len: int, masked: bool
     ) -> None:
         num_tokens = num_rows * seq_len
-        self.masked = masked
         self.input_ids = memory.input_ids[:num_tokens].view(num_rows, seq_len)
         self.mask = memory.mask[:num_tokens].view(num_rows, seq_len)
         self.position_ids = memory.position_ids[: 3 * num_tokens].view(3, num_rows, seq_len)
@@ -345,16 +373,11 @@ class _Bucket:
             launch()
 
 
-def _copy(target: Tensor, source: Tensor) -> None:
-    if source.data_ptr() != target.data_ptr() or source.dtype != target.dtype:
-        target.copy_(source)
-
-
 def _load_rows(target: Tensor, num_before: int, source: Tensor | None) -> int:
     """Copy `source` into the first rows of `target`, clear the others, return how many."""
     num_rows = 0 if source is None else source.shape[0]
     if source is not None and num_rows:
-        _copy(target[:num_rows], source)
+        target[:num_rows].copy_(source)
     if num_rows < num_before:
         target[num_rows:num_before].zero_()
     return num_rows

@@ -1,5 +1,7 @@
 """What several test files share: calls, comparisons, and ways to rearrange a prompt."""
 
+import random
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -120,3 +122,43 @@ def _grids_of_rows(prompt):
                 own[kind].append([t, h, w])
                 tokens -= t * (h // merge) * (w // merge)
         yield own
+
+
+def random_traffic(spec, number):
+    """Yield prompts of random B, T, and numbers of images and videos, none among them."""
+    rng = random.Random(0)
+    for _ in range(number):
+        rows, images, videos = [], [], []
+        for _ in range(rng.randint(1, 4)):
+            row = "t" * rng.randint(0, 30)
+            for _ in range(rng.choice((0, 0, 1, 2, 5))):
+                h, w = rng.randint(1, 6), rng.randint(1, 6)
+                frame = f"<{'I' * (h * w)}>t"
+                if rng.random() < 0.5:
+                    frames = rng.randint(1, 3)
+                    videos.append([frames, 2 * h, 2 * w])
+                    row += f"[{frame * frames}]"
+                else:
+                    images.append([1, 2 * h, 2 * w])
+                    row += frame
+            rows.append(row + "t" * rng.randint(1, 99))
+        seq_len = max(map(len, rows))
+        mask = [("1" * len(row)).ljust(seq_len, "0") for row in rows]
+        yield Prompt.from_symbols(
+            spec,
+            [row.ljust(seq_len, "t") for row in rows],
+            mask=mask if rng.random() < 0.5 or "0" in "".join(mask) else None,
+            image_grid_thw=images or None,
+            video_grid_thw=videos or None,
+        )
+
+
+@contextmanager
+def no_synchronisation():
+    torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

@@ -1,6 +1,5 @@
 """On a CUDA device: the answers of the CPU, no synchronisation, graphs and compilation."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,6 +13,7 @@ from support import (
     enlarged,
     fitting,
     misfitting,
+    no_synchronisation,
     roomy,
     rope_index,
     spec_of,
@@ -51,17 +51,6 @@ def cuda_rope_index(prompt, *, by_types=False, **options):
 
 def assert_on_cuda(answer):
     assert {tensor.device.type for tensor in answer} == {"cuda"}
-
-
-@contextmanager
-def no_synchronisation():
-    torch.cuda.synchronize()
-    before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
 
 
 # Equality with the CPU

@@ -123,7 +123,23 @@ def test_the_reference_is_plain_python():
     assert foreign(used) == set()
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "vecrope.testing.strategies"])
+# Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
+ON_REQUEST = {"vecrope.testing.strategies": "hypothesis", "vecrope.kernels": "triton"}
+
+
+@pytest.mark.parametrize("name", ON_REQUEST)
+def test_what_is_imported_on_request_needs_one_package_more(name):
+    used = imports(SOURCES[name], only_at_import=True)
+    assert foreign(used) - {"torch", "vecrope"} == {ON_REQUEST[name]}
+
+
+def test_the_kernels_are_imported_on_request_only():
+    command = "import sys, vecrope; print('vecrope.kernels' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
+    assert run.stdout.strip() == b"False"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in ON_REQUEST])
 def test_torch_is_the_only_dependency(name):
     used = imports(SOURCES[name], only_at_import=True)
     assert foreign(used) <= {"torch", "vecrope"}

@@ -1,11 +1,16 @@
-import random
 from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
-from support import CONVENTIONS, assert_same, fitting, spec_of
-from test_cuda import no_synchronisation
+from support import (
+    CONVENTIONS,
+    assert_same,
+    fitting,
+    no_synchronisation,
+    random_traffic,
+    spec_of,
+)
 
 from vecrope import RopeIndexRunner, get_rope_index
 from vecrope.runner import _power_from, _powers
@@ -161,35 +166,6 @@ def test_buckets():
     assert _powers(64, 256) == [64, 128, 256]
 
 
-def random_traffic(number):
-    """Yield prompts of random B, T, and numbers of images and videos, none among them."""
-    rng = random.Random(0)
-    for _ in range(number):
-        rows, images, videos = [], [], []
-        for _ in range(rng.randint(1, 4)):
-            row = "t" * rng.randint(0, 30)
-            for _ in range(rng.choice((0, 0, 1, 2, 5))):
-                h, w = rng.randint(1, 6), rng.randint(1, 6)
-                frame = f"<{'I' * (h * w)}>t"
-                if rng.random() < 0.5:
-                    frames = rng.randint(1, 3)
-                    videos.append([frames, 2 * h, 2 * w])
-                    row += f"[{frame * frames}]"
-                else:
-                    images.append([1, 2 * h, 2 * w])
-                    row += frame
-            rows.append(row + "t" * rng.randint(1, 99))
-        seq_len = max(map(len, rows))
-        mask = [("1" * len(row)).ljust(seq_len, "0") for row in rows]
-        yield Prompt.from_symbols(
-            SPEC,
-            [row.ljust(seq_len, "t") for row in rows],
-            mask=mask if rng.random() < 0.5 or "0" in "".join(mask) else None,
-            image_grid_thw=images or None,
-            video_grid_thw=videos or None,
-        )
-
-
 @pytest.mark.slow
 @each_device
 def test_a_day_of_traffic(device):
@@ -199,7 +175,7 @@ def test_a_day_of_traffic(device):
     # 1, 2 and 4 rows, 64, 128, 256, 512 and 1000 tokens, with and without a mask.
     assert graphs == (0 if device == "cpu" else 3 * 5 * 2)
     assert seconds >= 0
-    for prompt in random_traffic(2000):
+    for prompt in random_traffic(SPEC, 2000):
         arguments = arguments_of(prompt, device)
         with no_synchronisation() if device == "cuda" else nullcontext():
             answer = runner(arguments.pop("input_ids"), **arguments)

@@ -12,10 +12,13 @@ from support import (
     CONVENTIONS,
     assert_no_answer,
     assert_same,
+    enlarged,
     fitting,
+    grid_list,
     grid_tensor,
     kept,
     misfitting,
+    random_traffic,
     roomy,
     rope_index,
     spec_of,
@@ -292,6 +295,20 @@ def test_sizes_and_counts_change_without_a_recompile(compiled):
     for prompt in (batch_of(1, 30, 2, 3), batch_of(1, 50, 5, 4), batch_of(3, 40, 5, 4)):
         assert_same(rope_index(prompt, function, max_segments=50), prompt.expected())
         assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+def test_a_day_of_traffic_compiles_twice(compiled):
+    function, counter = compiled("eager")
+    for request in random_traffic(SGLANG, 2000):
+        batch, seq_len = request.input_ids.shape
+        # As the README says: a mask always, and no number of grids that torch takes for constant.
+        most = max(len(grid_list(request.image_grid_thw)), len(grid_list(request.video_grid_thw)))
+        prompt = enlarged(request, rows=batch, tokens=seq_len, grids=max(most, 2))
+        answer = rope_index(prompt, function, validate=False, max_segments=256)
+        assert_same(answer, rope_index(request))
+    # One row, and more than one.
+    assert counter.frame_count == 2
 
 
 def test_new_values_in_old_shapes_give_new_answers(compiled):

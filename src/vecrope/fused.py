@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from vecrope import kernels
-from vecrope.kernels import MAX_TOKENS
 from vecrope.spec import MRopeSpec
-
-__all__ = ["MAX_TOKENS", "Buffers", "fused_rope_index", "launch", "make_buffers"]
 
 
 class Buffers(NamedTuple):
@@ -36,7 +33,7 @@ def fused_rope_index(
     """Return the positions and deltas of a padded batch.
 
     Args:
-        input_ids: (B, T) on a CUDA device, at least one token and fewer than `MAX_TOKENS`.
+        input_ids: (B, T) on a CUDA device, at least one token and fewer than 2**30.
         spec: the family's rules.
         image_grid_thw: (num_images, 3) on that device, or None.
         video_grid_thw: (num_videos, 3) on that device, or None.

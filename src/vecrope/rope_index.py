@@ -135,7 +135,7 @@ def get_rope_index(
             return answer
     if input_ids.is_cuda and not tracing and cu_seqlens is None and max_segments is None:
         pipeline = fused_pipeline()
-        if pipeline is not None and 0 < input_ids.numel() < pipeline.MAX_TOKENS:
+        if pipeline is not None and 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
             fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
                 input_ids,
                 spec,

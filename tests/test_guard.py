@@ -1,0 +1,105 @@
+"""What speed depends on and no clock disturbs: operators, temporaries and memory of a call.
+
+The ceilings are the present values. Lower them with the code; to raise one takes a reason.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from support import spec_of
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from bench.config import Config
+from bench.runner import measure_memory
+from bench.workloads import make_workload
+from vecrope import get_rope_index
+
+SPEC = spec_of("glm4v", "sglang")
+
+# Workload and T, operators, and tensors of a number a token that are allocated on the way.
+CEILINGS = [
+    ("seed", 512, 7, 3),
+    ("short", 300, 24, 2),
+    ("seed", 1024, 24, 3),
+    ("video", 4096, 24, 3),
+    ("seed", 16384, 24, 2),
+    ("seed", 131072, 56, 3),
+    ("video", 131072, 56, 3),
+    ("batch", 4096, 133, 4),
+]
+
+
+def call(name, seq_len):
+    workload = make_workload(name, seq_len)
+    return lambda: get_rope_index(
+        workload.input_ids,
+        SPEC,
+        image_grid_thw=workload.image_grid_thw,
+        video_grid_thw=workload.video_grid_thw,
+        attention_mask=workload.attention_mask,
+    )
+
+
+class Recorder(TorchDispatchMode):
+    """Counts the operators that are dispatched, and which of them allocate `large` numbers."""
+
+    def __init__(self, large):
+        super().__init__()
+        self.large = large
+        self.operators = Counter()
+        self.temporaries = Counter()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        self.operators[str(operator)] += 1
+        given = {storage(leaf) for leaf in tree_leaves((args, kwargs)) if is_tensor(leaf)}
+        for leaf in tree_leaves(result):
+            if is_tensor(leaf) and leaf.numel() >= self.large and storage(leaf) not in given:
+                self.temporaries[str(operator)] += 1
+        return result
+
+
+def is_tensor(leaf):
+    return isinstance(leaf, torch.Tensor)
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize(("name", "seq_len", "operators", "temporaries"), CEILINGS)
+def test_operators_and_temporaries(name, seq_len, operators, temporaries):
+    function = call(name, seq_len)
+    function()  # constants of the spec are made once
+    recorder = Recorder(large=make_workload(name, seq_len).input_ids.numel())
+    with recorder:
+        function()
+    assert recorder.operators.total() <= operators, recorder.operators
+    assert recorder.temporaries.total() <= temporaries, recorder.temporaries
+
+
+def test_the_recorder_tells_views_and_writes_from_temporaries():
+    ids = torch.arange(8)
+    with Recorder(large=8) as recorder:
+        ids.view(2, 4).add_(1)
+        torch.add(ids, 1, out=ids)
+        ids[:4] + 1
+    assert recorder.operators.total() == 5
+    assert not recorder.temporaries
+    with recorder:
+        ids + 1
+    assert recorder.temporaries == {"aten.add.Tensor": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "seq_len"), [("seed", 131072), ("video", 131072), ("batch", 4096)]
+)
+def test_peak_memory_is_at_most_48_bytes_a_token(name, seq_len):
+    config = Config(name, seq_len)
+    peak = measure_memory(call(name, seq_len), config)
+    num_tokens = make_workload(name, seq_len).input_ids.numel()
+    # The answer alone takes 24.
+    assert 24 * num_tokens <= peak <= 48 * num_tokens

@@ -6,8 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import CONVENTIONS, assert_same, enlarged, fitting, misfitting, spec_of
+from support import (
+    CONVENTIONS,
+    assert_same,
+    enlarged,
+    fitting,
+    misfitting,
+    rope_index,
+    spec_of,
+)
 
+from vecrope import RopeIndexRunner, get_rope_index
+from vecrope.runner import _Memory
 from vecrope.testing import Prompt, Refusal
 
 pytest.importorskip("triton", reason="needs Triton")
@@ -148,3 +158,99 @@ def test_int32_and_small_integers():
     for by_types in (False, True):
         buffers = run(narrow, by_types=by_types)
         assert_same((buffers.position_ids, buffers.rope_deltas), (expected.int(), deltas))
+
+
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
+    monkeypatch.setattr("vecrope.rope_index.short_rope_index", lambda *_: None)
+    monkeypatch.setattr("vecrope.rope_index.regular_rope_index", lambda *_: None)
+    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    prompt = Prompt.from_symbols(
+        SPECS["sglang"],
+        ["tt<II>t", "tt[<II>"],
+        mask=["0111111", "1" * 7],
+        image_grid_thw=[[1, 2, 4]],
+        video_grid_thw=[[1, 4, 2]],
+    )
+    assert_same(rope_index(prompt, validate=validate), prompt.expected())
+    misfit = replace(prompt, image_grid_thw=None)
+    if validate:
+        with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+            rope_index(misfit)
+    else:
+        position_ids, _ = rope_index(misfit, validate=False)
+        assert position_ids.shape == (3, 2, 7)
+
+
+def test_the_kernels_take_a_bool_for_a_number():
+    ids = torch.tensor([[5, 6, 7]])
+    kept = torch.tensor([[False, True, True]])
+    answer = fused.fused_rope_index(ids, SPECS["sglang"], None, None, kept, None, validate=True)
+    assert_same(answer, get_rope_index(ids, SPECS["sglang"], attention_mask=kept))
+
+
+class Replayed:
+    """Stands for a CUDA graph."""
+
+    def __init__(self, launch, _device):
+        self.replay = launch
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    """Make a runner that takes the CPU for a CUDA device."""
+    monkeypatch.setattr("vecrope.runner._capture", Replayed)
+    monkeypatch.setattr("vecrope.runner._wait", lambda _: None)
+    limits = {"max_rows": 3, "max_tokens": 100, "max_images": 4, "max_videos": 2}
+    runner = RopeIndexRunner(SPECS["sglang"], device="cpu", **limits)
+    runner._memory = _Memory(limits, torch.int64, torch.device("cpu"))
+    return runner
+
+
+def runner_answer(runner, prompt):
+    arguments = prompt.arguments()
+    del arguments["mm_token_type_ids"]
+    return runner(arguments.pop("input_ids"), **arguments)
+
+
+def test_the_runner_reads_nothing_that_an_earlier_call_left(runner):
+    assert runner.warm_up() > 0
+    # 1, 2 and 3 rows, 64 and 100 tokens, with and without a mask.
+    assert runner.num_graphs == 3 * 2 * 2
+    images = {"image_grid_thw": [[1, 2, 4]] * 3}
+    prompts = [
+        Prompt.from_symbols(SPECS["sglang"], ["<II>t<II>t<II>"] * 1, **images),
+        Prompt.from_symbols(SPECS["sglang"], ["ttt", "t<I"], mask=["011", "110"]),
+        Prompt.from_symbols(SPECS["sglang"], ["t" * 70]),
+        Prompt.from_symbols(
+            SPECS["sglang"], ["[I]", "<I>"], image_grid_thw=[[1, 2, 2]], video_grid_thw=[[1, 2, 2]]
+        ),
+        Prompt.from_symbols(SPECS["sglang"], ["t"]),
+    ]
+    for prompt in prompts + prompts[::-1]:
+        assert_same(runner_answer(runner, prompt), prompt.expected())
+        runner.check()
+    assert runner.num_graphs == 3 * 2 * 2
+
+
+def test_the_runner_names_a_misfit_when_it_is_asked_to(runner):
+    runner.check()
+    for mask in (None, ["111"]):
+        runner_answer(runner, Prompt.from_symbols(SPECS["sglang"], ["tIt"], mask=mask))
+        with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+            runner.check()
+
+
+def test_the_runners_buffers_are_read_where_they_are(runner):
+    prompt = Prompt.from_symbols(SPECS["sglang"], ["t<II>", "tttt<"], image_grid_thw=[[1, 2, 4]])
+    inputs = runner.inputs(2, 5)
+    inputs.input_ids.copy_(prompt.input_ids)
+    inputs.image_grid_thw[0] = prompt.image_grid_thw[0]
+    for _ in range(2):
+        assert_same(runner.replay(2, 5), prompt.expected())
+    text = Prompt.from_symbols(SPECS["sglang"], ["ttt"])
+    assert_same(runner_answer(runner, text), text.expected())
+    runner.check()
+    assert runner_answer(runner, replace(text, input_ids=text.input_ids[:, :0]))[0].numel() == 0
+    with pytest.raises(ValueError, match="at most 100 tokens, got 101"):
+        runner.replay(1, 101)

@@ -155,6 +155,16 @@ def test_types_replace_the_ids(spec):
     check()
 
 
+@each_form
+@each_convention
+def test_types_are_believed_where_the_ids_would_fit_as_well(spec, form):
+    prompt = Prompt.from_symbols(spec, ["tttIt"], image_grid_thw=[[1, 2, 2]])
+    ids = Prompt.from_symbols(spec, ["tIttt"]).input_ids
+    types = prompt.mm_token_type_ids
+    answer = rope_index(prompt, form, input_ids=ids, mm_token_type_ids=types)
+    assert_same(answer, prompt.expected())
+
+
 @each_convention
 def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
     @given(misfitting(spec), st.booleans())

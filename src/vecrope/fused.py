@@ -48,7 +48,7 @@ def fused_rope_index(
     images, videos = _ready(image_grid_thw, device), _ready(video_grid_thw, device)
     num_items = sum(grids.shape[0] for grids in (images, videos) if grids is not None)
     shape = (input_ids.shape[0], input_ids.shape[1])
-    with torch.cuda.device(device):
+    with torch.cuda.device_of(input_ids):  # type: ignore[no-untyped-call]
         buffers = make_buffers(shape, num_items, input_ids.dtype, device)
         launch(
             input_ids.contiguous(),

@@ -133,20 +133,19 @@ def get_rope_index(
             )
         if answer is not None:
             return answer
-    if input_ids.is_cuda and not tracing and cu_seqlens is None and max_segments is None:
-        pipeline = fused_pipeline()
-        if pipeline is not None and 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
-            fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
-                input_ids,
-                spec,
-                image_grid_thw,
-                video_grid_thw,
-                attention_mask,
-                mm_token_type_ids,
-                validate=validate,
-            )
-            if fused is not None:
-                return fused
+    pipeline = None if tracing else _pipeline_for(input_ids)
+    if pipeline is not None and cu_seqlens is None and max_segments is None:
+        fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+            input_ids,
+            spec,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            mm_token_type_ids,
+            validate=validate,
+        )
+        if fused is not None:
+            return fused
 
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
@@ -174,6 +173,14 @@ def get_rope_index(
         torch.where(invalid, -1, positions),
         torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas),
     )
+
+
+def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
+    """Return `vecrope.fused` if its kernels can take these ids."""
+    pipeline = fused_pipeline() if input_ids.is_cuda else None
+    if pipeline is None or not 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
+        return None
+    return pipeline
 
 
 @lru_cache

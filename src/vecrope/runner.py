@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import product
 from typing import NamedTuple
 
@@ -136,7 +136,7 @@ class RopeIndexRunner:
             self._check_limit("rows", num_rows)
             self._check_limit("tokens", seq_len)
             self._bucket(num_rows, seq_len, masked)
-        torch.cuda.synchronize(self.device)
+        _wait(self.device)
         return time.perf_counter() - start
 
     def inputs(self, num_rows: int, num_tokens: int) -> RunnerInputs:
@@ -362,15 +362,25 @@ class _Bucket:
                 memory.sizes,
             )
 
-        device = memory.input_ids.device
-        stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
+        self.graph = _capture(launch, memory.input_ids.device)
+
+
+def _capture(launch: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
+    """Return a CUDA graph of what `launch` launches."""
+    with torch.cuda.device(device):
+        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             launch()  # compiles, which a capture must not
-        torch.cuda.current_stream(device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(self.graph):
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             launch()
+    return graph
+
+
+def _wait(device: torch.device) -> None:
+    torch.cuda.synchronize(device)
 
 
 def _load_rows(target: Tensor, num_before: int, source: Tensor | None) -> int:

@@ -20,6 +20,8 @@ LEAST = torch.iinfo(torch.int64).min
 FITTING = {
     "conversations": conversations,
     "short conversations": partial(conversations, max_rows=1, max_segments=3),
+    # With room for frames of several sizes on the fast path.
+    "long conversations": partial(conversations, max_side=3, max_text=80),
     "touching conversations": partial(conversations, touching=True),
     "soup": token_soup,
     "touching soup with zeros": partial(token_soup, touching=True, zero_grids=True),

@@ -276,6 +276,23 @@ def _path_taken(prompt, **changes):
     return taken[-1]
 
 
+def test_frames_of_one_patch_by_one_are_expanded():
+    spec = OTHERS["unmerged"]
+    row = "[ItIt][IIt]".ljust(20, "t")
+    prompt = Prompt.from_symbols(spec, [row] * 2, video_grid_thw=[[2, 1, 1], [1, 1, 2]] * 2)
+    assert _path_taken(prompt) == "regular"
+    assert_same(rope_index(prompt), prompt.expected())
+
+
+@each_form
+@each_convention
+def test_an_image_in_two_runs_is_refused(spec, form):
+    row = "ItItIIt".ljust(20, "t")
+    prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[2, 2, 2], [1, 2, 4]])
+    with pytest.raises(ValueError, match="row 0, image 0: its grid"):
+        rope_index(prompt, form)
+
+
 def test_an_end_before_its_start_is_not_for_the_path_of_short_prompts():
     spec = spec_of("glm4v", "sglang")
     prompt = Prompt.from_symbols(spec, ["][It"], video_grid_thw=[[1, 2, 2]])

@@ -31,6 +31,7 @@ def conversations(
     max_rows: int = 3,
     max_segments: int = 4,
     max_side: int = 5,
+    max_text: int = 4,
     touching: bool = False,
 ) -> Prompt:
     """Draw a prompt as GLM's processor lays it out; the reference accepts every one of them.
@@ -46,6 +47,7 @@ def conversations(
         max_rows: the largest B.
         max_segments: the most texts, images and videos in a row.
         max_side: the largest height and width of an image or a frame, in tokens.
+        max_text: the most tokens of a text.
         touching: whether images, and frames, may follow each other with nothing in between. Both
             upstreams fail on such rows.
     """
@@ -53,7 +55,7 @@ def conversations(
     size = draw(st.none() | st.tuples(side, side))
     sizes = st.tuples(side, side) if size is None else st.just(size)
     depths = st.integers(1, 3) if size is None else st.just(1)
-    segment = _text() | _image(depths, sizes, touching) | _video(sizes, touching)
+    segment = _text(max_text) | _image(depths, sizes, touching) | _video(sizes, touching)
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
 
@@ -144,8 +146,8 @@ def token_soup(
     )
 
 
-def _text() -> st.SearchStrategy[_Segment]:
-    return st.integers(1, 4).map(lambda length: _Segment("t" * length))
+def _text(max_length: int) -> st.SearchStrategy[_Segment]:
+    return st.integers(1, max_length).map(lambda length: _Segment("t" * length))
 
 
 @st.composite

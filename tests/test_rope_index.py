@@ -158,8 +158,8 @@ def test_types_replace_the_ids(spec):
 @each_form
 @each_convention
 def test_types_are_believed_where_the_ids_would_fit_as_well(spec, form):
-    prompt = Prompt.from_symbols(spec, ["tttIt"], image_grid_thw=[[1, 2, 2]])
-    ids = Prompt.from_symbols(spec, ["tIttt"]).input_ids
+    prompt = Prompt.from_symbols(spec, ["tttIIIIt"], image_grid_thw=[[1, 4, 4]])
+    ids = Prompt.from_symbols(spec, ["tIIIIttt"]).input_ids
     types = prompt.mm_token_type_ids
     answer = rope_index(prompt, form, input_ids=ids, mm_token_type_ids=types)
     assert_same(answer, prompt.expected())
@@ -245,6 +245,9 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
             id="more frames than tokens",
         ),
         pytest.param(
+            "regular", ["tt[", "tIt"], {"image_grid_thw": [[1, 2, 2]]}, id="a start before a row"
+        ),
+        pytest.param(
             "regular",
             ["[ttt", "tItt"],
             {"image_grid_thw": [[1, 2, 2]]},
@@ -311,6 +314,7 @@ def test_ids_that_share_their_last_byte_with_a_special_one_are_text(spec, form):
     for row in range(2):
         ids[row, 5:8] = torch.tensor(special) + (256 if row else -256)
     assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
+    assert _path_taken(prompt, input_ids=ids) == "regular"
 
 
 @each_form

@@ -1,4 +1,5 @@
 import random
+import sys
 from dataclasses import replace
 from itertools import accumulate
 from unittest import mock
@@ -23,6 +24,7 @@ from support import (
 
 from vecrope import get_rope_index
 from vecrope.regular import regular_rope_index
+from vecrope.rope_index import fused_pipeline
 from vecrope.short import MAX_TOKENS, short_rope_index
 from vecrope.testing import Prompt, Refusal
 
@@ -301,6 +303,21 @@ def test_an_end_before_its_start_is_not_for_the_path_of_short_prompts():
     prompt = Prompt.from_symbols(spec, ["][It"], video_grid_thw=[[1, 2, 2]])
     assert _path_taken(prompt) == "regular"
     assert_same(rope_index(prompt), prompt.expected())
+
+
+def test_frames_outside_of_their_video_are_not_for_the_path_of_short_prompts():
+    prompt = Prompt.from_symbols(spec_of("glm4v", "sglang"), ["It[t]"], video_grid_thw=[[1, 2, 2]])
+    assert _path_taken(prompt) == "table"
+
+
+def test_without_triton_there_are_no_kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vecrope.fused", None)
+    monkeypatch.delattr("vecrope.fused", raising=False)
+    fused_pipeline.cache_clear()
+    try:
+        assert fused_pipeline() is None
+    finally:
+        fused_pipeline.cache_clear()
 
 
 @each_form

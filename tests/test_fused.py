@@ -1,6 +1,7 @@
 """The Triton kernels, in Triton's interpreter: the same arithmetic, on a CPU."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from support import (
 )
 
 from vecrope import RopeIndexRunner, get_rope_index
+from vecrope.rope_index import _pipeline_for
 from vecrope.runner import _Memory
 from vecrope.testing import Prompt, Refusal
 
@@ -182,6 +184,15 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
         assert position_ids.shape == (3, 2, 7)
 
 
+@pytest.mark.parametrize(
+    ("on_cuda", "num_tokens", "takes"),
+    [(True, 1, True), (False, 1, False), (True, 0, False), (True, 2**30, False)],
+)
+def test_which_ids_the_kernels_take(on_cuda, num_tokens, takes):
+    ids = SimpleNamespace(is_cuda=on_cuda, numel=lambda: num_tokens)
+    assert _pipeline_for(ids) is (fused if takes else None)
+
+
 def test_the_kernels_take_a_bool_for_a_number():
     ids = torch.tensor([[5, 6, 7]])
     kept = torch.tensor([[False, True, True]])
@@ -214,6 +225,8 @@ def runner_answer(runner, prompt):
 
 
 def test_the_runner_reads_nothing_that_an_earlier_call_left(runner):
+    assert runner.warm_up([(3, 70)]) > 0
+    assert runner.num_graphs == 2
     assert runner.warm_up() > 0
     # 1, 2 and 3 rows, 64 and 100 tokens, with and without a mask.
     assert runner.num_graphs == 3 * 2 * 2

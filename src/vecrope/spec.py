@@ -2,94 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Convention = Literal["sglang", "transformers"]
-MarkerRule = Literal["last", "count"]
+from vecrope.families import class_defaults, read_config
+from vecrope.rules import OwnRule
+
+Convention = Literal["sglang", "transformers", "vllm"]
+MarkerRule = Literal["none", "last", "count", "adjacent"]
+ImageTime = Literal["frames", "none"]
+VideoTime = Literal["frames", "seconds"]
+TimeOrder = Literal["rate", "seconds"]
+TimeDtype = Literal["given", "float32", "float64"]
 SpanRule = Literal["thw", "hw"]
+MaskRule = Literal["skip", "ignore"]
 DeltaLength = Literal["padded", "valid"]
+PositionDtype = Literal["ids", "int64", "float32"]
 
-# What the upstreams disagree on for the GLM family, wherever it is the same family.
-_CONVENTIONS: dict[str, dict[str, Any]] = {
-    "sglang": {
-        "marker_rule": "last",
-        "span_rule": "thw",
-        "padding_value": 1,
-        "delta_length": "padded",
-    },
-    "transformers": {
-        "marker_rule": "count",
-        "span_rule": "hw",
-        "padding_value": 0,
-        "delta_length": "valid",
-    },
-}
-
-# The class defaults of transformers' configurations; a test compares them with the classes.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "glm4v": {
-        "image_token_id": 151343,
-        "video_start_token_id": 151341,
-        "video_end_token_id": 151342,
-        "spatial_merge_size": 2,
-    },
-    "glm4v_moe": {
-        "image_token_id": 151363,
-        "video_start_token_id": 151341,
-        "video_end_token_id": 151342,
-        "spatial_merge_size": 2,
-    },
-    "glm46v": {
-        "image_token_id": 151343,
-        "video_start_token_id": 151361,
-        "video_end_token_id": 151362,
-        "spatial_merge_size": 2,
-    },
-    "glm_ocr": {
-        "image_token_id": 59280,
-        "video_start_token_id": 59258,
-        "video_end_token_id": 59259,
-        "spatial_merge_size": 2,
-    },
-}
-
-# Where a configuration keeps each field, as a dotted path.
-_CONFIG_PATHS: dict[str, str] = {
-    "image_token_id": "image_token_id",
-    "video_start_token_id": "video_start_token_id",
-    "video_end_token_id": "video_end_token_id",
-    "spatial_merge_size": "vision_config.spatial_merge_size",
+_TOKEN_IDS = (
+    "image_token_id",
+    "video_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+    "vision_start_token_id",
+)
+_MERGE_SIZES = ("spatial_merge_size", "temporal_merge_size")
+_CHOICES = {
+    "convention": Convention,
+    "marker_rule": MarkerRule,
+    "image_time": ImageTime,
+    "video_time": VideoTime,
+    "time_order": TimeOrder,
+    "time_dtype": TimeDtype,
+    "span_rule": SpanRule,
+    "mask_rule": MaskRule,
+    "delta_length": DeltaLength,
+    "position_dtype": PositionDtype,
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MRopeSpec:
     """The rules by which one model family numbers its tokens, under one convention.
 
-    Build it with `from_config` or `for_model`. A spec is immutable and hashable, so that it can be
-    a constant of a compiled graph.
+    Build it with `from_config` or `for_model`, or, for a family that is not known here, from the
+    fields below. A spec is immutable and hashable, so that it can be a constant of a compiled
+    graph.
 
     Args:
         model_type: the `model_type` of the family's configuration.
-        convention: the upstream whose answers are reproduced, `"sglang"` or `"transformers"`.
-        image_token_id: the placeholder id of images and of video frames.
-        video_start_token_id: the id after which placeholders belong to a video.
+        convention: the upstream whose answers are reproduced, `"sglang"`, `"transformers"` or
+            `"vllm"`.
+        image_token_id: the placeholder id of images. None only with an `own_rule` that needs none.
+        video_token_id: the placeholder id of videos; None where they have that of images, and
+            markers tell the two apart.
+        video_start_token_id: the id after which placeholders belong to a video. Needed by the
+            marker rules `"last"` and `"count"`, as is `video_end_token_id`.
         video_end_token_id: the id after which they no longer do.
+        vision_start_token_id: the id right before every image and every separate frame. Needed by
+            the marker rule `"adjacent"`.
         spatial_merge_size: patches per token along each spatial side of a grid, at least 1.
-        marker_rule: when a placeholder is a video's. `"last"`: the last marker before it, in its
-            row, is a start (SGLang). `"count"`: more starts than ends stand before it in its row
-            (transformers' processors).
-        span_rule: how far an image moves the running position. `"thw"`: past its largest position
-            (SGLang). `"hw"`: by the larger of height and width (transformers). They differ only
-            for an image with more temporal than spatial extent.
+        temporal_merge_size: frames of a video's grid that share their tokens, at least 1.
+        marker_rule: how placeholders are told apart. `"none"`: by their ids alone. `"last"`: a
+            placeholder is a video's if the last marker before it, in its row, is a start (SGLang).
+            `"count"`: if more starts than ends stand before it in its row (transformers'
+            processors). `"adjacent"`: by their ids, and where images, videos or separate frames
+            start there must be a `vision_start_token_id` (SGLang).
+        separate_frames: whether each frame of a video is numbered as an image of its own, with or
+            without text before the next one; otherwise a video is one block.
+        image_time: the temporal offsets of the frames of one image: their number (`"frames"`) or 0
+            (`"none"`).
+        video_time: the temporal offsets of the frames of one video that is a block: their number
+            (`"frames"`) or the time passed (`"seconds"`), in units of `1 / tokens_per_second`,
+            rounded down.
+        tokens_per_second: positions per second, for `"seconds"`.
+        time_order: which product is rounded first, `tokens_per_second` times the seconds of a step
+            (`"rate"`) or the seconds of a step times the number of steps (`"seconds"`).
+        time_dtype: in which precision. `"given"`: that of `second_per_grid_ts`.
+        default_seconds: seconds of a step where they are not given; None: they must be given.
+        multi_frame_images: whether an image may have a temporal extent.
+        span_rule: how far a block moves the running position. `"thw"`: past its largest position
+            (SGLang, vLLM). `"hw"`: by the larger of height and width (transformers). They differ
+            only for a block with more temporal than spatial extent.
+        mask_rule: whether masked tokens are left out (`"skip"`) or numbered as if there were no
+            mask (`"ignore"`: SGLang, for most families).
         padding_value: the position written at masked tokens.
         delta_length: the length that `rope_deltas` is measured against: the row's `"padded"` length
             or its number of `"valid"` (unmasked) tokens.
+        position_dtype: of the positions: that of the `"ids"`, or always `"int64"` or `"float32"`.
+        own_rule: the data of a rule that is not the shared one, of `vecrope.rules`.
 
     Raises:
-        ValueError: on a value outside the ones named above.
+        TypeError: for a field of the wrong type.
+        ValueError: for a value outside the ones named above, and for fields that contradict each
+            other.
 
     Example:
         >>> import vecrope
@@ -100,59 +106,115 @@ class MRopeSpec:
 
     model_type: str
     convention: Convention
-    image_token_id: int
-    video_start_token_id: int
-    video_end_token_id: int
+    image_token_id: int | None
+    video_token_id: int | None = None
+    video_start_token_id: int | None = None
+    video_end_token_id: int | None = None
+    vision_start_token_id: int | None = None
     spatial_merge_size: int
+    temporal_merge_size: int = 1
     marker_rule: MarkerRule
+    separate_frames: bool
+    image_time: ImageTime = "frames"
+    video_time: VideoTime = "frames"
+    tokens_per_second: float | None = None
+    time_order: TimeOrder = "rate"
+    time_dtype: TimeDtype = "given"
+    default_seconds: float | None = None
+    multi_frame_images: bool = True
     span_rule: SpanRule
+    mask_rule: MaskRule = "skip"
     padding_value: int
     delta_length: DeltaLength
+    position_dtype: PositionDtype = "ids"
+    own_rule: OwnRule | None = None
 
     def __post_init__(self) -> None:
-        for name in (*_CONFIG_PATHS, "padding_value"):
+        for name, known in _CHOICES.items():
+            _check_one_of(name, getattr(self, name), get_args(known))
+        for name in (*_TOKEN_IDS, *_MERGE_SIZES, "padding_value"):
             value = getattr(self, name)
+            if value is None and name in _TOKEN_IDS:
+                continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an int, got {value!r}")
-        for name in _CONFIG_PATHS:
-            least = int(name == "spatial_merge_size")
-            if not least <= getattr(self, name) < 2**31:
+            least = int(name in _MERGE_SIZES)
+            if name != "padding_value" and not least <= value < 2**31:
+                raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
+        if self.own_rule is None:
+            self._check_shared_rule()
+
+    def _check_shared_rule(self) -> None:
+        """Check that the fields of the shared rule are there, and do not contradict each other."""
+        needed = ["image_token_id"]
+        if self.marker_rule in ("last", "count"):
+            needed += ["video_start_token_id", "video_end_token_id"]
+            if self.video_token_id is not None:
                 raise ValueError(
-                    f"{name} must be from {least} to 2**31 - 1, got {getattr(self, name)}"
+                    f"video_token_id must be None with marker_rule {self.marker_rule!r}, which "
+                    f"tells videos by their markers, got {self.video_token_id}"
                 )
-        markers = (self.image_token_id, self.video_start_token_id, self.video_end_token_id)
-        if len(set(markers)) < 3:
+        elif self.marker_rule == "adjacent":
+            needed.append("vision_start_token_id")
+        for name in needed:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"{name} must be given for {self.model_type!r} with marker_rule "
+                    f"{self.marker_rule!r}, got None"
+                )
+        given = {name: getattr(self, name) for name in _TOKEN_IDS}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(set(given.values())) < len(given):
+            names = list(given)
+            listed = f"{', '.join(names[:-1])} and {names[-1]}"
+            raise ValueError(f"{listed} must differ, got {tuple(given.values())}")
+        if self.video_time == "seconds":
+            if self.separate_frames:
+                raise ValueError(
+                    "video_time must be 'frames' with separate_frames, got 'seconds': a frame on "
+                    "its own has no temporal extent"
+                )
+            rate = self.tokens_per_second
+            if isinstance(rate, bool) or not isinstance(rate, int | float):
+                raise TypeError(
+                    f"tokens_per_second must be a number with video_time 'seconds', got {rate!r}"
+                )
+            if not 0 < rate < 2**31:
+                raise ValueError(f"tokens_per_second must be positive, got {rate}")
+        elif self.tokens_per_second is not None:
             raise ValueError(
-                "image_token_id, video_start_token_id and video_end_token_id must differ, "
-                f"got {markers}"
+                "tokens_per_second must be None with video_time 'frames', "
+                f"got {self.tokens_per_second}"
             )
-        for name, known in (
-            ("convention", Convention),
-            ("marker_rule", MarkerRule),
-            ("span_rule", SpanRule),
-            ("delta_length", DeltaLength),
-        ):
-            _check_one_of(name, getattr(self, name), get_args(known))
+        if self.separate_frames and self.temporal_merge_size > 1:
+            raise ValueError(
+                "temporal_merge_size must be 1 with separate_frames, "
+                f"got {self.temporal_merge_size}"
+            )
 
     @classmethod
-    def for_model(cls, model_type: str, *, convention: Convention) -> MRopeSpec:
+    def for_model(cls, model_type: str, *, convention: Convention, **fields: Any) -> MRopeSpec:
         """Return the spec of a family with the default ids of its transformers configuration class.
 
         Args:
-            model_type: `"glm4v"`, `"glm4v_moe"`, `"glm46v"` or `"glm_ocr"`.
+            model_type: one of the families in the README's table.
             convention: the upstream whose answers are reproduced.
+            **fields: fields of the spec to be set to other values, or that have no default.
 
         Raises:
-            ValueError: if the model type or the convention is not known.
+            ValueError: if the model type or the convention is not known, if that upstream has no
+                such family, or if a field has no default and is not given.
+            TypeError: for an unknown field.
+
+        Example:
+            >>> import vecrope
+            >>> spec = vecrope.MRopeSpec.for_model("qwen2_5_vl", convention="transformers")
+            >>> spec.video_time, spec.tokens_per_second
+            ('seconds', 4)
         """
-        _check_one_of("model_type", model_type, _DEFAULTS)
-        _check_one_of("convention", convention, _CONVENTIONS)
-        return cls(
-            model_type=model_type,
-            convention=convention,
-            **_DEFAULTS[model_type],
-            **_CONVENTIONS[convention],
-        )
+        _check_one_of("convention", convention, get_args(Convention))
+        values = class_defaults(model_type, convention, given=tuple(fields))
+        return cls(model_type=model_type, convention=convention, **{**values, **fields})
 
     @classmethod
     def from_config(cls, config: Any, *, convention: Convention) -> MRopeSpec:
@@ -164,30 +226,15 @@ class MRopeSpec:
             convention: the upstream whose answers are reproduced.
 
         Raises:
-            ValueError: if the model type or the convention is not known, or if a field is missing.
-            TypeError: if a field is not an int.
+            ValueError: if the model type or the convention is not known, if that upstream has no
+                such family, if the family has no M-RoPE, or if a field is missing.
+            TypeError: if a field is of the wrong type.
         """
-        model_type = _lookup(config, "model_type")
-        _check_one_of("model_type", model_type, _DEFAULTS)
-        _check_one_of("convention", convention, _CONVENTIONS)
-        values = {name: _lookup(config, path) for name, path in _CONFIG_PATHS.items()}
-        return cls(
-            model_type=model_type, convention=convention, **values, **_CONVENTIONS[convention]
-        )
+        _check_one_of("convention", convention, get_args(Convention))
+        model_type, values = read_config(config, convention)
+        return cls(model_type=model_type, convention=convention, **values)
 
 
 def _check_one_of(name: str, value: object, known: Any) -> None:
     if value not in tuple(known):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-
-
-def _lookup(config: Any, path: str) -> Any:
-    node = config
-    for name in path.split("."):
-        found = node.get(name) if isinstance(node, Mapping) else getattr(node, name, None)
-        if found is None:
-            raise ValueError(
-                f"the configuration has no field {path!r} (of {type(config).__name__})"
-            )
-        node = found
-    return node

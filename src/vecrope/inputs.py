@@ -1,0 +1,25 @@
+"""The tensors of one call, as they are handed from stage to stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """The arguments of `vecrope.get_rope_index` that describe a batch, by the same names."""
+
+    input_ids: Tensor
+    image_grid_thw: Tensor | None = None
+    video_grid_thw: Tensor | None = None
+    attention_mask: Tensor | None = None
+    cu_seqlens: Tensor | None = None
+    mm_token_type_ids: Tensor | None = None
+    second_per_grid_ts: Tensor | Sequence[float] | None = None
+    audio_seqlens: Tensor | None = None
+    use_audio_in_video: bool = False
+    images_per_sample: Tensor | None = None
+    target_sizes: Tensor | None = None
+    target_sizes_videos: Tensor | None = None

@@ -254,7 +254,6 @@ FAMILIES: dict[str, Family] = {
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
 
 
-
 def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a spec with the default ids, less those that are given.
 

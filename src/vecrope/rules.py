@@ -7,13 +7,12 @@ rule is the data of one room, which is named after it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
 class OwnRule:
     """The data of a rule that is not the shared one."""
 
-
-@dataclass(frozen=True)
-class PlainIndex(OwnRule):
-    """Every token has its index on all axes: what looks like M-RoPE, and is not."""
+    # The arguments of `get_rope_index` that the rule reads and the shared one does not.
+    arguments: ClassVar[frozenset[str]] = frozenset()

@@ -59,6 +59,7 @@ class Segments:
     # before; None: it asks for none.
     unannounced: Tensor | None
     runs: Runs
+    next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
 
 
@@ -141,6 +142,7 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         interrupted=first_group * group_tokens != place,
         unannounced=unannounced,
         runs=runs,
+        next_positions=row_end.to(torch.int64),
         rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
     )
 

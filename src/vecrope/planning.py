@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from vecrope import checks
+from vecrope import fit
 from vecrope.items import make_items
 from vecrope.plan import RopeIndexPlan
 from vecrope.positions import layout_of
@@ -36,28 +36,29 @@ def build_plan(
     images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
     videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
     if validate and not tracing:
-        checks.check_grids(images, videos, spec)
-        checks.check_seconds(seconds, videos, spec)
+        fit.check_grids(images, videos, spec)
+        fit.check_seconds(seconds, videos, spec)
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
     if stream.num_tokens == 0:
         if validate and not tracing:
-            checks.check_none_left_over(items)
+            fit.check_none_left_over(items)
         return _empty_plan(stream, spec, dtype)
     segments = segment_stream(stream, spec, items, max_segments)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, videos, spec, max_segments)
-    plan = _plan_of(stream, segments, spec, dtype)
+        fit.check_layout(items, segments, images, videos, spec, max_segments)
+    plan = plan_of(stream, segments, spec, dtype)
     if segments.runs.count is None:
         return plan
     invalid = segments.runs.count > segments.runs.starts.shape[0]
     if tracing and validate:
-        invalid = invalid | checks.layout_fault(items, segments)
+        invalid = invalid | fit.layout_fault(items, segments)
     return _voided(plan, invalid)
 
 
-def _plan_of(
+def plan_of(
     stream: Stream, segments: Segments, spec: MRopeSpec, dtype: torch.dtype
 ) -> RopeIndexPlan:
+    """Return the plan of a segment table."""
     return RopeIndexPlan(
         *layout_of(segments),
         row_bounds=stream.row_bounds,

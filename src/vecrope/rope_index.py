@@ -8,7 +8,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from vecrope import checks
+from vecrope import fit
 from vecrope.inputs import Inputs
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
@@ -230,7 +230,7 @@ def _fast_answer(
     pipeline = None if tracing else _pipeline_for(input_ids)
     if pipeline is not None:
         if validate and images is not None and not spec.multi_frame_images:
-            checks.check_grids(images, images[:0], spec)
+            fit.check_grids(images, images[:0], spec)
         answer = pipeline.fused_rope_index(
             input_ids, spec, images, videos, mask, types, validate=validate
         )

@@ -9,6 +9,7 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
 from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
@@ -22,5 +23,7 @@ __all__ = [
     "RunnerInputs",
     "concatenate_plans",
     "get_rope_index",
+    "get_rope_index_from_placeholders",
+    "plan_from_placeholders",
     "plan_rope_index",
 ]

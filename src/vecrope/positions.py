@@ -92,12 +92,16 @@ def _write_slopes(axes: Tensor, rising: Tensor, starts: Tensor, lengths: Tensor)
     if num_rising in (0, num_tokens):
         return
     rare = (rising != mostly).nonzero().view(-1)
-    counts = lengths[rare]
     total = num_tokens - num_rising if mostly else num_rising
-    shift = starts[rare] - (counts.cumsum(0) - counts)
+    fill_runs(axes, starts[rare], lengths[rare], total, not mostly)
+
+
+def fill_runs(axes: Tensor, starts: Tensor, lengths: Tensor, total: int, value: int) -> None:
+    """Write `value` to `axes` (n, N) at the `total` tokens of runs (R,)."""
+    shift = starts - (lengths.cumsum(0) - lengths)
     index = torch.arange(total, device=starts.device)
-    index += shift.repeat_interleave(counts, output_size=total)
-    axes.index_fill_(1, index, not mostly)
+    index += shift.repeat_interleave(lengths, output_size=total)
+    axes.index_fill_(1, index, value)
 
 
 def _locate(layout: Layout, segment: Tensor, index: Tensor) -> Tensor:

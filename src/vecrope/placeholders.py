@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add, le
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from vecrope.modality import IMAGE, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import narrowed, plan_of
 from vecrope.positions import fill_runs
-from vecrope.regular import Sizes, frames_of, write_frames
+from vecrope.regular import OneSize, frames_of, write_frames
 from vecrope.segments import Runs, build_segments, ranks_of
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
@@ -175,34 +176,36 @@ def _frames_of_one_prompt(
     frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw)
     if frames is None or num_runs != frames.num_images + frames.num_video_frames or not num_runs:
         return None
-    starts, ends = offsets.long(), (offsets + lengths).long()
-    inner = torch.cat((starts.new_zeros(1), ends))
-    outer = torch.cat((starts, starts.new_full((1,), num_tokens)))
-    gaps = outer - inner
-    # The last gap is not empty: the prompt goes on behind its last frame.
-    if int(gaps.amin()) < 0 or not int(gaps[-1]) or not int(lengths.amin()):
+    offsets, lengths = offsets.long(), lengths.long()
+    # Numbers on a CPU are read faster than a tensor operator is dispatched.
+    first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
+    last = list(map(add, first, counts))
+    if not all(map(le, [0, *last], [*first, num_tokens - 1])) or min(counts) < 1:
         return None
-    is_video = modalities == VIDEO
-    images, videos = int((modalities == IMAGE).sum()), int(is_video.sum())
-    if (images, videos) != (frames.num_images, frames.num_video_frames):
+    if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
         return None
-    starts, ends = starts.unsqueeze(1), ends.unsqueeze(1)
-    if images and videos and isinstance(frames.size, Sizes):
+    starts, ends, size = offsets.unsqueeze(1), (offsets + lengths).unsqueeze(1), frames.size
+    if isinstance(size, OneSize):
+        fits = counts.count(size.height * size.width) == num_runs
+    else:
         # Into the order of the grids: all images, then all videos.
-        order = is_video.argsort(stable=True)
+        order = modalities.argsort(stable=True)
         starts, ends = starts[order], ends[order]
-    if not torch.equal(starts + frames.size.height * frames.size.width, ends):
+        fits = torch.equal(starts + size.height * size.width, ends)
+    if not fits:
         return None
     positions = torch.empty((3, num_tokens), dtype=dtype)
-    num_placeholders = int(lengths.sum())
+    num_placeholders = sum(counts)
     positions[2].fill_(1)
     if 2 * num_placeholders < num_tokens:
         positions[:2].fill_(1)
         fill_runs(positions[:2], offsets, lengths, num_placeholders, 0)
     else:
         positions[:2].fill_(0)
+        inner = pad(offsets + lengths, (1, 0))
+        gaps = pad(offsets, (0, 1), value=num_tokens) - inner
         fill_runs(positions[:2], inner, gaps, num_tokens - num_placeholders, 1)
-    write_frames(positions, starts, ends, frames.size)
+    write_frames(positions, starts, ends, size)
     positions[:, 0].zero_()
     positions.cumsum_(1)
     return positions, positions[:1, -1:].to(torch.int64) - (num_tokens - 1)

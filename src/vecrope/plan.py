@@ -200,6 +200,94 @@ class RopeIndexPlan:
         steps = torch.arange(num_tokens, device=self.device)
         return (first + steps).to(self.dtype).expand(3, -1, -1)
 
+    def step(
+        self,
+        num_computed_tokens: Tensor | Sequence[int],
+        num_scheduled_tokens: Tensor | Sequence[int],
+        *,
+        out: Tensor | None = None,
+        num_tokens: int | None = None,
+        validate: bool = True,
+    ) -> Tensor:
+        """Return the positions of one step of a serving engine, for all rows one after the other.
+
+        A row takes part with the tokens behind those that have been computed: a chunk of its
+        prompt, one or more decoded tokens, a chunk that runs from the one into the other, or none.
+
+        Args:
+            num_computed_tokens: (B,) integers, tokens of each row that lie behind.
+            num_scheduled_tokens: (B,) integers, tokens of each row in this step.
+            out: (3, at least `num_tokens`) integers, written at its first columns; None: new.
+            num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
+                which synchronises where they are a tensor that is not on a CPU. With more columns
+                than that, the last row goes on in them, so that a step may be padded.
+            validate: check the values of both, which synchronises likewise.
+
+        Returns:
+            (3, num_tokens) in the plan's dtype, or that view of `out`.
+
+        Raises:
+            TypeError: for numbers that are not integers.
+            ValueError: for another number of rows, for negative numbers, for an `out` that is too
+                small, or for a `num_tokens` that is too small.
+
+        Example:
+            >>> import torch, vecrope
+            >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
+            >>> image = spec.image_token_id
+            >>> plan = vecrope.plan_rope_index(
+            ...     torch.tensor([[7, image, image, 8]]), spec,
+            ...     image_grid_thw=torch.tensor([[1, 2, 4]]),
+            ... )
+            >>> batch = vecrope.concatenate_plans([plan, plan, plan])
+            >>> batch.step([0, 2, 9], [3, 3, 1])  # a chunk, its rest and a token more, decoding
+            tensor([[0, 1, 1, 1, 3, 4, 9],
+                    [0, 1, 1, 1, 3, 4, 9],
+                    [0, 1, 2, 2, 3, 4, 9]])
+        """
+        computed = self._per_row("num_computed_tokens", num_computed_tokens)
+        scheduled = self._per_row("num_scheduled_tokens", num_scheduled_tokens)
+        if validate:
+            for name, numbers in (
+                ("num_computed_tokens", computed),
+                ("num_scheduled_tokens", scheduled),
+            ):
+                for row in (numbers < 0).nonzero()[:1, 0].tolist():
+                    raise ValueError(
+                        f"{name} must not be negative, got {int(numbers[row])} for row {row}"
+                    )
+        if num_tokens is None or validate:
+            total = int(scheduled.sum())
+            num_tokens = total if num_tokens is None else num_tokens
+            if num_tokens < total:
+                raise ValueError(
+                    f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
+                )
+        ends = scheduled.cumsum(0)
+        column = torch.arange(num_tokens, device=self.device)
+        rows = torch.searchsorted(ends, column, right=True).clamp(max=self.num_rows - 1)
+        index = column + (computed - ends + scheduled)[rows]
+        positions = self.at(index, rows, validate=False)
+        if out is None:
+            return positions
+        if out.dim() != 2 or out.shape[0] != 3 or out.shape[1] < num_tokens:
+            raise ValueError(
+                f"out must have shape (3, at least {num_tokens}), got {tuple(out.shape)}"
+            )
+        return out[:, :num_tokens].copy_(positions)
+
+    def _per_row(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+        if not isinstance(numbers, Tensor):
+            numbers = torch.tensor(numbers)
+        if numbers.is_floating_point() or numbers.dtype == torch.bool:
+            raise TypeError(f"{name} must be integers, got {numbers.dtype}")
+        if numbers.shape != (self.num_rows,):
+            raise ValueError(
+                f"{name} must have shape ({self.num_rows},), a number for each row of the plan, "
+                f"got {tuple(numbers.shape)}"
+            )
+        return numbers.to(device=self.device, dtype=torch.int64)
+
     @property
     def _layout(self) -> Layout:
         return Layout(self.starts, self.table, self.pace)

@@ -9,10 +9,12 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.packing import sequence_ids_from_position_ids
 from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
 from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
+from vecrope.shards import ShardLayout, shard_indices
 from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [
@@ -21,9 +23,12 @@ __all__ = [
     "RopeIndexPlan",
     "RopeIndexRunner",
     "RunnerInputs",
+    "ShardLayout",
     "concatenate_plans",
     "get_rope_index",
     "get_rope_index_from_placeholders",
     "plan_from_placeholders",
     "plan_rope_index",
+    "sequence_ids_from_position_ids",
+    "shard_indices",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vecrope import fit
 from vecrope.inputs import Inputs
+from vecrope.packing import plan_sequences
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
@@ -27,6 +28,7 @@ def get_rope_index(
     video_grid_thw: Tensor | None = None,
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    sequence_ids: Tensor | None = None,
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
@@ -35,8 +37,11 @@ def get_rope_index(
     images_per_sample: Tensor | None = None,
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,
+    text_positions: bool = False,
+    pad_to_multiple_of: int | None = None,
     validate: bool = True,
     max_segments: int | None = None,
+    max_sequences: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids of a batch and the offsets that decoding continues from.
 
@@ -52,6 +57,10 @@ def get_rope_index(
         video_grid_thw: (num_videos, 3) likewise.
         attention_mask: (B, T) bool or integers, 1 or True for a token; None: all are.
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
+        sequence_ids: (B, T) integers, for rows that hold several sequences: 1, 2, ... in ascending
+            order in each row, 0 at padding, as in `[1, 1, 2, 2, 2, 0]`. Positions start over in
+            each sequence. It takes the place of `attention_mask`.
+            `vecrope.sequence_ids_from_position_ids` finds it in text positions.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
         second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, float32
@@ -63,6 +72,9 @@ def get_rope_index(
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
+        text_positions: put a row in front that counts the unmasked tokens of each sequence, as
+            transformers' text models take it to tell packed sequences apart.
+        pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
@@ -71,16 +83,20 @@ def get_rope_index(
             videos and masked tokens in the batch. None: on a CPU the exact number, elsewhere and
             under tracing the number of tokens, which always suffices. With a capacity given no
             operation depends on values.
+        max_sequences: with `sequence_ids`, the number of rows of `rope_deltas`: those beyond the
+            last sequence hold 0. None: the exact number, which reads values; it has to be given
+            under tracing, and with `validate=False` on a device other than the CPU.
 
     Returns:
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
-        int64, or (num_sequences, 1): the row's largest position plus one (0 for a row without an
-        unmasked token), less its padded or its valid length as `spec.delta_length` says. The axes
-        are temporal, height, width. Neither aliases an input.
+        int64, or (num_sequences, 1) with `cu_seqlens` or `sequence_ids`: the row's largest position
+        plus one (0 for a row without an unmasked token), less its padded or its valid length as
+        `spec.delta_length` says; with `sequence_ids` its valid length. The axes are temporal,
+        height, width; (4, B, T) with `text_positions`, which come first. Neither aliases an input.
 
-        If `max_segments` is too small and cannot be refused (`validate=False`, or tracing), or if
-        under tracing `validate` finds a misfit, every position is -1 and every delta the least
-        int64: no valid answer, and never a plausible one.
+        If `max_segments` or `max_sequences` is too small and cannot be refused (`validate=False`,
+        or tracing), or if under tracing `validate` finds a misfit, every position on the three axes
+        is -1 and every delta the least int64: no valid answer, and never a plausible one.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -119,14 +135,28 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    prepared = prepare(inputs, spec, validate, max_segments)
-    if spec.own_rule is not None:
-        return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
-    answer = _fast_answer(prepared, spec, validate, max_segments)
-    if answer is not None:
-        return answer
-    plan = build_plan(prepared, spec, validate, max_segments)
-    return plan.position_ids(), plan.rope_deltas
+    planned = text_positions or pad_to_multiple_of is not None
+    if sequence_ids is not None or max_sequences is not None:
+        plan = plan_sequences(
+            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
+        )
+    else:
+        prepared = prepare(inputs, spec, validate, max_segments)
+        if spec.own_rule is not None:
+            if planned:
+                raise ValueError(
+                    f"text_positions and pad_to_multiple_of must not be given: {spec.model_type} "
+                    "has a numbering of its own, without a plan to lay out anew"
+                )
+            return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
+        answer = None if planned else _fast_answer(prepared, spec, validate, max_segments)
+        if answer is not None:
+            return answer
+        plan = build_plan(prepared, spec, validate, max_segments)
+    position_ids = plan.position_ids(
+        text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
+    )
+    return position_ids, plan.rope_deltas
 
 
 def plan_rope_index(
@@ -137,11 +167,13 @@ def plan_rope_index(
     video_grid_thw: Tensor | None = None,
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    sequence_ids: Tensor | None = None,
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
     validate: bool = True,
     max_segments: int | None = None,
+    max_sequences: int | None = None,
 ) -> RopeIndexPlan:
     """Return the positions of a batch as a plan: some bytes a segment, expanded where needed.
 
@@ -152,6 +184,7 @@ def plan_rope_index(
         video_grid_thw: (num_videos, 3).
         attention_mask: (B, T).
         cu_seqlens: (num_sequences + 1,).
+        sequence_ids: (B, T).
         mm_token_type_ids: (B, T).
         second_per_grid_ts: (num_videos,).
         second_per_grids: the same.
@@ -159,6 +192,7 @@ def plan_rope_index(
             `get_rope_index` does.
         max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
             and under tracing the number of tokens, which makes a plan larger than the positions.
+        max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:
         The plan, on the device of `input_ids`.
@@ -195,8 +229,14 @@ def plan_rope_index(
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
     )
-    prepared = prepare(inputs, spec, validate, max_segments)
-    return narrowed(build_plan(prepared, spec, validate, max_segments))
+    if sequence_ids is not None or max_sequences is not None:
+        plan = plan_sequences(
+            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
+        )
+    else:
+        prepared = prepare(inputs, spec, validate, max_segments)
+        plan = build_plan(prepared, spec, validate, max_segments)
+    return narrowed(plan)
 
 
 def _one_of(

@@ -9,6 +9,7 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.collate import collate
 from vecrope.packing import sequence_ids_from_position_ids
 from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
@@ -24,6 +25,7 @@ __all__ = [
     "RopeIndexRunner",
     "RunnerInputs",
     "ShardLayout",
+    "collate",
     "concatenate_plans",
     "get_rope_index",
     "get_rope_index_from_placeholders",

@@ -1,6 +1,4 @@
-"""Every family as data: the ids that its configuration class defaults to, where a configuration
-keeps them, and the rules of each upstream that has the family.
-"""
+"""Every family as data: default ids, fields of configurations, and each upstream's rules."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vecrope.rules import OmniRule, OwnRule, PlainIndex
+from vecrope.rules import OmniRule, OwnRule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -141,17 +139,12 @@ def _only_vllm(*, multi_frame_images: bool) -> Family:
 
 def _plain(*conventions: str) -> Family:
     rules = {
-        "image_token_id": None,
-        "spatial_merge_size": 1,
-        **_VLLM,
-        **_BY_IDS,
+        "transformers": _TRANSFORMERS,
+        "sglang": _SGLANG,
+        "vllm": _VLLM,
     }
-    sglang = {**rules, **_SGLANG, "position_dtype": "ids"}
-    return Family(
-        {name: sglang if name == "sglang" else rules for name in conventions},
-        {},
-        own_rule=PlainIndex,
-    )
+    no_placeholder = {"image_token_id": None, "spatial_merge_size": 1, **_BY_IDS}
+    return Family({name: {**rules[name], **no_placeholder} for name in conventions}, {})
 
 
 # The omni families keep these in their thinker, whose configuration may be given alone. Only the
@@ -363,7 +356,6 @@ FAMILIES: dict[str, Family] = {
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
-
 
 
 def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> dict[str, Any]:

@@ -18,11 +18,6 @@ class OwnRule:
     arguments: ClassVar[frozenset[str]] = frozenset()
 
 
-@dataclass(frozen=True)
-class PlainIndex(OwnRule):
-    """Every token has its index on all axes: what looks like M-RoPE, and is not."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class OmniRule(OwnRule):
     """Images, videos and audio, and videos with their sound (qwen2_5_omni, qwen3_omni_moe).

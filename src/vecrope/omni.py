@@ -14,9 +14,7 @@ from vecrope.spec import MRopeSpec
 from vecrope.stream import make_stream
 
 
-def omni_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids and deltas of a batch of an omni family.
 
     Text and audio count up on all three axes, images and videos read row and column off their
@@ -58,9 +56,7 @@ def omni_rope_index(
     media = make_media(inputs, spec, rule)
     if validate and not tracing:
         omni_checks.check_media(inputs, media, spec, rule)
-    stream = make_stream(
-        input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True
-    )
+    stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
     if stream.num_tokens == 0:
         if validate and not tracing:
             omni_checks.check_none_left_over(media)
@@ -69,24 +65,35 @@ def omni_rope_index(
 
     tokens = pack(stream)
     items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
-    fault = None
+    fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
     if validate:
-        faults = omni_checks.find_faults(tokens, items, media, spec, rule)
+        broken, others = omni_checks.find_faults(tokens, items, media, spec, rule)
+        fault = broken.any() | others
+        if not tracing and bool(fault):
+            omni_checks.raise_fault(broken, tokens, items, media, inputs, spec, rule)
+    positions, largest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
+    if validate and spec.position_dtype == "float32":
         if tracing:
-            fault = faults.any()
-        elif bool(faults.any()):
-            omni_checks.raise_fault(faults, tokens, items, media, inputs, spec)
-    positions, largest, highest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
-    if validate and dtype == torch.float32:
-        if tracing:
-            fault = fault | (highest >= omni_checks.MOST_FLOAT)
+            fault = fault | (largest >= omni_checks.MOST_FLOAT).any()
         else:
-            omni_checks.check_range(highest)
-
-    valid = tokens.bounds[1:] - tokens.bounds[:-1]
-    padding = spec.padding_value
+            omni_checks.check_range(largest)
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
-    if without_grids and rule.text_padding_value is not None:
-        padding = rule.text_padding_value
-    ...
-    return positions, largest
+
+    kept = tokens.bounds[1:] - tokens.bounds[:-1]
+    padded = stream.row_bounds[1:] - stream.row_bounds[:-1]
+    if tokens.place is not None:
+        padding = spec.padding_value
+        if without_grids and rule.text_padding_value is not None:
+            padding = rule.text_padding_value
+            largest = torch.where(kept < padded, largest.clamp(min=padding), largest)
+        place = tokens.place.clamp(max=stream.num_tokens - 1)
+        positions = torch.where(tokens.place == stream.num_tokens, padding, positions[:, place])
+    length = padded if spec.delta_length == "padded" else kept
+    rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
+    positions = positions.view(3, *input_ids.shape)
+    if not (tracing and validate):
+        return positions, rope_deltas
+    return (
+        torch.where(fault, -1, positions),
+        torch.where(fault, torch.iinfo(torch.int64).min, rope_deltas),
+    )

@@ -36,12 +36,12 @@ class _Places:
 
 def number(
     tokens: Tokens, items: OmniItems, spec: MRopeSpec, rule: OmniRule, use_audio_in_video: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Number the tokens, at least one.
 
     Returns:
-        Positions (3, N), the largest of each row (B,), -1 for a row without tokens, and the largest
-        of all, 0-d. They are int64, or, where the spec's are float32, float64 to be rounded.
+        Positions (3, N), and the largest of each row (B,), -1 for a row without tokens. They are
+        int64, or, where the spec's are float32, float64 to be rounded.
     """
     rounds = spec.position_dtype == "float32"
     places = _locate(tokens, items, spec, rule, rounds)
@@ -90,7 +90,7 @@ def number(
     largest = torch.where(counts > 0, last_token, -1)
     highest = torch.where(items.kind > 0, bases.block + reach, -1)
     largest = largest.scatter_reduce(0, items.rows, highest, "amax")
-    return positions, largest, largest.amax()
+    return positions, largest
 
 
 def _locate(
@@ -192,9 +192,7 @@ def _rounded(value: Tensor, rounds: bool) -> Tensor:
     return value.float().double() if rounds else value
 
 
-def _interleave(
-    places: _Places, visual: Tensor, heard: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _interleave(places: _Places, visual: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Move the video tokens behind the audio that comes before them; audio takes what is left.
 
     Args:

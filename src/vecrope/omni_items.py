@@ -50,8 +50,8 @@ class Media:
 
     @property
     def capacity(self) -> int:
-        """The most images, videos and audio that there can be."""
-        return self.images.shape[0] + self.videos.shape[0] + self.audio.shape[0] - 3
+        """One more than the most images, videos and audio that there can be."""
+        return self.images.shape[0] + self.videos.shape[0] + self.audio.shape[0] - 2
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class OmniItems:
     """Images, videos and audio in the order of the prompt, (I,) int64 each.
 
     An item is its leading markers, a block of `visual + audio` tokens, and its trailing markers.
-    Items that there could have been, but are not, follow at the end: they start at N, and every
-    other field of theirs is 0.
+    There is always room for one more than the media describe, so that a surplus shows. What is not
+    there follows at the end: it starts at N, and is of no size.
     """
 
     starts: Tensor  # place of the first leading marker
@@ -76,7 +76,6 @@ class OmniItems:
     markers: Tensor  # on each side, as they stand in the prompt
     lead: Tensor  # tokens before the block's positions, and after them: not always the markers
     tail: Tensor
-    count: Tensor  # 0-d: items in the prompt, where the table may be too small for them
     misplaced: Tensor  # (N,) bool: starts of what `use_audio_in_video` rules out
 
     @property
@@ -131,6 +130,12 @@ def has_grids(inputs: Inputs) -> bool:
     return inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
 
 
+def is_token(ids: Tensor, token_id: int | None) -> Tensor:
+    """Say which ids are that of a token."""
+    assert token_id is not None
+    return ids == token_id
+
+
 def audio_tokens(mel_frames: Tensor, n_window: int | None) -> Tensor:
     """Return how many tokens the audio encoder makes of so many mel frames.
 
@@ -154,10 +159,10 @@ def find_items(
     # What follows the last token of a row is not its neighbour.
     last = torch.where(tokens.bounds[1:] > 0, tokens.bounds[1:] - 1, num_tokens)
     following = torch.cat((ids[1:], ids.new_full((2,), -1))).index_fill(0, last, -1)[:-1]
-    vision = ids == spec.vision_start_token_id
+    vision = is_token(ids, spec.vision_start_token_id)
     sounds = vision & (following == rule.audio_start_token_id)
-    videos = vision & (following == spec.video_token_id)
-    kinds = torch.where(vision & (following == spec.image_token_id), IMAGE, 0)
+    videos = vision & is_token(following, spec.video_token_id)
+    kinds = torch.where(vision & is_token(following, spec.image_token_id), IMAGE, 0)
     kinds = torch.where(videos, VIDEO, kinds)
     if media.reads_audio:
         alone = (ids == rule.audio_start_token_id) & ~pad(sounds[:-1], (1, 0))
@@ -165,8 +170,7 @@ def find_items(
     if use_audio_in_video:
         kinds = torch.where(sounds, SOUND, kinds)
 
-    starts, count = compact(kinds > 0, media.capacity, torch.int64)
-    assert count is not None
+    starts, _ = compact(kinds > 0, media.capacity, torch.int64)
     kind = pad(kinds, (0, 1))[starts]
     filmed = (kind == VIDEO) | (kind == SOUND)
     heard = (kind == AUDIO) | (kind == SOUND)
@@ -191,7 +195,6 @@ def find_items(
         markers=markers,
         lead=markers - early,
         tail=markers - early,
-        count=count,
         misplaced=videos if use_audio_in_video else sounds,
     )
 
@@ -199,8 +202,8 @@ def find_items(
 def _grids(grids: Tensor | None, merge: int, device: torch.device) -> Tensor:
     if grids is None:
         return torch.zeros((1, 3), dtype=torch.int64, device=device)
-    frames, sides = grids.to(device, torch.int64).clamp(min=0).split((1, 2), 1)
-    return pad(torch.cat((frames, sides // merge), 1), (0, 0, 0, 1))
+    grids = grids.to(device, torch.int64).clamp(min=0)
+    return pad(torch.cat((grids[:, :1], grids[:, 1:] // merge), 1), (0, 0, 0, 1))
 
 
 def _halved(length: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.inputs import Inputs
 from vecrope.items import make_items
+from vecrope.omni import omni_rope_index
 from vecrope.positions import all_positions, positions_at
 from vecrope.regular import regular_rope_index
-from vecrope.rules import OwnRule
+from vecrope.rules import OmniRule, OwnRule
 from vecrope.segments import segment_stream
 from vecrope.short import short_rope_index
 from vecrope.spec import MRopeSpec
@@ -216,7 +217,7 @@ def get_rope_index(
     )
 
 
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {}
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {OmniRule: omni_rope_index}
 
 
 def _numbers_frames_by_markers(spec: MRopeSpec) -> bool:

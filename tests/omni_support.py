@@ -235,9 +235,7 @@ def _vllm_features(prompt):
         if pair in ("<V", "<("):
             given = {} if prompt.second_per_grids is None else {"second_per_grid_ts": next(seconds)}
             sound = pair == "<("
-            add(
-                "video", at + 1, video_grid_thw=next(videos), use_audio_in_video=sound, **given
-            )
+            add("video", at + 1, video_grid_thw=next(videos), use_audio_in_video=sound, **given)
         if symbol == "(":
             in_video = symbols[at - 1 : at] == "<"
             add("audio", at if in_video else at + 1, audio_feature_lengths=next(audios))

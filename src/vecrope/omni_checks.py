@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope import checks
+from vecrope import checks, fit
 from vecrope.inputs import Inputs
 from vecrope.omni_items import (
     AUDIO,
@@ -65,8 +65,8 @@ def check_media(inputs: Inputs, media: Media, spec: MRopeSpec, rule: OmniRule) -
     no_grid = media.images.new_empty((0, 3))
     images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
     videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
-    checks.check_grids(images, videos, spec)
-    checks.check_seconds(inputs.second_per_grid_ts, videos, spec)
+    fit.check_grids(images, videos, spec)
+    fit.check_seconds(inputs.second_per_grid_ts, videos, spec)
     if inputs.audio_seqlens is None:
         return
     lengths = inputs.audio_seqlens.to(media.audio.device)

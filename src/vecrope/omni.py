@@ -80,7 +80,7 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
 
     kept = tokens.bounds[1:] - tokens.bounds[:-1]
-    padded = stream.row_bounds[1:] - stream.row_bounds[:-1]
+    padded = tokens.padded_bounds[1:] - tokens.padded_bounds[:-1]
     if tokens.place is not None:
         padding = spec.padding_value
         if without_grids and rule.text_padding_value is not None:

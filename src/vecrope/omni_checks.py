@@ -187,20 +187,18 @@ def _raise_broken(
         if needs != got:
             raise ValueError(
                 f"{row}, {_KINDS[medium]} {grid_row}: its grid {tuple(grids[grid_row].tolist())} "
-                f"needs {needs} tokens, got {got}; was the prompt truncated inside the "
-                f"{_KINDS[medium]}?"
+                f"needs {needs} tokens, got {got}{_why(needs, got, medium)}"
             )
     else:
         medium, grid_row = AUDIO - 1, int(media.audio_order[items.audio_ordinals[at]])
     if kind in (AUDIO, SOUND):
         heard = int(media.audio_order[items.audio_ordinals[at]])
         assert inputs.audio_seqlens is not None
-        got = int(found.audio[at])
-        if got != int(items.audio[at]):
+        needs, got = int(items.audio[at]), int(found.audio[at])
+        if needs != got:
             raise ValueError(
                 f"{row}, audio {heard}: its {int(inputs.audio_seqlens[heard])} mel frames need "
-                f"{int(items.audio[at])} tokens, got {got}; was the prompt truncated inside the "
-                "audio?"
+                f"{needs} tokens, got {got}{_why(needs, got, AUDIO - 1)}"
             )
     if found.sound_first[at]:
         raise ValueError(f"{row}, video {grid_row}: its first frame must come before its sound")
@@ -209,6 +207,10 @@ def _raise_broken(
         f"{row}, {_KINDS[medium]} {grid_row}: {int(items.markers[at])} end markers must follow it; "
         f"was the prompt truncated after the {_KINDS[medium]}?"
     )
+
+
+def _why(needs: int, got: int, medium: int) -> str:
+    return f"; was the prompt truncated inside the {_KINDS[medium]}?" if got < needs else ""
 
 
 def _raise_stray(
@@ -302,6 +304,8 @@ def _used(items: OmniItems) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _where(at: int, tokens: Tokens) -> tuple[int, int]:
-    """Return the row of an unmasked token and its number among the unmasked ones of the row."""
+    """Return the row of an unmasked token and its number in the row, masked ones included."""
     row = int(tokens.row_of(torch.tensor(at, device=tokens.bounds.device)))
-    return row, at - int(tokens.bounds[row])
+    if tokens.place is not None:
+        at = int((tokens.place == at).nonzero()[0])
+    return row, at - int(tokens.padded_bounds[row])

@@ -24,6 +24,7 @@ class Tokens:
     ids: Tensor  # (N,) -1 for the places that masked tokens leave unused, at the end
     bounds: Tensor  # (B + 1,) where each row begins, and the last one ends
     place: Tensor | None  # (N,) where each token of the input went; None: nowhere else
+    padded_bounds: Tensor  # (B + 1,) as `bounds`, in the input
 
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each place; the unused ones count to the last row."""
@@ -87,13 +88,13 @@ class OmniItems:
 def pack(stream: Stream) -> Tokens:
     """Move masked tokens out of the way."""
     if stream.kept is None:
-        return Tokens(stream.input_ids, stream.row_bounds, None)
+        return Tokens(stream.input_ids, stream.row_bounds, None, stream.row_bounds)
     num_tokens = stream.num_tokens
     ranks = stream.kept.cumsum(0)
     place = torch.where(stream.kept, ranks - 1, num_tokens)
     ids = stream.input_ids.new_full((num_tokens + 1,), -1)
     ids = ids.scatter(0, place, stream.input_ids)[:-1]
-    return Tokens(ids, pad(ranks, (1, 0))[stream.row_bounds], place)
+    return Tokens(ids, pad(ranks, (1, 0))[stream.row_bounds], place, stream.row_bounds)
 
 
 def make_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:

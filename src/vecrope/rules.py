@@ -18,6 +18,14 @@ class OwnRule:
     arguments: ClassVar[frozenset[str]] = frozenset()
 
 
+_OMNI_CHOICES = {
+    "interleave": ("merge", "walk", "count"),
+    "sound_markers": ("own", "shared", "early"),
+    "sound_end": ("piece", "block"),
+    "text_dtype": ("int64", "float32"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class OmniRule(OwnRule):
     """Images, videos and audio, and videos with their sound (qwen2_5_omni, qwen3_omni_moe).
@@ -64,15 +72,23 @@ class OmniRule(OwnRule):
     text_dtype: Literal["int64", "float32"]
 
     def __post_init__(self) -> None:
-        for name in ("audio_token_id", "audio_start_token_id", "n_window"):
+        for name, known in _OMNI_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(map(repr, known))}, "
+                    f"got {getattr(self, name)!r}"
+                )
+        for name in ("audio_token_id", "audio_start_token_id", "n_window", "text_padding_value"):
             value = getattr(self, name)
-            if value is None and name == "n_window":
+            if value is None and name in ("n_window", "text_padding_value"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"{name} must be an int, got {value!r}")
             least = int(name == "n_window")
-            if not least <= value < 2**31:
+            if name != "text_padding_value" and not least <= value < 2**31:
                 raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
+        if not isinstance(self.whole_times, bool):
+            raise TypeError(f"whole_times must be a bool, got {self.whole_times!r}")
         if self.interleave == "merge":
             return
         seconds = self.seconds_per_chunk

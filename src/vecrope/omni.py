@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecrope import omni_checks
+from vecrope import omni_checks, omni_fit
 from vecrope.inputs import Inputs
 from vecrope.omni_blocks import number
 from vecrope.omni_items import find_items, has_grids, make_media, pack
@@ -67,10 +67,10 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
     fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
     if validate:
-        broken, others = omni_checks.find_faults(tokens, items, media, spec, rule)
+        broken, others = omni_fit.find_faults(tokens, items, media, spec, rule)
         fault = broken.any() | others
         if not tracing and bool(fault):
-            omni_checks.raise_fault(broken, tokens, items, media, inputs, spec, rule)
+            omni_fit.raise_fault(broken, tokens, items, media, inputs, spec, rule)
     positions, largest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
     if validate and spec.position_dtype == "float32":
         if tracing:

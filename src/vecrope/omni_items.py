@@ -54,6 +54,11 @@ class Media:
         """One more than the most images, videos and audio that there can be."""
         return self.images.shape[0] + self.videos.shape[0] + self.audio.shape[0] - 2
 
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row of the three inputs, 0 for what is not there."""
+        return self.images[:-1, 0], self.videos[:-1, 0], self.audio[:-1]
+
 
 @dataclass(frozen=True)
 class OmniItems:
@@ -216,7 +221,8 @@ def _order(sizes: Tensor) -> Tensor:
     last = sizes.shape[0] - 1
     if last == 0:
         return sizes.new_zeros((1,))
-    return pad(compact(sizes[:-1] > 0, last, torch.int64)[0], (0, 1), value=last)
+    order, _ = compact(sizes[:-1] > 0, last, torch.int64)
+    return torch.cat((order, order.new_full((1,), last)))
 
 
 def _ordinals(flags: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def test_importing_the_library_loads_nothing_but_torch_and_itself():
 
 
 def test_what_an_import_loads_is_seen():
-    loaded = run(LOADED_BY.format(module="vecrope.testing.strategies"))
+    loaded = run(LOADED_BY.format(module="vecrope.testing.strategies", "vecrope.testing.strategies_omni"))
     assert {"hypothesis", "vecrope"} <= foreign(loaded)
     assert "vecrope.testing.reference" in loaded
 

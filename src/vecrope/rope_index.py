@@ -16,6 +16,7 @@ from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
 from vecrope.rules import OwnRule
 from vecrope.short import short_rope_index
+from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -217,8 +218,15 @@ def _fast_answer(
     inputs, exact, tracing, dtype = prepared
     input_ids, images, videos = inputs.input_ids, inputs.image_grid_thw, inputs.video_grid_thw
     mask, types = inputs.attention_mask, inputs.mm_token_type_ids
-    if max_segments is not None or inputs.cu_seqlens is not None or not _is_fast(spec):
+    if max_segments is not None or inputs.cu_seqlens is not None:
         return None
+    if not _is_fast(spec):
+        if not exact or not input_ids.numel() or mask is not None or types is not None:
+            return None
+        if spec.marker_rule in ("last", "count"):
+            return None
+        answer = short_by_ids_rope_index(input_ids, spec, images, videos, inputs.second_per_grid_ts)
+        return None if answer is None else (answer[0].to(dtype), answer[1])
     answer = None
     if exact and input_ids.numel():
         if mask is None and types is None:

@@ -484,8 +484,7 @@ def assert_refused(result, message):
     [
         pytest.param(
             ["--model", "gpt"],
-            "argument --model: invalid choice: 'gpt' (choose from "
-            f"{', '.join(map(repr, NAMES))})",
+            f"argument --model: invalid choice: 'gpt' (choose from {', '.join(map(repr, NAMES))})",
             id="model",
         ),
         pytest.param(["--bogus"], "unrecognized arguments: --bogus", id="option"),

@@ -220,3 +220,33 @@ def test_seconds_of_every_rate_are_rounded_as_the_loop_rounds_them(order, dtype,
             second_per_grid_ts=kind(seconds),
         )
         assert_same(rope_index(prompt, **form), prompt.expected())
+
+
+@pytest.mark.parametrize("order", ["rate", "seconds"])
+@pytest.mark.parametrize("dtype", ["given", "float32", "float64"])
+@pytest.mark.parametrize("rate", [2, 25, 0.1])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_default_seconds_are_rounded_as_a_number_is(rate, order, dtype, form):
+    for seconds in (0.08, 2 / 0.3, 1.0):
+        spec = replace(
+            spec_of("qwen2_5_vl", "transformers"),
+            tokens_per_second=rate,
+            time_order=order,
+            time_dtype=dtype,
+            default_seconds=seconds,
+        )
+        prompt = Prompt.from_symbols(spec, [f"<{'V' * 60}>"], video_grid_thw=[[60, 2, 2]])
+        given = rope_index(prompt, second_per_grid_ts=[seconds], **form)
+        assert_same(rope_index(prompt, **form), given)
+        assert_same(given, prompt.expected())
+
+
+@each_rule
+def test_a_wrong_type_is_found_wherever_it_is_read(spec):
+    prompt = Prompt.from_symbols(spec, ["ttt"], mask=["011"])
+    types = torch.tensor([[7, 0, 0]])
+    if spec.mask_rule == "skip":
+        assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
+        return
+    with pytest.raises(ValueError, match="mm_token_type_ids must hold 0 or 1 or 2, got 7 in row 0"):
+        rope_index(prompt, mm_token_type_ids=types)

@@ -126,10 +126,11 @@ def video_pace(
     """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    if seconds is None:
-        seconds = torch.full((num_videos,), spec.default_seconds or 0.0, device=device)
     as_numbers = not isinstance(seconds, Tensor)
-    if not isinstance(seconds, Tensor):
+    if seconds is None:
+        default = spec.default_seconds or 0.0
+        seconds = torch.full((num_videos,), default, dtype=torch.float64, device=device)
+    elif not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=torch.float64)
     seconds = seconds.to(device)
     if not seconds.is_floating_point():

@@ -33,7 +33,7 @@ def prepare(inputs: Inputs, spec: MRopeSpec, validate: bool, max_segments: int |
             if validate:
                 checks.check_codes("attention_mask", mask, 1)
             mask = mask.bool()
-            if checks.all_set(mask):
+            if spec.mask_rule == "ignore" or checks.all_set(mask):
                 mask = None
         if validate and types is not None and types.numel():
             checks.check_codes("mm_token_type_ids", types, 2, mask)

@@ -313,7 +313,7 @@ def test_an_image_and_a_frame_of_as_many_tokens_keep_their_sides(spec, form):
             "It[]t", {"image_grid_thw": [[1, 2, 2]], "video_grid_thw": [[0, 2, 2]]}, id="no frame"
         ),
         pytest.param(
-            "[It][]t", {"video_grid_thw": [[1, 2, 2], [0, 2, 2]]}, id="no frame of a second video"
+            "[ItIt][]t", {"video_grid_thw": [[2, 2, 2], [0, 2, 2]]}, id="no frame of a second video"
         ),
     ],
 )

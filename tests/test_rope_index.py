@@ -400,6 +400,8 @@ def test_ids_that_share_their_last_byte_with_a_special_one_are_text(spec, form):
         "less than a byte apart": (1000, 1252, 1100),
         "up to a multiple of 256": (250, 255, 253),
         "from a multiple of 256": (258, 300, 301),
+        "soon after a multiple of 256": (261, 300, 301),
+        "a byte apart from 0": (0, 255, 100),
         "across a multiple of 256": (257, 254, 256),
         "far apart": (100, 300_000, 7),
     },
@@ -422,6 +424,7 @@ def test_ids_next_to_the_special_ones_are_text(masked, special, spec, form):
     ids[0, : len(near)] = near
     ids[1, : len(near)] = near.flip(0)
     assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
+    assert _path_taken(prompt, input_ids=ids) == "regular"
 
 
 def _special_ids(spec):

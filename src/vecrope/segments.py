@@ -119,9 +119,8 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
 
     row_end, row_valid = at_rows[:, 1:] - at_rows[:, :-1]
     if spec.span_rule == "hw":
-        # A block can reach further than it moves the running position.
-        side = torch.maximum(torch.maximum(width, height), items.extent[item])
-        reach = base + (end_group - 1) * span + side
+        # A block, which is one group, can reach further than it moves the running position.
+        reach = base + torch.maximum(torch.maximum(width, height), items.extent[item])
         row_end = row_end.scatter_reduce(0, rows.long(), reach.masked_fill(masked, 0), "amax")
     if spec.delta_length == "valid":
         row_length = row_valid

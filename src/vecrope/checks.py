@@ -24,10 +24,10 @@ def check_metadata(
     image_grid_thw: Tensor | None,
     video_grid_thw: Tensor | None,
     attention_mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    mm_token_type_ids: Tensor | None,
-    second_per_grid_ts: Tensor | None,
-    max_segments: int | None,
+    cu_seqlens: Tensor | None = None,
+    mm_token_type_ids: Tensor | None = None,
+    second_per_grid_ts: Tensor | None = None,
+    max_segments: int | None = None,
 ) -> None:
     """Check types, shapes, dtypes and limits; reads no value of any tensor."""
     if not isinstance(spec, MRopeSpec):

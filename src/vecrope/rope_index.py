@@ -48,7 +48,8 @@ def get_rope_index(
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
         second_per_grid_ts: (num_videos,) seconds a temporal step; None for a family without it.
-        validate: check the values of the input. On a device other than the CPU this synchronises.
+        validate: check the values of the input. On a device other than the CPU this synchronises:
+            once, where the kernels of `vecrope.kernels` answer, if the values are good.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
@@ -88,7 +89,8 @@ def get_rope_index(
         tensor([[-2]])
 
     The rules are those of SGLang's `get_rope_index_glm4v` and of transformers'
-    `Glm4vModel.get_rope_index`.
+    `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch takes the two or three
+    kernels of `vecrope.kernels`; the other forms are tensor operators.
     """
     checks.check_metadata(
         input_ids,
@@ -106,6 +108,22 @@ def get_rope_index(
     exact = max_segments is None and input_ids.is_cpu and not tracing
     if not exact and not tracing:
         checks.check_index_range(input_ids)
+    pipeline = None
+    if not tracing and cu_seqlens is None and max_segments is None:
+        pipeline = _pipeline_for(input_ids)
+    if pipeline is not None:
+        fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+            input_ids,
+            spec,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            mm_token_type_ids,
+            validate=validate,
+        )
+        if fused is not None:
+            return fused
+        # What is wrong is found once more below, and named.
     if (validate or exact) and not tracing:
         if attention_mask is not None and attention_mask.numel():
             if validate:
@@ -133,19 +151,6 @@ def get_rope_index(
             )
         if answer is not None:
             return answer
-    pipeline = None if tracing else _pipeline_for(input_ids)
-    if pipeline is not None and cu_seqlens is None and max_segments is None:
-        fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
-            input_ids,
-            spec,
-            image_grid_thw,
-            video_grid_thw,
-            attention_mask,
-            mm_token_type_ids,
-            validate=validate,
-        )
-        if fused is not None:
-            return fused
 
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)

@@ -112,10 +112,6 @@ def get_rope_index_glm4v(
         image_grid_thw=images,
         video_grid_thw=videos,
         attention_mask=mask,
-        cu_seqlens=None,
-        mm_token_type_ids=None,
-        second_per_grid_ts=None,
-        max_segments=None,
     )
     try:
         return get_rope_index(

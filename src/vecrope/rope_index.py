@@ -273,7 +273,7 @@ _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {}
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
     """Return `vecrope.fused` if its kernels can take these ids."""
-    pipeline = fused_pipeline()
+    pipeline = fused_pipeline() if input_ids.is_cuda else None
     if pipeline is None or not 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
         return None
     return pipeline

@@ -9,8 +9,16 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.glm_image_decode import get_decode_position_ids
 from vecrope.rope_index import get_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.spec import Convention, MRopeSpec
 
-__all__ = ["Convention", "MRopeSpec", "RopeIndexRunner", "RunnerInputs", "get_rope_index"]
+__all__ = [
+    "Convention",
+    "MRopeSpec",
+    "RopeIndexRunner",
+    "RunnerInputs",
+    "get_decode_position_ids",
+    "get_rope_index",
+]

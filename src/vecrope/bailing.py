@@ -21,9 +21,7 @@ from vecrope.stream import Stream
 _FRAME_STEP = 2
 
 
-def bailing_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return the positions of `vecrope.get_rope_index` by the rule `Bailing`.
 
     Frame f of an image or a video stands at the running position plus 2 f, and so do the rows and
@@ -60,7 +58,7 @@ def bailing_rope_index(
     segments = segment_stream(stream, spec, items, None)
     unannounced = _unannounced(stream, spec, segments)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, videos, None)
+        checks.check_layout(items, segments, images, videos, spec, None)
         _check_announced(stream, spec, segments, unannounced)
     index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
     time = positions_at(segments, index)[0]
@@ -96,12 +94,16 @@ def _unannounced(stream: Stream, spec: MRopeSpec, segments: Segments) -> Tensor:
     if stream.token_types is not None:
         return torch.zeros_like(visual)
     before = stream.input_ids[(segments.starts - 1).clamp(min=0)]
-    announced = before == spec.vision_start_token_id
+    announced = _is(before, spec.vision_start_token_id)
     if not spec.separate_frames:
-        announced = torch.where(video, before == spec.video_start_token_id, announced)
+        announced = torch.where(video, _is(before, spec.video_start_token_id), announced)
     announced = announced & (segments.starts > stream.row_bounds[segments.rows])
     several = segments.lengths > segments.width * segments.height * segments.in_group
     return visual & (~announced | several)
+
+
+def _is(ids: Tensor, marker: int | None) -> Tensor:
+    return torch.zeros_like(ids, dtype=torch.bool) if marker is None else ids.eq(marker)
 
 
 def _check_announced(

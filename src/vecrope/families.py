@@ -1,6 +1,4 @@
-"""Every family as data: the ids that its configuration class defaults to, where a configuration
-keeps them, and the rules of each upstream that has the family.
-"""
+"""Every family as data: default ids, fields of configurations, and each upstream's rules."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule, PlainIndex
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -99,7 +97,7 @@ _ERNIE_ORIGINAL_PATHS: dict[str, Path] = {
 
 # Its grids are in tokens, and markers tell its images.
 _GLM_IMAGE = {**_BY_IDS, "spatial_merge_size": 1}
-# The name that it has, and the one that it had, where a configuration is nested and where it is not.
+# By its name and its older one, in a nested configuration and in one that is not.
 _HUNYUAN_SECTION_PATHS = tuple(
     f"{place}.{name}"
     for name in ("mrope_section", "xdrope_section")
@@ -160,17 +158,12 @@ def _only_vllm(*, multi_frame_images: bool) -> Family:
 
 def _plain(*conventions: str) -> Family:
     rules = {
-        "image_token_id": None,
-        "spatial_merge_size": 1,
-        **_VLLM,
-        **_BY_IDS,
+        "transformers": _TRANSFORMERS,
+        "sglang": _SGLANG,
+        "vllm": _VLLM,
     }
-    sglang = {**rules, **_SGLANG, "position_dtype": "ids"}
-    return Family(
-        {name: sglang if name == "sglang" else rules for name in conventions},
-        {},
-        own_rule=PlainIndex,
-    )
+    no_placeholder = {"image_token_id": None, "spatial_merge_size": 1, **_BY_IDS}
+    return Family({name: {**rules[name], **no_placeholder} for name in conventions}, {})
 
 
 # Fields that an upstream has a default for where a configuration lacks them.
@@ -356,7 +349,6 @@ FAMILIES: dict[str, Family] = {
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
-
 
 
 def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> dict[str, Any]:

@@ -160,7 +160,10 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
 
 
 def _check_shape(per_row: Tensor | None, stream: Stream) -> None:
-    if per_row is not None and per_row.shape != (stream.num_rows,):
+    if per_row is None:
+        return
+    checks.check_integral("images_per_sample", per_row)
+    if per_row.shape != (stream.num_rows,):
         raise ValueError(
             f"images_per_sample must have shape ({stream.num_rows},), got {tuple(per_row.shape)}"
         )
@@ -194,8 +197,9 @@ def _raise_misfit(reading: Reading, rows: Tensor) -> NoReturn:
     at = int(reading.astray.nonzero()[0])
     row = int(rows[at])
     start = int(reading.stream.row_bounds[row])
+    complete = int((reading.sources & (reading.grid_rows == row)).sum())
     raise ValueError(
-        f"row {row}, token {at - start}: an image token must stand in a complete image that has a "
-        f"grid, expected {int((reading.sources & (reading.grid_rows == row)).sum())} such images in "
-        "the row; was the prompt truncated inside the image?"
+        f"row {row}, token {at - start}: an image token must stand between the markers of an image "
+        f"that has a grid, got one outside of the {complete} such images of the row; was the "
+        "prompt truncated inside the image?"
     )

@@ -83,10 +83,15 @@ def get_decode_position_ids(
         cu_seqlens=cu_seqlens,
         images_per_sample=images_per_sample,
     )
-    inputs = checks.check_metadata(inputs, spec)
+    checks.check_metadata(inputs, spec)
     if not isinstance(spec.own_rule, GlmImage):
         raise ValueError(f"spec must be one of glm_image, got one of {spec.model_type}")
     tracing = torch.compiler.is_compiling()
+    if validate and not tracing:
+        if attention_mask is not None and attention_mask.numel():
+            checks.check_codes("attention_mask", attention_mask, 1)
+        if cu_seqlens is not None:
+            checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
     may_read = not tracing and (validate or input_ids.is_cpu)
     _check_capacity(max_decode_tokens, may_read)
     reading = read_markers(inputs, spec, validate=validate)

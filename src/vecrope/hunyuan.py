@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.inputs import Inputs
-from vecrope.modality import IMAGE
+from vecrope.modality import IMAGE, token_codes
 from vecrope.rooms import (
     count_in_rows,
     grids_of,
@@ -44,9 +44,7 @@ class _Images:
     first: Tensor  # (I + 1,) place of the grid's first token
 
 
-def hunyuan_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return the positions of `vecrope.get_rope_index` by the rule `Hunyuan`.
 
     Every unmasked token has its index among those of its row. An image is a run of placeholders;
@@ -79,7 +77,7 @@ def hunyuan_rope_index(
     axes = [index] * rule.num_axes
     fault = None
     if inputs.image_grid_thw is not None and stream.num_tokens:
-        placeholder = kept & _placeholders(stream, spec)
+        placeholder = token_codes(stream, spec) == IMAGE
         images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
         fault = _misfit(images)
         if validate and not tracing and bool(fault):
@@ -95,12 +93,6 @@ def hunyuan_rope_index(
     if fault is None or not (validate and tracing):
         return position_ids, rope_deltas
     return invalidate(fault, position_ids, rope_deltas)
-
-
-def _placeholders(stream: Stream, spec: MRopeSpec) -> Tensor:
-    if stream.token_types is None:
-        return stream.input_ids == spec.image_token_id
-    return stream.token_types == IMAGE
 
 
 def _find_images(
@@ -156,9 +148,7 @@ def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> list[Tensor]:
     width = images.width[images.run]
     inside = placeholder & (place >= 0) & (place < images.height[images.run] * width)
     line = place // width
-    return [
-        torch.where(inside, cell, index) for cell in (place - line * width, line, images.run)
-    ]
+    return [torch.where(inside, cell, index) for cell in (place - line * width, line, images.run)]
 
 
 def _raise_misfit(images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor) -> NoReturn:

@@ -22,9 +22,7 @@ from vecrope.stream import Stream
 _ROW_STEP = 2**32
 
 
-def isaac_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return the positions of `vecrope.get_rope_index` by the rule `Isaac`.
 
     The tokens of an image have one temporal position, the running one, and as height and width
@@ -56,7 +54,7 @@ def isaac_rope_index(
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     segments = segment_stream(stream, spec, items, None)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, images[:0], None)
+        checks.check_layout(items, segments, images, images[:0], spec, None)
     base, rope_deltas = _number(stream, segments)
     base = torch.where(
         (segments.modality == TEXT) | (segments.modality == IMAGE), base, spec.padding_value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 _YARN = ("yarn", "deepseek_yarn")
 
@@ -16,10 +17,8 @@ _YARN = ("yarn", "deepseek_yarn")
 class OwnRule:
     """The data of a rule that is not the shared one."""
 
-
-@dataclass(frozen=True)
-class PlainIndex(OwnRule):
-    """Every token has its index on all axes: what looks like M-RoPE, and is not."""
+    # The arguments of `get_rope_index` that the rule reads and the shared one does not.
+    arguments: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class GlmImage(OwnRule):
 
     image_start_token_id: int
     image_end_token_id: int
+    arguments: ClassVar[frozenset[str]] = frozenset(("images_per_sample",))
 
     def __post_init__(self) -> None:
         for name in ("image_start_token_id", "image_end_token_id"):

@@ -33,7 +33,8 @@ from vecrope.stream import Stream
 class Reading:
     """A batch as its markers say: which tokens are images, and what each grid is for."""
 
-    stream: Stream  # its types say which tokens are those of an image
+    stream: Stream
+    inside: Tensor  # (N,) bool: the tokens of the images in the prompt
     valid: Tensor  # (B,) unmasked tokens
     grids: Tensor  # (G, 3) the rows' grids, row by row
     grid_rows: Tensor  # (G,) row of each
@@ -42,7 +43,7 @@ class Reading:
     targets: Tensor  # (G,) bool: of an image to be generated
     grids_in_row: Tensor  # (B,)
     lengths: Tensor  # (G,) tokens between the markers of a source
-    astray: Tensor  # (N,) bool: placeholders outside of the sources
+    astray: Tensor  # (N,) bool: placeholders outside of the sources, or a start inside of one
 
     @property
     def misfit(self) -> Tensor:
@@ -84,6 +85,7 @@ def glm_image_rope_index(
     rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
     if stream.num_tokens == 0:
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
+    stream = replace(stream, token_types=reading.inside)
     segments = segment_stream(stream, spec, items, None)
     index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
     position_ids = positions_at(segments, index).to(dtype).view(3, *stream.shape)
@@ -103,7 +105,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         )
     tracing = torch.compiler.is_compiling()
     stream = open_stream(inputs, spec, validate=validate)
-    grids = grids_of(stream, inputs.image_grid_thw)
+    grids = grids_of(stream, inputs.image_grid_thw).to(stream.input_ids.device)
     per_row = inputs.images_per_sample
     _check_shape(per_row, stream)
     if validate and not tracing:
@@ -140,8 +142,12 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     place = (at_bounds[rows] + closed).masked_fill(~inside, grids.shape[0])
     lengths = torch.zeros(grids.shape[0] + 1, dtype=stream.index_dtype, device=grids.device)
     lengths = lengths.scatter_add(0, place.long(), inside.to(stream.index_dtype))
+    astray = inside & opens
+    if inputs.image_grid_thw is not None:
+        astray = astray | (kept & ~inside & (stream.input_ids == spec.image_token_id))
     reading = Reading(
-        stream=replace(stream, token_types=inside),
+        stream=stream,
+        inside=inside,
         valid=valid,
         grids=grids,
         grid_rows=grid_rows,
@@ -150,9 +156,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         targets=real & (ordinals >= num_closed[grid_rows]),
         grids_in_row=grids_in_row,
         lengths=lengths[rank[:-1]],
-        astray=kept & ~inside & (stream.input_ids == spec.image_token_id)
-        if inputs.image_grid_thw is not None
-        else torch.zeros_like(kept),
+        astray=astray,
     )
     if validate and not tracing and bool(reading.misfit):
         _raise_misfit(reading, rows)
@@ -185,21 +189,28 @@ def _check_images_per_sample(per_row: Tensor, grids: Tensor) -> None:
 
 
 def _raise_misfit(reading: Reading, rows: Tensor) -> NoReturn:
+    astray = reading.astray.nonzero()
+    at = int(astray[0]) if astray.shape[0] else -1
+    if at >= 0 and bool(reading.inside[at]):
+        row = int(rows[at])
+        raise ValueError(
+            f"row {row}, token {at - int(reading.stream.row_bounds[row])}: an image starts inside "
+            "of another, which has not ended"
+        )
     odd = reading.odd.nonzero()
     if odd.shape[0]:
-        at = int(odd[0])
-        grid = tuple(reading.grids[at].tolist())
+        image = int(odd[0])
+        grid = tuple(reading.grids[image].tolist())
         raise ValueError(
-            f"row {int(reading.grid_rows[at])}, image {int(reading.ordinals[at])}: its grid {grid} "
-            f"needs {int(reading.grids[at].prod())} tokens between its markers, got "
-            f"{int(reading.lengths[at])}; was the prompt truncated inside the image?"
+            f"row {int(reading.grid_rows[image])}, image {int(reading.ordinals[image])}: its grid "
+            f"{grid} needs {int(reading.grids[image].prod())} tokens between its markers, got "
+            f"{int(reading.lengths[image])}; was the prompt truncated inside the image?"
         )
-    at = int(reading.astray.nonzero()[0])
     row = int(rows[at])
-    start = int(reading.stream.row_bounds[row])
+    place = at - int(reading.stream.row_bounds[row])
     complete = int((reading.sources & (reading.grid_rows == row)).sum())
     raise ValueError(
-        f"row {row}, token {at - start}: an image token must stand between the markers of an image "
+        f"row {row}, token {place}: an image token must stand between the markers of an image "
         f"that has a grid, got one outside of the {complete} such images of the row; was the "
         "prompt truncated inside the image?"
     )

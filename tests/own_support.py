@@ -48,10 +48,8 @@ SPECS = {
     "bailing with timestamps": MRopeSpec.for_model(
         "bailing_moe_v3_vl", **_BAILING, separate_frames=True
     ),
-    "bailing of a short context": MRopeSpec.for_model(
-        "bailing_moe_v3_vl", **_BAILING, own_rule=Bailing(-1, 12)
-    ),
 }
+SHORT_CONTEXT = MRopeSpec.for_model("bailing_moe_v3_vl", **_BAILING, own_rule=Bailing(-1, 12))
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
@@ -59,8 +57,8 @@ def ids_of(*rows):
     return torch.tensor([[SYMBOLS[symbol] for symbol in row] for row in rows], dtype=torch.int64)
 
 
-def answer(prompt, **changes):
-    return get_rope_index(spec=prompt.spec, **{**prompt.arguments(), **changes})
+def answer(prompt, function=get_rope_index, **changes):
+    return function(spec=prompt.spec, **{**prompt.arguments(), **changes})
 
 
 def assert_refused(spec, match, rows, error=ValueError, **arguments):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import assume, given
 from own_support import (
     IMAGE,
+    SHORT_CONTEXT,
     SPECS,
     START,
     VIDEO,
@@ -27,7 +28,6 @@ from vecrope.rules import Bailing
 from vecrope.testing import conversations, own_misfits, own_prompts
 
 BLOCKS, FRAMES = SPECS["bailing"], SPECS["bailing with timestamps"]
-SHORT = SPECS["bailing of a short context"]
 VLLM = MRopeSpec.for_model("bailing_moe_v3_vl", convention="vllm", image_token_id=IMAGE)
 each_spec = pytest.mark.parametrize("spec", [BLOCKS, FRAMES], ids=["blocks", "frames"])
 
@@ -180,7 +180,7 @@ def test_prompts_are_answered_as_by_sglang(spec):
 
 @needs_sglang
 def test_positions_outside_of_the_context_are_refused_as_by_sglang():
-    @given(own_prompts(SHORT, max_rows=1))
+    @given(own_prompts(SHORT_CONTEXT, max_rows=1))
     def check(prompt):
         try:
             theirs = sglang_rope_index(prompt)
@@ -407,14 +407,14 @@ def test_without_a_configuration_no_position_is_out_of_bounds():
             id="two runs of a block",
         ),
         pytest.param(
-            SHORT,
+            SHORT_CONTEXT,
             ["t" * 13],
             {},
             "row 0, token 12: its position 12 must be at least -1 and less than 12",
             id="too far",
         ),
         pytest.param(
-            SHORT,
+            SHORT_CONTEXT,
             ["tttttttt", "<IIIIIII"],
             {"image_grid_thw": [[1, 2, 14]]},
             "row 1, token 1: its position -2 must be at least -1",

@@ -114,7 +114,7 @@ def _check_announced(
         return
     at = int(faults[0])
     row, kind = int(segments.rows[at]), ("image", "video")[int(segments.modality[at]) - IMAGE]
-    what, marker = kind, spec.vision_start_token_id
+    what, marker = "an image", spec.vision_start_token_id
     if kind == "video":
         what = "each frame of a video" if spec.separate_frames else "a video"
         marker = marker if spec.separate_frames else spec.video_start_token_id

@@ -80,13 +80,13 @@ def own_prompts(
         if holes and masked and draw(flag):
             kept = [int(token != text or draw(flag)) for token in line]
         mask.append([0] * left + kept + [0] * right)
-    needs_mask = any(0 in line for line in mask)
+    explicit_mask = draw(flag) or any(0 in line for line in mask)
     return OwnPrompt(
         spec,
         ids,
         image_grid_thw=_patches(spec, images) if bool(images) or draw(flag) else None,
         video_grid_thw=_patches(spec, videos) if videos else None,
-        attention_mask=mask if masked and (needs_mask or draw(flag)) else None,
+        attention_mask=mask if masked and explicit_mask else None,
         images_per_sample=per_row,
     )
 

@@ -10,15 +10,22 @@ Notation, used by every docstring:
 """
 
 from vecrope.glm_image_decode import get_decode_position_ids
-from vecrope.rope_index import get_rope_index
+from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
+from vecrope.plan import RopeIndexPlan, concatenate_plans
+from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [
     "Convention",
     "MRopeSpec",
+    "RopeIndexPlan",
     "RopeIndexRunner",
     "RunnerInputs",
+    "concatenate_plans",
     "get_decode_position_ids",
     "get_rope_index",
+    "get_rope_index_from_placeholders",
+    "plan_from_placeholders",
+    "plan_rope_index",
 ]

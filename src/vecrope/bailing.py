@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vecrope import checks
+from vecrope import fit
 from vecrope.inputs import Inputs
 from vecrope.items import Items, make_items
 from vecrope.modality import IMAGE, VIDEO
-from vecrope.positions import positions_at
-from vecrope.rooms import grids_of, invalidate, open_stream, positions_dtype
+from vecrope.rooms import grids_of, invalidate, open_stream, positions_dtype, positions_of
 from vecrope.rules import Bailing
 from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
@@ -47,23 +46,23 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     videos = grids_of(stream, inputs.video_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
-        checks.check_grids(images, videos, spec)
+        fit.check_grids(images, videos, spec)
     items = _paced(make_items(images, videos, spec, stream.index_dtype))
     dtype = positions_dtype(inputs, spec)
     if stream.num_tokens == 0:
         if validate and not tracing:
-            checks.check_none_left_over(items)
+            fit.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     segments = segment_stream(stream, spec, items, None)
     unannounced = _unannounced(stream, spec, segments)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, videos, spec, None)
+        fit.check_layout(items, segments, images, videos, spec, None)
         _check_announced(stream, spec, segments, unannounced)
     index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
-    time = positions_at(segments, index)[0]
+    time = positions_of(stream, segments)[0]
     none = torch.zeros_like(segments.base)
-    cells = positions_at(replace(segments, base=none, span=none), index)[1:]
+    cells = positions_of(stream, replace(segments, base=none, span=none))[1:]
     segment = torch.searchsorted(segments.starts, index, right=True) - 1
     middle = (torch.stack((segments.height, segments.width)) - 1) // 2
     positions = torch.cat((time.unsqueeze(0), time + cells - middle[:, segment]))
@@ -73,7 +72,7 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     position_ids = positions.to(dtype).view(3, *stream.shape)
     rope_deltas = segments.rope_deltas.to(dtype)
     if validate and tracing:
-        fault = checks.layout_fault(items, segments) | unannounced.any() | outside.any()
+        fault = fit.layout_fault(items, segments) | unannounced.any() | outside.any()
         return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope import checks
+from vecrope import checks, fit
 from vecrope.inputs import Inputs
 from vecrope.items import make_items
-from vecrope.positions import positions_at
 from vecrope.rooms import (
     count_in_rows,
     grids_of,
@@ -20,6 +19,7 @@ from vecrope.rooms import (
     kept_tokens,
     open_stream,
     positions_dtype,
+    positions_of,
     refuse_videos,
     token_rows,
 )
@@ -87,8 +87,7 @@ def glm_image_rope_index(
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     stream = replace(stream, token_types=reading.inside)
     segments = segment_stream(stream, spec, items, None)
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
-    position_ids = positions_at(segments, index).to(dtype).view(3, *stream.shape)
+    position_ids = positions_of(stream, segments).to(dtype).view(3, *stream.shape)
     if validate and torch.compiler.is_compiling():
         return invalidate(reading.misfit, position_ids, rope_deltas)
     return position_ids, rope_deltas
@@ -105,11 +104,11 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         )
     tracing = torch.compiler.is_compiling()
     stream = open_stream(inputs, spec, validate=validate)
-    grids = grids_of(stream, inputs.image_grid_thw).to(stream.input_ids.device)
+    grids = grids_of(stream, inputs.image_grid_thw)
     per_row = inputs.images_per_sample
     _check_shape(per_row, stream)
     if validate and not tracing:
-        checks.check_grids(grids, grids[:0], spec)
+        fit.check_grids(grids, grids[:0], spec)
         if per_row is not None:
             _check_images_per_sample(per_row, grids)
     grids = grids.to(stream.index_dtype)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope import checks
 from vecrope.glm_image import Reading, read_markers
 from vecrope.inputs import Inputs
+from vecrope.prepare import prepare
 from vecrope.rules import GlmImage
 from vecrope.spec import MRopeSpec
 
@@ -83,18 +83,13 @@ def get_decode_position_ids(
         cu_seqlens=cu_seqlens,
         images_per_sample=images_per_sample,
     )
-    checks.check_metadata(inputs, spec)
+    # With a capacity nothing is read, as with one of segments.
+    prepared = prepare(inputs, spec, validate, None if max_decode_tokens is None else 1)
     if not isinstance(spec.own_rule, GlmImage):
         raise ValueError(f"spec must be one of glm_image, got one of {spec.model_type}")
-    tracing = torch.compiler.is_compiling()
-    if validate and not tracing:
-        if attention_mask is not None and attention_mask.numel():
-            checks.check_codes("attention_mask", attention_mask, 1)
-        if cu_seqlens is not None:
-            checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
-    may_read = not tracing and (validate or input_ids.is_cpu)
-    _check_capacity(max_decode_tokens, may_read)
-    reading = read_markers(inputs, spec, validate=validate)
+    tracing = prepared.tracing
+    _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
+    reading = read_markers(prepared.inputs, spec, validate=validate)
     generated, lengths = _lengths(reading, spec)
     if max_decode_tokens is None:
         max_decode_tokens = int(lengths.max())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope import checks
+from vecrope import fit
 from vecrope.inputs import Inputs
 from vecrope.modality import IMAGE, token_codes
 from vecrope.rooms import (
@@ -70,7 +70,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     grids = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
-        checks.check_grids(grids, grids[:0], spec)
+        fit.check_grids(grids, grids[:0], spec)
     rows, kept = token_rows(stream), kept_tokens(stream)
     count, valid = count_in_rows(stream, kept, rows)
     index = count - 1

@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope import checks
+from vecrope import fit
 from vecrope.inputs import Inputs
 from vecrope.items import make_items
 from vecrope.modality import IMAGE, TEXT, token_codes
-from vecrope.positions import positions_at
-from vecrope.rooms import grids_of, invalidate, open_stream, positions_dtype, refuse_videos
+from vecrope.rooms import (
+    grids_of,
+    invalidate,
+    open_stream,
+    positions_dtype,
+    positions_of,
+    refuse_videos,
+)
 from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
@@ -44,29 +50,28 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     images = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
-        checks.check_grids(images, images[:0], spec)
+        fit.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     dtype = positions_dtype(inputs, spec)
     if stream.num_tokens == 0:
         if validate and not tracing:
-            checks.check_none_left_over(items)
+            fit.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     segments = segment_stream(stream, spec, items, None)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, images[:0], spec, None)
+        fit.check_layout(items, segments, images, images[:0], spec, None)
     base, rope_deltas = _number(stream, segments)
     base = torch.where(
         (segments.modality == TEXT) | (segments.modality == IMAGE), base, spec.padding_value
     )
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
-    positions = positions_at(replace(segments, base=base), index)
+    positions = positions_of(stream, replace(segments, base=base))
     cells = positions[1:] - positions[0]
     image = token_codes(stream, spec) == IMAGE
     positions = torch.cat((positions[:1], torch.where(image, cells, positions[1:])))
     position_ids = positions.to(dtype).view(3, *stream.shape)
     if validate and tracing:
-        return invalidate(checks.layout_fault(items, segments), position_ids, rope_deltas)
+        return invalidate(fit.layout_fault(items, segments), position_ids, rope_deltas)
     return position_ids, rope_deltas
 
 

@@ -8,6 +8,8 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.inputs import Inputs
+from vecrope.positions import layout_of, positions_at
+from vecrope.segments import Segments
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream, make_stream
 
@@ -82,6 +84,12 @@ def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tupl
         torch.where(fault, -1, position_ids),
         torch.where(fault, torch.iinfo(rope_deltas.dtype).min, rope_deltas),
     )
+
+
+def positions_of(stream: Stream, segments: Segments) -> Tensor:
+    """Return the (3, N) positions of all tokens, as the shared rule expands a segment table."""
+    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=segments.starts.device)
+    return positions_at(layout_of(segments), index)
 
 
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:

@@ -59,6 +59,7 @@ class Segments:
     # before; None: it asks for none.
     unannounced: Tensor | None
     runs: Runs
+    next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
 
 
@@ -73,14 +74,22 @@ def find_runs(stream: Stream, spec: MRopeSpec, items: Items, capacity: int | Non
         video = in_video(stream, spec, starts, stream.row_bounds[stream.row_of(starts)])
         if video is not None:
             modality = torch.where((modality == IMAGE) & video, VIDEO, modality)
+    ranks, found = ranks_of(modality, lengths, items, stream.index_dtype)
+    return Runs(starts, lengths, modality, ranks, found, count)
+
+
+def ranks_of(
+    modality: Tensor, lengths: Tensor, items: Items, index_dtype: torch.dtype
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return the ranks of the runs' first tokens and what has been found up to each; see `Runs`."""
     images = torch.where(modality == IMAGE, lengths, 0)
     videos = torch.where(modality == VIDEO, lengths, 0)
-    found_images = images.cumsum(0, dtype=stream.index_dtype)
-    found_videos = videos.cumsum(0, dtype=stream.index_dtype)
+    found_images = images.cumsum(0, dtype=index_dtype)
+    found_videos = videos.cumsum(0, dtype=index_dtype)
     ranks = torch.where(
         modality == VIDEO, found_videos - videos + items.expected[0], found_images - images
     )
-    return Runs(starts, lengths, modality, ranks, (found_images, found_videos), count)
+    return ranks, (found_images, found_videos)
 
 
 def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) -> Segments:
@@ -141,6 +150,7 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         interrupted=first_group * group_tokens != place,
         unannounced=unannounced,
         runs=runs,
+        next_positions=row_end.to(torch.int64),
         rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
     )
 

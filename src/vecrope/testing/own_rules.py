@@ -118,6 +118,8 @@ def glm_image(
         for start, end, (t, h, w) in zip(starts, ends, grids, strict=False):
             if not len(positions) <= start <= end or end - start != t * h * w:
                 raise Refusal(f"row {row} has an image from {start} to {end} for {(t, h, w)}")
+            if image_start_token_id in ids[start:end]:
+                raise Refusal(f"row {row} has a start inside of the image from {start} to {end}")
             text_until(start)
             positions += _block(now, t, h, w)
             now += max(h, w)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -309,7 +309,9 @@ def _seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:
     return absent | values | st.builds(_tensor, values, st.sampled_from(_FLOATS))
 
 
-def _any_seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Any]:
+def _any_seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:
+    if spec.video_time != "seconds":
+        return st.none()
     fitting = _seconds(spec, number)
     value = st.sampled_from([1.0, 0.5, -0.5, float("nan"), float("inf")])
     values = st.lists(value, min_size=max(number - 1, 0), max_size=number + 1)

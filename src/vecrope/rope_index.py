@@ -80,7 +80,8 @@ def get_rope_index(
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
         int64, or (num_sequences, 1): the row's largest position plus one (0 for a row without an
         unmasked token), less its padded or its valid length as `spec.delta_length` says. The axes
-        are temporal, height, width. Neither aliases an input.
+        are temporal, height, width. Neither aliases an input. A family with a rule of its own may
+        have other axes, and deltas in the dtype of `input_ids`: its room says so.
 
         If `max_segments` is too small and cannot be refused (`validate=False`, or tracing), or if
         under tracing `validate` finds a misfit, every position is -1 and every delta the least

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
-from own_support import SPECS, answer, each_spec, hunyuan_spec, ids_of, single_rows
-from support import assert_same
+from own_support import SHORT_CONTEXT, SPECS, answer, each_spec, hunyuan_spec, ids_of, single_rows
+from support import assert_same, no_synchronisation
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn.functional import pad
 
-from vecrope import MRopeSpec, get_rope_index
+from vecrope import MRopeSpec, get_decode_position_ids, get_rope_index
 from vecrope.rules import GlmImage, Hunyuan
 from vecrope.testing import OwnPrompt, Refusal, own_misfits, own_prompts
 
@@ -49,6 +49,26 @@ def test_what_the_reference_refuses_is_refused(spec):
             assert_same(answer(prompt), expected)
 
     check()
+
+
+def test_a_prompt_beyond_its_context_is_refused_by_the_reference_too():
+    @given(own_prompts(SHORT_CONTEXT))
+    def check(prompt):
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            with pytest.raises(ValueError, match="must be at least -1 and less than 12"):
+                answer(prompt)
+        else:
+            assert_same(answer(prompt), expected)
+
+    check()
+
+
+def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
+    prompt = OwnPrompt(SPECS["isaac"], [[9, 9]], image_grid_thw=[(2, 2, 2)])
+    with pytest.raises(Refusal, match="2 frames"):
+        prompt.expected()
 
 
 # Rows, sequences, dtypes
@@ -164,6 +184,30 @@ def test_without_validation_no_operation_depends_on_values(spec, device, packed,
         assert position_ids.shape[1:] == ids.shape
         assert rope_deltas.shape == (2, 1)
         assert {position_ids.device.type, rope_deltas.device.type} == {device}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@each_spec
+def test_on_a_gpu_it_answers_alike_without_synchronisation(spec):
+    @settings(max_examples=20)
+    @given(own_prompts(spec))
+    def check(prompt):
+        arguments = {name: value.cuda() for name, value in prompt.arguments().items()}
+        with no_synchronisation():
+            got = get_rope_index(spec=spec, validate=False, **arguments)
+            if isinstance(spec.own_rule, GlmImage):
+                decode = get_decode_position_ids(
+                    spec=spec, validate=False, max_decode_tokens=50, **arguments
+                )
+        assert_same(got, answer(prompt))
+        assert_same(get_rope_index(spec=spec, **arguments), answer(prompt))
+        if isinstance(spec.own_rule, GlmImage):
+            on_cpu = answer(prompt, get_decode_position_ids, max_decode_tokens=50)
+            assert_same(decode, on_cpu)
+
+    check()
 
 
 def roomy(prompt):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope import checks
 from vecrope.glm_image import Reading, read_markers
 from vecrope.inputs import Inputs
 from vecrope.prepare import prepare
@@ -83,6 +84,7 @@ def get_decode_position_ids(
         cu_seqlens=cu_seqlens,
         images_per_sample=images_per_sample,
     )
+    checks.check_metadata(inputs, spec)
     # With a capacity nothing is read, as with one of segments.
     prepared = prepare(inputs, spec, validate, None if max_decode_tokens is None else 1)
     if not isinstance(spec.own_rule, GlmImage):

@@ -28,7 +28,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = N
             "packed input of shape (N,) needs cu_seqlens"
         )
     if cu_seqlens is not None:
-        _check_integral("cu_seqlens", cu_seqlens)
+        check_integral("cu_seqlens", cu_seqlens)
         if input_ids.dim() != 1:
             raise ValueError(
                 f"input_ids must have shape (N,) with cu_seqlens, got {tuple(input_ids.shape)}"
@@ -46,7 +46,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = N
         values = getattr(inputs, name)
         if values is None:
             continue
-        _check_integral(name, values)
+        check_integral(name, values)
         if values.shape != input_ids.shape:
             raise ValueError(
                 f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
@@ -72,7 +72,7 @@ def check_grid_shapes(image_grid_thw: Tensor | None, video_grid_thw: Tensor | No
     for name, grids in (("image_grid_thw", image_grid_thw), ("video_grid_thw", video_grid_thw)):
         if grids is None:
             continue
-        _check_integral(name, grids)
+        check_integral(name, grids)
         if grids.dim() != 2 or grids.shape[1] != 3:
             raise ValueError(
                 f"{name} must have shape (num_{name.split('_')[0]}s, 3), got {tuple(grids.shape)}"
@@ -168,7 +168,8 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
-def _check_integral(name: str, value: Tensor) -> None:
+def check_integral(name: str, value: Tensor) -> None:
+    """Check that an argument is a tensor of integers."""
     check_tensor(name, value)
     if value.dtype not in _INTEGRAL:
         raise TypeError(

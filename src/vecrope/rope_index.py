@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from vecrope import checks, fit
+from vecrope.bailing import bailing_rope_index
+from vecrope.glm_image import glm_image_rope_index
+from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
+from vecrope.isaac import isaac_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import OwnRule
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -79,7 +83,8 @@ def get_rope_index(
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
         int64, or (num_sequences, 1): the row's largest position plus one (0 for a row without an
         unmasked token), less its padded or its valid length as `spec.delta_length` says. The axes
-        are temporal, height, width. Neither aliases an input.
+        are temporal, height, width. Neither aliases an input. A family with a rule of its own may
+        have other axes, and deltas in the dtype of `input_ids`: its room says so.
 
         If `max_segments` is too small and cannot be refused (`validate=False`, or tracing), or if
         under tracing `validate` finds a misfit, every position is -1 and every delta the least
@@ -268,7 +273,12 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
     return None if answer is None else (answer[0].to(dtype), answer[1])
 
 
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {}
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+    Bailing: bailing_rope_index,
+    GlmImage: glm_image_rope_index,
+    Hunyuan: hunyuan_rope_index,
+    Isaac: isaac_rope_index,
+}
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:

@@ -129,6 +129,7 @@ ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.kernels": "triton",
+    "vecrope.fused": "triton",
 }
 
 

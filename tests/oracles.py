@@ -7,7 +7,7 @@ deltas, or raises what the upstream raises.
 import itertools
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import MethodType, SimpleNamespace
@@ -46,6 +46,27 @@ CORE = [
 
 def families_of(convention):
     return [model_type for model_type, other in CORE if other == convention]
+
+
+def distinct_rules():
+    """Return one family of each set of rules, ids and sizes aside."""
+    nothing = {"model_type": "", "image_token_id": 0, "spatial_merge_size": 2}
+    found = {}
+    for model_type, convention in CORE:
+        spec = spec_of(model_type, convention)
+        numbered = {
+            name: 1 + at
+            for at, name in enumerate(vars(spec))
+            if name.endswith("token_id") and getattr(spec, name) is not None
+        }
+        found.setdefault(replace(spec, **{**nothing, **numbered}), spec)
+    return list(found.values())
+
+
+RULES = distinct_rules()
+each_rule = pytest.mark.parametrize(
+    "spec", RULES, ids=[f"{spec.model_type}-{spec.convention}" for spec in RULES]
+)
 
 
 each_core = pytest.mark.parametrize(("model_type", "convention"), CORE)

@@ -20,6 +20,7 @@ from support import grid_list, kept
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec
 from vecrope.families import FAMILIES
+from vecrope.testing import Prompt
 
 # What their configuration classes have no default of.
 WITHOUT_DEFAULT = {
@@ -70,6 +71,28 @@ each_rule = pytest.mark.parametrize(
 
 
 each_core = pytest.mark.parametrize(("model_type", "convention"), CORE)
+
+
+QWEN2 = ("qwen2_vl", "qwen2_5_vl")
+GLM = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+FRAMES_BY_STAMPS = (
+    *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+    *("cosmos3_omni", "cosmos3_edge"),
+)
+EVERYWHERE = ("transformers", "sglang", "vllm")
+
+
+def pairs(names, *conventions):
+    names = (names,) if isinstance(names, str) else names
+    return [(name, convention) for name in names for convention in conventions]
+
+
+def build(model_type, convention, rows, *, fields=None, **arguments):
+    """Build a prompt; `V` stands for `I` where a family's videos have the placeholder of images."""
+    spec = replace(spec_of(model_type, convention), **(fields or {}))
+    if spec.video_token_id is None:
+        rows = [row.replace("V", "I") for row in rows]
+    return Prompt.from_symbols(spec, rows, **arguments)
 
 
 # transformers

@@ -123,7 +123,7 @@ def warm_up(spec):
     )
 
 
-# Each value of each field occurs in one of these, and each way in which two of them meet.
+# Each rule occurs in one of these, or where GLM-4V alone is compiled.
 COMPILED = [
     *(("qwen2_5_vl", convention) for convention in ("transformers", "sglang", "vllm")),
     *(("qwen3_vl", convention) for convention in ("transformers", "sglang")),

@@ -7,20 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from oracles import CORE, each_core, spec_of
+from oracles import each_core, each_rule, spec_of
 from support import (
     FITTING,
-    assert_no_answer,
     assert_same,
     choose_rows,
-    grid_tensor,
-    kept,
+    fitting,
     misfitting,
-    roomy,
     rope_index,
 )
-from torch._dynamo.testing import CompileCounterWithBackend
-from torch._subclasses import FakeTensorMode
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.testing import Prompt, assert_matches
@@ -29,41 +24,16 @@ FORMS = {"exact": {}, "static": {"max_segments": 500}}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
-def distinct_rules():
-    """Return one family of each set of rules, ids and sizes aside."""
-    nothing = {"model_type": "", "image_token_id": 0, "spatial_merge_size": 2}
-    found = {}
-    for model_type, convention in CORE:
-        spec = spec_of(model_type, convention)
-        numbered = {
-            name: 1 + at
-            for at, name in enumerate(vars(spec))
-            if name.endswith("token_id") and getattr(spec, name) is not None
-        }
-        found.setdefault(replace(spec, **{**nothing, **numbered}), spec)
-    return list(found.values())
-
-
-RULES = distinct_rules()
-each_rule = pytest.mark.parametrize(
-    "spec", RULES, ids=[f"{spec.model_type}-{spec.convention}" for spec in RULES]
-)
-
-
 def any_prompt(spec):
     """Draw any kind of prompt; of the last kind the reference refuses most."""
     return st.one_of(*(strategy(spec) for strategy in FITTING.values()), misfitting(spec))
 
 
-def fitting(spec):
-    return st.one_of(*(strategy(spec) for strategy in FITTING.values()))
-
-
 def by_ids(spec, **options):
     """Return vecrope's function of a prompt's arguments, less the types."""
 
-    def function(mm_token_type_ids, **arguments):
-        return get_rope_index(spec=spec, **arguments, **options)
+    def function(**arguments):
+        return get_rope_index(spec=spec, **{**arguments, "mm_token_type_ids": None}, **options)
 
     return function
 

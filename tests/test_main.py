@@ -11,9 +11,8 @@ from importlib.metadata import version
 import matplotlib
 import pytest
 import torch
-from PIL import Image
-
 from oracles import WITHOUT_DEFAULT, each_core
+from PIL import Image
 
 import vecrope
 from vecrope.__main__ import main

@@ -87,8 +87,7 @@ def check_seconds_argument(
         return
     if "second_per_grid_ts" not in spec.arguments:
         raise ValueError(
-            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in "
-            f"time under convention {spec.convention!r}"
+            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
         )
     if isinstance(seconds, Tensor):
         if seconds.dtype not in (torch.float32, torch.float64, *_INTEGRAL[:-1]):
@@ -170,7 +169,7 @@ def check_tensor(name: str, value: object) -> None:
 
 
 def check_integral(name: str, value: Tensor) -> None:
-    """Check that an argument is a tensor of integers or bools."""
+    """Check that an argument is a tensor of integers."""
     check_tensor(name, value)
     if value.dtype not in _INTEGRAL:
         raise TypeError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vecrope.rules import OmniRule, OwnRule
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -28,8 +28,10 @@ class Family:
     # Paths that one convention reads elsewhere, or besides, and their defaults.
     paths_by_convention: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     defaults_by_convention: Mapping[str, Fields] = field(default_factory=dict)
-    # Makes the data of a rule of the family's own from the values found by `own_paths`.
+    # Makes the data of a rule of the family's own from the values found by `own_paths`, under every
+    # convention but those in `shared_in`.
     own_rule: Callable[..., OwnRule] | None = None
+    shared_in: Sequence[str] = ()
     own_paths: Mapping[str, Path] = field(default_factory=dict)
     own_defaults: Fields = field(default_factory=dict)
     # Fields of that data that one convention sets, whatever a configuration says.
@@ -93,6 +95,25 @@ _ERNIE_ORIGINAL_PATHS: dict[str, Path] = {
     "spatial_merge_size": ("spatial_conv_size", "vision_config.spatial_merge_size"),
     "temporal_merge_size": ("temporal_conv_size", "vision_config.temporal_merge_size"),
 }
+
+
+# Its grids are in tokens, and markers tell its images.
+_GLM_IMAGE = {**_BY_IDS, "spatial_merge_size": 1}
+# By its name and its older one, in a nested configuration and in one that is not.
+_HUNYUAN_SECTION_PATHS = tuple(
+    f"{place}.{name}"
+    for name in ("mrope_section", "xdrope_section")
+    for place in (
+        "text_config.rope_parameters",
+        "text_config.rope_scaling",
+        "rope_parameters",
+        "rope_scaling",
+    )
+)
+
+
+def _in_text_config(name: str) -> tuple[str, ...]:
+    return f"text_config.{name}", f"llm_config.{name}"
 
 
 def _vision(image: int, video: int) -> dict[str, int]:
@@ -252,6 +273,9 @@ _QWEN3_OMNI_MOE = Family(
     },
 )
 
+# Fields that an upstream has a default for where a configuration lacks them.
+_OPTIONAL = ("separate_frames", "tokens_per_second")
+
 FAMILIES: dict[str, Family] = {
     "glm4v": _glm(151343, 151341, 151342),
     "glm4v_moe": _glm(151363, 151341, 151342),
@@ -349,6 +373,86 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
     "qwen3_omni_moe": _QWEN3_OMNI_MOE,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI_MOE,
+    # Positions by a rule of their own.
+    "hunyuan_vl": Family(
+        {"transformers": {**_TRANSFORMERS, **_BY_IDS}},
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.spatial_merge_size",
+        },
+        {"image_token_id": 120120, "spatial_merge_size": 2},
+        own_rule=Hunyuan.of_section,
+        own_paths={"mrope_section": _HUNYUAN_SECTION_PATHS},
+    ),
+    "glm_image": Family(
+        {
+            "transformers": {**_TRANSFORMERS, **_GLM_IMAGE, "padding_value": 1},
+            "sglang": {
+                **_SGLANG,
+                **_GLM_IMAGE,
+                "span_rule": "hw",
+                "multi_frame_images": False,
+                "position_dtype": "int64",
+            },
+        },
+        {"image_token_id": "image_token_id"},
+        {"image_token_id": 167855},
+        own_rule=GlmImage,
+        own_paths={
+            "image_start_token_id": "image_start_token_id",
+            "image_end_token_id": "image_end_token_id",
+        },
+        own_defaults={"image_start_token_id": 16384, "image_end_token_id": 16385},
+    ),
+    "isaac": Family(
+        {"vllm": {**_VLLM, **_BY_IDS}},
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.pixel_shuffle_scale_factor",
+        },
+        own_rule=Isaac,
+    ),
+    "bailing_moe_v3_vl": Family(
+        {
+            "sglang": {**_SGLANG, "marker_rule": "none"},
+            "vllm": {**_VLLM, **_BY_IDS},
+        },
+        {"spatial_merge_size": "vision_config.spatial_merge_size"},
+        {"spatial_merge_size": 2},
+        paths_by_convention={
+            "sglang": {
+                "image_token_id": _in_text_config("image_patch_token"),
+                "video_token_id": _in_text_config("video_patch_token"),
+                "vision_start_token_id": _in_text_config("image_start_token"),
+                "video_start_token_id": _in_text_config("video_start_token"),
+                "separate_frames": _in_text_config("use_interleaved_frame_timestamp"),
+            },
+            "vllm": {"image_token_id": "image_token_id"},
+        },
+        defaults_by_convention={
+            "sglang": {"separate_frames": False},
+            "vllm": {"image_token_id": 151655},
+        },
+        own_rule=Bailing.of_context,
+        shared_in=("vllm",),
+        own_paths={
+            "max_position_embeddings": _in_text_config("max_position_embeddings"),
+            "rope_type": (
+                *_in_text_config("rope_parameters.rope_type"),
+                *_in_text_config("rope_parameters.type"),
+            ),
+            "factor": _in_text_config("rope_parameters.factor"),
+            "original_max_position_embeddings": _in_text_config(
+                "rope_parameters.original_max_position_embeddings"
+            ),
+        },
+        own_defaults={
+            "max_position_embeddings": None,
+            "rope_type": "default",
+            "factor": 1.0,
+            "original_max_position_embeddings": 0,
+        },
+    ),
     # What looks like M-RoPE in these upstreams, and counts tokens.
     "qwen3_asr": _plain("sglang", "vllm"),
     "minicpmv4_6": _plain("vllm"),
@@ -373,9 +477,16 @@ def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> di
                 f"{name}=..., or use from_config"
             )
     values = {**family.rules[convention], **defaults}
-    if family.own_rule is not None and "own_rule" not in given:
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None and "own_rule" not in given:
+        for name in family.own_paths:
+            if name not in family.own_defaults:
+                raise ValueError(
+                    f"{model_type!r} has no default {name}: pass own_rule=..., of vecrope.rules, "
+                    "or use from_config"
+                )
         own = {**family.own_defaults, **family.own_fields_by_convention.get(convention, {})}
-        values["own_rule"] = family.own_rule(**own)
+        values["own_rule"] = own_rule(**own)
     return values
 
 
@@ -391,16 +502,21 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
     values = dict(family.rules[convention])
     for name, path in _paths(family, convention).items():
         # An upstream that has a default of its own does not need the field.
-        optional = name == "tokens_per_second" and name in defaults
+        optional = name in _OPTIONAL and name in defaults
         values[name] = _lookup(config, path, defaults.get(name) if optional else None)
-    if family.own_rule is not None:
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None:
         found = {
             name: _lookup(config, path, family.own_defaults.get(name))
             for name, path in family.own_paths.items()
         }
         own = {**found, **family.own_fields_by_convention.get(convention, {})}
-        values["own_rule"] = family.own_rule(**own)
+        values["own_rule"] = own_rule(**own)
     return model_type, values
+
+
+def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
+    return None if convention in family.shared_in else family.own_rule
 
 
 def _family_of(model_type: object, convention: str) -> Family:

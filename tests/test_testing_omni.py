@@ -13,7 +13,7 @@ from vecrope.testing.prompt_omni import sound_block, video_with_sound
 from vecrope.testing.reference_omni import audio_tokens
 
 SPEC = spec_of("qwen3_omni_moe", "transformers")
-QUIET = settings(max_examples=20000, deadline=None)
+QUIET = settings(max_examples=20000, deadline=None, database=None)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,19 @@ def test_an_unknown_family_is_printed_in_full():
 
     prompt = OmniPrompt.from_symbols(replace(SPEC, model_type="mine"), ["t"])
     assert repr(prompt).startswith("OmniPrompt.from_symbols(MRopeSpec(model_type='mine'")
+
+
+@pytest.mark.parametrize(
+    ("row", "media", "match"),
+    [
+        ("(A)", {"audio_seqlens": [-1]}, "too short to have a token"),
+        ("<I>", {"image_grid_thw": [[1, 3, 2]]}, r"a grid is ill-formed: \(1, 3, 2\)"),
+        ("<I>", {"image_grid_thw": [[1, -2, 2]]}, "a grid is ill-formed"),
+    ],
+)
+def test_the_reference_refuses_ill_formed_media(row, media, match):
+    with pytest.raises(Refusal, match=match):
+        OmniPrompt.from_symbols(SPEC, [row], **media).expected()
 
 
 def test_what_is_left_over_can_be_ignored():

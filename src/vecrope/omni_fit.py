@@ -148,8 +148,6 @@ def _raise_stray(
     stop = pad(items.starts + items.markers + items.visual + items.audio, (1, 0), value=-1)[item]
     outside = (index < start) | (index >= stop)
     for kind, placeholders in enumerate(_placeholders(tokens, spec, rule)):
-        if kind == AUDIO - 1 and not media.reads_audio:
-            continue
         for at in (outside & placeholders).nonzero()[:1, 0].tolist():
             row, token = _where(at, tokens)
             missing = getattr(inputs, _ARGUMENTS[kind]) is None

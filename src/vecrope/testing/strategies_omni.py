@@ -197,9 +197,10 @@ def _prompt(
         )
         del videos[draw(st.integers(0, 3)) :]
         del audios[draw(st.integers(0, 3)) :]
-    explicit = any("0" in mask for mask in masks) or draw(st.booleans())
-    without_grids = not images and not videos and draw(st.booleans())
-    without_audio = not audios and draw(st.booleans())
+    # Drawn first: a choice fewer would count as simpler.
+    explicit = draw(st.booleans()) or any("0" in mask for mask in masks)
+    without_grids = not draw(st.booleans()) and not images and not videos
+    without_audio = not draw(st.booleans()) and not audios
     return OmniPrompt.from_symbols(
         spec,
         lines,

@@ -6,15 +6,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from vecrope import kernels
 from vecrope.spec import MRopeSpec
 
 _KERNELS = kernels.mark, kernels.summarise, kernels.write
-# What is compiled is launched with constants and all from Triton 3.3 on.
-_COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 
 
 class Buffers(NamedTuple):
@@ -161,7 +158,7 @@ class Launcher:
                 seq_len, num_rows, num_images, num_items, num_items.bit_length(),
                 *of_write, *tiles,
             )  # fmt: skip
-        if write is not None and _COMPILED_TAKE_CONSTANTS:
+        if write is not None and kernels.COMPILED_TAKE_CONSTANTS:
             self._compiled[key] = mark, summarise, write
 
     def _ready(self, values: Tensor) -> Tensor:

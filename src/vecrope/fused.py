@@ -87,7 +87,12 @@ class Launcher:
         rules = image, *markers, self._last
         self._constants = (
             markers,
-            (*rules, spec.spatial_merge_size, spec.span_rule == "thw"),
+            (
+                *rules,
+                spec.spatial_merge_size,
+                spec.span_rule == "thw",
+                not spec.multi_frame_images,
+            ),
             (*rules, spec.padding_value, spec.delta_length == "padded"),
         )
         # What Triton has compiled the kernels to, by what it looks at to compile them. To launch

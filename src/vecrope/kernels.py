@@ -179,6 +179,7 @@ def _make_items(
     num_items,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Write the item table, all images before all videos, and whether a grid is not sound."""
@@ -202,6 +203,8 @@ def _make_items(
         size = t.to(tl.float32) * (h // MERGE).to(tl.float32) * (w // MERGE).to(tl.float32)
         unsound |= size >= 2**30
         misshapen += tl.sum(unsound.to(tl.int32), 0)
+        if ONE_FRAME:
+            misshapen += tl.sum((is_image & (t > 1)).to(tl.int32), 0)
         t = tl.where(unsound, 0, t).to(tl.int64)
         height = tl.where(unsound, 0, h // MERGE).to(tl.int64)
         width = tl.where(unsound, 0, w // MERGE).to(tl.int64)
@@ -290,6 +293,7 @@ def summarise(
     LAST: tl.constexpr,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -298,7 +302,18 @@ def summarise(
     num_blocks = tl.num_programs(0) - 1
     marked, undecided, images, videos, kept_tokens, items = _block_rows(work, num_blocks)
     if block == num_blocks:
-        _make_items(image_grids, video_grids, work, items, num_images, num_items, MERGE, THW, CHUNK)
+        _make_items(
+            image_grids,
+            video_grids,
+            work,
+            items,
+            num_images,
+            num_items,
+            MERGE,
+            THW,
+            ONE_FRAME,
+            CHUNK,
+        )
     else:
         row, at, token, inside, kept, _ = _load(ids, mask, sizes, seq_len, BLOCK)
         row_start = row * tl.cdiv(seq_len, BLOCK)

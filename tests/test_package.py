@@ -129,7 +129,6 @@ ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.kernels": "triton",
-    "vecrope.fused": "triton",
 }
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from vecrope.rules import OwnRule, PlainIndex
+from vecrope.rules import OwnRule, PlainIndex, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -32,6 +33,7 @@ class Family:
     defaults_by_convention: Mapping[str, Fields] = field(default_factory=dict)
     # Makes the data of a rule of the family's own from the values found by `own_paths`.
     own_rule: Callable[..., OwnRule] | None = None
+    own_rule_by_convention: Mapping[str, Callable[..., OwnRule]] = field(default_factory=dict)
     own_paths: Mapping[str, Path] = field(default_factory=dict)
     own_defaults: Fields = field(default_factory=dict)
 
@@ -152,6 +154,21 @@ def _plain(*conventions: str) -> Family:
     )
 
 
+def _canvas() -> Family:
+    upstreams = {"transformers": _TRANSFORMERS, "sglang": _SGLANG, "vllm": _VLLM}
+    # Patches per token are the rule's, which reads them off the mode.
+    fields = {**_FRAMES_BY_IDS, "spatial_merge_size": 1, "position_dtype": "int64"}
+    markers = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    others = ("downsample_mode", "uses_mrope_canvas", "mrope_mode")
+    return Family(
+        {name: {**rules, **fields} for name, rules in upstreams.items()},
+        {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
+        own_rule_by_convention={name: partial(canvas_rule, name) for name in upstreams},
+        own_paths={name: name for name in (*markers, *others)},
+        own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
+    )
+
+
 FAMILIES: dict[str, Family] = {
     "glm4v": _glm(151343, 151341, 151342),
     "glm4v_moe": _glm(151363, 151341, 151342),
@@ -245,6 +262,7 @@ FAMILIES: dict[str, Family] = {
     "keye": _only_vllm(multi_frame_images=True),
     "keye_vl1_5": _only_vllm(multi_frame_images=True),
     "openpangu_vl": _only_vllm(multi_frame_images=False),
+    "minicpmv4_7": _canvas(),
     # What looks like M-RoPE in these upstreams, and counts tokens.
     "qwen3_asr": _plain("sglang", "vllm"),
     "minicpmv4_6": _plain("vllm"),
@@ -252,7 +270,6 @@ FAMILIES: dict[str, Family] = {
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
-
 
 
 def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> dict[str, Any]:
@@ -270,8 +287,14 @@ def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> di
                 f"{name}=..., or use from_config"
             )
     values = {**family.rules[convention], **defaults}
-    if family.own_rule is not None and "own_rule" not in given:
-        values["own_rule"] = family.own_rule(**family.own_defaults)
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None and "own_rule" not in given:
+        if any(name not in family.own_defaults for name in family.own_paths):
+            raise ValueError(
+                f"{model_type!r} has no default own_rule under convention {convention!r}: pass "
+                "own_rule=..., or use from_config"
+            )
+        values["own_rule"] = own_rule(**family.own_defaults)
     return values
 
 
@@ -289,12 +312,13 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
         # An upstream that has a default of its own does not need the field.
         optional = name == "tokens_per_second" and name in defaults
         values[name] = _lookup(config, path, defaults.get(name) if optional else None)
-    if family.own_rule is not None:
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None:
         found = {
             name: _lookup(config, path, family.own_defaults.get(name))
             for name, path in family.own_paths.items()
         }
-        values["own_rule"] = family.own_rule(**found)
+        values["own_rule"] = own_rule(**found)
     return model_type, values
 
 
@@ -315,6 +339,10 @@ def _family_of(model_type: object, convention: str) -> Family:
         f"convention must be {known} for {model_type!r}, got {convention!r}: that upstream does "
         "not have the family"
     )
+
+
+def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
+    return family.own_rule_by_convention.get(convention, family.own_rule)
 
 
 def _paths(family: Family, convention: str) -> dict[str, Path]:

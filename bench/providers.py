@@ -19,18 +19,9 @@ import vecrope
 from bench.workloads import MODEL_TYPE, Workload
 from vecrope import Convention
 from vecrope.testing import reference
+from vecrope.testing.rules import rules_of
 
 Answer = tuple[Tensor, Tensor]
-_RULES = (
-    "image_token_id",
-    "video_start_token_id",
-    "video_end_token_id",
-    "spatial_merge_size",
-    "marker_rule",
-    "span_rule",
-    "padding_value",
-    "delta_length",
-)
 
 
 @cache
@@ -229,12 +220,12 @@ def _compiled_function() -> Any:
 
 def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
     spec = vecrope.MRopeSpec.for_model(MODEL_TYPE, convention=convention)
-    arguments = {
+    arguments: dict[str, Any] = {
         name: value.tolist()
         for name, value in tensor_arguments(workload).items()
         if value is not None
     }
-    arguments |= {name: getattr(spec, name) for name in _RULES}
+    arguments |= rules_of(spec)
     input_ids = workload.input_ids.tolist()
     return lambda: reference.get_rope_index(input_ids, **arguments)
 

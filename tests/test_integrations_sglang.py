@@ -403,8 +403,8 @@ def test_errors(error, message, prompt):
     [
         (AttributeError, "video_end_token_id", {"image_token_id": 1, "video_start_token_id": 2}),
         (
-            TypeError,
-            "image_token_id must be an int, got None",
+            ValueError,
+            "image_token_id must be given .* got None",
             {**vars(CONFIG), "image_token_id": None},
         ),
     ],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from vecrope.inputs import Inputs
 from vecrope.items import Items
 from vecrope.modality import IMAGE, MASKED, VIDEO
 from vecrope.segments import Segments
@@ -17,21 +19,11 @@ _INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, tor
 _MAX_TOKENS = 2**30
 
 
-def check_metadata(
-    input_ids: Tensor,
-    spec: MRopeSpec,
-    *,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
-    attention_mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    mm_token_type_ids: Tensor | None,
-    second_per_grid_ts: Tensor | None,
-    max_segments: int | None,
-) -> None:
+def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = None) -> None:
     """Check types, shapes, dtypes and limits; reads no value of any tensor."""
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    input_ids, cu_seqlens = inputs.input_ids, inputs.cu_seqlens
     _check_tensor("input_ids", input_ids)
     if input_ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"input_ids must be int64 or int32, got {input_ids.dtype}")
@@ -55,10 +47,8 @@ def check_metadata(
             f"{input_ids.shape[-1]} tokens in a row overflow the positions' dtype torch.int32; "
             "use int64 input_ids"
         )
-    for name, values in (
-        ("attention_mask", attention_mask),
-        ("mm_token_type_ids", mm_token_type_ids),
-    ):
+    for name in ("attention_mask", "mm_token_type_ids"):
+        values = getattr(inputs, name)
         if values is None:
             continue
         _check_integral(name, values)
@@ -67,7 +57,8 @@ def check_metadata(
                 f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
                 f"got {tuple(values.shape)}"
             )
-    for name, grids in (("image_grid_thw", image_grid_thw), ("video_grid_thw", video_grid_thw)):
+    for name in ("image_grid_thw", "video_grid_thw"):
+        grids = getattr(inputs, name)
         if grids is None:
             continue
         _check_integral(name, grids)
@@ -75,15 +66,49 @@ def check_metadata(
             raise ValueError(
                 f"{name} must have shape (num_{name.split('_')[0]}s, 3), got {tuple(grids.shape)}"
             )
-    if second_per_grid_ts is not None:
-        raise ValueError(
-            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
-        )
+    if inputs.second_per_grid_ts is not None:
+        _check_seconds(inputs, spec)
+    for name in ("audio_seqlens", "images_per_sample", "target_sizes", "target_sizes_videos"):
+        if getattr(inputs, name) is not None and name not in spec.arguments:
+            raise ValueError(f"{name} must be None: {spec.model_type} has no use for it")
+    if inputs.use_audio_in_video and "use_audio_in_video" not in spec.arguments:
+        raise ValueError(f"use_audio_in_video must be False: {spec.model_type} hears no audio")
     if max_segments is not None:
         if not isinstance(max_segments, int) or isinstance(max_segments, bool):
             raise TypeError(f"max_segments must be an int, got {max_segments!r}")
         if max_segments < 1:
             raise ValueError(f"max_segments must be at least 1, got {max_segments}")
+
+
+def _check_seconds(inputs: Inputs, spec: MRopeSpec) -> None:
+    seconds = inputs.second_per_grid_ts
+    if "second_per_grid_ts" not in spec.arguments:
+        raise ValueError(
+            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in "
+            f"time under convention {spec.convention!r}"
+        )
+    if isinstance(seconds, Tensor):
+        if seconds.dtype not in (torch.float32, torch.float64, *_INTEGRAL[:-1]):
+            raise TypeError(
+                f"second_per_grid_ts must be float32, float64 or integers, got {seconds.dtype}"
+            )
+        shape = tuple(seconds.shape)
+    elif isinstance(seconds, Sequence) and not isinstance(seconds, str):
+        for value in seconds:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"second_per_grid_ts must hold numbers, got {value!r}")
+        shape = (len(seconds),)
+    else:
+        raise TypeError(
+            "second_per_grid_ts must be a tensor or a sequence of floats, "
+            f"got {type(seconds).__name__}"
+        )
+    num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
+    if shape != (num_videos,):
+        raise ValueError(
+            f"second_per_grid_ts must have shape ({num_videos},), one for each row of "
+            f"video_grid_thw, got {shape}"
+        )
 
 
 def check_index_range(input_ids: Tensor) -> None:
@@ -144,7 +169,13 @@ def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec)
         indivisible = (grids[:, 1:] % merge != 0).any(1)
         # In floating point, where no product wraps; no sum of what remains does in 32 bits.
         too_large = (grids.double().prod(1) / merge**2).cumsum(0) >= _MAX_TOKENS
-        faults = (unsound | indivisible | too_large).nonzero()
+        wrong = unsound | indivisible | too_large
+        frames = grids[:, 0]
+        if kind == "image" and not spec.multi_frame_images:
+            wrong |= frames > 1
+        if kind == "video" and spec.temporal_merge_size > 1:
+            wrong |= (frames > 0) & (frames < spec.temporal_merge_size)
+        faults = wrong.nonzero()
         if not faults.shape[0]:
             continue
         at = int(faults[0])
@@ -158,8 +189,48 @@ def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec)
                 f"{kind}_grid_thw row {at} must have a height and width divisible by "
                 f"spatial_merge_size {merge}, got {grid}"
             )
+        if bool(too_large[at]):
+            raise ValueError(
+                f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} exceeds "
+                "that"
+            )
+        if kind == "image":
+            raise ValueError(
+                f"image_grid_thw row {at} must have one frame, as {spec.convention} asks of "
+                f"{spec.model_type}, got {grid}"
+            )
         raise ValueError(
-            f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} exceeds that"
+            f"video_grid_thw row {at} must have at least temporal_merge_size "
+            f"{spec.temporal_merge_size} frames, got {grid}"
+        )
+
+
+def check_seconds(
+    seconds: Tensor | Sequence[float] | None, video_grid_thw: Tensor, spec: MRopeSpec
+) -> None:
+    """Check that the seconds of every video are sound; synchronises where there are any."""
+    if spec.video_time != "seconds" or not video_grid_thw.shape[0]:
+        return
+    if seconds is None:
+        if spec.default_seconds is None:
+            raise ValueError(
+                f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
+            )
+        return
+    values = torch.as_tensor(seconds, dtype=torch.float64).to(video_grid_thw.device)
+    assert spec.tokens_per_second is not None
+    offsets = values * (spec.tokens_per_second * video_grid_thw[:, 0])
+    unsound = ~(values.isfinite() & (values >= 0))
+    faults = (unsound | ~(offsets.cumsum(0) < _MAX_TOKENS)).nonzero()
+    for at in faults[:1, 0].tolist():
+        if bool(unsound[at]):
+            raise ValueError(
+                f"second_per_grid_ts must be finite and not negative, got {values[at].item()} for "
+                f"video {at}"
+            )
+        raise ValueError(
+            f"second_per_grid_ts must keep all positions below 2**30, got {values[at].item()} for "
+            f"video {at} of {int(video_grid_thw[at, 0])} frames"
         )
 
 
@@ -178,6 +249,7 @@ def check_layout(
     segments: Segments,
     image_grid_thw: Tensor,
     video_grid_thw: Tensor,
+    spec: MRopeSpec,
     max_segments: int | None,
 ) -> None:
     """Check that every run of placeholders holds exactly its grids; synchronises."""
@@ -188,16 +260,23 @@ def check_layout(
                 f"max_segments must be at least {count} for this input, got {max_segments}"
             )
     if bool(layout_fault(items, segments)):
-        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw)
+        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw, spec)
 
 
 def layout_fault(items: Items, segments: Segments) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
-    return _broken(segments).any() | (segments.runs.total != items.expected).any()
+    fault = _broken(segments).any() | (segments.runs.total != items.expected).any()
+    if segments.unannounced is not None:
+        fault = fault | segments.unannounced.any()
+    return fault
 
 
 def raise_layout_fault(
-    items: Items, segments: Segments, image_grid_thw: Tensor, video_grid_thw: Tensor
+    items: Items,
+    segments: Segments,
+    image_grid_thw: Tensor,
+    video_grid_thw: Tensor,
+    spec: MRopeSpec,
 ) -> NoReturn:
     """Raise the ValueError that describes the first fault found by `layout_fault`."""
     grids = (image_grid_thw, video_grid_thw)
@@ -210,8 +289,10 @@ def raise_layout_fault(
         at = int(faults[0])
         if not bool(surplus[at]):
             same = ((segments.items == segments.items[at]) & visual)[:at].nonzero()
-            _raise_cut_short(int(same[-1]), items, segments, grids)
+            _raise_cut_short(int(same[-1]), items, segments, grids, spec)
         _raise_surplus(int(segments.modality[at]) - IMAGE, at, segments, grids, expected, found)
+    if segments.unannounced is not None and found == expected:
+        _raise_unannounced(items, segments, grids, spec)
     kind = int(found[0] == expected[0])
     if found[kind] > expected[kind]:
         # The surplus follows the last item in one run, and so was not cut from it.
@@ -223,7 +304,7 @@ def raise_layout_fault(
     if of_kind.shape[0]:
         last = int(of_kind[-1])
         if _tokens_into_group(segments, last):
-            _raise_cut_short(last, items, segments, grids)
+            _raise_cut_short(last, items, segments, grids, spec)
     rank = found[kind] + kind * expected[0]
     item = int(torch.searchsorted(items.ends, rank, right=True))
     start, _, width, height, _, _ = items.table[:, item].tolist()
@@ -250,15 +331,32 @@ def _raise_surplus(
     )
 
 
+def _raise_unannounced(
+    items: Items, segments: Segments, grids: tuple[Tensor, Tensor], spec: MRopeSpec
+) -> NoReturn:
+    assert segments.unannounced is not None
+    at = int(segments.unannounced.nonzero()[0])
+    item = int(segments.items[at])
+    kind = int(item >= items.num_images)
+    row = item - kind * items.num_images
+    alone = int(segments.lengths[at]) <= _group_tokens(segments, at)
+    what = "right before its tokens" if alone else "before each of its frames"
+    raise ValueError(
+        f"row {int(segments.rows[at])}, {_KINDS[kind]} {row}: its grid "
+        f"{tuple(grids[kind][row].tolist())} needs a vision_start_token_id "
+        f"{spec.vision_start_token_id} {what}, got another token; SGLang would number them as text"
+    )
+
+
 def _raise_cut_short(
-    at: int, items: Items, segments: Segments, grids: tuple[Tensor, Tensor]
+    at: int, items: Items, segments: Segments, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     item = int(segments.items[at])
     kind = int(item >= items.num_images)
     row = item - kind * items.num_images
     group_tokens = _group_tokens(segments, at)
     what = f"{_KINDS[kind]} {row}"
-    if kind:
+    if kind and spec.separate_frames:
         end = int(segments.starts[at] + segments.lengths[at] - segments.origin[at])
         what = f"frame {end // group_tokens} of {what}"
     raise ValueError(

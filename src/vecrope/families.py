@@ -1,6 +1,4 @@
-"""Every family as data: the ids that its configuration class defaults to, where a configuration
-keeps them, and the rules of each upstream that has the family.
-"""
+"""Every family as data: default ids, fields of configurations, and each upstream's rules."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from vecrope.rules import OwnRule, PlainIndex, canvas_rule
+from vecrope.rules import OwnRule, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -141,17 +139,12 @@ def _only_vllm(*, multi_frame_images: bool) -> Family:
 
 def _plain(*conventions: str) -> Family:
     rules = {
-        "image_token_id": None,
-        "spatial_merge_size": 1,
-        **_VLLM,
-        **_BY_IDS,
+        "transformers": _TRANSFORMERS,
+        "sglang": _SGLANG,
+        "vllm": _VLLM,
     }
-    sglang = {**rules, **_SGLANG, "position_dtype": "ids"}
-    return Family(
-        {name: sglang if name == "sglang" else rules for name in conventions},
-        {},
-        own_rule=PlainIndex,
-    )
+    no_placeholder = {"image_token_id": None, "spatial_merge_size": 1, **_BY_IDS}
+    return Family({name: {**rules[name], **no_placeholder} for name in conventions}, {})
 
 
 def _canvas() -> Family:

@@ -120,7 +120,7 @@ class _Codes(NamedTuple):
 
 @lru_cache
 def _codes_of_ids(spec: MRopeSpec) -> _Codes:
-    ids = (spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id)
+    ids = spec.markers
     # Any other id is clamped to the one below or above these.
     zero, high = min(ids) - 2, max(ids) + 1
     offset, dtype = zero, torch.int64

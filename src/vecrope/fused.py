@@ -115,11 +115,7 @@ def launch(
     num_blocks = num_rows * -(-seq_len // kernels.BLOCK)
     num_images = 0 if image_grid_thw is None else image_grid_thw.shape[0]
     num_items = num_images + (0 if video_grid_thw is None else video_grid_thw.shape[0])
-    image_id, start_id, end_id = (
-        spec.image_token_id,
-        spec.video_start_token_id,
-        spec.video_end_token_id,
-    )
+    image_id, start_id, end_id = spec.markers
     last = spec.marker_rule == "last"
     position_ids, rope_deltas, faults, work = buffers
     # Where there is no grid, nothing is read from its tensor.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.spec import MRopeSpec
 
@@ -21,6 +23,10 @@ class Items:
     """
 
     table: Tensor  # (6, I + 2): start, tokens, width, height, frames in a group, span
+    extent: Tensor  # (I + 2,) temporal positions that a group takes
+    # (2, I + 2) factors that make the number of a frame in its group its temporal offset, by
+    # `temporal_offset`; None: the number is the offset.
+    pace: Tensor | None
     ends: Tensor  # (I,) start + tokens
     num_images: int
     expected: Tensor  # (2,) image tokens and video tokens that the grids describe
@@ -37,24 +43,96 @@ class Items:
 
 
 def make_items(
-    image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec, index_dtype: torch.dtype
+    image_grid_thw: Tensor,
+    video_grid_thw: Tensor,
+    spec: MRopeSpec,
+    index_dtype: torch.dtype,
+    seconds: Tensor | Sequence[float] | None = None,
 ) -> Items:
-    """Build the table from (num_images, 3) and (num_videos, 3) grids, in patches."""
+    """Build the table from (num_images, 3) and (num_videos, 3) grids, in patches.
+
+    `seconds` are those of a temporal step of each video, where the family spaces videos in time.
+    """
     num_images = image_grid_thw.shape[0]
     # A negative size, refused where values are checked, must not disorder the ranks elsewhere.
     grids = torch.cat((image_grid_thw, video_grid_thw)).to(index_dtype).clamp(min=0)
     frames = grids[:, 0]
+    if spec.temporal_merge_size > 1:
+        merged = frames[num_images:] // spec.temporal_merge_size
+        frames = torch.cat((frames[:num_images], merged))
     height, width = (grids[:, 1:] // spec.spatial_merge_size).unbind(1)
     tokens = frames * height * width
     ends = tokens.cumsum(0, dtype=index_dtype)
-    # A video's frames are groups of their own; an image, whatever its temporal extent, is one.
-    in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
+    in_group = frames
+    if spec.separate_frames:
+        # An image, whatever its temporal extent, is one group.
+        in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
+    pace = _pace(num_images, video_grid_thw, spec, seconds)
+    extent = in_group
+    if pace is not None:
+        extent = temporal_offset(in_group - 1, pace).clamp(min=0) + 1
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
-        span = torch.maximum(span, in_group)
+        span = torch.maximum(span, extent)
     table = torch.stack((ends - tokens, tokens, width, height, in_group, span))
-    table = torch.nn.functional.pad(table, (0, 2), value=1)
+    table = pad(table, (0, 2), value=1)
     # Filled, not assigned: that would copy the number from the host.
     table[5, -1].fill_(0)
     expected = torch.stack((tokens[:num_images].sum(), tokens[num_images:].sum()))
-    return Items(table, ends, num_images, expected.to(index_dtype))
+    return Items(
+        table,
+        pad(extent, (0, 2), value=1),
+        None if pace is None else pad(pace, (0, 2)),
+        ends,
+        num_images,
+        expected.to(index_dtype),
+    )
+
+
+def temporal_offset(frame: Tensor, pace: Tensor) -> Tensor:
+    """Return the temporal offsets of the frames of these numbers, in their dtype.
+
+    Each product is rounded to the precision of `pace` (2, ...), as the upstreams round theirs.
+    """
+    return (frame.to(pace.dtype) * pace[0] * pace[1]).to(frame.dtype)
+
+
+def _pace(
+    num_images: int,
+    video_grid_thw: Tensor,
+    spec: MRopeSpec,
+    seconds: Tensor | Sequence[float] | None,
+) -> Tensor | None:
+    if spec.video_time != "seconds":
+        if spec.image_time == "frames":
+            return None
+        factors = torch.ones((2, num_images + video_grid_thw.shape[0]), dtype=torch.float32)
+        factors = factors.to(video_grid_thw.device)
+        factors[0, :num_images].fill_(0)
+        return factors
+    num_videos, device = video_grid_thw.shape[0], video_grid_thw.device
+    rate = spec.tokens_per_second
+    assert rate is not None
+    if seconds is None:
+        seconds = torch.full((num_videos,), spec.default_seconds or 0.0, device=device)
+    as_numbers = not isinstance(seconds, Tensor)
+    if not isinstance(seconds, Tensor):
+        seconds = torch.tensor(seconds, dtype=torch.float64)
+    seconds = seconds.to(device)
+    if not seconds.is_floating_point():
+        seconds = seconds.double()
+    if spec.time_dtype == "float64":
+        seconds = seconds.double()
+    elif spec.time_dtype == "float32":
+        seconds = seconds.float()
+    if spec.time_order == "rate":
+        step, scale = seconds * rate, torch.ones_like(seconds)
+    else:
+        step, scale = seconds, torch.full_like(seconds, rate)
+    if as_numbers and spec.time_dtype == "given":
+        step, scale = step.float(), scale.float()
+    videos = torch.stack((step, scale))
+    images = videos.new_full((2, num_images), 1)
+    if spec.image_time == "none":
+        images[0].fill_(0)
+    return torch.cat((images, videos), 1)

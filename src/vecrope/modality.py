@@ -15,11 +15,16 @@ TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
 def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
     """Return (N,) uint8 codes that change wherever the modality does.
 
-    Read from the ids, a video's placeholders are still coded `IMAGE`: within a row something else
-    always stands between an image and a video, so `in_video` tells them apart run by run.
+    Where markers tell videos, their placeholders are still coded `IMAGE`: within a row something
+    else always stands between an image and a video, so `in_video` tells them apart run by run.
     """
     if stream.token_types is None:
-        codes = (stream.input_ids == spec.image_token_id).to(torch.uint8)
+        if spec.image_token_id is None:
+            codes = torch.zeros_like(stream.input_ids, dtype=torch.uint8)
+        else:
+            codes = (stream.input_ids == spec.image_token_id).to(torch.uint8)
+        if spec.video_token_id is not None:
+            codes.add_(stream.input_ids == spec.video_token_id, alpha=VIDEO)
     else:
         codes = stream.token_types.to(torch.uint8)
     if stream.kept is None:
@@ -78,15 +83,16 @@ def in_video(stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor
     Returns:
         (S,) bool, or None where the exact form finds no marker at all.
     """
-    markers = stream.input_ids == spec.video_start_token_id
-    markers |= stream.input_ids == spec.video_end_token_id
+    _, video_start, video_end = spec.markers
+    markers = stream.input_ids == video_start
+    markers |= stream.input_ids == video_end
     if stream.kept is not None:
         markers &= stream.kept
     capacity = None if stream.exact else stream.num_tokens
     at, _ = compact(markers, capacity, stream.index_dtype)
     if stream.exact and at.shape[0] == 0:
         return None
-    opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == spec.video_start_token_id
+    opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == video_start
     before = torch.searchsorted(at, starts.contiguous())
     if spec.marker_rule == "last":
         # A leading row stands for "no marker yet".

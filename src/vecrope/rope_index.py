@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
 
@@ -9,9 +10,12 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.canvas import canvas_rope_index
+from vecrope.inputs import Inputs
 from vecrope.items import make_items
-from vecrope.positions import positions_at
+from vecrope.positions import all_positions, positions_at
 from vecrope.regular import regular_rope_index
+from vecrope.rules import CanvasRule, OwnRule
 from vecrope.segments import segment_stream
 from vecrope.short import short_rope_index
 from vecrope.spec import MRopeSpec
@@ -27,7 +31,13 @@ def get_rope_index(
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     mm_token_type_ids: Tensor | None = None,
-    second_per_grid_ts: Tensor | None = None,
+    second_per_grid_ts: Tensor | Sequence[float] | None = None,
+    second_per_grids: Tensor | Sequence[float] | None = None,
+    audio_seqlens: Tensor | None = None,
+    use_audio_in_video: bool = False,
+    images_per_sample: Tensor | None = None,
+    target_sizes: Tensor | None = None,
+    target_sizes_videos: Tensor | None = None,
     validate: bool = True,
     max_segments: int | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -47,7 +57,15 @@ def get_rope_index(
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
-        second_per_grid_ts: (num_videos,) seconds a temporal step; None for a family without it.
+        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, float32
+            or float64, or a list of floats, for families that space videos in time. None: the
+            family's default. The upstreams round by its type, and so does this.
+        second_per_grids: the same, by the name that the omni families give it.
+        audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
+        use_audio_in_video: whether videos come with their sound, interleaved; of the same.
+        images_per_sample: (B,) integers, grids of each row; of glm_image.
+        target_sizes: (num_crops, 2) integers, of minicpmv4_7.
+        target_sizes_videos: likewise, of the frames of videos.
         validate: check the values of the input. On a device other than the CPU this synchronises.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
@@ -90,17 +108,25 @@ def get_rope_index(
     The rules are those of SGLang's `get_rope_index_glm4v` and of transformers'
     `Glm4vModel.get_rope_index`.
     """
-    checks.check_metadata(
+    if second_per_grids is not None:
+        if second_per_grid_ts is not None:
+            raise ValueError("give second_per_grid_ts or second_per_grids, which is the same")
+        second_per_grid_ts = second_per_grids
+    inputs = Inputs(
         input_ids,
-        spec,
-        image_grid_thw=image_grid_thw,
-        video_grid_thw=video_grid_thw,
-        attention_mask=attention_mask,
-        cu_seqlens=cu_seqlens,
-        mm_token_type_ids=mm_token_type_ids,
-        second_per_grid_ts=second_per_grid_ts,
-        max_segments=max_segments,
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask,
+        cu_seqlens,
+        mm_token_type_ids,
+        second_per_grid_ts,
+        audio_seqlens,
+        use_audio_in_video,
+        images_per_sample,
+        target_sizes,
+        target_sizes_videos,
     )
+    checks.check_metadata(inputs, spec, max_segments)
     device = input_ids.device
     tracing = torch.compiler.is_compiling()
     exact = max_segments is None and input_ids.is_cpu and not tracing
@@ -117,11 +143,22 @@ def get_rope_index(
             checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2, attention_mask)
         if validate and cu_seqlens is not None:
             checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
+    if spec.mask_rule == "ignore":
+        attention_mask = None
     if image_grid_thw is not None and image_grid_thw.device != device:
         image_grid_thw = image_grid_thw.to(device)
     if video_grid_thw is not None and video_grid_thw.device != device:
         video_grid_thw = video_grid_thw.to(device)
-    if exact and cu_seqlens is None and input_ids.numel():
+    if spec.own_rule is not None:
+        inputs = inputs._replace(
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+        )
+        return _ROOMS[type(spec.own_rule)](inputs, spec, validate=validate)
+    dtype = input_ids.dtype if spec.position_dtype == "ids" else torch.int64
+    frames_by_markers = _numbers_frames_by_markers(spec)
+    if exact and frames_by_markers and cu_seqlens is None and input_ids.numel():
         answer = None
         if attention_mask is None and mm_token_type_ids is None:
             answer = short_rope_index(input_ids, spec, image_grid_thw, video_grid_thw)
@@ -132,9 +169,11 @@ def get_rope_index(
                 input_ids, spec, image_grid_thw, video_grid_thw, kept, types
             )
         if answer is not None:
-            return answer
+            return answer[0].to(dtype), answer[1]
     pipeline = None if tracing else _pipeline_for(input_ids)
-    if pipeline is not None and cu_seqlens is None and max_segments is None:
+    if pipeline is not None and frames_by_markers and cu_seqlens is None and max_segments is None:
+        if validate and image_grid_thw is not None and not spec.multi_frame_images:
+            checks.check_grids(image_grid_thw, image_grid_thw[:0], spec)
         fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
             input_ids,
             spec,
@@ -145,7 +184,7 @@ def get_rope_index(
             validate=validate,
         )
         if fused is not None:
-            return fused
+            return fused[0].to(dtype), fused[1]
 
     stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
@@ -153,25 +192,40 @@ def get_rope_index(
     videos = no_grid if video_grid_thw is None else video_grid_thw
     if validate and not tracing:
         checks.check_grids(images, videos, spec)
-    items = make_items(images, videos, spec, stream.index_dtype)
+        checks.check_seconds(second_per_grid_ts, videos, spec)
+    items = make_items(images, videos, spec, stream.index_dtype, second_per_grid_ts)
     if stream.num_tokens == 0:
         if validate and not tracing:
             checks.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=device)
-        return input_ids.new_empty((3, *input_ids.shape)), rope_deltas
+        return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
     segments = segment_stream(stream, spec, items, max_segments)
     if validate and not tracing:
-        checks.check_layout(items, segments, images, videos, max_segments)
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=device)
-    positions = positions_at(segments, index).to(input_ids.dtype).view(3, *input_ids.shape)
-    if segments.runs.count is None:
+        checks.check_layout(items, segments, images, videos, spec, max_segments)
+    if stream.exact:
+        positions = all_positions(segments, dtype).view(3, *input_ids.shape)
         return positions, segments.rope_deltas
+    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=device)
+    positions = positions_at(segments, index).to(dtype).view(3, *input_ids.shape)
+    assert segments.runs.count is not None
     invalid = segments.runs.count > segments.runs.starts.shape[0]
     if tracing and validate:
         invalid = invalid | checks.layout_fault(items, segments)
     return (
         torch.where(invalid, -1, positions),
         torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas),
+    )
+
+
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {CanvasRule: canvas_rope_index}
+
+
+def _numbers_frames_by_markers(spec: MRopeSpec) -> bool:
+    """Whether the faster forms, for a CPU and for CUDA, know the family's rules."""
+    return (
+        spec.marker_rule in ("last", "count")
+        and spec.separate_frames
+        and spec.image_time == "frames"
     )
 
 

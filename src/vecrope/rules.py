@@ -21,11 +21,6 @@ class OwnRule:
     arguments: ClassVar[frozenset[str]] = frozenset()
 
 
-@dataclass(frozen=True)
-class PlainIndex(OwnRule):
-    """Every token has its index on all axes: what looks like M-RoPE, and is not."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class CanvasRule(OwnRule):
     """A picture's thumbnail and the slices cut from it lie on one canvas: MiniCPM-V 4.7.

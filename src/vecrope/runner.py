@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.inputs import Inputs
 from vecrope.rope_index import fused_pipeline, get_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -218,15 +219,7 @@ class RopeIndexRunner:
             ValueError: for an argument of the wrong shape, on another device or beyond the limits.
         """
         checks.check_metadata(
-            input_ids,
-            self.spec,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            attention_mask=attention_mask,
-            cu_seqlens=None,
-            mm_token_type_ids=None,
-            second_per_grid_ts=None,
-            max_segments=None,
+            Inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask), self.spec
         )
         num_rows, seq_len = input_ids.shape
         self._check_limit("rows", num_rows)

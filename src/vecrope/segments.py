@@ -53,7 +53,11 @@ class Segments:
     height: Tensor  # (S,) rows of a frame, in tokens
     in_group: Tensor  # (S,) frames in a group
     span: Tensor  # (S,) how far a group moves the running position
+    pace: Tensor | None  # (2, S) see Items
     interrupted: Tensor  # (S,) bool: starts inside a group, so that its beginning stands elsewhere
+    # (S,) bool: an item or a frame in it starts without the marker that the spec asks for right
+    # before; None: it asks for none.
+    unannounced: Tensor | None
     runs: Runs
     rope_deltas: Tensor  # (B, 1) int64
 
@@ -65,7 +69,7 @@ def find_runs(stream: Stream, spec: MRopeSpec, items: Items, capacity: int | Non
     starts, count = compact(stream.mark_row_starts(edges), capacity, stream.index_dtype)
     lengths = _lengths(starts, stream)
     modality = codes[starts.clamp(max=stream.num_tokens - 1)]
-    if stream.token_types is None:
+    if stream.token_types is None and spec.marker_rule in ("last", "count"):
         video = in_video(stream, spec, starts, stream.row_bounds[stream.row_of(starts)])
         if video is not None:
             modality = torch.where((modality == IMAGE) & video, VIDEO, modality)
@@ -106,15 +110,21 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
 
     row_end, row_valid = at_rows[:, 1:] - at_rows[:, :-1]
     if spec.span_rule == "hw":
-        # An image can reach further than it moves the running position.
-        reach = (
-            base + (end_group - 1) * span + torch.maximum(torch.maximum(width, height), in_group)
-        )
+        # A block can reach further than it moves the running position.
+        side = torch.maximum(torch.maximum(width, height), items.extent[item])
+        reach = base + (end_group - 1) * span + side
         row_end = row_end.scatter_reduce(0, rows.long(), reach.masked_fill(masked, 0), "amax")
     if spec.delta_length == "valid":
         row_length = row_valid
     else:
         row_length = stream.row_bounds[1:] - stream.row_bounds[:-1]
+    unannounced = None
+    if spec.marker_rule == "adjacent" and stream.token_types is None:
+        before = stream.input_ids[(starts - 1).clamp(min=0)]
+        announced = (before == spec.vision_start_token_id) & (starts > stream.row_bounds[rows])
+        alone = end_group - first_group <= 1
+        visual = (modality == IMAGE) | (modality == VIDEO)
+        unannounced = visual & (lengths > 0) & ~(announced & alone)
     return Segments(
         starts=starts,
         lengths=lengths,
@@ -127,7 +137,9 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         height=height,
         in_group=in_group,
         span=span,
+        pace=None if items.pace is None else items.pace[:, item],
         interrupted=first_group * group_tokens != place,
+        unannounced=unannounced,
         runs=runs,
         rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
     )

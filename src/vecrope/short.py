@@ -104,12 +104,12 @@ def short_rope_index(
 @lru_cache
 def _ids(spec: MRopeSpec, dtype: torch.dtype) -> Tensor:
     """Return the ids that matter, (3, 1), in the order of their kinds."""
-    ids = [[spec.image_token_id], [spec.video_start_token_id], [spec.video_end_token_id]]
-    return torch.tensor(ids, dtype=dtype, device="cpu")
+    return torch.tensor([[token_id] for token_id in spec.markers], dtype=dtype, device="cpu")
 
 
 def _text_only(input_ids: Tensor, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    if bool((input_ids == spec.image_token_id).any()):
+    image, _, _ = spec.markers
+    if bool((input_ids == image).any()):
         return None
     index = torch.arange(input_ids.shape[1], dtype=input_ids.dtype, device=input_ids.device)
     rope_deltas = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)

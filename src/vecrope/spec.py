@@ -53,7 +53,7 @@ class MRopeSpec:
         model_type: the `model_type` of the family's configuration.
         convention: the upstream whose answers are reproduced, `"sglang"`, `"transformers"` or
             `"vllm"`.
-        image_token_id: the placeholder id of images. None only with an `own_rule` that needs none.
+        image_token_id: the placeholder id of images; None where every token is text.
         video_token_id: the placeholder id of videos; None where they have that of images, and
             markers tell the two apart.
         video_start_token_id: the id after which placeholders belong to a video. Needed by the
@@ -146,9 +146,9 @@ class MRopeSpec:
 
     def _check_shared_rule(self) -> None:
         """Check that the fields of the shared rule are there, and do not contradict each other."""
-        needed = ["image_token_id"]
+        needed: list[str] = []
         if self.marker_rule in ("last", "count"):
-            needed += ["video_start_token_id", "video_end_token_id"]
+            needed += ["image_token_id", "video_start_token_id", "video_end_token_id"]
             if self.video_token_id is not None:
                 raise ValueError(
                     f"video_token_id must be None with marker_rule {self.marker_rule!r}, which "
@@ -156,6 +156,11 @@ class MRopeSpec:
                 )
         elif self.marker_rule == "adjacent":
             needed.append("vision_start_token_id")
+            if self.mask_rule != "ignore":
+                raise ValueError(
+                    "mask_rule must be 'ignore' with marker_rule 'adjacent', which looks at the "
+                    f"token before, masked or not, got {self.mask_rule!r}"
+                )
         for name in needed:
             if getattr(self, name) is None:
                 raise ValueError(
@@ -191,6 +196,23 @@ class MRopeSpec:
                 "temporal_merge_size must be 1 with separate_frames, "
                 f"got {self.temporal_merge_size}"
             )
+
+    @property
+    def markers(self) -> tuple[int, int, int]:
+        """The placeholder and the two markers of the rules `"last"` and `"count"`."""
+        ids = (self.image_token_id, self.video_start_token_id, self.video_end_token_id)
+        image, video_start, video_end = ids
+        assert image is not None
+        assert video_start is not None
+        assert video_end is not None
+        return image, video_start, video_end
+
+    @property
+    def arguments(self) -> frozenset[str]:
+        """The arguments of `get_rope_index` that this family reads, and not every family does."""
+        if self.own_rule is not None:
+            return self.own_rule.arguments
+        return frozenset(("second_per_grid_ts",) if self.video_time == "seconds" else ())
 
     @classmethod
     def for_model(cls, model_type: str, *, convention: Convention, **fields: Any) -> MRopeSpec:

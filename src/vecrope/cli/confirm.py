@@ -14,11 +14,7 @@ from torch import Tensor
 import vecrope
 from vecrope.cli.prompt import CommandError, Prompt
 from vecrope.testing import reference
-
-_RULES = (
-    *("image_token_id", "video_start_token_id", "video_end_token_id", "spatial_merge_size"),
-    *("marker_rule", "span_rule", "padding_value", "delta_length"),
-)
+from vecrope.testing.rules import rules_of, seconds_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,11 @@ def confirm(prompt: Prompt) -> Answer:
     lists: dict[str, Any] = {
         name: tensor.tolist() for name, tensor in tensors.items() if tensor is not None
     }
-    rules: dict[str, Any] = {name: getattr(prompt.spec, name) for name in _RULES}
+    lists |= seconds_of(prompt.second_per_grid_ts)
+    try:
+        rules = rules_of(prompt.spec)
+    except ValueError as error:
+        raise CommandError(f"{prompt.title}: {error}") from error
     rows = prompt.input_ids.tolist()
 
     def library() -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import random
 
 import torch
 
-from vecrope.cli.prompt import Prompt, by, image_markers
+from vecrope.cli.prompt import CommandError, Prompt, by, image_markers
 from vecrope.spec import MRopeSpec
 
 NAMES = {
@@ -14,6 +14,18 @@ NAMES = {
     "glm4v_moe": "GLM-4.5V",
     "glm46v": "GLM-4.6V",
     "glm_ocr": "GLM-OCR",
+    "qwen2_vl": "Qwen2-VL",
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "qwen3_vl_moe": "Qwen3-VL MoE",
+    "qwen3_5": "Qwen3.5",
+    "qwen3_5_moe": "Qwen3.5 MoE",
+    "qwen4_exp": "Qwen4",
+    "cosmos3_omni": "Cosmos3 Omni",
+    "cosmos3_edge": "Cosmos3 Edge",
+    "cohere_compass": "Cohere Compass",
+    "paddleocr_vl": "PaddleOCR-VL",
+    "ernie4_5_vl_moe": "ERNIE 4.5 VL",
 }
 
 _PATCH = 14  # pixels along each side
@@ -25,36 +37,59 @@ _NEWLINE = 198
 def conversation(spec: MRopeSpec) -> Prompt:
     """Lay out two turns, about a picture and about a clip, up to where the answer begins.
 
-    The layout is that of GLM's chat template and of transformers' `Glm4vProcessor`: the frames of a
-    video are images between the video markers, each with its second written behind it. The special
-    tokens stand at the same distances from `<|begin_of_image|>` in every GLM vocabulary; the words
+    The frames of a clip stand as the family's processor puts them: all in a row, or one by one,
+    each with its second written behind it (GLM) or before it. The turns of a GLM conversation are
+    those of its chat template, whose special tokens stand at the same distances from
+    `<|begin_of_image|>` in every GLM vocabulary; other families' turns begin with a word. The words
     are random ids.
+
+    Raises:
+        CommandError: if there is no layout for the family.
     """
+    image = spec.image_token_id
+    if spec.model_type not in NAMES or image is None:
+        raise CommandError(f"no conversation can be laid out for {spec.model_type!r}: use --input")
     begin_image, end_image = image_markers(spec)
-    prefix = [begin_image - 8, begin_image - 6]  # [gMASK] <sop>
-    user = [begin_image - 3, _NEWLINE]
-    assistant = [begin_image - 2, _NEWLINE]
     draw = random.Random(4)
-    special = {spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id}
+    special = {image, spec.video_token_id, spec.video_start_token_id, spec.video_end_token_id}
+    special |= {begin_image, end_image}
     vocabulary = [token for token in range(1000, 50_000) if token not in special]
 
     def words(count: int) -> list[int]:
         return draw.sample(vocabulary, count)
 
-    def picture(rows: int, columns: int) -> list[int]:
-        return [begin_image, *[spec.image_token_id] * (rows * columns), end_image]
+    if spec.model_type.startswith("glm"):
+        prefix = [begin_image - 8, begin_image - 6]  # [gMASK] <sop>
+        user = [begin_image - 3, _NEWLINE]
+        assistant = [begin_image - 2, _NEWLINE]
+    else:
+        prefix, user, assistant = [], words(1), words(1)
 
-    frames, *frame_size = _VIDEO
-    clip = [token for _ in range(frames) for token in (*picture(*frame_size), *words(1))]
+    def picture(placeholder: int, count: int) -> list[int]:
+        return [begin_image, *[placeholder] * count, end_image]
+
     tokens = [
-        *(*prefix, *user, *picture(*_IMAGE), *words(7)),
-        *(*assistant, *words(12)),
-        *(*user, spec.video_start_token_id, *clip, spec.video_end_token_id, *words(6)),
-        *assistant,
+        *(*prefix, *user, *picture(image, _IMAGE[0] * _IMAGE[1]), *words(7)),
+        *(*assistant, *words(12), *user),
     ]
+    frames, *frame_size = _VIDEO
+    size = frame_size[0] * frame_size[1]
+    placeholder = image if spec.video_token_id is None else spec.video_token_id
+    start, end = spec.video_start_token_id, spec.video_end_token_id
+    if start is not None and end is not None:
+        clip = [placeholder] * (frames * size)
+        if spec.separate_frames:
+            clip = [token for _ in range(frames) for token in (*picture(image, size), *words(1))]
+        tokens += [start, *clip, end]
+    elif spec.separate_frames:
+        for _ in range(frames):
+            tokens += [*words(1), *picture(placeholder, size)]
+    else:
+        tokens += picture(placeholder, frames * size)
+    tokens += [*words(6), *assistant]
     merge = spec.spatial_merge_size
     image_grid = (1, *(merge * side for side in _IMAGE))
-    video_grid = (frames, *(merge * side for side in frame_size))
+    video_grid = (frames * spec.temporal_merge_size, *(merge * side for side in frame_size))
     title = (
         f"A {NAMES[spec.model_type]} conversation: a {_pixels(image_grid)} picture, "
         f"a {_pixels(video_grid)} clip of {2 * frames} frames (merged in pairs)"

@@ -14,6 +14,7 @@ from vecrope.spec import Convention, MRopeSpec
 
 _TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
 _GRIDS = ("image_grid_thw", "video_grid_thw")
+_SECONDS = "second_per_grid_ts"
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -30,10 +31,11 @@ def load_prompt(path: Path, spec: MRopeSpec) -> Prompt:
     """Return the prompt that a file describes: an object of `get_rope_index`'s arguments.
 
     `input_ids`, `attention_mask` and `mm_token_type_ids` are a list, for one row, or a list of
-    lists; `image_grid_thw` and `video_grid_thw` are lists of `[t, h, w]`. A null is no argument.
+    lists; `image_grid_thw` and `video_grid_thw` are lists of `[t, h, w]`; `second_per_grid_ts` is a
+    list of numbers. A null is no argument.
     """
     content = _load_object(path)
-    known = (*_TOKENS, *_GRIDS)
+    known = (*_TOKENS, *_GRIDS, _SECONDS)
     for name in content:
         if name not in known:
             raise CommandError(f"{path}: unknown key {name!r}; the keys are {', '.join(known)}")
@@ -41,10 +43,7 @@ def load_prompt(path: Path, spec: MRopeSpec) -> Prompt:
         raise CommandError(f"{path}: the key 'input_ids' is missing")
     given = {name: value for name, value in content.items() if value is not None}
     try:
-        tensors = {
-            name: _grid_rows(name, value) if name in _GRIDS else _token_rows(name, value)
-            for name, value in given.items()
-        }
+        tensors = {name: _tensor(name, value) for name, value in given.items()}
     except ValueError as error:
         raise CommandError(f"{path}: {error}") from error
     return Prompt(title=str(path), spec=spec, **tensors)
@@ -64,6 +63,21 @@ def _load_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CommandError(f"{path}: must hold a JSON object, got {_shown(content)}")
     return content
+
+
+def _tensor(name: str, value: object) -> Tensor:
+    if name == _SECONDS:
+        return _numbers(name, value)
+    return _grid_rows(name, value) if name in _GRIDS else _token_rows(name, value)
+
+
+def _numbers(name: str, value: object) -> Tensor:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list of numbers, got {_shown(value)}")
+    for index, entry in enumerate(value):
+        if isinstance(entry, bool) or not isinstance(entry, int | float):
+            raise ValueError(f"{name} must hold numbers, got {_shown(entry)} in entry {index}")
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def _token_rows(name: str, value: object) -> Tensor:

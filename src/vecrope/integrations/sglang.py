@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vecrope.checks import check_metadata
+from vecrope.inputs import Inputs
 from vecrope.items import make_items
 from vecrope.rope_index import get_rope_index
 from vecrope.segments import find_runs
@@ -106,17 +107,7 @@ def get_rope_index_glm4v(
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
     images = _grid_tensor("image_grid_thw", image_grid_thw)
     videos = _grid_tensor("video_grid_thw", video_grid_thw)
-    check_metadata(
-        input_ids,
-        spec,
-        image_grid_thw=images,
-        video_grid_thw=videos,
-        attention_mask=mask,
-        cu_seqlens=None,
-        mm_token_type_ids=None,
-        second_per_grid_ts=None,
-        max_segments=None,
-    )
+    check_metadata(Inputs(input_ids, images, videos, mask), spec)
     try:
         return get_rope_index(
             input_ids, spec, image_grid_thw=images, video_grid_thw=videos, attention_mask=mask

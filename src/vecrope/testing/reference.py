@@ -1,19 +1,21 @@
-"""The reference: M-RoPE positions of GLM-4V-like prompts, one token after the other.
+"""The reference: M-RoPE positions of the families with a common rule, one token after the other.
 
 Plain Python over lists of integers, to be checked by eye. Nothing of the library is used here, so
-that the two can only agree by both being right. The rules are those of SGLang's
-`get_rope_index_glm4v` and of transformers' `Glm4vModel.get_rope_index`; the arguments
-`marker_rule`, `span_rule`, `padding_value` and `delta_length` choose where these two differ.
+that the two can only agree by both being right. The rules are those of the functions that compute
+positions in transformers, SGLang and vLLM; the arguments named after the fields of
+`vecrope.MRopeSpec` choose where families and upstreams differ.
 
-Where both upstreams fail or answer by accident, the reference goes further or refuses: images with
+Where the upstreams fail or answer by accident, the reference goes further or refuses: images with
 nothing between them are told apart by their grids, and grids that no token asks for are an error.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from math import isfinite
 from typing import Literal, NamedTuple
 
 __all__ = ["Refusal", "get_rope_index", "token_types"]
@@ -26,10 +28,13 @@ class Refusal(ValueError):  # noqa: N818 - it is an answer of the reference, not
 
 
 class _Block(NamedTuple):
-    """An image, or one frame of a video: a block of `t * h * w` tokens. `source` names its grid."""
+    """An image, a video, or one frame of a video: what gets one grid of positions.
+
+    `times` holds the temporal offset of each of its frames, `source` names its grid.
+    """
 
     source: str
-    t: int
+    times: Sequence[int]
     h: int
     w: int
 
@@ -38,15 +43,29 @@ def get_rope_index(
     input_ids: Sequence[Sequence[int]],
     *,
     image_token_id: int,
-    video_start_token_id: int,
-    video_end_token_id: int,
+    video_token_id: int | None = None,
+    video_start_token_id: int | None = None,
+    video_end_token_id: int | None = None,
+    vision_start_token_id: int | None = None,
     spatial_merge_size: int,
-    marker_rule: Literal["last", "count"],
+    temporal_merge_size: int = 1,
+    marker_rule: Literal["none", "last", "count", "adjacent"],
+    separate_frames: bool,
+    image_time: Literal["frames", "none"] = "frames",
+    video_time: Literal["frames", "seconds"] = "frames",
+    tokens_per_second: float | None = None,
+    time_order: Literal["rate", "seconds"] = "rate",
+    time_dtype: Literal["given", "float32", "float64"] = "given",
+    default_seconds: float | None = None,
+    multi_frame_images: bool = True,
     span_rule: Literal["thw", "hw"],
+    mask_rule: Literal["skip", "ignore"] = "skip",
     padding_value: int,
     delta_length: Literal["padded", "valid"],
     image_grid_thw: Sequence[Sequence[int]] = (),
     video_grid_thw: Sequence[Sequence[int]] = (),
+    second_per_grid_ts: Sequence[float] | None = None,
+    seconds_type: Literal["list", "float32", "float64"] = "list",
     attention_mask: Sequence[Sequence[int]] | None = None,
     mm_token_type_ids: Sequence[Sequence[int]] | None = None,
     allow_left_over: bool = False,
@@ -55,21 +74,38 @@ def get_rope_index(
 
     Args:
         input_ids: B rows of T token ids.
-        image_token_id: the placeholder of images and of video frames.
+        image_token_id: the placeholder of images.
+        video_token_id: the placeholder of videos; None: markers tell which of `image_token_id` are.
         video_start_token_id: the marker before a video.
         video_end_token_id: the marker after it.
+        vision_start_token_id: the marker right before an image, a video or a separate frame.
         spatial_merge_size: patches per token along each spatial side.
-        marker_rule: a placeholder is a video's if the `"last"` marker before it is a start, or if
-            the `"count"` of starts exceeds that of ends.
-        span_rule: a block advances the position by the largest of its `"thw"` or `"hw"` sides.
+        temporal_merge_size: frames of a video's grid that share their tokens.
+        marker_rule: whether `token_types` needs markers, or, `"adjacent"`, whether a
+            `vision_start_token_id` has to stand right before each block of placeholders.
+        separate_frames: whether each frame of a video is a block, or the video is.
+        image_time: whether the frames of an image lie at temporal offsets 0, 1, ... or all at 0.
+        video_time: whether those of a video that is a block lie at 0, 1, ... or at its seconds.
+        tokens_per_second: positions a second.
+        time_order: whether the `"rate"` is first multiplied by the seconds of a step, or the
+            `"seconds"` of a step by the number of the step.
+        time_dtype: the precision of both products; `"given"`: see `seconds_type`.
+        default_seconds: seconds of a step where `second_per_grid_ts` is None.
+        multi_frame_images: whether an image may have several frames.
+        span_rule: a block advances the position past the largest of its `"thw"` or its `"hw"`
+            offsets.
+        mask_rule: whether masked tokens are left out, or the mask is ignored.
         padding_value: the position of masked tokens.
         delta_length: what deltas are measured against, the `"padded"` or the `"valid"` length.
         image_grid_thw: one `(t, h, w)` in patches for each image, in the order of the tokens, row
             by row. A grid of zeros is no image and is skipped.
         video_grid_thw: the same for videos. A video is `t` frames of `h` by `w` patches.
+        second_per_grid_ts: seconds of a step, one for each row of `video_grid_thw`.
+        seconds_type: whether these stand for a `"list"` of Python floats or for a tensor. A list is
+            computed with in float32, though `tokens_per_second` times a float is a Python product.
         attention_mask: B rows of T values, 1 for a token and 0 for none. Absent: all are tokens.
         mm_token_type_ids: B rows of T types, 0 text, 1 image, 2 video, instead of reading the ids.
-        allow_left_over: whether to ignore grids beyond the last one used, as both upstreams do.
+        allow_left_over: whether to ignore grids beyond the last one used, as the upstreams do.
 
     Returns:
         The positions, 3 axes (temporal, height, width) of B rows of T, and the deltas, B rows of 1.
@@ -79,39 +115,65 @@ def get_rope_index(
 
     Example:
         >>> position_ids, rope_deltas = get_rope_index(
-        ...     [[5, 9, 9, 6]], image_token_id=9, video_start_token_id=7, video_end_token_id=8,
-        ...     spatial_merge_size=2, marker_rule="last", span_rule="thw", padding_value=1,
-        ...     delta_length="padded", image_grid_thw=[[1, 2, 4]],
+        ...     [[5, 9, 9, 6]], image_token_id=9, spatial_merge_size=2, marker_rule="none",
+        ...     separate_frames=False, span_rule="thw", padding_value=1, delta_length="padded",
+        ...     image_grid_thw=[[1, 2, 4]],
         ... )
         >>> position_ids
         [[[0, 1, 1, 3]], [[0, 1, 1, 3]], [[0, 1, 2, 3]]]
         >>> rope_deltas
         [[0]]
     """
-    images = _blocks("image_grid_thw", image_grid_thw, spatial_merge_size)
-    videos = _blocks("video_grid_thw", video_grid_thw, spatial_merge_size)
-    frames = (video._replace(t=1) for video in videos for _ in range(video.t))
-    pending = {IMAGE: deque(images), VIDEO: deque(frames)}
+    images = []
+    for _, source, t, h, w in _grids("image_grid_thw", image_grid_thw, spatial_merge_size):
+        if t > 1 and not multi_frame_images:
+            raise Refusal(f"{source} must have t 1: an image has one frame")
+        images.append(_Block(source, range(t) if image_time == "frames" else [0] * t, h, w))
+
+    if second_per_grid_ts is None and default_seconds is not None:
+        seconds, seconds_type = [default_seconds] * len(video_grid_thw), "list"
+    else:
+        seconds = list(second_per_grid_ts or ())
+        _check_seconds(second_per_grid_ts, video_time, len(video_grid_thw))
+    precision = seconds_type if time_dtype == "given" else time_dtype
+    videos = []
+    for index, source, t, h, w in _grids("video_grid_thw", video_grid_thw, spatial_merge_size):
+        frames = t // temporal_merge_size
+        if frames == 0:
+            raise Refusal(f"{source} must have t of at least temporal_merge_size")
+        if separate_frames:
+            videos += [_Block(source, [0], h, w)] * frames
+        elif tokens_per_second is None:
+            videos.append(_Block(source, range(frames), h, w))
+        else:
+            times = _times(frames, seconds[index], tokens_per_second, time_order, precision)
+            videos.append(_Block(source, times, h, w))
+    pending = {IMAGE: deque(images), VIDEO: deque(videos)}
 
     axes: list[list[list[int]]] = [[], [], []]
     rope_deltas = []
     for row, ids in enumerate(input_ids):
         mask = [1] * len(ids) if attention_mask is None else attention_mask[row]
         _check_row("attention_mask", row, mask, allowed=(0, 1))
-        kept = [index for index, value in enumerate(mask) if value == 1]
+        kept = [index for index, value in enumerate(mask) if value == 1 or mask_rule == "ignore"]
+        tokens = [ids[index] for index in kept]
+        marked = None
         if mm_token_type_ids is None:
             types = token_types(
-                [ids[index] for index in kept],
+                tokens,
                 image_token_id=image_token_id,
+                video_token_id=video_token_id,
                 video_start_token_id=video_start_token_id,
                 video_end_token_id=video_end_token_id,
                 marker_rule=marker_rule,
             )
+            if marker_rule == "adjacent":
+                marked = [token == vision_start_token_id for token in [None, *tokens]]
         else:
             types = [mm_token_type_ids[row][index] for index in kept]
             _check_row("mm_token_type_ids", row, types, allowed=(TEXT, IMAGE, VIDEO))
 
-        positions = _walk(types, pending, span_rule, row)
+        positions = _walk(types, marked, pending, span_rule, row)
         for axis in range(3):
             line = [padding_value] * len(ids)
             for index, position in zip(kept, positions, strict=True):
@@ -131,11 +193,15 @@ def token_types(
     ids: Iterable[int],
     *,
     image_token_id: int,
-    video_start_token_id: int,
-    video_end_token_id: int,
-    marker_rule: Literal["last", "count"],
+    video_token_id: int | None = None,
+    video_start_token_id: int | None = None,
+    video_end_token_id: int | None = None,
+    marker_rule: Literal["none", "last", "count", "adjacent"],
 ) -> list[int]:
     """Return the type (0 text, 1 image, 2 video) of each unmasked token of one row.
+
+    Placeholders of videos have an id of their own, or they are those of images for which the
+    `"last"` marker before them is a start, or the `"count"` of starts exceeds that of ends.
 
     Example:
         >>> rule = {"image_token_id": 9, "video_start_token_id": 7, "video_end_token_id": 8}
@@ -143,6 +209,8 @@ def token_types(
         [0, 0, 2, 0, 1]
         >>> token_types([8, 7, 9, 8, 9], marker_rule="count", **rule)
         [0, 0, 1, 0, 1]
+        >>> token_types([5, 9, 6], image_token_id=9, video_token_id=6, marker_rule="none")
+        [0, 1, 2]
     """
     types = []
     starts = ends = 0
@@ -152,12 +220,19 @@ def token_types(
             last = token
         starts += token == video_start_token_id
         ends += token == video_end_token_id
-        in_video = last == video_start_token_id if marker_rule == "last" else starts > ends
-        types.append(TEXT if token != image_token_id else VIDEO if in_video else IMAGE)
+        if token == image_token_id:
+            by_last = marker_rule == "last" and last == video_start_token_id
+            by_count = marker_rule == "count" and starts > ends
+            types.append(VIDEO if by_last or by_count else IMAGE)
+        else:
+            types.append(VIDEO if token == video_token_id else TEXT)
     return types
 
 
-def _blocks(name: str, grid_thw: Sequence[Sequence[int]], merge: int) -> Iterable[_Block]:
+def _grids(
+    name: str, grid_thw: Sequence[Sequence[int]], merge: int
+) -> Iterator[tuple[int, str, int, int, int]]:
+    """Yield index, name, frames, rows and columns of each grid that is not of zeros."""
     for index, (t, h, w) in enumerate(grid_thw):
         source = f"{name}[{index}] = ({t}, {h}, {w})"
         if t == h == w == 0:
@@ -166,13 +241,37 @@ def _blocks(name: str, grid_thw: Sequence[Sequence[int]], merge: int) -> Iterabl
             raise Refusal(f"{source} must be positive throughout, or zero throughout")
         if h % merge or w % merge:
             raise Refusal(f"{source} must have h and w divisible by spatial_merge_size {merge}")
-        yield _Block(source, t, h // merge, w // merge)
+        yield index, source, t, h // merge, w // merge
+
+
+def _times(frames: int, seconds: float, rate: float, order: str, precision: str) -> list[int]:
+    """Return the temporal offset of each frame of a video: rate times seconds times its number."""
+    rounded = float if precision == "float64" else _float32
+    if order == "seconds":
+        offsets = [rounded(f * rounded(seconds)) * rounded(rate) for f in range(frames)]
+    else:
+        step = rate * seconds if precision == "list" else rounded(rate) * rounded(seconds)
+        offsets = [f * rounded(step) for f in range(frames)]
+    return [int(rounded(offset)) for offset in offsets]
+
+
+def _float32(value: float) -> float:
+    """Round to the nearest float32."""
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
 
 
 def _walk(
-    types: Sequence[int], pending: dict[int, deque[_Block]], span_rule: str, row: int
+    types: Sequence[int],
+    marked: Sequence[bool] | None,
+    pending: dict[int, deque[_Block]],
+    span_rule: str,
+    row: int,
 ) -> list[tuple[int, int, int]]:
-    """Number the unmasked tokens of one row, taking blocks off `pending` as they are met."""
+    """Number the unmasked tokens of one row, taking blocks off `pending` as they are met.
+
+    Where `marked` is given, it says of each token whether a vision start stands right before it.
+    """
     positions: list[tuple[int, int, int]] = []
     start = 0
     for kind, run in groupby(types):
@@ -187,17 +286,37 @@ def _walk(
             if not pending[kind]:
                 name = "image_grid_thw" if kind == IMAGE else "video_grid_thw"
                 raise Refusal(f"row {row} has {left} tokens that no grid of {name} is left for")
-            source, t, h, w = pending[kind].popleft()
-            if t * h * w > left:
-                raise Refusal(f"row {row} ends a run inside {source}: {left} of {t * h * w} tokens")
+            source, times, h, w = pending[kind].popleft()
+            tokens = len(times) * h * w
+            if tokens > left:
+                raise Refusal(f"row {row} ends a run inside {source}: {left} of {tokens} tokens")
+            if marked is not None and not marked[len(positions)]:
+                raise Refusal(f"row {row} has no vision_start_token_id right before {source}")
             positions += [
-                (start + f, start + y, start + x)
-                for f in range(t)
+                (start + time, start + y, start + x)
+                for time in times
                 for y in range(h)
                 for x in range(w)
             ]
-            start += max(h, w) if span_rule == "hw" else max(t, h, w)
+            start += max(h, w) if span_rule == "hw" else max(times[-1] + 1, h, w)
     return positions
+
+
+def _check_seconds(seconds: Sequence[float] | None, video_time: str, num_videos: int) -> None:
+    if seconds is None:
+        if video_time == "seconds" and num_videos:
+            raise Refusal("second_per_grid_ts must be given: there is no default_seconds")
+        return
+    if video_time == "frames":
+        raise Refusal("second_per_grid_ts must not be given: no video has seconds")
+    if len(seconds) != num_videos:
+        raise Refusal(
+            f"second_per_grid_ts must hold {num_videos} values, one for each row of "
+            f"video_grid_thw, got {len(seconds)}"
+        )
+    for value in seconds:
+        if not (isfinite(value) and value >= 0):
+            raise Refusal(f"second_per_grid_ts must be finite and not negative, got {value}")
 
 
 def _check_row(name: str, row: int, values: Sequence[int], allowed: tuple[int, ...]) -> None:

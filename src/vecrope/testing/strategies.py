@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from hypothesis import strategies as st
 
 from vecrope.spec import MRopeSpec
-from vecrope.testing.prompt import Prompt
+from vecrope.testing.prompt import Prompt, Seconds
 from vecrope.testing.reference import IMAGE, TEXT
 
 __all__ = ["conversations", "token_soup"]
 
 Grid = tuple[int, int, int]
+_FLOATS = (torch.float32, torch.float64)
 
 
 class _Segment(NamedTuple):
@@ -34,12 +36,15 @@ def conversations(
     max_text: int = 4,
     touching: bool = False,
 ) -> Prompt:
-    """Draw a prompt as GLM's processor lays it out; the reference accepts every one of them.
+    """Draw a prompt as the family's processor lays it out; the reference accepts every one of them.
 
-    A row is a list of text, images (`<II>`) and videos (`[<II>t<II>t]`, a timestamp after each
-    frame), padded on the left, on the right, on both sides or not at all. Without padding the mask
-    may be absent. In many prompts all images and frames are of one size, as a processor of fixed
-    resolution makes them. Shrinks towards one row of one text token.
+    A row is a list of text, images (`<II>`) and videos, padded on the left, on the right, on both
+    sides or not at all. Without padding the mask may be absent. A video is `[<II>t<II>t]`, a
+    timestamp after each frame, where markers tell it from images and frames are separate (GLM);
+    `t<VV>t<VV>`, a timestamp before each frame, where it has placeholders of its own (Qwen3-VL);
+    and `[IIII]` or `<VVVV>` where all of it is one block. In many prompts all images and frames
+    are of one size, as a processor of fixed resolution makes them. Where the family spaces frames
+    by seconds, they are absent, a list or a tensor. Shrinks towards one row of one text token.
 
     Args:
         draw: given by hypothesis.
@@ -48,14 +53,18 @@ def conversations(
         max_segments: the most texts, images and videos in a row.
         max_side: the largest height and width of an image or a frame, in tokens.
         max_text: the most tokens of a text.
-        touching: whether images, and frames, may follow each other with nothing in between. Both
-            upstreams fail on such rows.
+        touching: whether images, and frames, may follow each other with nothing in between. Where
+            upstreams go by runs of one token type, they fail on such rows. With the marker rule
+            `"adjacent"` there is always a marker in between.
     """
+    touching = touching and spec.marker_rule != "adjacent"
     side = st.integers(1, max_side)
     size = draw(st.none() | st.tuples(side, side))
     sizes = st.tuples(side, side) if size is None else st.just(size)
-    depths = st.integers(1, 3) if size is None else st.just(1)
-    segment = _text(max_text) | _image(depths, sizes, touching) | _video(sizes, touching)
+    depths = st.integers(1, 3) if size is None and spec.multi_frame_images else st.just(1)
+    segment = _text(max_text) | _image(depths, sizes, touching)
+    if _has_videos(spec):
+        segment |= _video(spec, sizes, touching)
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
 
@@ -67,12 +76,14 @@ def conversations(
         for left, line in zip(lefts, lines, strict=True)
     ]
     explicit_mask = draw(st.booleans()) or any("0" in line for line in mask)
+    videos = _video_patches(draw, spec, [g for row in rows for s in row for g in s.videos])
     return Prompt.from_symbols(
         spec,
         [("t" * left + line).ljust(seq_len, "t") for left, line in zip(lefts, lines, strict=True)],
         mask=mask if explicit_mask else None,
         image_grid_thw=_patches(spec, [g for row in rows for s in row for g in s.images]) or None,
-        video_grid_thw=_patches(spec, [g for row in rows for s in row for g in s.videos]) or None,
+        video_grid_thw=videos or None,
+        second_per_grid_ts=draw(_seconds(spec, len(videos))),
     )
 
 
@@ -89,8 +100,8 @@ def token_soup(
 ) -> Prompt:
     """Draw a hostile prompt: stray placeholders, unbalanced markers, a mask with any holes.
 
-    Rows are pieces in any order: a text token, a video start, a video end, up to six image tokens,
-    or image runs of one length, each with one of the former three after it. Rows without any
+    Rows are pieces in any order: a text token, a marker, up to six placeholders of one kind, or
+    runs of them of one length, each with a text token or a marker after it. Rows without any
     unmasked token occur. Shrinks towards one row of one text token.
 
     Args:
@@ -99,30 +110,43 @@ def token_soup(
         max_rows: the largest B.
         max_pieces: the most pieces in a row.
         fit: whether the grids are made to fit the tokens that the mask leaves, so that the
-            reference accepts every prompt. Otherwise grids are then dropped, replaced and added,
-            ill-formed ones among them, and the reference refuses more than half of the prompts.
-        touching: whether one run of image tokens may take two grids. Both upstreams fail on that.
+            reference accepts every prompt; with the marker rule `"adjacent"` every run of
+            placeholders then has its marker. Otherwise grids and seconds are then dropped, replaced
+            and added, ill-formed ones among them, and the reference refuses more than half of the
+            prompts.
+        touching: whether one run of placeholders may take two grids. Upstreams fail on that, or,
+            with the marker rule `"adjacent"`, it is never done.
         zero_grids: whether grids of zeros, which are no items, may stand among the others.
     """
+    adjacent = spec.marker_rule == "adjacent"
+    touching = touching and not adjacent
+    piece = _piece(spec, marked=adjacent and fit)
     pieces = draw(
-        st.lists(st.lists(_piece(), min_size=1, max_size=max_pieces), min_size=1, max_size=max_rows)
+        st.lists(st.lists(piece, min_size=1, max_size=max_pieces), min_size=1, max_size=max_rows)
     )
     seq_len = max(len("".join(row)) for row in pieces)
     rows = ["".join(row).ljust(seq_len, "t") for row in pieces]
-    mask = draw(st.none() | st.tuples(*(_mask(row, seq_len) for row in pieces)))
+    # A mask that is heeded could take the marker from before a run.
+    unmasked = adjacent and fit and spec.mask_rule == "skip"
+    masks = st.tuples(*(_mask(row, seq_len) for row in pieces))
+    mask = draw(st.none() if unmasked else st.none() | masks)
 
     images: list[Grid] = []
+    videos: list[Grid] = []
     frames: list[Grid] = []
     for kind, length in _visual_runs(spec, rows, mask):
         cut = draw(st.integers(0, length - 1)) if touching else 0
         for tokens in filter(None, (cut, length - cut)):
             if kind == IMAGE:
-                images.append(draw(_grid_of(tokens, max_t=tokens)))
+                images.append(
+                    draw(_grid_of(tokens, max_t=tokens if spec.multi_frame_images else 1))
+                )
+            elif not spec.separate_frames:
+                videos.append(draw(_grid_of(tokens, max_t=tokens)))
             else:
                 again = bool(frames) and frames[-1][1] * frames[-1][2] == tokens
                 again = again and draw(st.booleans())
                 frames.append(frames[-1] if again else draw(_grid_of(tokens, max_t=1)))
-    videos: list[Grid] = []
     for (_, h, w), run in groupby(frames):
         left = len(list(run))
         while left:
@@ -131,7 +155,7 @@ def token_soup(
             left -= t
 
     given: list[list[Grid] | None] = []
-    for grids in (_patches(spec, images), _patches(spec, videos)):
+    for grids in (_patches(spec, images), _video_patches(draw, spec, videos)):
         if zero_grids:
             for index in draw(st.lists(st.integers(0, len(grids)), max_size=2)):
                 grids.insert(index, (0, 0, 0))
@@ -141,9 +165,20 @@ def token_soup(
             grids[start:stop] = draw(st.lists(_any_grid(spec), max_size=2))
         absent = not grids and not draw(st.booleans())
         given.append(None if absent else grids)
+    number = len(given[1] or ())
+    seconds = _seconds(spec, number) if fit else _any_seconds(spec, number)
     return Prompt.from_symbols(
-        spec, rows, mask=mask, image_grid_thw=given[0], video_grid_thw=given[1]
+        spec,
+        rows,
+        mask=mask,
+        image_grid_thw=given[0],
+        video_grid_thw=given[1],
+        second_per_grid_ts=draw(seconds),
     )
+
+
+def _has_videos(spec: MRopeSpec) -> bool:
+    return spec.video_token_id is not None or spec.video_start_token_id is not None
 
 
 def _text(max_length: int) -> st.SearchStrategy[_Segment]:
@@ -163,24 +198,50 @@ def _image(
 
 
 @st.composite
-def _video(draw: st.DrawFn, sizes: st.SearchStrategy[tuple[int, int]], touching: bool) -> _Segment:
+def _video(
+    draw: st.DrawFn,
+    spec: MRopeSpec,
+    sizes: st.SearchStrategy[tuple[int, int]],
+    touching: bool,
+) -> _Segment:
     t = draw(st.integers(1, 3))
     h, w = draw(sizes)
-    if touching and draw(st.booleans()):
-        frames = "I" * (t * h * w)
+    symbol = "I" if spec.video_token_id is None else "V"
+    before, after = "[]" if spec.video_token_id is None else "<>"
+    if not spec.separate_frames or (touching and draw(st.booleans())):
+        symbols = before + symbol * (t * h * w) + after
     else:
-        stamps = st.lists(st.integers(1, 3), min_size=t, max_size=t)
-        frames = "".join("<" + "I" * (h * w) + ">" + "t" * length for length in draw(stamps))
-    return _Segment(f"[{frames}]", videos=((t, h, w),))
+        frame = "<" + symbol * (h * w) + ">"
+        stamps = [
+            "t" * length for length in draw(st.lists(st.integers(1, 3), min_size=t, max_size=t))
+        ]
+        if spec.video_token_id is None:
+            symbols = before + "".join(frame + stamp for stamp in stamps) + after
+        else:
+            symbols = "".join(stamp + frame for stamp in stamps)
+    return _Segment(symbols, videos=((t, h, w),))
 
 
-def _piece() -> st.SearchStrategy[str]:
-    symbol = st.sampled_from("t[[]")
-    image = st.integers(1, 6).map(lambda length: "I" * length)
-    frames = st.tuples(st.integers(1, 3), symbol, st.integers(2, 3)).map(
-        lambda drawn: ("I" * drawn[0] + drawn[1]) * drawn[2]
+def _piece(spec: MRopeSpec, *, marked: bool) -> st.SearchStrategy[str]:
+    """Draw a text token, a marker, or placeholders: where `marked`, each run behind its marker."""
+    symbols = "t"
+    if spec.video_start_token_id is not None:
+        symbols += "[[]"
+    if spec.vision_start_token_id is not None:
+        symbols += "<>"
+    symbol = st.sampled_from(symbols)
+    kinds = st.sampled_from("I" if spec.video_token_id is None else "IV")
+    if spec.vision_start_token_id is None:
+        befores = st.just("")
+    else:
+        befores = st.just("<") if marked else st.sampled_from(["<", "<", ""])
+    run = st.tuples(befores, kinds, st.integers(1, 6)).map(
+        lambda drawn: drawn[0] + drawn[1] * drawn[2]
     )
-    return symbol | image | frames
+    runs = st.tuples(befores, kinds, st.integers(1, 3), symbol, st.integers(2, 3)).map(
+        lambda drawn: (drawn[0] + drawn[1] * drawn[2] + drawn[3]) * drawn[4]
+    )
+    return symbol | run | runs
 
 
 def _mask(pieces: Sequence[str], seq_len: int) -> st.SearchStrategy[str]:
@@ -200,6 +261,8 @@ def _visual_runs(
 ) -> list[tuple[int, int]]:
     prompt = Prompt.from_symbols(spec, rows, mask=mask)
     assert prompt.mm_token_type_ids is not None
+    if spec.mask_rule == "ignore":
+        mask = None
     runs = []
     for index, types in enumerate(prompt.mm_token_type_ids.tolist()):
         kept = [kind for i, kind in enumerate(types) if mask is None or mask[index][i] == "1"]
@@ -209,7 +272,7 @@ def _visual_runs(
 
 @st.composite
 def _grid_of(draw: st.DrawFn, tokens: int, *, max_t: int) -> Grid:
-    t = draw(st.sampled_from([n for n in range(1, max_t + 1) if tokens % n == 0]))
+    t = draw(st.sampled_from([n for n in range(1, min(max_t, tokens) + 1) if tokens % n == 0]))
     h = draw(st.sampled_from([n for n in range(1, tokens // t + 1) if tokens // t % n == 0]))
     return t, h, tokens // t // h
 
@@ -225,3 +288,35 @@ def _any_grid(spec: MRopeSpec) -> st.SearchStrategy[Grid]:
 def _patches(spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
     merge = spec.spatial_merge_size
     return [(t, h * merge, w * merge) for t, h, w in grids]
+
+
+def _video_patches(draw: st.DrawFn, spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
+    """Undo both merges; frames that are too few to be merged may be left over."""
+    merge = spec.temporal_merge_size
+    rests = [draw(st.integers(0, merge - 1)) if merge > 1 else 0 for _ in grids]
+    patches = _patches(spec, grids)
+    return [(t * merge + rest, h, w) for (t, h, w), rest in zip(patches, rests, strict=True)]
+
+
+def _seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:
+    """Draw seconds as the family takes them: of the usual frame rates, or any."""
+    if spec.video_time != "seconds":
+        return st.none()
+    rates = st.sampled_from([0.3, 1.0, 2.0, 3.0, 23.976, 24.0, 25.0, 30.0]).map(lambda fps: 2 / fps)
+    value = st.sampled_from([1.0, 0.5, 0.0, 0.08]) | rates | st.floats(0, 10)
+    absent = st.none() if spec.default_seconds is not None or not number else st.nothing()
+    values = st.lists(value, min_size=number, max_size=number)
+    return absent | values | st.builds(_tensor, values, st.sampled_from(_FLOATS))
+
+
+def _any_seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Any]:
+    fitting = _seconds(spec, number)
+    value = st.sampled_from([1.0, 0.5, -0.5, float("nan"), float("inf")])
+    values = st.lists(value, min_size=max(number - 1, 0), max_size=number + 1)
+    return (
+        fitting | fitting | fitting | values | st.builds(_tensor, values, st.sampled_from(_FLOATS))
+    )
+
+
+def _tensor(values: list[float], dtype: torch.dtype) -> torch.Tensor:
+    return torch.tensor(values, dtype=dtype)

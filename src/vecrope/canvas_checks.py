@@ -152,11 +152,9 @@ def _misplaced(tokens: Tokens, markers: Markers | None) -> Tensor:
     closed_later = next_index(markers.closes)[1:] < row_ends
     opened_later = next_index(markers.opens)[1:] < row_ends
     empty = markers.closes & pad(markers.opens[:-1], (1, 0)) & markers.opened
-    return (
-        (markers.opens & markers.opened & closed_later)
-        | (markers.closes & ~markers.opened & opened_later)
-        | empty
-    )
+    nested = markers.opens & markers.opened & closed_later
+    unopened = markers.closes & ~markers.opened & opened_later
+    return (nested | unopened | empty) & markers.apply
 
 
 def _raise_misplaced(at: int, stream: Stream, tokens: Tokens, markers: Markers) -> NoReturn:

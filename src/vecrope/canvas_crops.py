@@ -49,15 +49,16 @@ class Tokens(NamedTuple):
 
 
 class Markers(NamedTuple):
-    """Which tokens open and close a crop, and between which ones the others are; all (N,) bool."""
+    """Which tokens open and close a crop, and between which ones the others are; (N,) bool."""
 
     opens: Tensor
     closes: Tensor
     opened: Tensor  # the marker before, in its row, opens
     closed: Tensor  # the marker after, in its row, closes
+    apply: Tensor  # 0-d bool: there are pictures; otherwise markers are text
 
     @classmethod
-    def of(cls, tokens: Tokens, rule: CanvasRule) -> Markers:
+    def of(cls, tokens: Tokens, rule: CanvasRule, apply: Tensor) -> Markers:
         """Find the markers."""
         opens = tokens.is_any(rule.image_start_id, rule.slice_start_id)
         closes = tokens.is_any(rule.image_end_id, rule.slice_end_id)
@@ -67,7 +68,7 @@ class Markers(NamedTuple):
         row_start, row_end = tokens.bounds[tokens.rows], tokens.bounds[tokens.rows + 1]
         opened = opens[before[:-1].clamp(min=0)] & (before[:-1] >= row_start)
         closed = pad(closes, (0, 1))[after[1:]] & (after[1:] < row_end)
-        return cls(opens, closes, opened, closed)
+        return cls(opens, closes, opened, closed, apply)
 
     def edges(self) -> tuple[Tensor, Tensor]:
         """Return which tokens are the first and the last of a crop, bool (N,)."""
@@ -109,7 +110,7 @@ def gather_tokens(stream: Stream) -> Tokens:
         if types is not None:
             types = types.new_zeros(number + 1).scatter(0, origin, types)[:-1]
     rows = torch.searchsorted(bounds, index, right=True) - 1
-    return Tokens(ids, types, rows, pad(bounds, (0, 1), value=number), origin)
+    return Tokens(ids, types, rows, append(bounds, number), origin)
 
 
 def find_crops(
@@ -125,22 +126,26 @@ def find_crops(
         images: the number of rows of the former.
     """
     capacity = sizes.shape[0] + 1
-    by_markers = tokens.types is None and rule.crop_rule == "markers"
-    # Without pictures, markers are text.
-    markers = Markers.of(tokens, rule) if by_markers and capacity > 1 else None
-    if tokens.types is not None:
-        codes = tokens.types.to(torch.int64)
-    else:
-        is_image = tokens.is_any(spec.image_token_id) if markers is None else tokens.indices >= 0
+    codes, markers = tokens.types, None
+    if codes is None:
+        is_image = tokens.is_any(spec.image_token_id)
         codes = torch.where(tokens.is_any(spec.video_token_id), VIDEO, is_image * IMAGE)
-    first, last = _run_edges(tokens, codes) if markers is None else markers.edges()
+        if rule.crop_rule == "markers":
+            markers = Markers.of(tokens, rule, (sizes != 0).any())
+    codes = codes.to(torch.int64)
+    first, last = _run_edges(tokens, codes)
+    if markers is not None:
+        marked_first, marked_last = markers.edges()
+        first = torch.where(markers.apply, marked_first, first)
+        last = torch.where(markers.apply, marked_last, last)
+        codes = torch.where(markers.apply & (codes == TEXT), IMAGE, codes)
     starts, found = compact(first, capacity, torch.int64)
     assert found is not None
     ends = (compact(last, capacity, torch.int64)[0] + 1).clamp(max=tokens.number)
     # The last row is no crop's, whatever the prompt holds.
     spare = torch.arange(capacity, device=starts.device) == capacity - 1
     starts, ends = starts.masked_fill(spare, tokens.number), ends.masked_fill(spare, tokens.number)
-    rows = pad(tokens.rows, (0, 1), value=tokens.bounds.shape[0] - 2)[starts]
+    rows = append(tokens.rows, tokens.bounds.shape[0] - 2)[starts]
     kinds = pad(codes, (0, 1), value=TEXT)[starts]
     announced = tokens.is_any(rule.slice_start_id)[(starts - 1).clamp(min=0)]
     used = starts < tokens.number
@@ -166,7 +171,12 @@ def next_index(flags: Tensor) -> Tensor:
     """Return (N + 1,) the first index, from each one on, at which `flags` (N,) is set; else N."""
     number = flags.shape[0]
     index = torch.arange(number, device=flags.device).masked_fill(~flags, number)
-    return pad(index.flip(0).cummin(0).values.flip(0), (0, 1), value=number)
+    return append(index.flip(0).cummin(0).values.flip(0), number)
+
+
+def append(values: Tensor, value: int) -> Tensor:
+    """Append one value. Unlike `pad`, it may be a size, which stays dynamic under tracing."""
+    return torch.cat((values, values.new_full((1,), value)))
 
 
 def _size_rows(owners: Tensor, sizes: Tensor, images: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.canvas_crops import MAX_SIDE, Crops, Tokens, next_index
+from vecrope.canvas_crops import MAX_SIDE, Crops, Tokens, append, next_index
 from vecrope.modality import compact
 from vecrope.rules import CanvasRule
 
@@ -43,7 +43,7 @@ def arrange_pictures(tokens: Tokens, crops: Crops, rule: CanvasRule) -> Pictures
     """Tabulate the pictures."""
     capacity = crops.starts.shape[0]
     thumbnails, _ = compact(~crops.is_slice, capacity, torch.int64)
-    following = pad(thumbnails[1:], (0, 1), value=capacity)
+    following = append(thumbnails[1:], capacity)
     slices = (following - thumbnails - 1).clamp(min=0)
     thumbnails = thumbnails.clamp(max=capacity - 1)
 

@@ -70,7 +70,9 @@ def canvas_rope_index(
     ids = inputs.input_ids
     tracing = torch.compiler.is_compiling()
     images, videos = (
-        ids.new_empty((0, 2), dtype=torch.int64) if sizes is None else sizes.to(ids.device)
+        ids.new_empty((0, 2), dtype=torch.int64)
+        if sizes is None
+        else sizes.to(ids.device, torch.int64)
         for sizes in (inputs.target_sizes, inputs.target_sizes_videos)
     )
     if validate and not tracing:
@@ -80,7 +82,7 @@ def canvas_rope_index(
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
     dtype = _DTYPES.get(spec.position_dtype, ids.dtype)
     padded_lengths = stream.row_bounds.diff()
-    sizes = torch.cat((images, videos)).to(torch.int64)
+    sizes = torch.cat((images, videos))
     if stream.num_tokens == 0:
         if validate and not tracing:
             check_none_left_over(sizes)
@@ -132,8 +134,7 @@ def _positions(tokens: Tokens, crops: Crops, pictures: Pictures, course: Course)
     corners = torch.stack((line, column)) * slice_sizes
     far_corners = torch.where(is_slice, corners + sizes - 1, canvases)
     extents = torch.where(is_slice, sizes, canvases)
-    line_ends = torch.stack((line + 1, columns)) * slice_sizes
-    line_ends[0] -= 1
+    line_ends = torch.stack(((line + 1) * slice_sizes[0] - 1, columns * slice_sizes[1]))
 
     index = tokens.indices
     following = torch.searchsorted(crops.starts, index, right=True)

@@ -118,8 +118,8 @@ def raise_fault(
         start = int(crops.starts[crop])
         first = start == int(tokens.bounds[crops.rows[crop]])
         raise ValueError(
-            f"{_place(start, stream, tokens)}: a crop must follow a marker, it is at the start of "
-            f"{'its row' if first else 'nothing but the end of the crop before'}"
+            f"{_place(start, stream, tokens)}: a crop must follow a marker, it is "
+            + ("at the start of its row" if first else "right after the crop before")
         )
     for crop in faults.misfits.nonzero()[:1, 0].tolist():
         _raise_misfit(crop, stream, tokens, crops, images, videos)
@@ -206,8 +206,7 @@ def _raise_left_over(
     total = int(crops.total)
     sized = torch.cat(((images != 0).any(1), (videos != 0).any(1)))
     expected = int(sized.sum())
-    if total > expected:
-        raise ValueError(f"expected {expected} crops in the batch, one for each size, got {total}")
+    assert total < expected
     taken = torch.zeros_like(sized).index_fill(
         0, crops.size_rows[crops.starts < tokens.number], True
     )

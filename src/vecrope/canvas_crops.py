@@ -77,9 +77,10 @@ class Markers(NamedTuple):
 
 
 class Crops(NamedTuple):
-    """C crops in the order of the prompt, one a row of `target_sizes`, and at least a row more.
+    """C crops in the order of the prompt: one for each size, the first one beyond, and none.
 
-    A row of the table that no crop takes starts and ends at N, in row B, and has the size 0 x 0.
+    A row of the table that no crop takes starts and ends at N, in row B. Without a size a crop has
+    0 x 0 tokens.
     """
 
     starts: Tensor  # (C,)
@@ -91,7 +92,7 @@ class Crops(NamedTuple):
     size_rows: Tensor  # (C,) of images and then videos; the number of both is that of no size
     height: Tensor  # (C,) in tokens, below `MAX_SIDE`
     width: Tensor  # (C,)
-    total: Tensor  # 0-d, crops in the prompt: maybe more than there are rows here
+    total: Tensor  # 0-d, crops in the prompt, maybe more than these
     markers: Markers | None  # where crops were found by them
 
 
@@ -125,7 +126,7 @@ def find_crops(
         sizes: (G, 2) int64, `target_sizes` and then `target_sizes_videos`.
         images: the number of rows of the former.
     """
-    capacity = sizes.shape[0] + 1
+    capacity = sizes.shape[0] + 2
     codes, markers = tokens.types, None
     if codes is None:
         is_image = tokens.is_any(spec.image_token_id)

@@ -204,7 +204,8 @@ def _prompt(
             stop = start + draw(st.integers(0, 1))
             any_sizes: list[Size] = draw(st.lists(st.tuples(side, side), max_size=2))
             patches[start:stop] = any_sizes
-        given.append(patches if patches or draw(st.booleans()) else None)
+        absent = not patches and not draw(st.booleans())
+        given.append(None if absent else patches)
     return CanvasPrompt.from_symbols(
         spec, rows, mask=mask, target_sizes=given[0], target_sizes_videos=given[1]
     )

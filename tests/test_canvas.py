@@ -16,8 +16,8 @@ from vecrope import MRopeSpec, get_rope_index
 from vecrope.rules import CanvasRule
 from vecrope.spread import spread
 from vecrope.testing import Refusal
-from vecrope.testing.prompt_canvas import CanvasPrompt, rules_of
-from vecrope.testing.strategies_canvas import canvas_soup, canvas_spec, galleries
+from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
+from vecrope.testing.strategies_canvas import canvas_soup, galleries
 
 UPSTREAMS = ("transformers", "sglang", "vllm")
 MODES = ("16x", "4x")

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import CanvasPrompt
-from vecrope.testing.strategies_canvas import canvas_spec
+from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
 
 RUNS, MARKERS = canvas_spec("transformers"), canvas_spec("sglang")
 LONG = 2**16 * 4

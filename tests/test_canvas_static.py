@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import (
 
 import vecrope
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import CanvasPrompt
-from vecrope.testing.strategies_canvas import canvas_spec, galleries
+from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
+from vecrope.testing.strategies_canvas import galleries
 
 UPSTREAMS = ("transformers", "sglang", "vllm")
 SPECS = {upstream: canvas_spec(upstream) for upstream in UPSTREAMS}

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from bench.wheels import Wheel, load
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import CanvasPrompt, rules_of
+from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
 from vecrope.testing.reference_canvas import pictures_of
-from vecrope.testing.strategies_canvas import canvas_soup, canvas_spec, galleries
+from vecrope.testing.strategies_canvas import canvas_soup, galleries
 
 pytestmark = pytest.mark.wheels
 

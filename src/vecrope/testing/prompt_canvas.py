@@ -9,13 +9,28 @@ from typing import Any
 
 import torch
 
-from vecrope.rules import CanvasRule
-from vecrope.spec import MRopeSpec
+from vecrope.rules import CanvasRule, DownsampleMode
+from vecrope.spec import Convention, MRopeSpec
 from vecrope.testing import reference_canvas
 from vecrope.testing.reference import IMAGE, VIDEO
 
+__all__ = ["CanvasPrompt", "canvas_spec", "rules_of"]
+
 _MARKERS = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
 _RULES = ("mask_rule", "padding_value", "delta_length")
+
+
+def canvas_spec(convention: Convention, downsample_mode: DownsampleMode = "16x") -> MRopeSpec:
+    """Return a spec of `minicpmv4_7` with small ids, for that family has no defaults."""
+    config = {
+        "model_type": "minicpmv4_7",
+        "image_token_id": 20,
+        "video_token_id": 21,
+        "downsample_mode": downsample_mode,
+        "uses_mrope_canvas": True,
+        **dict(zip(_MARKERS, range(10, 15), strict=True)),
+    }
+    return MRopeSpec.from_config(config, convention=convention)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,7 +46,6 @@ class CanvasPrompt:
         spec: the rules under which the prompt is read.
 
     Example:
-        >>> from vecrope.testing.strategies_canvas import canvas_spec
         >>> spec = canvas_spec("sglang")
         >>> prompt = CanvasPrompt.from_symbols(spec, ["t(II)t"], target_sizes=[[4, 8]])
         >>> position_ids, rope_deltas = prompt.expected()

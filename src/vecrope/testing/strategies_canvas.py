@@ -6,31 +6,15 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from vecrope.rules import DownsampleMode
-from vecrope.spec import Convention, MRopeSpec
+from vecrope.spec import MRopeSpec
 from vecrope.testing.prompt_canvas import CanvasPrompt, rules_of
 from vecrope.testing.reference import IMAGE, VIDEO, Refusal
 from vecrope.testing.reference_canvas import pictures_of
 
-__all__ = ["canvas_soup", "canvas_spec", "galleries"]
+__all__ = ["canvas_soup", "galleries"]
 
 Size = tuple[int, int]
 _PLACEHOLDERS = {IMAGE: "I", VIDEO: "V"}
-
-
-def canvas_spec(convention: Convention, downsample_mode: DownsampleMode = "16x") -> MRopeSpec:
-    """Return a spec of `minicpmv4_7` with small ids, for that family has no defaults."""
-    markers = range(10, 15)
-    names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
-    config = {
-        "model_type": "minicpmv4_7",
-        "image_token_id": 20,
-        "video_token_id": 21,
-        "downsample_mode": downsample_mode,
-        "uses_mrope_canvas": True,
-        **dict(zip(names, markers, strict=True)),
-    }
-    return MRopeSpec.from_config(config, convention=convention)
 
 
 @st.composite

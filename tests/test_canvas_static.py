@@ -168,6 +168,7 @@ def test_under_tracing_what_does_not_fit_gets_no_answer(upstream, rows, sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
 def test_inductor_keeps_every_rounding():
     """A thumbnail of 43 tokens over a canvas of 4: its middle is a tie but for float32."""
     spec = SPECS["transformers"]

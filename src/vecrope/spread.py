@@ -35,24 +35,37 @@ def spread(index: Tensor, extent: Tensor, count: Tensor) -> Tensor:
         tensor([0, 2, 3])
     """
     last = (extent - 1) << _POINT
-    step = _float32(last, (count - 1).clamp(min=1))
+    step = _quotient(last, (count - 1).clamp(min=1))
     near_start = index < count // 2
     way = _float32(step * torch.where(near_start, index, count - 1 - index))
     position = torch.where(near_start, way, _float32(last - way))
-    return torch.where(count == 1, 0, _rounded(position, 1 << _POINT))
+    return torch.where(count == 1, 0, _shifted(position, torch.full_like(position, _POINT)))
 
 
-def _float32(numerator: Tensor, divisor: Tensor | int = 1) -> Tensor:
+def _quotient(numerator: Tensor, divisor: Tensor) -> Tensor:
     """Return the quotient to 24 significant bits."""
-    powers = 1 << torch.arange(63, device=numerator.device)
-    bits = torch.searchsorted(powers, (numerator // divisor).contiguous(), right=True)
-    unit = powers[(bits - 24).clamp(min=0)]
-    return _rounded(numerator, divisor * unit) * unit
+    excess = _excess_bits(numerator // divisor)
+    unit = divisor << excess
+    quotient = numerator // unit
+    twice_left = 2 * (numerator - quotient * unit)
+    up = (twice_left > unit) | ((twice_left == unit) & (quotient % 2 == 1))
+    return (quotient + up) << excess
 
 
-def _rounded(numerator: Tensor, divisor: Tensor | int) -> Tensor:
-    """Return the quotient as a whole number, half to even."""
-    quotient = numerator // divisor
-    twice_left = 2 * (numerator - quotient * divisor)
-    up = (twice_left > divisor) | ((twice_left == divisor) & (quotient % 2 == 1))
-    return quotient + up
+def _float32(value: Tensor) -> Tensor:
+    """Return a value to 24 significant bits."""
+    excess = _excess_bits(value)
+    return _shifted(value, excess) << excess
+
+
+def _excess_bits(value: Tensor) -> Tensor:
+    powers = 1 << torch.arange(63, device=value.device)
+    bits = torch.searchsorted(powers, value.contiguous(), right=True)
+    return (bits - 24).clamp(min=0)
+
+
+def _shifted(value: Tensor, bits: Tensor) -> Tensor:
+    """Return a value without its last bits, rounded half to even."""
+    odd = (value >> bits) & (bits > 0)
+    below_half = ((1 << bits) - 1) >> 1
+    return (value + below_half + odd) >> bits

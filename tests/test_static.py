@@ -175,6 +175,14 @@ def test_grids_on_another_device_are_moved_to_the_ids():
     assert {tensor.device.type for tensor in answer} == {"meta"}
 
 
+@pytest.mark.usefixtures("fake")
+def test_bounds_on_another_device_are_moved_to_the_ids():
+    ids = fake_arguments("meta")["input_ids"].flatten()
+    bounds = torch.empty(3, dtype=torch.int32)
+    answer = get_rope_index(ids, SGLANG, validate=False, cu_seqlens=bounds)
+    assert {tensor.device.type for tensor in answer} == {"meta"}
+
+
 # Capacity
 
 

@@ -260,7 +260,8 @@ def test_shrinks_to_one_text_token(strategy):
 def test_a_prompts_repr_builds_it_again(spec):
     @given(token_soup(spec, fit=False))
     def check(prompt):
-        again = eval(repr(prompt), {"Prompt": Prompt, "MRopeSpec": MRopeSpec})
+        names = {"Prompt": Prompt, "MRopeSpec": MRopeSpec, "torch": torch}
+        again = eval(repr(prompt), names)
         assert again.spec == prompt.spec
         assert repr(again) == repr(prompt)
         for name, value in prompt.arguments().items():

@@ -9,8 +9,21 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
-from vecrope.rope_index import get_rope_index
+from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
+from vecrope.plan import RopeIndexPlan, concatenate_plans
+from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.spec import Convention, MRopeSpec
 
-__all__ = ["Convention", "MRopeSpec", "RopeIndexRunner", "RunnerInputs", "get_rope_index"]
+__all__ = [
+    "Convention",
+    "MRopeSpec",
+    "RopeIndexPlan",
+    "RopeIndexRunner",
+    "RunnerInputs",
+    "concatenate_plans",
+    "get_rope_index",
+    "get_rope_index_from_placeholders",
+    "plan_from_placeholders",
+    "plan_rope_index",
+]

@@ -19,7 +19,7 @@ from vecrope.frames import MASKED, RunTable, find_frame_runs
 from vecrope.spec import MRopeSpec
 
 
-class _OneSize(NamedTuple):
+class OneSize(NamedTuple):
     """The size of all frames, in tokens, and by how much each moves the position."""
 
     height: int
@@ -27,7 +27,7 @@ class _OneSize(NamedTuple):
     span: int
 
 
-class _Sizes(NamedTuple):
+class Sizes(NamedTuple):
     """The same, frame by frame."""
 
     height: Tensor  # (F, 1)
@@ -36,12 +36,12 @@ class _Sizes(NamedTuple):
     tallest: int
 
 
-class _Frames(NamedTuple):
+class Frames(NamedTuple):
     """What the grids describe, all images before all videos."""
 
     num_images: int
     num_video_frames: int
-    size: _OneSize | _Sizes
+    size: OneSize | Sizes
 
 
 def regular_rope_index(
@@ -68,7 +68,7 @@ def regular_rope_index(
         (3, B, T) in the dtype of `input_ids`, and (B, 1) int64.
     """
     num_rows, seq_len = input_ids.shape
-    frames = _frames(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
+    frames = frames_of(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
     if frames is None:
         return None
     positions = input_ids.new_empty((3, num_rows, seq_len))
@@ -87,7 +87,7 @@ def regular_rope_index(
         return None
     at, starts, ends = runs.at, runs.starts, runs.ends
     size = frames.size
-    if isinstance(size, _Sizes) and runs.is_video is not None and frames.num_images:
+    if isinstance(size, Sizes) and runs.is_video is not None and frames.num_images:
         # Into the order of the grids: all images, then all videos.
         order = runs.is_video.argsort(dim=0, stable=True)
         at, starts, ends = at.take(order), starts.take(order), ends.take(order)
@@ -99,7 +99,7 @@ def regular_rope_index(
     positions[2] = 1 if kept is None else kept
     tokens = positions.view(3, -1)
     if starts.shape[0]:
-        _write_frames(tokens, starts, ends, size)
+        write_frames(tokens, starts, ends, size)
     if kept is None:
         positions[:, :, 0].zero_()
         positions.cumsum_(2)
@@ -113,9 +113,9 @@ def regular_rope_index(
     return positions, next_positions - lengths
 
 
-def _frames(
+def frames_of(
     num_tokens: int, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
-) -> _Frames | None:
+) -> Frames | None:
     """Return the frames' sizes and numbers, a frame being one token deep.
 
     None if a grid is not positive, not divisible or larger than the batch, if an image has a
@@ -133,7 +133,7 @@ def _frames(
     elif videos is not None:
         grids = videos
     else:
-        return _Frames(0, 0, _OneSize(1, 1, 1))
+        return Frames(0, 0, OneSize(1, 1, 1))
     if grids.dtype != torch.int64:
         grids = grids.to(torch.int64)
     num_grids = grids.shape[0]
@@ -157,7 +157,7 @@ def _frames(
         if height % merge or width % merge:
             return None
         height, width = height // merge, width // merge
-        return _Frames(num_images, num_video_frames, _OneSize(height, width, max(height, width)))
+        return Frames(num_images, num_video_frames, OneSize(height, width, max(height, width)))
     tallest = height // merge
     if 2 * num_frames * tallest > num_tokens:
         return None
@@ -169,12 +169,12 @@ def _frames(
         sizes = sizes.repeat_interleave(grids[:, 0], 0, output_size=num_frames)
     heights, widths = sizes[:, :1], sizes[:, 1:]
     spans = torch.maximum(heights, widths)
-    return _Frames(num_images, num_video_frames, _Sizes(heights, widths, spans, tallest))
+    return Frames(num_images, num_video_frames, Sizes(heights, widths, spans, tallest))
 
 
-def _write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, size: _OneSize | _Sizes) -> None:
+def write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, size: OneSize | Sizes) -> None:
     """Write the increments (3, B T) at the lines of each frame and behind it."""
-    if isinstance(size, _Sizes):
+    if isinstance(size, Sizes):
         height, width, span, tallest = size
         number = torch.arange(tallest, device=starts.device)
         # A frame of fewer lines than the tallest has its last one several times.

@@ -9,17 +9,17 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from vecrope import checks
+from vecrope import checks, fit
 from vecrope.canvas import canvas_rope_index
 from vecrope.inputs import Inputs
-from vecrope.items import make_items
-from vecrope.positions import all_positions, positions_at
+from vecrope.plan import RopeIndexPlan
+from vecrope.planning import build_plan, narrowed
+from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
 from vecrope.rules import CanvasRule, OwnRule
-from vecrope.segments import segment_stream
 from vecrope.short import short_rope_index
+from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
-from vecrope.stream import make_stream
 
 
 def get_rope_index(
@@ -66,7 +66,8 @@ def get_rope_index(
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
-        validate: check the values of the input. On a device other than the CPU this synchronises.
+        validate: check the values of the input. On a device other than the CPU this synchronises:
+            once, where the kernels of `vecrope.kernels` answer, if the values are good.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
@@ -105,13 +106,11 @@ def get_rope_index(
         >>> rope_deltas
         tensor([[-2]])
 
-    The rules are those of SGLang's `get_rope_index_glm4v` and of transformers'
-    `Glm4vModel.get_rope_index`.
+    The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch of the
+    GLM families takes the two or three kernels of `vecrope.kernels`; the other forms are tensor
+    operators.
     """
-    if second_per_grids is not None:
-        if second_per_grid_ts is not None:
-            raise ValueError("give second_per_grid_ts or second_per_grids, which is the same")
-        second_per_grid_ts = second_per_grids
     inputs = Inputs(
         input_ids,
         image_grid_thw,
@@ -119,7 +118,7 @@ def get_rope_index(
         attention_mask,
         cu_seqlens,
         mm_token_type_ids,
-        second_per_grid_ts,
+        _one_of(second_per_grid_ts, second_per_grids),
         audio_seqlens,
         use_audio_in_video,
         images_per_sample,
@@ -127,111 +126,155 @@ def get_rope_index(
         target_sizes_videos,
     )
     checks.check_metadata(inputs, spec, max_segments)
-    device = input_ids.device
-    tracing = torch.compiler.is_compiling()
-    exact = max_segments is None and input_ids.is_cpu and not tracing
-    if not exact and not tracing:
-        checks.check_index_range(input_ids)
-    if (validate or exact) and not tracing:
-        if attention_mask is not None and attention_mask.numel():
-            if validate:
-                checks.check_codes("attention_mask", attention_mask, 1)
-            attention_mask = attention_mask.bool()
-            if checks.all_set(attention_mask):
-                attention_mask = None
-        if validate and mm_token_type_ids is not None and mm_token_type_ids.numel():
-            checks.check_codes("mm_token_type_ids", mm_token_type_ids, 2, attention_mask)
-        if validate and cu_seqlens is not None:
-            checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
-    if spec.mask_rule == "ignore":
-        attention_mask = None
-    if image_grid_thw is not None and image_grid_thw.device != device:
-        image_grid_thw = image_grid_thw.to(device)
-    if video_grid_thw is not None and video_grid_thw.device != device:
-        video_grid_thw = video_grid_thw.to(device)
+    answer = _fused_answer(inputs, spec, validate) if max_segments is None else None
+    if answer is not None:
+        return answer
+    # What is wrong there is found once more below, and named.
+    prepared = prepare(inputs, spec, validate, max_segments)
     if spec.own_rule is not None:
-        inputs = inputs._replace(
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            attention_mask=attention_mask,
-        )
-        return _ROOMS[type(spec.own_rule)](inputs, spec, validate=validate)
-    dtype = input_ids.dtype if spec.position_dtype == "ids" else torch.int64
-    frames_by_markers = _numbers_frames_by_markers(spec)
-    if exact and frames_by_markers and cu_seqlens is None and input_ids.numel():
-        answer = None
-        if attention_mask is None and mm_token_type_ids is None:
-            answer = short_rope_index(input_ids, spec, image_grid_thw, video_grid_thw)
-        if answer is None:
-            kept = None if attention_mask is None else attention_mask.to(device)
-            types = None if mm_token_type_ids is None else mm_token_type_ids.to(device)
-            answer = regular_rope_index(
-                input_ids, spec, image_grid_thw, video_grid_thw, kept, types
-            )
-        if answer is not None:
-            return answer[0].to(dtype), answer[1]
-    pipeline = None if tracing else _pipeline_for(input_ids)
-    if pipeline is not None and frames_by_markers and cu_seqlens is None and max_segments is None:
-        if validate and image_grid_thw is not None and not spec.multi_frame_images:
-            checks.check_grids(image_grid_thw, image_grid_thw[:0], spec)
-        fused: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
-            input_ids,
-            spec,
-            image_grid_thw,
-            video_grid_thw,
-            attention_mask,
-            mm_token_type_ids,
-            validate=validate,
-        )
-        if fused is not None:
-            return fused[0].to(dtype), fused[1]
+        return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
+    answer = _eager_answer(prepared, spec)
+    if answer is not None:
+        return answer
+    plan = build_plan(prepared, spec, validate, max_segments)
+    return plan.position_ids(), plan.rope_deltas
 
-    stream = make_stream(input_ids, attention_mask, cu_seqlens, mm_token_type_ids, exact=exact)
-    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
-    images = no_grid if image_grid_thw is None else image_grid_thw
-    videos = no_grid if video_grid_thw is None else video_grid_thw
-    if validate and not tracing:
-        checks.check_grids(images, videos, spec)
-        checks.check_seconds(second_per_grid_ts, videos, spec)
-    items = make_items(images, videos, spec, stream.index_dtype, second_per_grid_ts)
-    if stream.num_tokens == 0:
-        if validate and not tracing:
-            checks.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=device)
-        return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
-    segments = segment_stream(stream, spec, items, max_segments)
-    if validate and not tracing:
-        checks.check_layout(items, segments, images, videos, spec, max_segments)
-    if stream.exact:
-        positions = all_positions(segments, dtype).view(3, *input_ids.shape)
-        return positions, segments.rope_deltas
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=device)
-    positions = positions_at(segments, index).to(dtype).view(3, *input_ids.shape)
-    assert segments.runs.count is not None
-    invalid = segments.runs.count > segments.runs.starts.shape[0]
-    if tracing and validate:
-        invalid = invalid | checks.layout_fault(items, segments)
-    return (
-        torch.where(invalid, -1, positions),
-        torch.where(invalid, torch.iinfo(torch.int64).min, segments.rope_deltas),
+
+def plan_rope_index(
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    *,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    mm_token_type_ids: Tensor | None = None,
+    second_per_grid_ts: Tensor | Sequence[float] | None = None,
+    second_per_grids: Tensor | Sequence[float] | None = None,
+    validate: bool = True,
+    max_segments: int | None = None,
+) -> RopeIndexPlan:
+    """Return the positions of a batch as a plan: some bytes a segment, expanded where needed.
+
+    Args:
+        input_ids: this and all other arguments are those of `get_rope_index`.
+        spec: of a family of the shared rule.
+        image_grid_thw: (num_images, 3).
+        video_grid_thw: (num_videos, 3).
+        attention_mask: (B, T).
+        cu_seqlens: (num_sequences + 1,).
+        mm_token_type_ids: (B, T).
+        second_per_grid_ts: (num_videos,).
+        second_per_grids: the same.
+        validate: check the values of the input. False promises no synchronisation, where
+            `get_rope_index` does.
+        max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
+            and under tracing the number of tokens, which makes a plan larger than the positions.
+
+    Returns:
+        The plan, on the device of `input_ids`.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes or values that do not fit, and for a family of its own rule.
+
+    Example:
+        >>> import torch, vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
+        >>> image = spec.image_token_id
+        >>> plan = vecrope.plan_rope_index(
+        ...     torch.tensor([[7, image, image, 8]]), spec, image_grid_thw=torch.tensor([[1, 2, 4]])
+        ... )
+        >>> plan.slice(2, 6)[:, 0]
+        tensor([[1, 3, 4, 5],
+                [1, 3, 4, 5],
+                [2, 3, 4, 5]])
+        >>> plan.decode(2)[0]
+        tensor([[4, 5]])
+    """
+    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
+        raise ValueError(
+            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
+            "use get_rope_index"
+        )
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask,
+        cu_seqlens,
+        mm_token_type_ids,
+        _one_of(second_per_grid_ts, second_per_grids),
     )
+    checks.check_metadata(inputs, spec, max_segments)
+    prepared = prepare(inputs, spec, validate, max_segments)
+    return narrowed(build_plan(prepared, spec, validate, max_segments))
+
+
+def _one_of(
+    second_per_grid_ts: Tensor | Sequence[float] | None,
+    second_per_grids: Tensor | Sequence[float] | None,
+) -> Tensor | Sequence[float] | None:
+    if second_per_grids is None:
+        return second_per_grid_ts
+    if second_per_grid_ts is not None:
+        raise ValueError("second_per_grid_ts and second_per_grids are the same: give one of them")
+    return second_per_grids
+
+
+def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of the CUDA kernels, or None where they cannot take the call."""
+    if not spec.frames_by_markers or not inputs.input_ids.is_cuda or inputs.cu_seqlens is not None:
+        return None
+    images, mask = inputs.image_grid_thw, inputs.attention_mask
+    if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
+        return None
+    pipeline = _pipeline_for(inputs.input_ids)
+    if pipeline is None:
+        return None
+    if validate and images is not None and not spec.multi_frame_images:
+        fit.check_grids(images, images[:0], spec)
+    answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+        inputs.input_ids,
+        spec,
+        images,
+        inputs.video_grid_thw,
+        mask,
+        inputs.mm_token_type_ids,
+        validate=validate,
+    )
+    if answer is None or spec.position_dtype == "ids":
+        return answer
+    return answer[0].to(torch.int64), answer[1]
+
+
+def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of a form for CPUs that is faster than the segment table, or None."""
+    inputs, exact, _, dtype = prepared
+    input_ids, images, videos = inputs.input_ids, inputs.image_grid_thw, inputs.video_grid_thw
+    mask, types = inputs.attention_mask, inputs.mm_token_type_ids
+    if not exact or inputs.cu_seqlens is not None or not input_ids.numel():
+        return None
+    answer = None
+    if mask is None and types is None:
+        if spec.frames_by_markers:
+            answer = short_rope_index(input_ids, spec, images, videos)
+        elif spec.marker_rule in ("none", "adjacent"):
+            seconds = inputs.second_per_grid_ts
+            answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
+    if answer is None and spec.frames_by_markers:
+        kept = None if mask is None else mask.to(input_ids.device)
+        types = None if types is None else types.to(input_ids.device)
+        answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
+    return None if answer is None else (answer[0].to(dtype), answer[1])
 
 
 _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {CanvasRule: canvas_rope_index}
 
 
-def _numbers_frames_by_markers(spec: MRopeSpec) -> bool:
-    """Whether the faster forms, for a CPU and for CUDA, know the family's rules."""
-    return (
-        spec.marker_rule in ("last", "count")
-        and spec.separate_frames
-        and spec.image_time == "frames"
-    )
-
-
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
     """Return `vecrope.fused` if its kernels can take these ids."""
-    pipeline = fused_pipeline() if input_ids.is_cuda else None
+    pipeline = fused_pipeline()
     if pipeline is None or not 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
         return None
     return pipeline

@@ -59,6 +59,7 @@ class Segments:
     # before; None: it asks for none.
     unannounced: Tensor | None
     runs: Runs
+    next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
 
 
@@ -73,14 +74,22 @@ def find_runs(stream: Stream, spec: MRopeSpec, items: Items, capacity: int | Non
         video = in_video(stream, spec, starts, stream.row_bounds[stream.row_of(starts)])
         if video is not None:
             modality = torch.where((modality == IMAGE) & video, VIDEO, modality)
+    ranks, found = ranks_of(modality, lengths, items, stream.index_dtype)
+    return Runs(starts, lengths, modality, ranks, found, count)
+
+
+def ranks_of(
+    modality: Tensor, lengths: Tensor, items: Items, index_dtype: torch.dtype
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Return the ranks of the runs' first tokens and what has been found up to each; see `Runs`."""
     images = torch.where(modality == IMAGE, lengths, 0)
     videos = torch.where(modality == VIDEO, lengths, 0)
-    found_images = images.cumsum(0, dtype=stream.index_dtype)
-    found_videos = videos.cumsum(0, dtype=stream.index_dtype)
+    found_images = images.cumsum(0, dtype=index_dtype)
+    found_videos = videos.cumsum(0, dtype=index_dtype)
     ranks = torch.where(
         modality == VIDEO, found_videos - videos + items.expected[0], found_images - images
     )
-    return Runs(starts, lengths, modality, ranks, (found_images, found_videos), count)
+    return ranks, (found_images, found_videos)
 
 
 def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) -> Segments:
@@ -110,9 +119,8 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
 
     row_end, row_valid = at_rows[:, 1:] - at_rows[:, :-1]
     if spec.span_rule == "hw":
-        # A block can reach further than it moves the running position.
-        side = torch.maximum(torch.maximum(width, height), items.extent[item])
-        reach = base + (end_group - 1) * span + side
+        # A block, which is one group, can reach further than it moves the running position.
+        reach = base + torch.maximum(torch.maximum(width, height), items.extent[item])
         row_end = row_end.scatter_reduce(0, rows.long(), reach.masked_fill(masked, 0), "amax")
     if spec.delta_length == "valid":
         row_length = row_valid
@@ -141,6 +149,7 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         interrupted=first_group * group_tokens != place,
         unannounced=unannounced,
         runs=runs,
+        next_positions=row_end.to(torch.int64),
         rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
     )
 
@@ -162,10 +171,12 @@ def _ceil_div(value: Tensor, divisor: Tensor) -> Tensor:
 
 
 def _item_of(items: Items, modality: Tensor, ranks: Tensor) -> Tensor:
+    other = torch.where(modality == MASKED, items.masked, items.text)
+    if items.text == 0:  # Triton 3.6 compiles no search among nothing
+        return other
     # Past the last item searchsorted answers I, which is the row of text.
     item = torch.searchsorted(items.ends, ranks, right=True)
-    visual = (modality == IMAGE) | (modality == VIDEO)
-    return torch.where(visual, item, torch.where(modality == MASKED, items.masked, items.text))
+    return torch.where((modality == IMAGE) | (modality == VIDEO), item, other)
 
 
 def _crosses_items(items: Items, item: Tensor, ranks: Tensor, lengths: Tensor) -> bool:
@@ -184,6 +195,8 @@ def _cut_at_items(stream: Stream, items: Items, runs: Runs) -> tuple[Tensor, Ten
     for kind, ranks in enumerate(
         (item_starts[: items.num_images], item_starts[items.num_images :] - items.expected[0])
     ):
+        if ranks.shape[0] == 0:  # Triton 3.6 compiles no search among nothing
+            continue
         found = runs.found[kind]
         run = torch.searchsorted(found, ranks, right=True)
         within = run.clamp(max=last)

@@ -16,7 +16,7 @@ class Stream:
     values ask for (eager, on a CPU), or tables of a capacity fixed by shapes alone.
     """
 
-    input_ids: Tensor  # (N,)
+    input_ids: Tensor  # (N,), or empty where placeholders are given instead
     token_types: Tensor | None  # (N,)
     kept: Tensor | None  # (N,) bool, True = token; None: every one is
     row_bounds: Tensor  # (B + 1,) in the index dtype: where each row starts, then N
@@ -26,7 +26,7 @@ class Stream:
     @property
     def num_tokens(self) -> int:
         """N, the number of tokens with padding."""
-        return self.input_ids.shape[0]
+        return self.shape[0] if len(self.shape) == 1 else self.shape[0] * self.shape[1]
 
     @property
     def num_rows(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from typing import Any
 
 import torch
@@ -194,9 +195,12 @@ def _rows(tensor: torch.Tensor | None) -> list[list[int]] | None:
 
 
 def _seconds_repr(seconds: Seconds) -> str:
+    given = seconds.tolist() if isinstance(seconds, torch.Tensor) else seconds
+    values = [repr(value) if isfinite(value) else f"float('{value}')" for value in given]
+    listed = f"[{', '.join(values)}]"
     if not isinstance(seconds, torch.Tensor):
-        return repr(list(seconds))
-    return f"torch.tensor({seconds.tolist()}, dtype={seconds.dtype})"
+        return listed
+    return f"torch.tensor({listed}, dtype={seconds.dtype})"
 
 
 def _spec_repr(spec: MRopeSpec) -> str:

@@ -1,0 +1,298 @@
+"""The plan of prompts whose placeholders are known by their offsets; no token is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import add, le
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope import checks, fit
+from vecrope.items import make_items
+from vecrope.modality import IMAGE, TEXT, VIDEO
+from vecrope.plan import RopeIndexPlan
+from vecrope.planning import narrowed, plan_of
+from vecrope.positions import fill_runs
+from vecrope.regular import OneSize, frames_of, write_frames
+from vecrope.segments import Runs, build_segments, ranks_of
+from vecrope.spec import MRopeSpec
+from vecrope.stream import Stream
+
+
+def plan_from_placeholders(
+    num_tokens: int | Sequence[int],
+    spec: MRopeSpec,
+    *,
+    offsets: Tensor,
+    lengths: Tensor,
+    modalities: Tensor,
+    rows: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    second_per_grid_ts: Tensor | Sequence[float] | None = None,
+    dtype: torch.dtype = torch.int64,
+    validate: bool = True,
+) -> RopeIndexPlan:
+    """Return the plan of requests from the runs of placeholders in their prompts.
+
+    A run is a stretch of placeholders of one image or one video, without anything else in between:
+    an image, a video that is one block, or a frame of a video that has text between its frames. The
+    plan is that of `plan_rope_index` for packed `input_ids` that hold these runs.
+
+    Args:
+        num_tokens: tokens of each prompt, B numbers; or one, for one prompt.
+        spec: of a family of the shared rule.
+        offsets: (R,) integers, index in its prompt of each run's first token; ascending in each
+            prompt, prompt after prompt.
+        lengths: (R,) integers, tokens of each run.
+        modalities: (R,) integers, 1 for an image and 2 for a video.
+        rows: (R,) integers, the prompt of each run, ascending; None: there is one prompt.
+        image_grid_thw: (num_images, 3) integers in patches, in the order of the runs.
+        video_grid_thw: (num_videos, 3) likewise.
+        second_per_grid_ts: (num_videos,) as for `get_rope_index`.
+        dtype: of the positions, int64 or int32.
+        validate: check the values, which synchronises where they are not on a CPU.
+
+    Returns:
+        The plan, of packed sequences, on the device of `offsets`.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes or values that do not fit, or a family of its own rule.
+
+    Example:
+        >>> import torch, vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
+        >>> plan = vecrope.plan_from_placeholders(
+        ...     5, spec, offsets=torch.tensor([1]), lengths=torch.tensor([2]),
+        ...     modalities=torch.tensor([1]), image_grid_thw=torch.tensor([[1, 2, 4]]),
+        ... )
+        >>> plan.position_ids()
+        tensor([[0, 1, 1, 3, 4],
+                [0, 1, 1, 3, 4],
+                [0, 1, 2, 3, 4]])
+    """
+    counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
+    _check_runs(counts, spec, offsets, lengths, modalities, rows, dtype)
+    grids = (image_grid_thw, video_grid_thw)
+    checks.check_grid_shapes(*grids)
+    device = offsets.device
+    exact = offsets.is_cpu and not torch.compiler.is_compiling()
+    if rows is None:
+        rows = torch.zeros_like(offsets)
+    if validate:
+        _check_values(counts, offsets, lengths, modalities, rows)
+    index_dtype = torch.int64 if exact else torch.int32
+    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
+    images, videos = (no_grid if grid is None else grid.to(device) for grid in grids)
+    checks.check_seconds_argument(second_per_grid_ts, videos.shape[0], spec)
+    if validate:
+        fit.check_grids(images, videos, spec)
+        fit.check_seconds(second_per_grid_ts, videos, spec)
+    bounds = torch.tensor([0, *counts], dtype=index_dtype, device=device).cumsum(0)
+    bounds = bounds.to(index_dtype)
+    no_ids = torch.empty(0, dtype=dtype, device=device)
+    stream = Stream(no_ids, None, None, bounds, (sum(counts),), exact)
+    items = make_items(images, videos, spec, index_dtype, second_per_grid_ts)
+    starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
+    run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
+    ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
+    runs = Runs(starts, run_lengths, modality, ranks, found, None)
+    segments = build_segments(stream, spec, items, runs)
+    if validate:
+        fit.check_layout(items, segments, images, videos, spec, None)
+    return narrowed(plan_of(stream, segments, spec, dtype))
+
+
+def get_rope_index_from_placeholders(
+    num_tokens: int | Sequence[int],
+    spec: MRopeSpec,
+    *,
+    offsets: Tensor,
+    lengths: Tensor,
+    modalities: Tensor,
+    rows: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    second_per_grid_ts: Tensor | Sequence[float] | None = None,
+    dtype: torch.dtype = torch.int64,
+    validate: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Return the position ids and deltas of requests from the runs of placeholders in them.
+
+    They are those of the plan that `plan_from_placeholders` makes of the same arguments. For one
+    prompt of images and frames on a CPU there is a faster way to them, without the plan.
+
+    Returns:
+        `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)
+        int64.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes or values that do not fit, or a family of its own rule.
+    """
+    counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
+    _check_runs(counts, spec, offsets, lengths, modalities, rows, dtype)
+    checks.check_grid_shapes(image_grid_thw, video_grid_thw)
+    num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
+    checks.check_seconds_argument(second_per_grid_ts, num_videos, spec)
+    eager = offsets.is_cpu and not torch.compiler.is_compiling()
+    if eager and len(counts) == 1 and (spec.separate_frames or not num_videos):
+        answer = _frames_of_one_prompt(
+            counts[0], spec, offsets, lengths, modalities, image_grid_thw, video_grid_thw, dtype
+        )
+        if answer is not None:
+            return answer
+    plan = plan_from_placeholders(
+        counts,
+        spec,
+        offsets=offsets,
+        lengths=lengths,
+        modalities=modalities,
+        rows=rows,
+        image_grid_thw=image_grid_thw,
+        video_grid_thw=video_grid_thw,
+        second_per_grid_ts=second_per_grid_ts,
+        dtype=dtype,
+        validate=validate,
+    )
+    return plan.position_ids(), plan.rope_deltas
+
+
+def _frames_of_one_prompt(
+    num_tokens: int,
+    spec: MRopeSpec,
+    offsets: Tensor,
+    lengths: Tensor,
+    modalities: Tensor,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor] | None:
+    """Return the answer where every run is one frame, none the last of the prompt, or None."""
+    num_runs = offsets.shape[0]
+    frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw)
+    if frames is None or num_runs != frames.num_images + frames.num_video_frames or not num_runs:
+        return None
+    offsets, lengths = offsets.long(), lengths.long()
+    # Numbers on a CPU are read faster than a tensor operator is dispatched.
+    first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
+    last = list(map(add, first, counts))
+    if not all(map(le, [0, *last], [*first, num_tokens - 1])) or min(counts) < 1:
+        return None
+    if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
+        return None
+    starts, ends, size = offsets.unsqueeze(1), (offsets + lengths).unsqueeze(1), frames.size
+    if isinstance(size, OneSize):
+        fits = counts.count(size.height * size.width) == num_runs
+    else:
+        # Into the order of the grids: all images, then all videos.
+        order = modalities.argsort(stable=True)
+        starts, ends = starts[order], ends[order]
+        fits = torch.equal(starts + size.height * size.width, ends)
+    if not fits:
+        return None
+    positions = torch.empty((3, num_tokens), dtype=dtype)
+    num_placeholders = sum(counts)
+    positions[2].fill_(1)
+    if 2 * num_placeholders < num_tokens:
+        positions[:2].fill_(1)
+        fill_runs(positions[:2], offsets, lengths, num_placeholders, 0)
+    else:
+        positions[:2].fill_(0)
+        inner = pad(offsets + lengths, (1, 0))
+        gaps = pad(offsets, (0, 1), value=num_tokens) - inner
+        fill_runs(positions[:2], inner, gaps, num_tokens - num_placeholders, 1)
+    write_frames(positions, starts, ends, size)
+    positions[:, 0].zero_()
+    positions.cumsum_(1)
+    return positions, positions[:1, -1:].to(torch.int64) - (num_tokens - 1)
+
+
+def _interleave(
+    bounds: Tensor, offsets: Tensor, lengths: Tensor, modalities: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return starts and modalities of all runs, with a run of text, maybe empty, between any two.
+
+    A row begins with text, and after each run of placeholders there is text: B + 2 R runs.
+    """
+    num_rows, num_runs = bounds.shape[0] - 1, offsets.shape[0]
+    begin = bounds[rows] + offsets
+    starts = bounds.new_empty(num_rows + 2 * num_runs)
+    modality = torch.full_like(starts, TEXT, dtype=torch.uint8)
+    place = rows + 2 * torch.arange(num_runs, device=rows.device) + 1
+    before = torch.searchsorted(rows, torch.arange(num_rows, device=rows.device))
+    starts[torch.arange(num_rows, device=rows.device) + 2 * before] = bounds[:-1]
+    starts[place] = begin.to(starts.dtype)
+    starts[place + 1] = (begin + lengths).to(starts.dtype)
+    modality[place] = modalities.to(torch.uint8)
+    return starts, modality
+
+
+def _check_runs(
+    counts: Sequence[object],
+    spec: MRopeSpec,
+    offsets: Tensor,
+    lengths: Tensor,
+    modalities: Tensor,
+    rows: Tensor | None,
+    dtype: torch.dtype,
+) -> None:
+    """Check types, shapes and dtypes of runs of placeholders."""
+    if not isinstance(spec, MRopeSpec):
+        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    if spec.own_rule is not None:
+        raise ValueError(
+            f"{spec.model_type} has no plan: its positions do not follow from a segment table"
+        )
+    if dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise TypeError(f"num_tokens must hold ints, got {count!r}")
+        if count < 0:
+            raise ValueError(f"num_tokens must not be negative, got {count}")
+    if not counts:
+        raise ValueError("num_tokens must hold a number for each prompt, got none")
+    given = {"offsets": offsets, "lengths": lengths, "modalities": modalities}
+    if rows is not None:
+        given["rows"] = rows
+    elif len(counts) > 1:
+        raise ValueError(f"rows must be given for {len(counts)} prompts, got None")
+    for name, values in given.items():
+        checks.check_tensor(name, values)
+        if values.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name} must be int64 or int32, got {values.dtype}")
+        if values.dim() != 1 or values.shape != offsets.shape:
+            raise ValueError(
+                f"{name} must have shape (R,) as offsets {tuple(offsets.shape)}, "
+                f"got {tuple(values.shape)}"
+            )
+
+
+def _check_values(
+    counts: Sequence[int], offsets: Tensor, lengths: Tensor, modalities: Tensor, rows: Tensor
+) -> None:
+    """Check that the runs lie in their prompts, one behind the other; synchronises."""
+    if not offsets.shape[0]:
+        return
+    ends = offsets + lengths
+    before = pad(torch.where(rows[1:] == rows[:-1], ends[:-1], 0), (1, 0))
+    strange = (rows < 0) | (rows >= len(counts)) | pad(rows[1:] < rows[:-1], (1, 0))
+    for at in strange.nonzero()[:1, 0].tolist():
+        raise ValueError(
+            f"rows must ascend from 0 to {len(counts) - 1}, got {int(rows[at])} at run {at}"
+        )
+    limit = torch.tensor(counts, device=rows.device)[rows]
+    unknown = (modalities != IMAGE) & (modalities != VIDEO)
+    misplaced = (offsets < before) | (lengths < 1) | (ends > limit)
+    for at in (unknown | misplaced).nonzero()[:1, 0].tolist():
+        if bool(unknown[at]):
+            raise ValueError(f"modalities must hold 1 or 2, got {int(modalities[at])} at run {at}")
+        raise ValueError(
+            f"row {int(rows[at])}, run {at} of placeholders must lie between tokens "
+            f"{int(before[at])} and {int(limit[at])} and hold one at least, got offset "
+            f"{int(offsets[at])} and length {int(lengths[at])}"
+        )

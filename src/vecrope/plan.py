@@ -1,0 +1,375 @@
+"""The positions of a batch as a plan: a few numbers a segment, expanded where they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils import _pytree as pytree
+
+from vecrope.positions import Layout, all_positions, positions_at
+
+
+@dataclass(frozen=True, eq=False)
+class RopeIndexPlan:
+    """The segment table of a batch, and what is needed to expand it to positions.
+
+    `vecrope.plan_rope_index` and `vecrope.plan_from_placeholders` make plans. A plan is a pytree of
+    tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. It takes
+    28 bytes a segment (44 where a family spaces videos in time) and 24 a row.
+
+    Token indices count the tokens of a row, padding included, from 0. The index after the row's
+    last is that of the first token that is decoded, and so on without end.
+
+    Attributes:
+        starts: (S,) ascending index, in the batch, of each segment's first token.
+        table: (6, S) integers: origin, base, width, height, frames in a group and span.
+        pace: (2, S) floats that make a frame's number its temporal offset, or None.
+        row_bounds: (B + 1,) where each row starts in the batch, then N.
+        next_positions: (B,) int64, the position of the first token after each row.
+        rope_deltas: (B, 1) int64, as `vecrope.get_rope_index` returns them.
+        num_tokens: N, padding included.
+        seq_len: T, or None where the input was packed.
+        dtype: of the positions.
+        padding_value: the position of masked tokens.
+        exact: whether the table has just as many rows as there are segments; `position_ids` may
+            then read values.
+    """
+
+    starts: Tensor
+    table: Tensor
+    pace: Tensor | None
+    row_bounds: Tensor
+    next_positions: Tensor
+    rope_deltas: Tensor
+    num_tokens: int
+    seq_len: int | None
+    dtype: torch.dtype
+    padding_value: int
+    exact: bool
+
+    @property
+    def num_rows(self) -> int:
+        """B, the number of rows or of packed sequences."""
+        return self.row_bounds.shape[0] - 1
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the table, and of what is expanded from it."""
+        return self.starts.device
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the plan's tensors hold."""
+        return sum(leaf.nbytes for leaf in pytree.tree_leaves(self) if isinstance(leaf, Tensor))
+
+    def to(self, device: torch.device | str) -> RopeIndexPlan:
+        """Return the plan on a device; the same plan if it is there."""
+        if torch.device(device) == self.device:
+            return self
+        moved: RopeIndexPlan = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
+        return replace(moved, exact=self.exact and torch.device(device).type == "cpu")
+
+    def position_ids(
+        self, *, text_positions: bool = False, pad_to_multiple_of: int | None = None
+    ) -> Tensor:
+        """Return the positions of all tokens of the batch.
+
+        Args:
+            text_positions: put a row in front that counts the unmasked tokens of each row, as
+                transformers' text models take it to tell packed sequences apart.
+            pad_to_multiple_of: add columns of `padding_value` at the right up to a multiple.
+
+        Returns:
+            (3, B, T) or (4, B, T) in the plan's dtype; (3, N) or (4, N) for packed input.
+        """
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
+        if self.exact:
+            positions = all_positions(self._layout, self.num_tokens, self.dtype)
+        else:
+            index = self._all_tokens()
+            positions = positions_at(self._layout, index).to(self.dtype)
+        if text_positions:
+            text = self._text_positions(self._all_tokens())
+            positions = torch.cat((text.to(self.dtype)[None], positions))
+        if self.seq_len is not None:
+            positions = positions.view(positions.shape[0], self.num_rows, self.seq_len)
+        if pad_to_multiple_of is None:
+            return positions
+        room = -positions.shape[-1] % pad_to_multiple_of
+        return pad(positions, (0, room), value=self.padding_value)
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Return the positions of the tokens from `start` to before `stop` in every row.
+
+        Beyond the end of its row a token is one that is decoded, so that a chunk of a prefill may
+        run on into decoding. Does not synchronise.
+
+        Args:
+            start: index in the row, from 0.
+            stop: index in the row, at least `start`; there is no upper limit.
+
+        Returns:
+            (3, B, stop - start) in the plan's dtype.
+
+        Raises:
+            ValueError: if `start` is negative or `stop` is less.
+        """
+        if start < 0 or stop < start:
+            raise ValueError(
+                f"a slice must have 0 <= start <= stop, got start {start} and stop {stop}"
+            )
+        index = torch.arange(start, stop, device=self.device).expand(self.num_rows, -1)
+        return self.at(index, validate=False)
+
+    def at(
+        self, token_index: Tensor, rows: Tensor | None = None, *, validate: bool = True
+    ) -> Tensor:
+        """Return the positions of any tokens, in any order.
+
+        Args:
+            token_index: integers of any shape, indices in a row from 0; beyond its end are the
+                tokens that are decoded. Without `rows` the first dimension is the rows of the
+                batch, (B, ...).
+            rows: integers, the row of each index; broadcast with `token_index`.
+            validate: check the values of both, which synchronises where they are not on a CPU.
+
+        Returns:
+            (3, ...) in the plan's dtype, of the broadcast shape.
+
+        Raises:
+            TypeError: for indices that are not integers.
+            ValueError: for a negative index, a row that is not there, or a wrong first dimension.
+        """
+        for name, values in (("token_index", token_index), ("rows", rows)):
+            if values is None:
+                continue
+            if not isinstance(values, Tensor):
+                raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
+            if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+                raise TypeError(f"{name} must be integers, got {values.dtype}")
+        if rows is None:
+            if token_index.dim() == 0 or token_index.shape[0] != self.num_rows:
+                raise ValueError(
+                    f"token_index must have shape ({self.num_rows}, ...), a dimension for the rows "
+                    f"first, got {tuple(token_index.shape)}; or give rows"
+                )
+            shape = (self.num_rows,) + (1,) * (token_index.dim() - 1)
+            rows = torch.arange(self.num_rows, device=self.device).view(shape)
+        elif validate and rows.numel():
+            least, most = int(rows.amin()), int(rows.amax())
+            if least < 0 or most >= self.num_rows:
+                wrong = least if least < 0 else most
+                raise ValueError(f"rows must be from 0 to {self.num_rows - 1}, got {wrong}")
+        if validate and token_index.numel() and int(token_index.amin()) < 0:
+            raise ValueError(f"token_index must not be negative, got {int(token_index.amin())}")
+        rows, token_index = rows.to(self.device), token_index.to(self.device)
+        begin = self.row_bounds[rows]
+        length = self.row_bounds[rows + 1] - begin
+        beyond = token_index - length
+        inside = (begin + torch.minimum(token_index, length - 1)).clamp(min=0)
+        positions = positions_at(self._layout, inside.to(self.starts.dtype).contiguous())
+        decoded = self.next_positions[rows] + beyond
+        return torch.where(beyond < 0, positions, decoded).to(self.dtype)
+
+    def decode(self, num_tokens: int = 1, *, start: int | Tensor = 0) -> Tensor:
+        """Return the positions of tokens after the prompt; does not synchronise.
+
+        Args:
+            num_tokens: how many for each row.
+            start: how many tokens of the row have been decoded before; a number, or (B,) integers.
+
+        Returns:
+            (3, B, num_tokens) in the plan's dtype. All axes are alike.
+
+        Raises:
+            ValueError: if `num_tokens` is negative or `start` has another shape.
+        """
+        if num_tokens < 0:
+            raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
+        if isinstance(start, Tensor) and start.shape not in ((), (self.num_rows,)):
+            raise ValueError(f"start must have shape ({self.num_rows},), got {tuple(start.shape)}")
+        if isinstance(start, Tensor):
+            start = start.to(self.device)
+        first = (self.next_positions + start).unsqueeze(1)
+        steps = torch.arange(num_tokens, device=self.device)
+        return (first + steps).to(self.dtype).expand(3, -1, -1)
+
+    def step(
+        self,
+        num_computed_tokens: Tensor | Sequence[int],
+        num_scheduled_tokens: Tensor | Sequence[int],
+        *,
+        out: Tensor | None = None,
+        num_tokens: int | None = None,
+        validate: bool = True,
+    ) -> Tensor:
+        """Return the positions of one step of a serving engine, for all rows one after the other.
+
+        A row takes part with the tokens behind those that have been computed: a chunk of its
+        prompt, one or more decoded tokens, a chunk that runs from the one into the other, or none.
+
+        Args:
+            num_computed_tokens: (B,) integers, tokens of each row that lie behind.
+            num_scheduled_tokens: (B,) integers, tokens of each row in this step.
+            out: (3, at least `num_tokens`) integers, written at its first columns; None: new.
+            num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
+                which synchronises where they are a tensor that is not on a CPU. With more columns
+                than that, the last row goes on in them, so that a step may be padded.
+            validate: check the values of both, which synchronises likewise.
+
+        Returns:
+            (3, num_tokens) in the plan's dtype, or that view of `out`.
+
+        Raises:
+            TypeError: for numbers that are not integers.
+            ValueError: for another number of rows, for negative numbers, for an `out` that is too
+                small, or for a `num_tokens` that is too small.
+
+        Example:
+            >>> import torch, vecrope
+            >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
+            >>> image = spec.image_token_id
+            >>> plan = vecrope.plan_rope_index(
+            ...     torch.tensor([[7, image, image, 8]]), spec,
+            ...     image_grid_thw=torch.tensor([[1, 2, 4]]),
+            ... )
+            >>> batch = vecrope.concatenate_plans([plan, plan, plan])
+            >>> batch.step([0, 2, 9], [3, 3, 1])  # a chunk, its rest and a token more, decoding
+            tensor([[0, 1, 1, 1, 3, 4, 9],
+                    [0, 1, 1, 1, 3, 4, 9],
+                    [0, 1, 2, 2, 3, 4, 9]])
+        """
+        computed = self._per_row("num_computed_tokens", num_computed_tokens)
+        scheduled = self._per_row("num_scheduled_tokens", num_scheduled_tokens)
+        if validate:
+            for name, numbers in (
+                ("num_computed_tokens", computed),
+                ("num_scheduled_tokens", scheduled),
+            ):
+                for row in (numbers < 0).nonzero()[:1, 0].tolist():
+                    raise ValueError(
+                        f"{name} must not be negative, got {int(numbers[row])} for row {row}"
+                    )
+        if num_tokens is None or validate:
+            total = int(scheduled.sum())
+            num_tokens = total if num_tokens is None else num_tokens
+            if num_tokens < total:
+                raise ValueError(
+                    f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
+                )
+        ends = scheduled.cumsum(0)
+        column = torch.arange(num_tokens, device=self.device)
+        rows = torch.searchsorted(ends, column, right=True).clamp(max=self.num_rows - 1)
+        index = column + (computed - ends + scheduled)[rows]
+        positions = self.at(index, rows, validate=False)
+        if out is None:
+            return positions
+        if out.dim() != 2 or out.shape[0] != 3 or out.shape[1] < num_tokens:
+            raise ValueError(
+                f"out must have shape (3, at least {num_tokens}), got {tuple(out.shape)}"
+            )
+        return out[:, :num_tokens].copy_(positions)
+
+    def _per_row(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
+        if not isinstance(numbers, Tensor):
+            numbers = torch.tensor(numbers)
+        if numbers.is_floating_point() or numbers.dtype == torch.bool:
+            raise TypeError(f"{name} must be integers, got {numbers.dtype}")
+        if numbers.shape != (self.num_rows,):
+            raise ValueError(
+                f"{name} must have shape ({self.num_rows},), a number for each row of the plan, "
+                f"got {tuple(numbers.shape)}"
+            )
+        return numbers.to(device=self.device, dtype=torch.int64)
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.starts, self.table, self.pace)
+
+    def _all_tokens(self) -> Tensor:
+        return torch.arange(self.num_tokens, dtype=self.starts.dtype, device=self.device)
+
+    def _text_positions(self, index: Tensor) -> Tensor:
+        """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
+        masked = self.table[5] == 0
+        bounds = torch.cat((self.starts, self.row_bounds[-1:]))
+        gaps = pad(torch.where(masked, bounds.diff(), 0).cumsum(0), (1, 0))
+        row = torch.searchsorted(self.row_bounds, index, right=True) - 1
+        begin = self.row_bounds[row]
+        segment = torch.searchsorted(self.starts, index, right=True) - 1
+        before = gaps[segment] - gaps[torch.searchsorted(self.starts, begin)]
+        return torch.where(masked[segment], 0, index - begin - before)
+
+
+def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
+    """Return one plan of the rows of several, as packed sequences; does not synchronise.
+
+    Args:
+        plans: on one device and of one dtype, with at least one among them.
+
+    Raises:
+        ValueError: if there is none, or if devices, dtypes or families differ.
+    """
+    if not plans:
+        raise ValueError("plans must hold at least one plan, got none")
+    for name in ("device", "dtype", "padding_value"):
+        found = {getattr(plan, name) for plan in plans}
+        if len(found) > 1:
+            raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
+    offsets, total = [], 0
+    for plan in plans:
+        offsets.append(total)
+        total += plan.num_tokens
+    starts = torch.cat([plan.starts + at for plan, at in zip(plans, offsets, strict=True)])
+    table = torch.cat([plan.table for plan in plans], 1)
+    counts = torch.tensor([plan.starts.shape[0] for plan in plans], device="cpu")
+    shift = torch.tensor(offsets).repeat_interleave(counts, output_size=starts.shape[0])
+    table[0] += shift.to(device=table.device, dtype=table.dtype)
+    paces = [plan.pace for plan in plans]
+    if any((pace is None) != (paces[0] is None) for pace in paces):
+        raise ValueError("plans must be of one family: some space videos in time and some do not")
+    bounds = [plan.row_bounds[:-1] + at for plan, at in zip(plans, offsets, strict=True)]
+    end = plans[-1].row_bounds[-1:] + offsets[-1]
+    return replace(
+        plans[0],
+        starts=starts,
+        table=table,
+        pace=None if paces[0] is None else torch.cat([p for p in paces if p is not None], 1),
+        row_bounds=torch.cat([*bounds, end]),
+        next_positions=torch.cat([plan.next_positions for plan in plans]),
+        rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
+        num_tokens=total,
+        seq_len=None,
+        exact=all(plan.exact for plan in plans),
+    )
+
+
+_LEAVES = (
+    *("starts", "table", "pace", "row_bounds", "next_positions", "rope_deltas"),
+    *("num_tokens", "seq_len"),
+)
+_CONSTANTS = ("dtype", "padding_value", "exact")
+
+
+def _flatten(plan: RopeIndexPlan) -> tuple[list[Any], tuple[Any, ...]]:
+    constants = tuple(getattr(plan, name) for name in _CONSTANTS)
+    return [getattr(plan, name) for name in _LEAVES], constants
+
+
+def _unflatten(leaves: Any, constants: Any) -> RopeIndexPlan:
+    named = zip((*_LEAVES, *_CONSTANTS), (*leaves, *constants), strict=True)
+    return RopeIndexPlan(**dict(named))
+
+
+pytree.register_pytree_node(
+    RopeIndexPlan,
+    _flatten,
+    _unflatten,
+    serialized_type_name="vecrope.RopeIndexPlan",
+)

@@ -1,0 +1,53 @@
+"""The checks that come before any stage, and which form of the pipeline is to run."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from vecrope import checks
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+
+class Prepared(NamedTuple):
+    """A call whose arguments are sound as far as can be told without the grids' fit."""
+
+    inputs: Inputs  # grids on the device of the ids; no mask where it masks nothing
+    exact: bool  # tables of exactly the size that the values ask for: eager, on a CPU
+    tracing: bool
+    dtype: torch.dtype  # of the positions
+
+
+def prepare(inputs: Inputs, spec: MRopeSpec, validate: bool, max_segments: int | None) -> Prepared:
+    """Check the values of a call whose metadata have been checked, and bring them to one device."""
+    input_ids, mask, types = inputs.input_ids, inputs.attention_mask, inputs.mm_token_type_ids
+    tracing = torch.compiler.is_compiling()
+    exact = max_segments is None and input_ids.is_cpu and not tracing
+    if not exact and not tracing:
+        checks.check_index_range(input_ids)
+    if (validate or exact) and not tracing:
+        if mask is not None and mask.numel():
+            if validate:
+                checks.check_codes("attention_mask", mask, 1)
+            mask = mask.bool()
+            if spec.mask_rule == "ignore" or checks.all_set(mask):
+                mask = None
+        if validate and types is not None and types.numel():
+            checks.check_codes("mm_token_type_ids", types, 2, mask)
+        if validate and inputs.cu_seqlens is not None:
+            checks.check_cu_seqlens(inputs.cu_seqlens, input_ids.shape[0])
+    if spec.mask_rule == "ignore":
+        mask = None
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    if images is not None and images.device != input_ids.device:
+        images = images.to(input_ids.device)
+    if videos is not None and videos.device != input_ids.device:
+        videos = videos.to(input_ids.device)
+    return Prepared(
+        inputs._replace(image_grid_thw=images, video_grid_thw=videos, attention_mask=mask),
+        exact,
+        tracing,
+        torch.int64 if spec.position_dtype == "int64" else input_ids.dtype,
+    )

@@ -1,0 +1,287 @@
+"""The upstreams' own functions as oracles: transformers' installed ones, others out of wheels.
+
+Each takes a prompt and answers as `vecrope.get_rope_index` does, (3, B, T) positions and (B, 1)
+deltas, or raises what the upstream raises.
+"""
+
+import itertools
+import os
+from collections import deque
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import MethodType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from support import grid_list, kept
+
+from bench.wheels import Wheel, load
+from vecrope import MRopeSpec
+from vecrope.families import FAMILIES
+
+# What their configuration classes have no default of.
+WITHOUT_DEFAULT = {
+    ("paddleocr_vl", "sglang"): {"tokens_per_second": 2},
+    **{
+        (name, "vllm"): {"image_token_id": 9, "video_token_id": 10}
+        for name in ("keye", "keye_vl1_5", "openpangu_vl")
+    },
+}
+
+
+def spec_of(model_type, convention, **fields):
+    given = {**WITHOUT_DEFAULT.get((model_type, convention), {}), **fields}
+    return MRopeSpec.for_model(model_type, convention=convention, **given)
+
+
+CORE = [
+    (model_type, convention)
+    for model_type, family in FAMILIES.items()
+    if family.own_rule is None
+    for convention in family.rules
+]
+
+
+def families_of(convention):
+    return [model_type for model_type, other in CORE if other == convention]
+
+
+each_core = pytest.mark.parametrize(("model_type", "convention"), CORE)
+
+
+# transformers
+
+
+@cache
+def transformers_classes(model_type):
+    """Return the classes of a family's configuration and of its model."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    names = CONFIG_MAPPING_NAMES[model_type], MODEL_MAPPING_NAMES[model_type]
+    return tuple(getattr(transformers, name) for name in names)
+
+
+def transformers_rope_index(prompt, **changes):
+    spec = prompt.spec
+    _, model_class = transformers_classes(spec.model_type)
+    vision = SimpleNamespace(
+        spatial_merge_size=spec.spatial_merge_size,
+        temporal_merge_size=spec.temporal_merge_size,
+        tokens_per_second=spec.tokens_per_second,
+    )
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
+    model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
+    return model_class.get_rope_index(model, **{**prompt.arguments(), **changes})
+
+
+# SGLang
+
+SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
+VLLM_WHEEL = os.environ.get("VECROPE_VLLM_WHEEL")
+needs_sglang = pytest.mark.skipif(
+    SGLANG_WHEEL is None, reason="VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
+)
+needs_vllm = pytest.mark.skipif(
+    VLLM_WHEEL is None, reason="VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
+)
+
+
+@cache
+def sglang_functions():
+    return load(
+        Wheel(Path(SGLANG_WHEEL), "sglang"),
+        "sglang/srt/layers/rotary_embedding/mrope_rope_index.py",
+        *("get_rope_index", "get_rope_index_glm4v", "get_rope_index_ernie45"),
+        torch=torch,
+        itertools=itertools,
+    )
+
+
+def sglang_rope_index(prompt):
+    """Answer as SGLang does; where it answers (3, 1, T) for any number of rows, for each row.
+
+    Without any grid SGLang's GLM-4V takes the largest position over the padding too, which holds 1.
+    """
+    spec = prompt.spec
+    grids = {"image_grid_thw": prompt.image_grid_thw, "video_grid_thw": prompt.video_grid_thw}
+    if spec.model_type.startswith("glm"):
+        config = SimpleNamespace(
+            image_token_id=spec.image_token_id,
+            video_start_token_id=spec.video_start_token_id,
+            video_end_token_id=spec.video_end_token_id,
+            vision_config=SimpleNamespace(spatial_merge_size=spec.spatial_merge_size),
+        )
+        position_ids, rope_deltas = sglang_functions()["get_rope_index_glm4v"](
+            prompt.input_ids, config, **grids, attention_mask=prompt.attention_mask
+        )
+        if all(grid is None for grid in grids.values()):
+            keep = kept(prompt)
+            masked = ~keep.all(1, keepdim=True)
+            leaked = (2 - keep.sum(1, keepdim=True)).clamp(min=0) * masked
+            rope_deltas = rope_deltas - leaked
+        return position_ids, rope_deltas
+    if spec.model_type == "ernie4_5_vl_moe":
+        config = SimpleNamespace(
+            im_patch_id=spec.image_token_id,
+            video_start_token_id=spec.video_start_token_id,
+            video_end_token_id=spec.video_end_token_id,
+            spatial_conv_size=spec.spatial_merge_size,
+            temporal_conv_size=spec.temporal_merge_size,
+        )
+        answer = sglang_functions()["get_rope_index_ernie45"](prompt.input_ids, config, **grids)
+    else:
+        answer = sglang_functions()["get_rope_index"](
+            spatial_merge_size=spec.spatial_merge_size,
+            image_token_id=spec.image_token_id,
+            video_token_id=spec.video_token_id,
+            vision_start_token_id=spec.vision_start_token_id,
+            model_type=spec.model_type,
+            tokens_per_second=spec.tokens_per_second,
+            input_ids=prompt.input_ids,
+            **grids,
+            second_per_grid_ts=prompt.second_per_grid_ts,
+        )
+    position_ids, rope_deltas = answer
+    batch = len(prompt.input_ids)
+    return position_ids.expand(3, batch, -1), rope_deltas.expand(batch, 1)
+
+
+# vLLM
+
+_VLLM_CLASSES = {
+    **dict.fromkeys(
+        ("glm4v", "glm4v_moe", "glm_ocr"), ("glm4_1v", "Glm4vForConditionalGeneration")
+    ),
+    "qwen2_vl": ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
+    "qwen2_5_vl": ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"),
+    "paddleocr_vl": ("paddleocr_vl", "PaddleOCRVLForConditionalGeneration"),
+    "cohere_compass": ("cohere_compass", "CohereCompassForConditionalGeneration"),
+    "ernie4_5_vl_moe": ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration"),
+    "keye": ("keye", "KeyeForConditionalGeneration"),
+    "keye_vl1_5": ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration"),
+    "openpangu_vl": ("openpangu_vl", "OpenPanguVLForConditionalGeneration"),
+}
+_QWEN3_VL = "Qwen3VLForConditionalGeneration"
+
+
+def _load_vllm(module, *names, **namespace):
+    member = f"vllm/model_executor/models/{module}.py"
+    return load(Wheel(Path(VLLM_WHEEL), "vllm"), member, *names, torch=torch, np=np, **namespace)
+
+
+@cache
+def vllm_placeholder_range():
+    return load(
+        Wheel(Path(VLLM_WHEEL), "vllm"),
+        "vllm/multimodal/inputs.py",
+        "PlaceholderRange",
+        torch=torch,
+        dataclass=dataclass,
+        cached_property=cached_property,
+    )["PlaceholderRange"]
+
+
+@cache
+def vllm_function(model_type):
+    """Return a function of a configuration, tokens and features."""
+    if model_type not in _VLLM_CLASSES:
+        iterate = _load_vllm("qwen3_vl", f"{_QWEN3_VL}._iter_mm_grid_hw")
+        name = "_get_mrope_input_positions"
+        namespace = {_QWEN3_VL: SimpleNamespace(**iterate)}
+        function = _load_vllm("qwen3_vl", f"{_QWEN3_VL}.{name}", **namespace)[name]
+        return lambda config, tokens, features: function(tokens, features, config)
+    module, model_class = _VLLM_CLASSES[model_type]
+    names = [f"{model_class}.iter_mm_grid_thw", f"{model_class}.get_mrope_input_positions"]
+    namespace = {}
+    if model_type == "keye":
+        names.append(f"{model_class}._split_video_grid_thw")
+    if model_type == "keye_vl1_5":
+        namespace = _load_vllm(module, "split_thw")
+    methods = _load_vllm(module, *names, **namespace)
+
+    def function(config, tokens, features):
+        model = SimpleNamespace(config=config)
+        if model_type == "keye":
+            model._split_video_grid_thw = methods["_split_video_grid_thw"]
+        model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
+        return methods["get_mrope_input_positions"](model, tokens, features)
+
+    return function
+
+
+def vllm_rope_index(prompt):
+    """Answer as vLLM does for each row's unmasked tokens; masked places hold the padding value."""
+    spec = prompt.spec
+    function = vllm_function(spec.model_type)
+    symbols = dict(zip("".join(prompt.symbols), prompt.input_ids.flatten().tolist(), strict=True))
+    vision = {"spatial_merge_size": spec.spatial_merge_size}
+    if spec.tokens_per_second is not None:
+        vision["tokens_per_second"] = spec.tokens_per_second
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(**vision),
+        spatial_conv_size=spec.spatial_merge_size,
+        temporal_conv_size=spec.temporal_merge_size,
+        video_token_id=spec.video_token_id,
+        vision_start_token_id=symbols.get("<"),
+        vision_end_token_id=symbols.get(">"),
+    )
+    position_ids = torch.full((3, *prompt.input_ids.shape), spec.padding_value)
+    rope_deltas = torch.zeros((len(prompt.input_ids), 1), dtype=torch.int64)
+    images = deque(prompt.image_grid_thw if prompt.image_grid_thw is not None else ())
+    videos = deque(enumerate(grid_list(prompt.video_grid_thw)))
+    for row, keep in enumerate(kept(prompt)):
+        tokens = prompt.input_ids[row, keep]
+        types = prompt.mm_token_type_ids[row, keep]
+        features = list(_vllm_features(prompt, types, images, videos))
+        positions, delta = function(config, tokens.tolist(), features)
+        position_ids[:, row, keep] = positions
+        rope_deltas[row] = delta
+    return position_ids, rope_deltas
+
+
+def _vllm_features(prompt, types, images, videos):
+    """Describe a row as vLLM's processors do: one feature an image, and one a whole video.
+
+    A video's feature reaches from its first placeholder to its last, and `is_embed` marks the
+    placeholders in it. With Qwen3-VL it begins at the marker before the first.
+    """
+    spec = prompt.spec
+    merge = spec.spatial_merge_size
+    at = 0
+    while at < len(types):
+        start = at
+        if types[at] == 0:
+            at += 1
+            continue
+        if types[at] == 1:
+            grid = images.popleft()
+            t, h, w = grid.tolist()
+            modality, seconds = "image", None
+        else:
+            index, (t, h, w) = videos.popleft()
+            grid = torch.tensor((t, h, w))
+            t //= spec.temporal_merge_size
+            modality, seconds = "video", prompt.second_per_grid_ts
+        left = t * (h // merge) * (w // merge)
+        while left:
+            left -= int(types[at] == types[start])
+            at += 1
+        if spec.model_type.startswith("keye"):
+            grid = grid.unsqueeze(0)
+        data = {f"{modality}_grid_thw": SimpleNamespace(data=grid)}
+        if seconds is not None:
+            second = seconds[index]
+            second = torch.as_tensor(
+                second, dtype=None if torch.is_tensor(second) else torch.float64
+            )
+            data["second_per_grid_ts"] = SimpleNamespace(data=second)
+        place = vllm_placeholder_range()(
+            offset=start - (modality == "video" and spec.model_type not in _VLLM_CLASSES),
+            length=at - start,
+            is_embed=types[start:at] == types[start] if modality == "video" else None,
+        )
+        yield SimpleNamespace(modality=modality, data=data, mm_position=place)

@@ -348,6 +348,7 @@ def test_without_a_placeholder_id_types_are_needed():
     assert_same(rope_index(prompt, by_types=True), prompt.expected(by_types=True))
     with pytest.raises(ValueError, match="left over"):
         rope_index(prompt)
+    assert CanvasPrompt.from_symbols(spec, ["t()"]).symbols == ["t()"]
 
 
 # Rounding

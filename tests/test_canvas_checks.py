@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vecrope import get_rope_index
+from vecrope.testing import Refusal
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
 
 RUNS, MARKERS = canvas_spec("transformers"), canvas_spec("sglang")
@@ -182,6 +183,8 @@ def test_unsound_values_are_refused(spec, rows, rest, message):
     prompt = CanvasPrompt.from_symbols(spec, rows, **rest)
     with pytest.raises(ValueError, match=message):
         answer(prompt)
+    with pytest.raises(Refusal):
+        prompt.expected()
     # Nothing is promised of the answer, but that there is one.
     position_ids, rope_deltas = answer(prompt, validate=False)
     assert position_ids.shape == (3, *prompt.input_ids.shape)

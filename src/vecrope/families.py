@@ -156,7 +156,8 @@ def _canvas() -> Family:
     return Family(
         {name: {**rules, **fields} for name, rules in upstreams.items()},
         {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
-        own_rule_by_convention={name: partial(canvas_rule, name) for name in upstreams},
+        own_rule=partial(canvas_rule, "transformers"),
+        own_rule_by_convention={name: partial(canvas_rule, name) for name in ("sglang", "vllm")},
         own_paths={name: name for name in (*markers, *others)},
         own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
     )

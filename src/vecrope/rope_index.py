@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.bailing import bailing_rope_index
+from vecrope.canvas import canvas_rope_index
 from vecrope.glm_image import glm_image_rope_index
 from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
@@ -19,7 +20,7 @@ from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OwnRule
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -273,6 +274,7 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
 
 _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
+    CanvasRule: canvas_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,

@@ -758,17 +758,20 @@ def test_an_expanded_mask_and_expanded_ids(spec, form):
 @each_form
 @pytest.mark.parametrize("default", [torch.float16, torch.float64], ids=str)
 def test_nothing_depends_on_the_default_dtype_nor_on_gradients(form, default):
-    prompt = a_prompt(spec_of("glm4v", "sglang"))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(default)
-    try:
-        answer = rope_index(prompt, form)
-    finally:
-        torch.set_default_dtype(before)
-    assert_same(answer, prompt.expected())
-    assert not any(tensor.requires_grad for tensor in answer)
-    with torch.inference_mode():
-        assert_same(rope_index(prompt, form), prompt.expected())
+    spec = spec_of("glm4v", "sglang")
+    # float16 counts to 2,048.
+    long = Prompt.from_symbols(spec, ["t" * 3000 + "It"], image_grid_thw=[[1, 2, 2]])
+    for prompt in (a_prompt(spec), long):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(default)
+        try:
+            answer = rope_index(prompt, form)
+        finally:
+            torch.set_default_dtype(before)
+        assert_same(answer, prompt.expected())
+        assert not any(tensor.requires_grad for tensor in answer)
+        with torch.inference_mode():
+            assert_same(rope_index(prompt, form), prompt.expected())
 
 
 @each_form

@@ -126,12 +126,16 @@ def transformers_rope_index(prompt, **changes):
 
 SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
 VLLM_WHEEL = os.environ.get("VECROPE_VLLM_WHEEL")
-needs_sglang = pytest.mark.skipif(
-    SGLANG_WHEEL is None, reason="VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
-)
-needs_vllm = pytest.mark.skipif(
-    VLLM_WHEEL is None, reason="VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
-)
+
+
+def needs_sglang(test):
+    reason = "VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
+    return pytest.mark.wheels(pytest.mark.skipif(SGLANG_WHEEL is None, reason=reason)(test))
+
+
+def needs_vllm(test):
+    reason = "VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
+    return pytest.mark.wheels(pytest.mark.skipif(VLLM_WHEEL is None, reason=reason)(test))
 
 
 @cache

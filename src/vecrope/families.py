@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
+from vecrope.rules import (
+    Bailing,
+    GlmImage,
+    Hunyuan,
+    Isaac,
+    OmniRule,
+    OwnRule,
+    canvas_rule,
+)
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -32,10 +41,9 @@ class Family:
     # convention but those in `shared_in`.
     own_rule: Callable[..., OwnRule] | None = None
     shared_in: Sequence[str] = ()
+    own_rule_by_convention: Mapping[str, Callable[..., OwnRule]] = field(default_factory=dict)
     own_paths: Mapping[str, Path] = field(default_factory=dict)
     own_defaults: Fields = field(default_factory=dict)
-    # Fields of that data that one convention sets, whatever a configuration says.
-    own_fields_by_convention: Mapping[str, Fields] = field(default_factory=dict)
 
 
 # What each upstream does for nearly every family: at masked tokens, with a block of more temporal
@@ -215,28 +223,40 @@ _QWEN2_5_OMNI = Family(
         "vllm": {"tokens_per_second": _thinker("vision_config.tokens_per_second")}
     },
     defaults_by_convention={"vllm": {"tokens_per_second": 25}},
-    own_rule=OmniRule,
+    own_rule=partial(
+        OmniRule,
+        whole_times=True,
+        interleave="walk",
+        sound_markers="shared",
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="int64",
+    ),
+    own_rule_by_convention={
+        "vllm": partial(
+            OmniRule,
+            whole_times=True,
+            interleave="count",
+            sound_markers="early",
+            sound_end="block",
+            text_dtype="int64",
+        )
+    },
     own_paths={**_OMNI_OWN_PATHS, "seconds_per_chunk": _thinker("seconds_per_chunk")},
     own_defaults={**_OMNI_OWN_DEFAULTS, "seconds_per_chunk": 2},
-    own_fields_by_convention={
-        "transformers": {
-            "whole_times": True,
-            "interleave": "walk",
-            "sound_markers": "shared",
-            "sound_end": "piece",
-            "text_padding_value": 1,
-            "text_dtype": "int64",
-        },
-        "vllm": {
-            "whole_times": True,
-            "interleave": "count",
-            "sound_markers": "early",
-            "sound_end": "block",
-            "text_dtype": "int64",
-        },
-    },
 )
-_MERGE_BY_TIME = {"interleave": "merge", "sound_markers": "own"}
+
+
+def _merged_by_time(*, n_window: int, reads_window: bool = False, **fields: Any) -> OwnRule:
+    """Return the rule of qwen3_omni_moe; only transformers reads the window of its encoder."""
+    return OmniRule(
+        n_window=n_window if reads_window else 50,
+        interleave="merge",
+        sound_markers="own",
+        **fields,
+    )
+
+
 _QWEN3_OMNI_MOE = Family(
     {
         "transformers": {**_OMNI_TRANSFORMERS, "position_dtype": "float32"},
@@ -245,36 +265,44 @@ _QWEN3_OMNI_MOE = Family(
     },
     _OMNI_PATHS,
     _OMNI_DEFAULTS,
-    own_rule=OmniRule,
+    own_rule=partial(
+        _merged_by_time,
+        reads_window=True,
+        whole_times=False,
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="float32",
+    ),
+    own_rule_by_convention={
+        "sglang": partial(
+            _merged_by_time, whole_times=False, sound_end="piece", text_dtype="int64"
+        ),
+        "vllm": partial(_merged_by_time, whole_times=True, sound_end="block", text_dtype="int64"),
+    },
     own_paths={**_OMNI_OWN_PATHS, "n_window": _thinker("audio_config.n_window")},
     own_defaults={**_OMNI_OWN_DEFAULTS, "n_window": 50},
-    own_fields_by_convention={
-        "transformers": {
-            **_MERGE_BY_TIME,
-            "whole_times": False,
-            "sound_end": "piece",
-            "text_padding_value": 1,
-            "text_dtype": "float32",
-        },
-        "sglang": {
-            **_MERGE_BY_TIME,
-            "whole_times": False,
-            "sound_end": "piece",
-            "text_dtype": "int64",
-            "n_window": 50,
-        },
-        "vllm": {
-            **_MERGE_BY_TIME,
-            "whole_times": True,
-            "sound_end": "block",
-            "text_dtype": "int64",
-            "n_window": 50,
-        },
-    },
 )
+
 
 # Fields that an upstream has a default for where a configuration lacks them.
 _OPTIONAL = ("separate_frames", "tokens_per_second")
+
+
+def _canvas() -> Family:
+    upstreams = {"transformers": _TRANSFORMERS, "sglang": _SGLANG, "vllm": _VLLM}
+    # Patches per token are the rule's, which reads them off the mode.
+    fields = {**_FRAMES_BY_IDS, "spatial_merge_size": 1, "position_dtype": "int64"}
+    markers = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    others = ("downsample_mode", "uses_mrope_canvas", "mrope_mode")
+    return Family(
+        {name: {**rules, **fields} for name, rules in upstreams.items()},
+        {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
+        own_rule=partial(canvas_rule, "transformers"),
+        own_rule_by_convention={name: partial(canvas_rule, name) for name in ("sglang", "vllm")},
+        own_paths={name: name for name in (*markers, *others)},
+        own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "glm4v": _glm(151343, 151341, 151342),
@@ -453,10 +481,14 @@ FAMILIES: dict[str, Family] = {
             "original_max_position_embeddings": 0,
         },
     ),
+    "minicpmv4_7": _canvas(),
     # What looks like M-RoPE in these upstreams, and counts tokens.
     "qwen3_asr": _plain("sglang", "vllm"),
     "minicpmv4_6": _plain("vllm"),
 }
+
+# What the configurations of checkpoints call a family that vLLM files under another name.
+_CHECKPOINT_NAMES = {"Keye": "keye", "KeyeVL1_5": "keye_vl1_5"}
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
@@ -485,8 +517,7 @@ def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> di
                     f"{model_type!r} has no default {name}: pass own_rule=..., of vecrope.rules, "
                     "or use from_config"
                 )
-        own = {**family.own_defaults, **family.own_fields_by_convention.get(convention, {})}
-        values["own_rule"] = own_rule(**own)
+        values["own_rule"] = own_rule(**family.own_defaults)
     return values
 
 
@@ -497,6 +528,7 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
         ValueError: if there is no such family or upstream, or a field is missing.
     """
     model_type = _lookup(config, "model_type")
+    model_type = _CHECKPOINT_NAMES.get(model_type, model_type)
     family = _family_of(model_type, convention)
     defaults = family.defaults_by_convention.get(convention, {})
     values = dict(family.rules[convention])
@@ -510,13 +542,14 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
             name: _lookup(config, path, family.own_defaults.get(name))
             for name, path in family.own_paths.items()
         }
-        own = {**found, **family.own_fields_by_convention.get(convention, {})}
-        values["own_rule"] = own_rule(**own)
+        values["own_rule"] = own_rule(**found)
     return model_type, values
 
 
 def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
-    return None if convention in family.shared_in else family.own_rule
+    if convention in family.shared_in:
+        return None
+    return family.own_rule_by_convention.get(convention, family.own_rule)
 
 
 def _family_of(model_type: object, convention: str) -> Family:

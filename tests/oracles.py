@@ -5,7 +5,6 @@ deltas, or raises what the upstream raises.
 """
 
 import itertools
-import os
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,6 +14,7 @@ from types import MethodType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from own_support import SGLANG_WHEEL, VLLM_WHEEL
 from support import grid_list, kept
 
 from bench.wheels import Wheel, load
@@ -123,19 +123,6 @@ def transformers_rope_index(prompt, **changes):
 
 
 # SGLang
-
-SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
-VLLM_WHEEL = os.environ.get("VECROPE_VLLM_WHEEL")
-
-
-def needs_sglang(test):
-    reason = "VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
-    return pytest.mark.wheels(pytest.mark.skipif(SGLANG_WHEEL is None, reason=reason)(test))
-
-
-def needs_vllm(test):
-    reason = "VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
-    return pytest.mark.wheels(pytest.mark.skipif(VLLM_WHEEL is None, reason=reason)(test))
 
 
 @cache

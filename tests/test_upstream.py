@@ -10,14 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracles import (
     families_of,
-    needs_sglang,
-    needs_vllm,
     sglang_rope_index,
     spec_of,
     transformers_classes,
     transformers_rope_index,
     vllm_rope_index,
 )
+from own_support import needs_sglang, needs_vllm
 from support import CONVENTIONS, assert_same, grid_list, kept, rope_index
 
 from vecrope import MRopeSpec, get_rope_index

@@ -109,17 +109,23 @@ def transformers_classes(model_type):
     return tuple(getattr(transformers, name) for name in names)
 
 
-def transformers_rope_index(prompt, **changes):
+def transformers_function(model_type, config):
+    """Return the function of a model that has this configuration and nothing else."""
+    _, model_class = transformers_classes(model_type)
+    model = SimpleNamespace(config=config)
+    model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
+    return MethodType(model_class.get_rope_index, model)
+
+
+def transformers_rope_index(prompt):
     spec = prompt.spec
-    _, model_class = transformers_classes(spec.model_type)
     vision = SimpleNamespace(
         spatial_merge_size=spec.spatial_merge_size,
         temporal_merge_size=spec.temporal_merge_size,
         tokens_per_second=spec.tokens_per_second,
     )
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
-    return model_class.get_rope_index(model, **{**prompt.arguments(), **changes})
+    function = transformers_function(spec.model_type, SimpleNamespace(vision_config=vision))
+    return function(**prompt.arguments())
 
 
 # SGLang

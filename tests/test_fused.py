@@ -30,6 +30,7 @@ from vecrope import fused, kernels
 
 few_examples = settings(max_examples=15, deadline=None)
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
+SPECS["vllm"] = spec_of("glm4v", "vllm")
 SPECS["mixed"] = replace(SPECS["sglang"], span_rule="hw", spatial_merge_size=3, padding_value=-7)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
@@ -115,6 +116,12 @@ def test_what_is_wrong_is_told_apart(rows, grids, fault):
     buffers = run(Prompt.from_symbols(SPECS["sglang"], rows, **grids))
     assert buffers.faults[fault] != 0
     assert fault == 1 or buffers.faults[1] == 0
+
+
+def test_an_image_of_several_frames_is_wrong_where_the_family_has_none():
+    for name, is_wrong in (("sglang", False), ("vllm", True)):
+        prompt = Prompt.from_symbols(SPECS[name], ["tIIt"], image_grid_thw=[[2, 2, 2]])
+        assert bool(run(prompt).faults.any()) is is_wrong
 
 
 @pytest.mark.parametrize(

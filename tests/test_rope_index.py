@@ -348,10 +348,16 @@ def test_frames_of_one_patch_by_one_are_expanded():
 
 @each_form
 @each_convention
-def test_an_image_in_two_runs_is_refused(spec, form):
-    row = "ItItIIt".ljust(20, "t")
-    prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[2, 2, 2], [1, 2, 4]])
-    with pytest.raises(ValueError, match="row 0, image 0: its grid"):
+@pytest.mark.parametrize(
+    ("row", "grids"),
+    [
+        pytest.param("ItItIIt".ljust(20, "t"), [[2, 2, 2], [1, 2, 4]], id="among images"),
+        pytest.param("It[It]", [[2, 2, 2]], id="the second in a video"),
+    ],
+)
+def test_an_image_in_two_runs_is_refused(row, grids, spec, form):
+    prompt = Prompt.from_symbols(spec, [row], image_grid_thw=grids)
+    with pytest.raises(ValueError, match=r"row 0, image 0: its grid|row 0 holds video tokens"):
         rope_index(prompt, form)
 
 
@@ -752,17 +758,20 @@ def test_an_expanded_mask_and_expanded_ids(spec, form):
 @each_form
 @pytest.mark.parametrize("default", [torch.float16, torch.float64], ids=str)
 def test_nothing_depends_on_the_default_dtype_nor_on_gradients(form, default):
-    prompt = a_prompt(spec_of("glm4v", "sglang"))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(default)
-    try:
-        answer = rope_index(prompt, form)
-    finally:
-        torch.set_default_dtype(before)
-    assert_same(answer, prompt.expected())
-    assert not any(tensor.requires_grad for tensor in answer)
-    with torch.inference_mode():
-        assert_same(rope_index(prompt, form), prompt.expected())
+    spec = spec_of("glm4v", "sglang")
+    # float16 counts to 2,048.
+    long = Prompt.from_symbols(spec, ["t" * 3000 + "It"], image_grid_thw=[[1, 2, 2]])
+    for prompt in (a_prompt(spec), long):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(default)
+        try:
+            answer = rope_index(prompt, form)
+        finally:
+            torch.set_default_dtype(before)
+        assert_same(answer, prompt.expected())
+        assert not any(tensor.requires_grad for tensor in answer)
+        with torch.inference_mode():
+            assert_same(rope_index(prompt, form), prompt.expected())
 
 
 @each_form
@@ -841,6 +850,11 @@ BY_HAND = {
             [[_, _, 0, 1, 2, 1, 2, 3], [0, 0, 0, 0, 4, _, _, _], [_] * 8],
         ),
         {"sglang": [-4, -3, -8], "transformers": [-2, 0, 0]},
+    ),
+    "a masked token alone": (
+        {"rows": ["t"], "mask": ["0"]},
+        ([[_]],) * 3,
+        {"sglang": [-1], "transformers": [0]},
     ),
     "a hole in the mask inside an image leaves one image": (
         {"rows": ["tItIII]t"], "mask": ["11011101"], "image_grid_thw": [[1, 4, 4]]},

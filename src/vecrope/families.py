@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -32,6 +33,7 @@ class Family:
     # convention but those in `shared_in`.
     own_rule: Callable[..., OwnRule] | None = None
     shared_in: Sequence[str] = ()
+    own_rule_by_convention: Mapping[str, Callable[..., OwnRule]] = field(default_factory=dict)
     own_paths: Mapping[str, Path] = field(default_factory=dict)
     own_defaults: Fields = field(default_factory=dict)
 
@@ -168,6 +170,23 @@ def _plain(*conventions: str) -> Family:
 
 # Fields that an upstream has a default for where a configuration lacks them.
 _OPTIONAL = ("separate_frames", "tokens_per_second")
+
+
+def _canvas() -> Family:
+    upstreams = {"transformers": _TRANSFORMERS, "sglang": _SGLANG, "vllm": _VLLM}
+    # Patches per token are the rule's, which reads them off the mode.
+    fields = {**_FRAMES_BY_IDS, "spatial_merge_size": 1, "position_dtype": "int64"}
+    markers = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    others = ("downsample_mode", "uses_mrope_canvas", "mrope_mode")
+    return Family(
+        {name: {**rules, **fields} for name, rules in upstreams.items()},
+        {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
+        own_rule=partial(canvas_rule, "transformers"),
+        own_rule_by_convention={name: partial(canvas_rule, name) for name in ("sglang", "vllm")},
+        own_paths={name: name for name in (*markers, *others)},
+        own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "glm4v": _glm(151343, 151341, 151342),
@@ -342,10 +361,14 @@ FAMILIES: dict[str, Family] = {
             "original_max_position_embeddings": 0,
         },
     ),
+    "minicpmv4_7": _canvas(),
     # What looks like M-RoPE in these upstreams, and counts tokens.
     "qwen3_asr": _plain("sglang", "vllm"),
     "minicpmv4_6": _plain("vllm"),
 }
+
+# What the configurations of checkpoints call a family that vLLM files under another name.
+_CHECKPOINT_NAMES = {"Keye": "keye", "KeyeVL1_5": "keye_vl1_5"}
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
@@ -385,6 +408,7 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
         ValueError: if there is no such family or upstream, or a field is missing.
     """
     model_type = _lookup(config, "model_type")
+    model_type = _CHECKPOINT_NAMES.get(model_type, model_type)
     family = _family_of(model_type, convention)
     defaults = family.defaults_by_convention.get(convention, {})
     values = dict(family.rules[convention])
@@ -403,7 +427,9 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
 
 
 def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
-    return None if convention in family.shared_in else family.own_rule
+    if convention in family.shared_in:
+        return None
+    return family.own_rule_by_convention.get(convention, family.own_rule)
 
 
 def _family_of(model_type: object, convention: str) -> Family:

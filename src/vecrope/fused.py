@@ -6,15 +6,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from vecrope import kernels
 from vecrope.spec import MRopeSpec
 
 _KERNELS = kernels.mark, kernels.summarise, kernels.write
-# What is compiled is launched with constants and all from Triton 3.3 on.
-_COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 
 
 class Buffers(NamedTuple):
@@ -90,7 +87,12 @@ class Launcher:
         rules = image, *markers, self._last
         self._constants = (
             markers,
-            (*rules, spec.spatial_merge_size, spec.span_rule == "thw"),
+            (
+                *rules,
+                spec.spatial_merge_size,
+                spec.span_rule == "thw",
+                not spec.multi_frame_images,
+            ),
             (*rules, spec.padding_value, spec.delta_length == "padded"),
         )
         # What Triton has compiled the kernels to, by what it looks at to compile them. To launch
@@ -161,7 +163,7 @@ class Launcher:
                 seq_len, num_rows, num_images, num_items, num_items.bit_length(),
                 *of_write, *tiles,
             )  # fmt: skip
-        if write is not None and _COMPILED_TAKE_CONSTANTS:
+        if write is not None and kernels.COMPILED_TAKE_CONSTANTS:
             self._compiled[key] = mark, summarise, write
 
     def _ready(self, values: Tensor) -> Tensor:

@@ -23,6 +23,8 @@ NUM_BLOCK_ROWS = 5
 NUM_ITEM_ROWS = 7
 # Ranks and positions have 32 bits, and a marker's index takes one more.
 MAX_TOKENS = 2**30
+# What is compiled is launched with constants and all from Triton 3.3 on.
+COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 # The caller's tensors, which may be views that start anywhere.
 _ARGUMENTS = ["ids", "mask", "types", "image_grids", "video_grids"]
 
@@ -177,6 +179,7 @@ def _make_items(
     num_items,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Write the item table, all images before all videos, and whether a grid is not sound."""
@@ -200,6 +203,8 @@ def _make_items(
         size = t.to(tl.float32) * (h // MERGE).to(tl.float32) * (w // MERGE).to(tl.float32)
         unsound |= size >= 2**30
         misshapen += tl.sum(unsound.to(tl.int32), 0)
+        if ONE_FRAME:
+            misshapen += tl.sum((is_image & (t > 1)).to(tl.int32), 0)
         t = tl.where(unsound, 0, t).to(tl.int64)
         height = tl.where(unsound, 0, h // MERGE).to(tl.int64)
         width = tl.where(unsound, 0, w // MERGE).to(tl.int64)
@@ -288,6 +293,7 @@ def summarise(
     LAST: tl.constexpr,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -296,7 +302,18 @@ def summarise(
     num_blocks = tl.num_programs(0) - 1
     marked, undecided, images, videos, kept_tokens, items = _block_rows(work, num_blocks)
     if block == num_blocks:
-        _make_items(image_grids, video_grids, work, items, num_images, num_items, MERGE, THW, CHUNK)
+        _make_items(
+            image_grids,
+            video_grids,
+            work,
+            items,
+            num_images,
+            num_items,
+            MERGE,
+            THW,
+            ONE_FRAME,
+            CHUNK,
+        )
     else:
         row, at, token, inside, kept, _ = _load(ids, mask, sizes, seq_len, BLOCK)
         row_start = row * tl.cdiv(seq_len, BLOCK)

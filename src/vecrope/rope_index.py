@@ -9,8 +9,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from vecrope import checks, fit
+from vecrope import checks
 from vecrope.bailing import bailing_rope_index
+from vecrope.canvas import canvas_rope_index
 from vecrope.glm_image import glm_image_rope_index
 from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
@@ -19,7 +20,7 @@ from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OwnRule
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -230,18 +231,16 @@ def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tens
     """Return the answer of the CUDA kernels, or None where they cannot take the call."""
     if not spec.frames_by_markers or not inputs.input_ids.is_cuda or inputs.cu_seqlens is not None:
         return None
-    images, mask = inputs.image_grid_thw, inputs.attention_mask
+    mask = inputs.attention_mask
     if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
         return None
     pipeline = _pipeline_for(inputs.input_ids)
     if pipeline is None:
         return None
-    if validate and images is not None and not spec.multi_frame_images:
-        fit.check_grids(images, images[:0], spec)
     answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
         inputs.input_ids,
         spec,
-        images,
+        inputs.image_grid_thw,
         inputs.video_grid_thw,
         mask,
         inputs.mm_token_type_ids,
@@ -275,6 +274,7 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
 
 _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
+    CanvasRule: canvas_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,

@@ -130,13 +130,13 @@ def _kinds(
         height, width = height // merge, width // merge
         number, span, offsets = len(grids), max(height, width), None
         if grids is videos:
+            if not _seconds_are_sound(spec, frames, seconds):
+                return None
             frames //= spec.temporal_merge_size
             if spec.separate_frames:
                 number, frames = frames, 1
         if frames > 1:
             offsets = _offsets(spec, frames, seconds)
-            if offsets is None:
-                return None
             if spec.span_rule == "thw":
                 span = max(span, int(offsets[-1]) + 1)
         if not frames or not number:
@@ -145,22 +145,24 @@ def _kinds(
     return kinds
 
 
-def _offsets(
+def _seconds_are_sound(
     spec: MRopeSpec, frames: int, seconds: Tensor | Sequence[float] | None
-) -> Tensor | None:
-    """Return the temporal offsets of the video's frames, or None if its seconds are not sound."""
+) -> bool:
+    """Say whether the seconds of the one video are there where needed, finite, and not too many."""
+    if spec.video_time == "frames":
+        return True
+    if seconds is None:
+        return spec.default_seconds is not None
+    assert spec.tokens_per_second is not None
+    value = float(seconds[0])
+    return isfinite(value) and 0 <= value * spec.tokens_per_second * frames < 2**30
+
+
+def _offsets(spec: MRopeSpec, frames: int, seconds: Tensor | Sequence[float] | None) -> Tensor:
+    """Return the temporal offsets of the frames of the one video."""
     number = torch.arange(frames, device="cpu")
     if spec.video_time == "frames":
         return number
-    if seconds is not None:
-        value = float(seconds[0])
-    elif spec.default_seconds is not None:
-        value = spec.default_seconds
-    else:
-        return None
-    assert spec.tokens_per_second is not None
-    if not isfinite(value) or not 0 <= value * spec.tokens_per_second * frames < 2**30:
-        return None
     return temporal_offset(number, video_pace(1, spec, seconds, number.device))
 
 

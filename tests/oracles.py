@@ -40,8 +40,8 @@ def spec_of(model_type, convention, **fields):
 CORE = [
     (model_type, convention)
     for model_type, family in FAMILIES.items()
-    if family.own_rule is None
     for convention in family.rules
+    if family.own_rule is None or convention in family.shared_in
 ]
 
 
@@ -204,6 +204,7 @@ _VLLM_CLASSES = {
     "ernie4_5_vl_moe": ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration"),
     "keye": ("keye", "KeyeForConditionalGeneration"),
     "keye_vl1_5": ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration"),
+    "bailing_moe_v3_vl": ("bailing_moe_v3_vl", "BailingMoeV3VLForConditionalGeneration"),
     "openpangu_vl": ("openpangu_vl", "OpenPanguVLForConditionalGeneration"),
 }
 _QWEN3_VL = "Qwen3VLForConditionalGeneration"
@@ -236,8 +237,10 @@ def vllm_function(model_type):
         function = _load_vllm("qwen3_vl", f"{_QWEN3_VL}.{name}", **namespace)[name]
         return lambda config, tokens, features: function(tokens, features, config)
     module, model_class = _VLLM_CLASSES[model_type]
-    names = [f"{model_class}.iter_mm_grid_thw", f"{model_class}.get_mrope_input_positions"]
+    names = [f"{model_class}.get_mrope_input_positions"]
     namespace = {}
+    if model_type != "bailing_moe_v3_vl":
+        names.append(f"{model_class}.iter_mm_grid_thw")
     if model_type == "keye":
         names.append(f"{model_class}._split_video_grid_thw")
     if model_type == "keye_vl1_5":
@@ -248,7 +251,8 @@ def vllm_function(model_type):
         model = SimpleNamespace(config=config)
         if model_type == "keye":
             model._split_video_grid_thw = methods["_split_video_grid_thw"]
-        model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
+        if "iter_mm_grid_thw" in methods:
+            model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
         return methods["get_mrope_input_positions"](model, tokens, features)
 
     return function

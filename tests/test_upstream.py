@@ -403,9 +403,8 @@ def vllm_prompts(model_type):
 def test_prompts_are_answered_as_by_vllm(model_type):
     @given(vllm_prompts(model_type))
     def check(prompt):
-        # vLLM has no request without tokens, and its Cohere Compass no videos.
+        # vLLM has no request without tokens.
         assume(not has_a_row_without_tokens(prompt))
-        assume(model_type != "cohere_compass" or prompt.video_grid_thw is None)
         theirs = vllm_rope_index(prompt)
         assert_same(rope_index(prompt), theirs)
         assert_same(rope_index(prompt, mm_token_type_ids=prompt.mm_token_type_ids), theirs)

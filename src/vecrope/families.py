@@ -360,13 +360,19 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": _frames_between_timestamps(248056, 248057, 248053),
     "cosmos3_omni": _frames_between_timestamps(151655, 151656, 151652),
     "cosmos3_edge": _frames_between_timestamps(19, 18, 20),
+    # vLLM's takes no videos.
     "cohere_compass": Family(
         {
             "transformers": {**_TRANSFORMERS, **_FRAMES_BY_IDS},
-            "vllm": {**_VLLM, **_FRAMES_BY_IDS},
+            "vllm": {**_VLLM, **_BY_IDS},
         },
-        _VISION_PATHS,
-        _vision(255031, 255032),
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.spatial_merge_size",
+        },
+        {"image_token_id": 255031, "spatial_merge_size": 2},
+        paths_by_convention={"transformers": {"video_token_id": "video_token_id"}},
+        defaults_by_convention={"transformers": {"video_token_id": 255032}},
     ),
     "ernie4_5_vl_moe": Family(
         {

@@ -119,6 +119,13 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
+    return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
+
+
+def rope_index_of(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, max_segments: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what `get_rope_index` does for the arguments in `inputs`."""
     prepared = prepare(inputs, spec, validate, max_segments)
     if spec.own_rule is not None:
         return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)

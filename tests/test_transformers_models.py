@@ -49,13 +49,13 @@ def resumed(model, inputs, tokens, cache, options):
     return model.generate(tokens, attention_mask=mask, past_key_values=cache, **options).sequences
 
 
-def with_plain_positions(self, input_ids, *unused, **unused_too):
+def with_plain_positions(_, input_ids, **_unused):
     batch, seq_len = input_ids.shape
     positions = torch.arange(seq_len).expand(3, batch, seq_len)
     return positions, torch.zeros((batch, 1), dtype=torch.int64)
 
 
-def must_not_be_called(self, *unused, **unused_too):
+def must_not_be_called(*_, **_unused):
     raise AssertionError("transformers' own get_rope_index was called")
 
 
@@ -76,9 +76,9 @@ def test_logits_and_tokens_are_the_same_when_patched(model_type, layout, monkeyp
 def test_other_positions_give_other_logits(model_type, layout, monkeypatch):
     """The comparison above would show a wrong position."""
     model, inputs = tiny_model(model_type), inputs_of(model_type, layout)
-    expected = outputs(model, inputs)["logits"]
+    expected = model(**inputs).logits
     monkeypatch.setattr(type(model.model), "get_rope_index", with_plain_positions)
-    assert not torch.equal(outputs(model, inputs)["logits"], expected)
+    assert not torch.equal(model(**inputs).logits, expected)
 
 
 def test_every_shared_family_is_among_them():

@@ -54,9 +54,9 @@ def get_rope_index(
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
-        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, float32
-            or float64, or a list of floats, for families that space videos in time. None: the
-            family's default. The upstreams round by its type, and so does this.
+        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
+            floating-point dtype, or a list of floats, for families that space videos in time.
+            None: the family's default. The upstreams round by its type, and so does this.
         second_per_grids: the same, by the name that the omni families give it.
         audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
         use_audio_in_video: whether videos come with their sound, interleaved; of the same.

@@ -61,7 +61,8 @@ def by_types_and_seconds(
     if second_per_grid_ts is not None:
         # As with grids, those that no video asks for are left over.
         num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
-        second_per_grid_ts = second_per_grid_ts[:num_videos]
+        if len(second_per_grid_ts) > num_videos:
+            second_per_grid_ts = second_per_grid_ts[:num_videos]
     inputs = Inputs(
         input_ids,
         image_grid_thw,

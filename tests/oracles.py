@@ -7,7 +7,7 @@ deltas, or raises what the upstream raises.
 import itertools
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from types import MethodType, SimpleNamespace
@@ -20,6 +20,7 @@ from support import grid_list, kept
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec
 from vecrope.families import FAMILIES
+from vecrope.testing import Prompt
 
 # What their configuration classes have no default of.
 WITHOUT_DEFAULT = {
@@ -48,7 +49,50 @@ def families_of(convention):
     return [model_type for model_type, other in CORE if other == convention]
 
 
+def distinct_rules():
+    """Return one family of each set of rules, ids and sizes aside."""
+    nothing = {"model_type": "", "image_token_id": 0, "spatial_merge_size": 2}
+    found = {}
+    for model_type, convention in CORE:
+        spec = spec_of(model_type, convention)
+        numbered = {
+            name: 1 + at
+            for at, name in enumerate(vars(spec))
+            if name.endswith("token_id") and getattr(spec, name) is not None
+        }
+        found.setdefault(replace(spec, **{**nothing, **numbered}), spec)
+    return list(found.values())
+
+
+RULES = distinct_rules()
+each_rule = pytest.mark.parametrize(
+    "spec", RULES, ids=[f"{spec.model_type}-{spec.convention}" for spec in RULES]
+)
+
+
 each_core = pytest.mark.parametrize(("model_type", "convention"), CORE)
+
+
+QWEN2 = ("qwen2_vl", "qwen2_5_vl")
+GLM = ("glm4v", "glm4v_moe", "glm46v", "glm_ocr")
+FRAMES_BY_STAMPS = (
+    *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+    *("cosmos3_omni", "cosmos3_edge"),
+)
+EVERYWHERE = ("transformers", "sglang", "vllm")
+
+
+def pairs(names, *conventions):
+    names = (names,) if isinstance(names, str) else names
+    return [(name, convention) for name in names for convention in conventions]
+
+
+def build(model_type, convention, rows, *, fields=None, **arguments):
+    """Build a prompt; `V` stands for `I` where a family's videos have the placeholder of images."""
+    spec = replace(spec_of(model_type, convention), **(fields or {}))
+    if spec.video_token_id is None:
+        rows = [row.replace("V", "I") for row in rows]
+    return Prompt.from_symbols(spec, rows, **arguments)
 
 
 # transformers
@@ -82,12 +126,16 @@ def transformers_rope_index(prompt, **changes):
 
 SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
 VLLM_WHEEL = os.environ.get("VECROPE_VLLM_WHEEL")
-needs_sglang = pytest.mark.skipif(
-    SGLANG_WHEEL is None, reason="VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
-)
-needs_vllm = pytest.mark.skipif(
-    VLLM_WHEEL is None, reason="VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
-)
+
+
+def needs_sglang(test):
+    reason = "VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
+    return pytest.mark.wheels(pytest.mark.skipif(SGLANG_WHEEL is None, reason=reason)(test))
+
+
+def needs_vllm(test):
+    reason = "VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
+    return pytest.mark.wheels(pytest.mark.skipif(VLLM_WHEEL is None, reason=reason)(test))
 
 
 @cache

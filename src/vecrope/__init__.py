@@ -9,6 +9,7 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.glm_image_decode import get_decode_position_ids
 from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
 from vecrope.rope_index import get_rope_index, plan_rope_index
@@ -22,6 +23,7 @@ __all__ = [
     "RopeIndexRunner",
     "RunnerInputs",
     "concatenate_plans",
+    "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",
     "plan_from_placeholders",

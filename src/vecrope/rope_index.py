@@ -6,16 +6,23 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from vecrope import fit
+from vecrope import checks
+from vecrope.bailing import bailing_rope_index
+from vecrope.canvas import canvas_rope_index
+from vecrope.glm_image import glm_image_rope_index
+from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
+from vecrope.isaac import isaac_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OwnRule
 from vecrope.short import short_rope_index
+from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -63,7 +70,8 @@ def get_rope_index(
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
-        validate: check the values of the input. On a device other than the CPU this synchronises.
+        validate: check the values of the input. On a device other than the CPU this synchronises:
+            once, where the kernels of `vecrope.kernels` answer, if the values are good.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
@@ -76,7 +84,8 @@ def get_rope_index(
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
         int64, or (num_sequences, 1): the row's largest position plus one (0 for a row without an
         unmasked token), less its padded or its valid length as `spec.delta_length` says. The axes
-        are temporal, height, width. Neither aliases an input.
+        are temporal, height, width. Neither aliases an input. A family with a rule of its own may
+        have other axes, and deltas in the dtype of `input_ids`: its room says so.
 
         If `max_segments` is too small and cannot be refused (`validate=False`, or tracing), or if
         under tracing `validate` finds a misfit, every position is -1 and every delta the least
@@ -102,8 +111,10 @@ def get_rope_index(
         >>> rope_deltas
         tensor([[-2]])
 
-    The rules are those of SGLang's `get_rope_index_glm4v` and of transformers'
-    `Glm4vModel.get_rope_index`.
+    The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch of the
+    GLM families takes the two or three kernels of `vecrope.kernels`; the other forms are tensor
+    operators.
     """
     inputs = Inputs(
         input_ids,
@@ -126,10 +137,15 @@ def rope_index_of(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, max_segments: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return what `get_rope_index` does for the arguments in `inputs`."""
+    checks.check_metadata(inputs, spec, max_segments)
+    answer = _fused_answer(inputs, spec, validate) if max_segments is None else None
+    if answer is not None:
+        return answer
+    # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_segments)
     if spec.own_rule is not None:
         return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
-    answer = _fast_answer(prepared, spec, validate, max_segments)
+    answer = _eager_answer(prepared, spec)
     if answer is not None:
         return answer
     plan = build_plan(prepared, spec, validate, max_segments)
@@ -202,6 +218,7 @@ def plan_rope_index(
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
     )
+    checks.check_metadata(inputs, spec, max_segments)
     prepared = prepare(inputs, spec, validate, max_segments)
     return narrowed(build_plan(prepared, spec, validate, max_segments))
 
@@ -217,43 +234,58 @@ def _one_of(
     return second_per_grids
 
 
-def _fast_answer(
-    prepared: Prepared, spec: MRopeSpec, validate: bool, max_segments: int | None
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of a form that is faster than the segment table, where one fits."""
-    inputs, exact, tracing, dtype = prepared
+def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of the CUDA kernels, or None where they cannot take the call."""
+    if not spec.frames_by_markers or not inputs.input_ids.is_cuda or inputs.cu_seqlens is not None:
+        return None
+    mask = inputs.attention_mask
+    if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
+        return None
+    pipeline = _pipeline_for(inputs.input_ids)
+    if pipeline is None:
+        return None
+    answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+        inputs.input_ids,
+        spec,
+        inputs.image_grid_thw,
+        inputs.video_grid_thw,
+        mask,
+        inputs.mm_token_type_ids,
+        validate=validate,
+    )
+    if answer is None or spec.position_dtype == "ids":
+        return answer
+    return answer[0].to(torch.int64), answer[1]
+
+
+def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of a form for CPUs that is faster than the segment table, or None."""
+    inputs, exact, _, dtype = prepared
     input_ids, images, videos = inputs.input_ids, inputs.image_grid_thw, inputs.video_grid_thw
     mask, types = inputs.attention_mask, inputs.mm_token_type_ids
-    if max_segments is not None or inputs.cu_seqlens is not None or not _is_fast(spec):
+    if not exact or inputs.cu_seqlens is not None or not input_ids.numel():
         return None
     answer = None
-    if exact and input_ids.numel():
-        if mask is None and types is None:
+    if mask is None and types is None:
+        if spec.frames_by_markers:
             answer = short_rope_index(input_ids, spec, images, videos)
-        if answer is None:
-            kept = None if mask is None else mask.to(input_ids.device)
-            types = None if types is None else types.to(input_ids.device)
-            answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
-    pipeline = None if tracing else _pipeline_for(input_ids)
-    if pipeline is not None:
-        if validate and images is not None and not spec.multi_frame_images:
-            fit.check_grids(images, images[:0], spec)
-        answer = pipeline.fused_rope_index(
-            input_ids, spec, images, videos, mask, types, validate=validate
-        )
+        elif spec.marker_rule in ("none", "adjacent"):
+            seconds = inputs.second_per_grid_ts
+            answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
+    if answer is None and spec.frames_by_markers:
+        kept = None if mask is None else mask.to(input_ids.device)
+        types = None if types is None else types.to(input_ids.device)
+        answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
     return None if answer is None else (answer[0].to(dtype), answer[1])
 
 
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {}
-
-
-def _is_fast(spec: MRopeSpec) -> bool:
-    """Whether the faster forms, for a CPU and for CUDA, know the family's rules."""
-    return (
-        spec.marker_rule in ("last", "count")
-        and spec.separate_frames
-        and spec.image_time == "frames"
-    )
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+    Bailing: bailing_rope_index,
+    CanvasRule: canvas_rope_index,
+    GlmImage: glm_image_rope_index,
+    Hunyuan: hunyuan_rope_index,
+    Isaac: isaac_rope_index,
+}
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:

@@ -131,7 +131,7 @@ def by_types_on_canvases(
 
 
 # The size of what it keeps depends on values, of which a graph has none.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def by_markers_with_targets(
     model: Module,
     spec: MRopeSpec,

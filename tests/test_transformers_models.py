@@ -3,13 +3,15 @@
 import pytest
 import torch
 from tiny_models import IDS, LAYOUTS, inputs_of, tiny_model
+from tiny_own_models import MODELS, own_inputs_of, tiny_own_model
 
 from vecrope.families import FAMILIES
 from vecrope.integrations.transformers import patched
 
 EACH = pytest.mark.parametrize(
     ("model_type", "layout"),
-    [(model_type, layout) for model_type, layouts in LAYOUTS.items() for layout in layouts],
+    [(model_type, layout) for model_type, layouts in LAYOUTS.items() for layout in layouts]
+    + [(model_type, "own rule") for model_type in MODELS],
 )
 
 
@@ -22,6 +24,12 @@ def _quiet():
         yield
 
 
+def model_and_inputs(model_type, layout):
+    if model_type in MODELS:
+        return tiny_own_model(model_type), own_inputs_of(model_type)
+    return tiny_model(model_type), inputs_of(model_type, layout)
+
+
 def outputs(model, inputs):
     """Return all that positions can change: logits, and what is generated in several ways."""
     model.model.rope_deltas = None
@@ -29,8 +37,9 @@ def outputs(model, inputs):
     options = {"max_new_tokens": 4, "do_sample": False, "return_dict_in_generate": True}
     options |= {"output_scores": True, "suppress_tokens": list(IDS.values())}
     ways = {"greedy": {}, "without a cache": {"use_cache": False}, "beams": {"num_beams": 2}}
-    if model.config.model_type.startswith("glm") and "video_grid_thw" in inputs:
-        # GLM's models count a token that no prompt holds when they repeat clips for the beams.
+    model_type = model.config.model_type
+    if model_type == "glm_image" or (model_type.startswith("glm") and "video_grid_thw" in inputs):
+        # To repeat images for the beams these count tokens that no prompt holds, or not as many.
         del ways["beams"]
     for name, more in ways.items():
         generated = model.generate(**inputs, **options, **more)
@@ -49,19 +58,13 @@ def resumed(model, inputs, tokens, cache, options):
     return model.generate(tokens, attention_mask=mask, past_key_values=cache, **options).sequences
 
 
-def with_plain_positions(_, input_ids, **_unused):
-    batch, seq_len = input_ids.shape
-    positions = torch.arange(seq_len).expand(3, batch, seq_len)
-    return positions, torch.zeros((batch, 1), dtype=torch.int64)
-
-
 def must_not_be_called(*_, **_unused):
     raise AssertionError("transformers' own get_rope_index was called")
 
 
 @EACH
 def test_logits_and_tokens_are_the_same_when_patched(model_type, layout, monkeypatch):
-    model, inputs = tiny_model(model_type), inputs_of(model_type, layout)
+    model, inputs = model_and_inputs(model_type, layout)
     expected = outputs(model, inputs)
     with patched(model):
         monkeypatch.setattr(type(model.model), "get_rope_index", must_not_be_called)
@@ -75,16 +78,18 @@ def test_logits_and_tokens_are_the_same_when_patched(model_type, layout, monkeyp
 @EACH
 def test_other_positions_give_other_logits(model_type, layout, monkeypatch):
     """The comparison above would show a wrong position."""
-    model, inputs = tiny_model(model_type), inputs_of(model_type, layout)
+    model, inputs = model_and_inputs(model_type, layout)
     expected = model(**inputs).logits
-    monkeypatch.setattr(type(model.model), "get_rope_index", with_plain_positions)
+    own = model.model.get_rope_index
+
+    def with_plain_positions(*args, **kwargs):
+        positions, deltas = own(*args, **kwargs)
+        return torch.arange(positions.shape[2]).expand_as(positions), deltas
+
+    monkeypatch.setattr(model.model, "get_rope_index", with_plain_positions)
     assert not torch.equal(model(**inputs).logits, expected)
 
 
-def test_every_shared_family_is_among_them():
-    shared = {
-        model_type
-        for model_type, family in FAMILIES.items()
-        if "transformers" in family.rules and family.own_rule is None
-    }
-    assert shared == set(LAYOUTS)
+def test_every_family_is_among_them():
+    known = {name for name, family in FAMILIES.items() if "transformers" in family.rules}
+    assert known == {*LAYOUTS, *MODELS}

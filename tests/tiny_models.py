@@ -20,13 +20,14 @@ IDS = {
     "video_start_token_id": 15,
     "video_end_token_id": 16,
 }
+IMAGE = IDS["image_token_id"]
 _VOCABULARY = 48
 _FIRST_TEXT_ID = 20
 _PATCH = 2
 
-_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 # A class takes those that it has.
-_TEXT = {
+TEXT = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 16,
     "intermediate_size": 16,
@@ -51,7 +52,7 @@ _TEXT = {
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
 }
-_VISION = {
+VISION = {
     "depth": 1,
     "num_hidden_layers": 1,
     "hidden_size": 16,
@@ -71,8 +72,8 @@ _VISION = {
     "window_size": 8,
 }
 _TEXT_OF = {
-    "cohere_compass": {"rope_parameters": {"full_attention": _ROPE}},
-    "glm4v_moe": {"rope_parameters": {**_ROPE, "partial_rotary_factor": 1.0}},
+    "cohere_compass": {"rope_parameters": {"full_attention": ROPE}},
+    "glm4v_moe": {"rope_parameters": {**ROPE, "partial_rotary_factor": 1.0}},
     "ernie4_5_vl_moe": {"moe_intermediate_size": [8, 8]},
     "qwen3_5": {"layer_types": ["full_attention"]},
     "qwen3_5_moe": {"layer_types": ["full_attention"]},
@@ -116,14 +117,14 @@ def tiny_config(model_type):
     config_class = getattr(transformers, CONFIG_MAPPING_NAMES[model_type])
     default = config_class()
     parts = {
-        "text_config": {**_TEXT, "rope_parameters": dict(_ROPE), **_TEXT_OF.get(model_type, {})},
-        "vision_config": _VISION,
+        "text_config": {**TEXT, "rope_parameters": dict(ROPE), **_TEXT_OF.get(model_type, {})},
+        "vision_config": VISION,
     }
-    parts = {name: _known(type(getattr(default, name)), part) for name, part in parts.items()}
-    return config_class(**parts, **_known(config_class, IDS))
+    parts = {name: known(type(getattr(default, name)), part) for name, part in parts.items()}
+    return config_class(**parts, **known(config_class, IDS))
 
 
-def _known(config_class, fields):
+def known(config_class, fields):
     names = {
         name for base in config_class.__mro__ for name in vars(base).get("__annotations__", ())
     }
@@ -200,8 +201,12 @@ def _clip(spec):
 
 
 def _patches(model_type, number, generator):
-    channels = 3
     if model_type == "paddleocr_vl":
-        return torch.randn(number, channels, _PATCH, _PATCH, generator=generator)
+        return torch.randn(number, 3, _PATCH, _PATCH, generator=generator)
     frames = 1 if model_type in ("cosmos3_edge", "ernie4_5_vl_moe") else 2
-    return torch.randn(number, channels * frames * _PATCH**2, generator=generator)
+    return torch.randn(number, 3 * frames * _PATCH**2, generator=generator)
+
+
+def seeded_patches(number, *, frames, shape=None):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(number, *(shape or (3 * frames * _PATCH**2,)), generator=generator)

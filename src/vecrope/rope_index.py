@@ -16,11 +16,12 @@ from vecrope.glm_image import glm_image_rope_index
 from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
 from vecrope.isaac import isaac_rope_index
+from vecrope.omni import omni_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -278,6 +279,7 @@ _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
+    OmniRule: omni_rope_index,
 }
 
 

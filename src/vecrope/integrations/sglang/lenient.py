@@ -38,7 +38,7 @@ def lenient_rope_index(
     """
     images = grid_tensor("image_grid_thw", image_grid_thw)
     videos = grid_tensor("video_grid_thw", video_grid_thw)
-    seconds = _of_videos(seconds, videos)
+    seconds = seconds_of(seconds, videos)
     check_metadata(
         Inputs(input_ids, images, videos, attention_mask, second_per_grid_ts=seconds), spec
     )
@@ -60,7 +60,7 @@ def lenient_rope_index(
         image_grid_thw=images,
         video_grid_thw=videos,
         attention_mask=attention_mask,
-        second_per_grid_ts=_of_videos(seconds, videos),
+        second_per_grid_ts=seconds_of(seconds, videos),
     )
 
 
@@ -111,19 +111,19 @@ def grid_tensor(name: str, grids: Grids) -> Tensor | None:
     return tensor if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)
 
 
-def whole_tokens(grid_thw: Tensor, merge_size: int) -> Tensor:
-    """Return the grids with sides rounded down; those smaller than a token stay, to be refused."""
-    sides = grid_thw[:, 1:]
-    whole = torch.where(sides >= merge_size, sides // merge_size * merge_size, sides)
-    return torch.cat((grid_thw[:, :1], whole), dim=1)
-
-
-def _of_videos(seconds: Seconds, videos: Tensor | None) -> Seconds:
+def seconds_of(seconds: Seconds, videos: Tensor | None) -> Seconds:
     """Return the seconds of as many videos as there are."""
     num_videos = 0 if videos is None else videos.shape[0]
     if seconds is None or (isinstance(seconds, Tensor) and seconds.dim() != 1):
         return seconds
     return seconds[:num_videos]
+
+
+def whole_tokens(grid_thw: Tensor, merge_size: int) -> Tensor:
+    """Return the grids with sides rounded down; those smaller than a token stay, to be refused."""
+    sides = grid_thw[:, 1:]
+    whole = torch.where(sides >= merge_size, sides // merge_size * merge_size, sides)
+    return torch.cat((grid_thw[:, :1], whole), dim=1)
 
 
 def _used_grids(

@@ -12,7 +12,9 @@ from vecrope.checks import check_metadata
 from vecrope.inputs import Inputs
 from vecrope.integrations.sglang.lenient import (
     Grids,
+    Seconds,
     grid_tensor,
+    seconds_of,
     text_rope_index,
     whole_tokens,
 )
@@ -32,7 +34,7 @@ def get_rope_index_qwen3_omni(
     input_ids: Tensor | None = None,
     image_grid_thw: Grids = None,
     video_grid_thw: Grids = None,
-    second_per_grid_ts: Tensor | None = None,
+    second_per_grid_ts: Seconds = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids and deltas that SGLang's function of this name returns.
@@ -104,11 +106,12 @@ def get_rope_index_qwen3_omni(
         tokens_per_second=rate,
         own_rule=rule,
     )
+    videos = grid_tensor("video_grid_thw", video_grid_thw)
     inputs = Inputs(
         input_ids,
         grid_tensor("image_grid_thw", image_grid_thw),
-        grid_tensor("video_grid_thw", video_grid_thw),
-        second_per_grid_ts=second_per_grid_ts,
+        videos,
+        second_per_grid_ts=seconds_of(second_per_grid_ts, videos),
         audio_seqlens=kwargs.get("audio_seqlens"),
         use_audio_in_video=bool(kwargs.get("use_audio_in_video", False)),
     )
@@ -136,11 +139,10 @@ def _answer(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
 def _used_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Inputs:
     """Return the media less what no marker asks for, with sides that the merge size divides."""
     ids = inputs.input_ids
-    announced = ids[:, 1:][ids[:, :-1] == spec.vision_start_token_id]
+    after_start = ids[:, 1:][ids[:, :-1] == spec.vision_start_token_id].tolist()
     video = rule.audio_start_token_id if inputs.use_audio_in_video else spec.video_token_id
-    num_images = int((announced == spec.image_token_id).sum())
-    num_videos = int((announced == video).sum())
-    num_audios = int((ids == rule.audio_start_token_id).sum())
+    num_images, num_videos = after_start.count(spec.image_token_id), after_start.count(video)
+    num_audios = int(torch.eq(ids, rule.audio_start_token_id).sum())
     images, videos = (
         None if grids is None else whole_tokens(grids[:number], spec.spatial_merge_size)
         for grids, number in (
@@ -148,10 +150,10 @@ def _used_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Inputs:
             (inputs.video_grid_thw, num_videos),
         )
     )
-    seconds, audios = inputs.second_per_grid_ts, inputs.audio_seqlens
+    audios = inputs.audio_seqlens
     return inputs._replace(
         image_grid_thw=images,
         video_grid_thw=videos,
-        second_per_grid_ts=None if seconds is None else seconds[:num_videos],
+        second_per_grid_ts=seconds_of(inputs.second_per_grid_ts, videos),
         audio_seqlens=None if audios is None else audios[:num_audios],
     )

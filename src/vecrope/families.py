@@ -7,15 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from vecrope.rules import (
-    Bailing,
-    GlmImage,
-    Hunyuan,
-    Isaac,
-    OmniRule,
-    OwnRule,
-    canvas_rule,
-)
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.

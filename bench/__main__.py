@@ -40,7 +40,7 @@ providers:
   vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True), with a
                            capacity of segments; a graph serves many points, and has its compile
                            time at the first
-  vecrope-runner           vecrope.RopeIndexRunner, which copies the prompt; needs a CUDA device
+  vecrope-runner           vecrope.RopeIndexRunner called on the prompt; needs a CUDA device
   vecrope-runner-in-place  the same with the prompt in the runner's own buffers
   loop                     vecrope.testing.reference: the readable loop, on Python lists
   transformers             Glm4vModel.get_rope_index, installed
@@ -105,20 +105,18 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def run(configs: Sequence[Config], providers: Sequence[Provider]) -> Iterator[Result]:
-    """Measure every provider at every point, one point after the other, and say so on stderr."""
-    total = len(configs) * len(providers)
+    """Measure the providers at one point after the other, in turns, and say so on stderr."""
+    total, number = len(configs) * len(providers), 0
     environment = describe_environment(configs[0].device, configs[0].threads)
-    for number, (config, provider) in enumerate(
-        ((config, provider) for config in configs for provider in providers), start=1
-    ):
-        point = f"[{number:{len(str(total))}}/{total}] {config.workload} {config.seq_len:,}"
-        print(f"{point} {provider.name}: ", end="", file=sys.stderr, flush=True)
-        result = run_point(config, provider, environment)
-        outcome = f"{result.status}: {result.error}"
-        if result.status == "ok":
-            outcome = f"{result.median_us:,.1f} µs"
-        print(outcome, file=sys.stderr, flush=True)
-        yield result
+    for config in configs:
+        for result in run_point(config, providers, environment):
+            number += 1
+            place = f"[{number:{len(str(total))}}/{total}] {config.workload} {config.seq_len:,}"
+            outcome = f"{result.status}: {result.error}"
+            if result.status == "ok":
+                outcome = f"{result.median_us:,.1f} µs"
+            print(f"{place} {result.provider}: {outcome}", file=sys.stderr, flush=True)
+            yield result
 
 
 def _plot(argv: Sequence[str]) -> int:

@@ -127,7 +127,7 @@ def vecrope_compiled_provider() -> Provider:
 
 
 def vecrope_runner_provider() -> Provider:
-    """Return the runner, which copies its arguments and replays a CUDA graph."""
+    """Return the runner, called on the prompt where it is."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
         runner = _make_runner(workload)

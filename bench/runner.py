@@ -1,4 +1,4 @@
-"""Check an answer, then measure it: wall time, device time, compile time and memory."""
+"""Check answers, then measure them: wall time, device time, compile time and memory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,73 +22,116 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.config import Config, Environment, Measurement, Result, Status
 from bench.providers import Answer, Provider, vecrope_version
-from bench.workloads import Workload, make_workload
+from bench.workloads import make_workload
 
 _WARM_UP = 2
+# A machine is faster at one time than at another: the providers of a point take turns.
+_ROUNDS = 5
 _MAX_REPEATS = 100_000
 
 
-def setup(config: Config, provider: Provider) -> tuple[Workload, Callable[[], Any]]:
-    """Return the workload of a point, and the call that is checked, timed and weighed there."""
-    workload = make_workload(config.workload, config.seq_len, config.device)
-    return workload, provider.prepare(workload)
+@dataclass
+class _Point:
+    """What is known of a provider at a point, while it is measured."""
 
-
-def run_point(config: Config, provider: Provider, environment: Environment) -> Result:
-    """Return a point's row; whatever goes wrong at the point becomes its status and error."""
-    workload = make_workload(config.workload, config.seq_len, config.device)
+    provider: Provider
     status: Status = "ok"
-    error, measurement = "", Measurement()
+    error: str = ""
+    call: Callable[[], Any] | None = None
+    compile_s: float | None = None
+    wall_us: list[float] = field(default_factory=list)
+    device_us: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+
+    def measurement(self) -> Measurement:
+        if self.status != "ok":
+            return Measurement()
+        p20, _, _, p80 = statistics.quantiles(self.wall_us, n=5, method="inclusive")
+        return Measurement(
+            median_us=statistics.median(self.wall_us),
+            p20_us=p20,
+            p80_us=p80,
+            device_us=statistics.median(self.device_us) if self.device_us else None,
+            compile_s=self.compile_s,
+            peak_bytes=self.peak_bytes,
+            repeats=len(self.wall_us),
+        )
+
+
+def run_point(
+    config: Config, providers: Sequence[Provider], environment: Environment
+) -> list[Result]:
+    """Return a point's rows; whatever goes wrong there becomes a row's status and error."""
+    workload = make_workload(config.workload, config.seq_len, config.device)
+    points = [_Point(provider) for provider in providers]
+    for step in (_check, *[_measure_time] * _ROUNDS, _measure_memory):
+        for point in points:
+            if point.status != "ok":
+                continue
+            try:
+                step(point, config)
+            except Exception as exception:
+                text = " ".join(str(exception).split())
+                point.status, point.error = "error", f"{type(exception).__name__}: {text}"[:300]
+        if step is _check:
+            gc.collect()  # not while times are measured, nor in every round: it takes half a second
+    batch, seq_len = workload.input_ids.shape
+    return [
+        Result(
+            workload=config.workload,
+            T=seq_len,
+            B=batch,
+            provider=point.provider.name,
+            convention=point.provider.convention,
+            provider_version=point.provider.version,
+            status=point.status,
+            error=point.error,
+            **asdict(point.measurement()),
+            **asdict(environment),
+        )
+        for point in points
+    ]
+
+
+def _check(point: _Point, config: Config) -> None:
+    """Prepare the call that is timed and weighed, and compare what it returns."""
+    provider = point.provider
+    workload = make_workload(config.workload, config.seq_len, config.device)
     reason = provider.why_not(workload)
     if reason:
-        status, error = "not applicable", reason
-    else:
-        try:
-            error, measurement = _check_and_measure(config, provider)
-            status = "unequal" if error else "ok"
-        except Exception as exception:
-            text = " ".join(str(exception).split())
-            status, error = "error", f"{type(exception).__name__}: {text}"[:300]
-    batch, seq_len = workload.input_ids.shape
-    return Result(
-        workload=config.workload,
-        T=seq_len,
-        B=batch,
-        provider=provider.name,
-        convention=provider.convention,
-        provider_version=provider.version,
-        status=status,
-        error=error,
-        **asdict(measurement),
-        **asdict(environment),
-    )
-
-
-def _check_and_measure(config: Config, provider: Provider) -> tuple[str, Measurement]:
-    workload, call = setup(config, provider)
+        point.status, point.error = "not applicable", reason
+        return
+    point.call = provider.prepare(workload)
     graphs = _num_compiled_graphs() if provider.compiles else 0
     begin = time.perf_counter()
-    answer = call()
+    answer = point.call()
     _wait(config)
-    first_call_s = time.perf_counter() - begin
-    compiled = provider.compiles and _num_compiled_graphs() > graphs
-
+    if provider.compiles and _num_compiled_graphs() > graphs:
+        point.compile_s = time.perf_counter() - begin
     expected = provider.oracle(workload, provider.convention)
-    fault = difference(provider.convert(answer), expected)
-    if fault:
-        return fault, Measurement()
-    del answer
-    wall_us, device_us = measure_time(call, config)
-    p20, _, _, p80 = statistics.quantiles(wall_us, n=5, method="inclusive")
-    return "", Measurement(
-        median_us=statistics.median(wall_us),
-        p20_us=p20,
-        p80_us=p80,
-        device_us=statistics.median(device_us) if device_us else None,
-        compile_s=first_call_s if compiled else None,
-        peak_bytes=None if provider.host_only else measure_memory(call, config),
-        repeats=len(wall_us),
+    point.error = difference(provider.convert(answer), expected)
+    if point.error:
+        point.status = "unequal"
+
+
+def _measure_time(point: _Point, config: Config) -> None:
+    assert point.call is not None
+    wall_us, device_us = measure_time(
+        point.call,
+        replace(
+            config,
+            seconds=config.seconds / _ROUNDS,
+            min_repeats=-(-config.min_repeats // _ROUNDS),
+        ),
     )
+    point.wall_us += wall_us
+    point.device_us += device_us
+
+
+def _measure_memory(point: _Point, config: Config) -> None:
+    assert point.call is not None
+    if not point.provider.host_only:
+        point.peak_bytes = measure_memory(point.call, config)
 
 
 def difference(answer: Answer, expected: Answer) -> str:
@@ -118,7 +161,6 @@ def measure_time(call: Callable[[], Any], config: Config) -> tuple[list[float], 
     for _ in range(_WARM_UP):
         call()
     _wait(config)
-    gc.collect()
     gc.disable()
     try:
         deadline = time.perf_counter() + config.seconds

@@ -79,12 +79,16 @@ def enlarged(prompt, *, rows, tokens, grids):
     filler = "t" * (tokens - seq_len)
     zeros = [(0, 0, 0)]
     images, videos = grid_list(prompt.image_grid_thw), grid_list(prompt.video_grid_thw)
+    seconds = prompt.second_per_grid_ts
+    if seconds is not None:
+        seconds = torch.nn.functional.pad(torch.as_tensor(seconds), (0, grids - len(videos)))
     return Prompt.from_symbols(
         prompt.spec,
         [row + filler for row in prompt.symbols] + ["t" * tokens] * (rows - batch),
         mask=["".join(map(str, row)) for row in mask.tolist()],
         image_grid_thw=images + zeros * (grids - len(images)),
         video_grid_thw=videos + zeros * (grids - len(videos)),
+        second_per_grid_ts=seconds,
     )
 
 
@@ -99,6 +103,12 @@ def choose_rows(prompt, rows):
     """Return a prompt of the chosen rows, each with the grids that it uses."""
     own = list(_grids_of_rows(prompt))
     mask = prompt.attention_mask
+    seconds = prompt.second_per_grid_ts
+    if seconds is not None:
+        chosen = [seconds[index] for row in rows for index in own[row][2]]
+        if torch.is_tensor(seconds):
+            chosen = torch.tensor(chosen, dtype=seconds.dtype)
+        seconds = chosen
     return replace(
         prompt,
         input_ids=prompt.input_ids[rows],
@@ -106,22 +116,31 @@ def choose_rows(prompt, rows):
         mm_token_type_ids=prompt.mm_token_type_ids[rows],
         image_grid_thw=grid_tensor([grid for row in rows for grid in own[row][0]]),
         video_grid_thw=grid_tensor([grid for row in rows for grid in own[row][1]]),
+        second_per_grid_ts=seconds,
     )
 
 
 def _grids_of_rows(prompt):
-    """Yield each row's images, and its frames as videos of one frame: a video may span rows."""
-    merge = prompt.spec.spatial_merge_size
-    images = (grid for grid in grid_list(prompt.image_grid_thw) if any(grid))
-    videos = grid_list(prompt.video_grid_thw)
-    frames = ([1, h, w] for t, h, w in videos for _ in range(t))
+    """Yield each row's images, its videos, and the numbers of these in the batch.
+
+    Separate frames are yielded as videos of one frame: such a video may span rows.
+    """
+    spec = prompt.spec
+    merge = spec.spatial_merge_size
+    images = (grid for grid in enumerate(grid_list(prompt.image_grid_thw)) if any(grid[1]))
+    videos = (grid for grid in enumerate(grid_list(prompt.video_grid_thw)) if any(grid[1]))
+    if spec.separate_frames:
+        videos = ((at, [1, h, w]) for at, (t, h, w) in videos for _ in range(t))
     for types in prompt.mm_token_type_ids:
-        own = [], []
-        for kind, pending in enumerate((images, frames)):
+        own = [], [], []
+        for kind, pending in enumerate((images, videos)):
             tokens = int((types == kind + 1).sum())
             while tokens:
-                t, h, w = next(pending)
+                at, (t, h, w) = next(pending)
                 own[kind].append([t, h, w])
+                if kind:
+                    own[2].append(at)
+                    t //= spec.temporal_merge_size
                 tokens -= t * (h // merge) * (w // merge)
         yield own
 

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import subprocess
 import sys
 import zipfile
@@ -41,7 +42,8 @@ def quick(name="short", seq_len=300):
 
 
 def run_quick(provider, name="short", seq_len=300):
-    return runner.run_point(quick(name, seq_len), provider, ENVIRONMENT)
+    (result,) = runner.run_point(quick(name, seq_len), [provider], ENVIRONMENT)
+    return result
 
 
 # Workloads
@@ -191,6 +193,28 @@ def test_exception_becomes_an_error_row():
     row = run_quick(BROKEN)
     assert (row.status, row.error) == ("error", "RuntimeError: no such kernel")
     assert row.failed
+
+
+def test_providers_take_turns():
+    calls = []
+
+    def provider(name):
+        honest = vecrope_provider()
+
+        def prepare(workload):
+            call = honest.prepare(workload)
+            return lambda: calls.append(name) or call()
+
+        return replace(honest, name=name, prepare=prepare)
+
+    providers = [provider("first"), BROKEN, provider("second")]
+    rows = runner.run_point(quick(), providers, ENVIRONMENT)
+    assert [(row.provider, row.status) for row in rows] == [
+        ("first", "ok"), ("broken", "error"), ("second", "ok"),
+    ]  # fmt: skip
+    turns = [name for name, _ in itertools.groupby(calls)]
+    # To be checked, timed in rounds, and weighed.
+    assert turns == ["first", "second"] * (1 + runner._ROUNDS + 1)
 
 
 def test_provider_that_takes_one_row_does_not_apply_to_a_batch():

@@ -1,5 +1,6 @@
 """On a CUDA device: the answers of the CPU, no synchronisation, graphs and compilation."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,7 @@ def test_cuda_equals_the_loop(fused, by_types, spec, monkeypatch):
     check()
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
 def test_the_kernels_are_what_is_launched():
     prompt = a_prompt()
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
@@ -101,6 +103,44 @@ def test_long_rows_on_cuda(dtype, by_types, spec):
     position_ids, rope_deltas = prompt.expected()
     answer = cuda_rope_index(prompt, by_types=by_types)
     assert_same(answer, (position_ids.to(dtype), rope_deltas))
+
+
+def shifted(values, offset):
+    """Return a contiguous copy on the device, so many numbers into its storage."""
+    storage = torch.zeros(values.numel() + offset, dtype=values.dtype, device="cuda")
+    return storage[offset:].view(values.shape).copy_(values)
+
+
+@each_convention
+def test_tensors_may_start_anywhere(spec):
+    # For the dtypes of the first call, whose tensors are aligned, the kernels are compiled.
+    prompt = a_prompt(spec)
+    for offset in range(4):
+        arguments = {name: shifted(value, offset) for name, value in prompt.arguments().items()}
+        assert_same(get_rope_index(spec=spec, **arguments), prompt.expected())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("attention_mask", 2, "attention_mask must hold 0 or 1, got 2 in row 1, token 3"),
+        ("attention_mask", -1, "attention_mask must hold 0 or 1, got -1 in row 1, token 3"),
+        ("mm_token_type_ids", 3, "mm_token_type_ids must hold 0 or 1 or 2, got 3 in row 1"),
+        ("mm_token_type_ids", -1, "mm_token_type_ids must hold 0 or 1 or 2, got -1 in row 1"),
+    ],
+)
+def test_codes_that_are_none(name, value, message):
+    arguments = on_cuda(a_prompt().arguments())
+    arguments[name][1, 3] = value
+    with pytest.raises(ValueError, match=message):
+        get_rope_index(spec=SPECS["sglang"], **arguments)
+
+
+def test_what_types_stand_at_masked_tokens_does_not_matter():
+    prompt = a_prompt()
+    arguments = on_cuda(prompt.arguments())
+    arguments["mm_token_type_ids"][2, 0] = 7
+    assert_same(get_rope_index(spec=prompt.spec, **arguments), prompt.expected())
 
 
 def answer_or_message(function, prompt):
@@ -260,6 +300,22 @@ def test_no_synchronisation(names, packed, max_segments, spec):
     with no_synchronisation():
         answer = get_rope_index(spec=spec, **arguments, **options)
     assert_same(answer, expected)
+
+
+def test_checks_synchronise_once():
+    prompt = a_prompt()
+    arguments = on_cuda(prompt.arguments())
+    get_rope_index(spec=prompt.spec, **arguments)
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            answer = get_rope_index(spec=prompt.spec, **arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    assert sum("synchronizing CUDA operation" in str(entry.message) for entry in caught) == 1
+    assert_same(answer, prompt.expected())
 
 
 # CUDA graphs

@@ -30,6 +30,7 @@ from vecrope import fused, kernels
 
 few_examples = settings(max_examples=15, deadline=None)
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
+SPECS["vllm"] = spec_of("glm4v", "vllm")
 SPECS["mixed"] = replace(SPECS["sglang"], span_rule="hw", spatial_merge_size=3, padding_value=-7)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
@@ -54,9 +55,8 @@ def run(prompt, *, by_types=False, sizes=None):
     )
     for buffer in buffers:
         buffer.fill_(123)
-    fused.launch(
+    fused.launcher(prompt.spec, prompt.input_ids.device)(
         prompt.input_ids,
-        prompt.spec,
         prompt.image_grid_thw,
         prompt.video_grid_thw,
         prompt.attention_mask,
@@ -116,6 +116,45 @@ def test_what_is_wrong_is_told_apart(rows, grids, fault):
     buffers = run(Prompt.from_symbols(SPECS["sglang"], rows, **grids))
     assert buffers.faults[fault] != 0
     assert fault == 1 or buffers.faults[1] == 0
+
+
+def test_an_image_of_several_frames_is_wrong_where_the_family_has_none():
+    for name, is_wrong in (("sglang", False), ("vllm", True)):
+        prompt = Prompt.from_symbols(SPECS[name], ["tIIt"], image_grid_thw=[[2, 2, 2]])
+        assert bool(run(prompt).faults.any()) is is_wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "at", "is_wrong"),
+    [
+        ("attention_mask", 2, 2, True),
+        ("attention_mask", -1, 2, True),
+        ("mm_token_type_ids", 3, 1, True),
+        ("mm_token_type_ids", -1, 1, True),
+        pytest.param("mm_token_type_ids", 3, 0, False, id="a type at a masked token"),
+    ],
+)
+def test_codes_that_are_none(name, value, at, is_wrong):
+    prompt = Prompt.from_symbols(
+        SPECS["sglang"], ["t" * 11, "t<II>t<II>t"], mask=["1" * 11, "0" + "1" * 10],
+        image_grid_thw=[[1, 2, 4]] * 2,
+    )  # fmt: skip
+    codes = getattr(prompt, name).clone()
+    codes[1, at] = value
+    prompt = replace(prompt, **{name: codes})
+    buffers = run(prompt, by_types=True)
+    assert bool(buffers.faults[0] > 0) is is_wrong
+    assert not buffers.faults[1:].any()
+    fitting = fused.fused_rope_index(
+        prompt.input_ids,
+        prompt.spec,
+        prompt.image_grid_thw,
+        None,
+        prompt.attention_mask,
+        prompt.mm_token_type_ids,
+        validate=True,
+    )
+    assert (fitting is None) is is_wrong
 
 
 @each_spec
@@ -212,9 +251,10 @@ def runner(monkeypatch):
     """Make a runner that takes the CPU for a CUDA device."""
     monkeypatch.setattr("vecrope.runner._capture", Replayed)
     monkeypatch.setattr("vecrope.runner._wait", lambda _: None)
-    limits = {"max_rows": 3, "max_tokens": 100, "max_images": 4, "max_videos": 2}
-    runner = RopeIndexRunner(SPECS["sglang"], device="cpu", **limits)
-    runner._memory = _Memory(limits, torch.int64, torch.device("cpu"))
+    limits = {"rows": 3, "tokens": 100, "images": 4, "videos": 2}
+    arguments = {f"max_{what}": limit for what, limit in limits.items()}
+    runner = RopeIndexRunner(SPECS["sglang"], device="cpu", **arguments)
+    runner._memory = _Memory(runner.spec, limits, torch.int64, torch.device("cpu"))
     return runner
 
 

@@ -11,12 +11,14 @@ from importlib.metadata import version
 import matplotlib
 import pytest
 import torch
+from oracles import WITHOUT_DEFAULT, each_core
 from PIL import Image
 
 import vecrope
 from vecrope.__main__ import main
 from vecrope.cli.demo import NAMES, conversation
 from vecrope.cli.prompt import image_markers
+from vecrope.families import FAMILIES
 from vecrope.spec import MRopeSpec
 from vecrope.testing import reference
 
@@ -115,7 +117,11 @@ def test_the_conversation_is_laid_out_and_confirmed(run):
     assert ratio.endswith("   one CPU thread each")
 
 
-@pytest.mark.parametrize("model", NAMES)
+NO_VIDEOS = [("cohere_compass", "vllm")]
+GLM = [name for name in NAMES if name.startswith("glm")]
+
+
+@pytest.mark.parametrize("model", GLM)
 def test_the_conversation_is_in_the_layout_of_glms_chat_template(model):
     spec = MRopeSpec.for_model(model, convention="sglang")
     begin, end = image_markers(spec)
@@ -137,7 +143,83 @@ def test_no_line_is_too_long_or_ends_in_a_space(run):
         assert line == line.rstrip()
 
 
-@pytest.mark.parametrize("model", NAMES)
+@each_core
+def test_a_conversation_of_every_family_with_default_ids_is_confirmed(run, model_type, convention):
+    code, out, err = run("--model", model_type, "--convention", convention)
+    if model_type not in NAMES:
+        assert code == 2
+        assert "argument --model: invalid choice" in err
+    elif (model_type, convention) in WITHOUT_DEFAULT:
+        assert code == 2
+        assert "error: argument --model: 'paddleocr_vl' has no default tokens_per_second" in err
+    else:
+        assert (code, err) == (0, "")
+        clip = ", a 336 × 224 clip of 6 frames" * ((model_type, convention) not in NO_VIDEOS)
+        assert out.startswith(f"A {NAMES[model_type]} conversation: a 504 × 336 picture{clip}")
+        assert "\nConfirmed: all " in out
+        assert "\n  0      " in out
+
+
+@pytest.mark.parametrize(
+    ("model", "video"),
+    [
+        ("qwen2_vl", ["<" + "V" * 288 + ">"]),
+        ("qwen3_vl", ["t<" + "V" * 96 + ">"] * 3),
+        ("cosmos3_edge", ["t<" + "V" * 96 + ">"] * 3),
+    ],
+)
+def test_a_clip_of_another_family_is_laid_out_as_its_processor_does(model, video):
+    spec = MRopeSpec.for_model(model, convention="transformers")
+    start, end = image_markers(spec)
+    symbols = {spec.image_token_id: "I", spec.video_token_id: "V", start: "<", end: ">"}
+    tokens = conversation(spec).input_ids[0].tolist()
+    row = "".join(symbols.get(token, "t") for token in tokens)
+    assert row == f"t<{'I' * 216}>{'t' * (7 + 1 + 12 + 1)}{''.join(video)}{'t' * (6 + 1)}"
+
+
+def test_a_clip_of_one_block_is_laid_out_between_its_markers():
+    spec = MRopeSpec.for_model("ernie4_5_vl_moe", convention="sglang")
+    prompt = conversation(spec)
+    tokens = prompt.input_ids[0].tolist()
+    start = tokens.index(spec.video_start_token_id)
+    assert tokens[start + 1 : start + 289] == [spec.image_token_id] * 288
+    assert tokens[start + 289] == spec.video_end_token_id
+    assert prompt.video_grid_thw.tolist() == [[6, 16, 24]]
+
+
+def test_a_family_without_a_layout_needs_a_prompt(run, tmp_path):
+    path = tmp_path / "config.json"
+    ids = {"image_token_id": 5, "video_token_id": 6}
+    config = {"model_type": "keye", **ids, "vision_config": {"spatial_merge_size": 2}}
+    path.write_text(json.dumps(config))
+    code, _, err = run("--config", path, "--convention", "vllm")
+    assert code == 2
+    assert "error: no conversation can be laid out for 'keye': use --input" in err
+
+
+def test_a_block_is_shown_with_its_seconds(run_prompt):
+    start, video, end = 151652, 151656, 151653
+    code, out, err = run_prompt(
+        *("--model", "qwen2_5_vl"),
+        input_ids=[7, start, video, video, end, 8],
+        attention_mask=[0, 1, 1, 1, 1, 1],
+        video_grid_thw=[[2, 2, 2]],
+        second_per_grid_ts=[0.5],
+    )
+    assert (code, err) == (0, "")
+    assert section(out, "row 0:", "Confirmed") == [
+        "row 0: rope_delta 1, so that the token after these 6 gets position 7",
+        "",
+        "       text   video 0   text",
+        "token  0 1    2 3       4 5",
+        "       t <    V V       > t",
+        "    t  0 1    2 4       5 6",
+        "    h  0 1    2 2       5 6",
+        "    w  0 1    2 2       5 6",
+    ]
+
+
+@pytest.mark.parametrize("model", GLM)
 def test_a_models_own_configuration_gives_what_its_name_gives(run, tmp_path, model):
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(model).to_dict()
@@ -403,8 +485,7 @@ def assert_refused(result, message):
     [
         pytest.param(
             ["--model", "gpt"],
-            "argument --model: invalid choice: 'gpt' (choose from 'glm4v', 'glm4v_moe', 'glm46v', "
-            "'glm_ocr')",
+            f"argument --model: invalid choice: 'gpt' (choose from {', '.join(map(repr, NAMES))})",
             id="model",
         ),
         pytest.param(["--bogus"], "unrecognized arguments: --bogus", id="option"),
@@ -492,8 +573,20 @@ def case(name, message, **content):
         case(
             "unknown key",
             "unknown key 'pixels'; the keys are input_ids, attention_mask, mm_token_type_ids, "
-            "image_grid_thw, video_grid_thw",
+            "image_grid_thw, video_grid_thw, second_per_grid_ts",
             pixels=None,
+        ),
+        case(
+            "a number for seconds",
+            "second_per_grid_ts must be a list of numbers, got 5",
+            input_ids=[7],
+            second_per_grid_ts=5,
+        ),
+        case(
+            "true for seconds",
+            "second_per_grid_ts must hold numbers, got true in entry 1",
+            input_ids=[7],
+            second_per_grid_ts=[1, True],
         ),
         case("a number for ids", f"input_ids {INTEGERS} 5", input_ids=5),
         case("an id among rows", f"input_ids {INTEGERS} 7", input_ids=[[7], 7]),
@@ -591,7 +684,7 @@ def test_a_prompt_that_is_wrong_gets_one_line(run_prompt, content, message):
     [
         case(
             "another family",
-            "model_type must be one of 'glm4v', 'glm4v_moe', 'glm46v', 'glm_ocr', got 'gpt2'",
+            f"model_type must be one of {', '.join(map(repr, FAMILIES))}, got 'gpt2'",
             model_type="gpt2",
         ),
         case(

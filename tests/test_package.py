@@ -117,14 +117,21 @@ def test_the_library_does_not_import_its_testing_or_command_line(name):
     assert not [module for module in used if module.startswith(USERS_OF_TESTING)]
 
 
-def test_the_reference_is_plain_python():
-    used = imports(SOURCES["vecrope.testing.reference"])
+@pytest.mark.parametrize("name", ["reference", "own_rules", "reference_canvas"])
+def test_the_references_are_plain_python(name):
+    used = imports(SOURCES[f"vecrope.testing.{name}"]) - {"vecrope.testing.reference"}
     assert used
     assert foreign(used) == set()
 
 
 # Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
-ON_REQUEST = {"vecrope.testing.strategies": "hypothesis", "vecrope.kernels": "triton"}
+ON_REQUEST = {
+    "vecrope.testing.strategies": "hypothesis",
+    "vecrope.testing.own_strategies": "hypothesis",
+    "vecrope.testing.strategies_canvas": "hypothesis",
+    "vecrope.testing.strategies_omni": "hypothesis",
+    "vecrope.kernels": "triton",
+}
 
 
 @pytest.mark.parametrize("name", ON_REQUEST)

@@ -1,7 +1,7 @@
 import random
 import sys
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, count
 from unittest import mock
 
 import pytest
@@ -81,6 +81,8 @@ def static_rope_index(input_ids, spec, **arguments):
     return get_rope_index(input_ids, spec, max_segments=max(input_ids.numel(), 1), **arguments)
 
 
+UNSEEN = count(1)
+
 FORMS = {
     "all fast paths": get_rope_index,
     "fast path": without_short,
@@ -140,7 +142,7 @@ def test_a_run_longer_than_the_last_grid_is_refused(row, grids, form, spec):
 
 @each_convention
 def test_types_replace_the_ids(spec):
-    ids = [spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id, 11]
+    ids = [*_special_ids(spec), 11]
 
     @given(fitting(spec), st.integers(0, 2**32))
     def check(prompt, seed):
@@ -210,6 +212,12 @@ def test_misfits_that_are_not_checked_get_an_answer_of_the_right_form(spec):
             ["It[IIt]"],
             {"image_grid_thw": [[1, 2, 2]], "video_grid_thw": [[1, 2, 4]]},
             id="an image and a frame of another size",
+        ),
+        pytest.param(
+            "regular",
+            ["IIt[IIt]".ljust(12, "t")],
+            {"image_grid_thw": [[1, 2, 4]], "video_grid_thw": [[1, 4, 2]]},
+            id="an image and a frame of its size turned over",
         ),
         pytest.param("regular", ["[It"], {"video_grid_thw": [[1, 2, 2]]}, id="a video left open"),
         pytest.param("regular", ["[[It"], {"video_grid_thw": [[1, 2, 2]]}, id="two starts"),
@@ -281,6 +289,55 @@ def _path_taken(prompt, **changes):
     return taken[-1]
 
 
+@each_form
+@each_convention
+def test_an_image_and_a_frame_of_as_many_tokens_keep_their_sides(spec, form):
+    for image, frame in ([[1, 2, 4], [1, 4, 2]], [[1, 4, 2], [1, 2, 4]]):
+        prompt = Prompt.from_symbols(
+            spec, ["IIt[IIt]".ljust(12, "t")], image_grid_thw=[image], video_grid_thw=[frame]
+        )
+        assert_same(rope_index(prompt, form), prompt.expected())
+
+
+@each_form
+@each_convention
+@pytest.mark.parametrize(
+    ("row", "grids"),
+    [
+        pytest.param("tIt", {"image_grid_thw": [[1, 3, 2]]}, id="an odd height"),
+        pytest.param("tIt", {"image_grid_thw": [[1, 2, 3]]}, id="an odd width"),
+        pytest.param("ttt", {"image_grid_thw": [[1, 0, 2]]}, id="no height"),
+        pytest.param("ttt", {"image_grid_thw": [[1, 2, 0]]}, id="no width"),
+        pytest.param("tIt", {"image_grid_thw": [[1, -2, -2]]}, id="negative sides"),
+        pytest.param(
+            "It[]t", {"image_grid_thw": [[1, 2, 2]], "video_grid_thw": [[0, 2, 2]]}, id="no frame"
+        ),
+        pytest.param(
+            "[ItIt][]t", {"video_grid_thw": [[2, 2, 2], [0, 2, 2]]}, id="no frame of a second video"
+        ),
+    ],
+)
+def test_a_faulty_grid_is_refused_though_the_tokens_would_fit_it(row, grids, form, spec):
+    with pytest.raises(ValueError, match=r"must be positive|must have a height and width"):
+        rope_index(Prompt.from_symbols(spec, [row], **grids), form)
+
+
+@each_form
+@each_convention
+def test_a_frame_between_two_ends_is_refused(spec, form):
+    prompt = Prompt.from_symbols(spec, ["]It]"], video_grid_thw=[[1, 2, 2]])
+    with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+        rope_index(prompt, form)
+
+
+@each_convention
+def test_the_path_of_short_prompts_ends_where_it_says(spec):
+    for seq_len, takes_it in ((MAX_TOKENS - 4, "short"), (MAX_TOKENS - 3, "regular")):
+        row = "tIIII".ljust(seq_len, "t")
+        prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[1, 4, 4]])
+        assert _path_taken(prompt) == takes_it
+
+
 def test_frames_of_one_patch_by_one_are_expanded():
     spec = OTHERS["unmerged"]
     row = "[ItIt][IIt]".ljust(20, "t")
@@ -291,10 +348,16 @@ def test_frames_of_one_patch_by_one_are_expanded():
 
 @each_form
 @each_convention
-def test_an_image_in_two_runs_is_refused(spec, form):
-    row = "ItItIIt".ljust(20, "t")
-    prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[2, 2, 2], [1, 2, 4]])
-    with pytest.raises(ValueError, match="row 0, image 0: its grid"):
+@pytest.mark.parametrize(
+    ("row", "grids"),
+    [
+        pytest.param("ItItIIt".ljust(20, "t"), [[2, 2, 2], [1, 2, 4]], id="among images"),
+        pytest.param("It[It]", [[2, 2, 2]], id="the second in a video"),
+    ],
+)
+def test_an_image_in_two_runs_is_refused(row, grids, spec, form):
+    prompt = Prompt.from_symbols(spec, [row], image_grid_thw=grids)
+    with pytest.raises(ValueError, match=r"row 0, image 0: its grid|row 0 holds video tokens"):
         rope_index(prompt, form)
 
 
@@ -327,11 +390,51 @@ def test_ids_that_share_their_last_byte_with_a_special_one_are_text(spec, form):
         spec, ["t<II>tttt[It]t"] * 2, image_grid_thw=[[1, 2, 4]] * 2, video_grid_thw=[[2, 2, 2]]
     )
     ids = prompt.input_ids.clone()
-    special = (spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id)
     for row in range(2):
-        ids[row, 5:8] = torch.tensor(special) + (256 if row else -256)
+        ids[row, 5:8] = torch.tensor(_special_ids(spec)) + (256 if row else -256)
     assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
     assert _path_taken(prompt, input_ids=ids) == "regular"
+
+
+@each_form
+@each_convention
+@parametrize(
+    "special",
+    {
+        "of the family": None,
+        "a byte apart": (1000, 1253, 1100),
+        "less than a byte apart": (1000, 1252, 1100),
+        "up to a multiple of 256": (250, 255, 253),
+        "from a multiple of 256": (258, 300, 301),
+        "soon after a multiple of 256": (261, 300, 301),
+        "a byte apart from 0": (0, 255, 100),
+        "across a multiple of 256": (257, 254, 256),
+        "far apart": (100, 300_000, 7),
+    },
+)
+@pytest.mark.parametrize("masked", [0, 1])
+def test_ids_next_to_the_special_ones_are_text(masked, special, spec, form):
+    image, start, end = special or _special_ids(spec)
+    spec = replace(spec, image_token_id=image, video_start_token_id=start, video_end_token_id=end)
+    near = {token_id + by for token_id in (image, start, end) for by in (-3, -2, -1, 1, 2, 3)}
+    near = torch.tensor(sorted(near - {image, start, end}))
+    row = "t" * len(near) + "It[It]"
+    prompt = Prompt.from_symbols(
+        spec,
+        [row] * 2,
+        mask=["0" * masked + "1" * (len(row) - masked)] * 2,
+        image_grid_thw=[[1, 2, 2]] * 2,
+        video_grid_thw=[[1, 2, 2]] * 2,
+    )
+    ids = prompt.input_ids.clone()
+    ids[0, : len(near)] = near
+    ids[1, : len(near)] = near.flip(0)
+    assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
+    assert _path_taken(prompt, input_ids=ids) == "regular"
+
+
+def _special_ids(spec):
+    return spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id
 
 
 @each_form
@@ -395,7 +498,7 @@ def test_any_choice_of_rows_in_any_order_is_answered_as_in_the_batch(spec):
 
 @each_convention
 def test_masked_tokens_may_stand_anywhere_and_be_anything(spec):
-    ids = [spec.image_token_id, spec.video_start_token_id, spec.video_end_token_id, 11]
+    ids = [*_special_ids(spec), 11]
 
     @given(fitting(spec), st.integers(1, 9), st.booleans(), st.integers(0, 2**32))
     def check(prompt, added, as_types, seed):
@@ -655,22 +758,36 @@ def test_an_expanded_mask_and_expanded_ids(spec, form):
 @each_form
 @pytest.mark.parametrize("default", [torch.float16, torch.float64], ids=str)
 def test_nothing_depends_on_the_default_dtype_nor_on_gradients(form, default):
-    prompt = a_prompt(spec_of("glm4v", "sglang"))
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(default)
-    try:
-        answer = rope_index(prompt, form)
-    finally:
-        torch.set_default_dtype(before)
-    assert_same(answer, prompt.expected())
-    assert not any(tensor.requires_grad for tensor in answer)
-    with torch.inference_mode():
-        assert_same(rope_index(prompt, form), prompt.expected())
+    spec = spec_of("glm4v", "sglang")
+    # float16 counts to 2,048.
+    long = Prompt.from_symbols(spec, ["t" * 3000 + "It"], image_grid_thw=[[1, 2, 2]])
+    for prompt in (a_prompt(spec), long):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(default)
+        try:
+            answer = rope_index(prompt, form)
+        finally:
+            torch.set_default_dtype(before)
+        assert_same(answer, prompt.expected())
+        assert not any(tensor.requires_grad for tensor in answer)
+        with torch.inference_mode():
+            assert_same(rope_index(prompt, form), prompt.expected())
 
 
 @each_form
-def test_nothing_depends_on_the_default_device(form):
-    prompt = a_prompt(spec_of("glm4v", "sglang"))
+@each_convention
+@parametrize(
+    "rows",
+    {"text": ["ttt"], "one row": ["tIt[It]"], "two rows": ["tIt[It]", "]ttttIt"], "all": None},
+)
+def test_nothing_depends_on_the_default_device(spec, form, rows):
+    # What is kept of a spec is made at its first use.
+    spec = replace(spec, image_token_id=spec.image_token_id + next(UNSEEN))
+    prompt = a_prompt(spec)
+    if rows:
+        grids = [[1, 2, 2]] * "".join(rows).count("tI")
+        videos = [[1, 2, 2]] * "".join(rows).count("[I")
+        prompt = Prompt.from_symbols(spec, rows, image_grid_thw=grids, video_grid_thw=videos)
     with torch.device("meta"):
         answer = rope_index(prompt, form)
     assert {tensor.device.type for tensor in answer} == {"cpu"}
@@ -733,6 +850,11 @@ BY_HAND = {
             [[_, _, 0, 1, 2, 1, 2, 3], [0, 0, 0, 0, 4, _, _, _], [_] * 8],
         ),
         {"sglang": [-4, -3, -8], "transformers": [-2, 0, 0]},
+    ),
+    "a masked token alone": (
+        {"rows": ["t"], "mask": ["0"]},
+        ([[_]],) * 3,
+        {"sglang": [-1], "transformers": [0]},
     ),
     "a hole in the mask inside an image leaves one image": (
         {"rows": ["tItIII]t"], "mask": ["11011101"], "image_grid_thw": [[1, 4, 4]]},

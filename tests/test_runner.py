@@ -134,6 +134,13 @@ def test_a_misfit_is_named(device):
     with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
         call_and_check()
 
+    def call_with_a_mask_and_check():
+        runner(ids, attention_mask=torch.full_like(ids, 2))
+        runner.check()
+
+    with pytest.raises(ValueError, match="attention_mask must hold 0 or 1, got 2 in row 0"):
+        call_with_a_mask_and_check()
+
 
 @each_device
 def test_a_batch_without_tokens(device):
@@ -212,9 +219,12 @@ def test_a_prompt_in_the_runners_buffers_is_replayed(device):
     runner.replay(2, 6, masked=True)
     with pytest.raises(ValueError, match=r"image_grid_thw row 1 .* is left over"):
         runner.check()
-    # What stands in the buffers of grids is cleared by a call with fewer.
+    # A call reads nothing of the buffers, and leaves them as they are.
     text = Prompt.from_symbols(SPEC, ["ttt"])
     assert_same(call(runner, text), text.expected())
+    runner.check()
+    inputs.image_grid_thw[1] = 0
+    assert_same(runner.replay(2, 6, masked=True), prompt.expected())
     runner.check()
     with pytest.raises(ValueError, match="at most 4 rows, got 5"):
         runner.replay(5, 6)

@@ -3,36 +3,59 @@ from dataclasses import FrozenInstanceError, fields, replace
 from types import SimpleNamespace
 
 import pytest
-from transformers import Glm4vConfig, Glm4vMoeConfig, Glm46VConfig, GlmOcrConfig
+from oracles import CORE, each_core, families_of, spec_of, transformers_classes
+from transformers import Glm4vConfig
 
 import vecrope
 from vecrope import MRopeSpec
+from vecrope.families import FAMILIES, NOT_MROPE
 
-CONFIGS = {
-    "glm4v": Glm4vConfig,
-    "glm4v_moe": Glm4vMoeConfig,
-    "glm46v": Glm46VConfig,
-    "glm_ocr": GlmOcrConfig,
-}
 IDS = ("image_token_id", "video_start_token_id", "video_end_token_id")
-RULES = {
-    "sglang": {
-        "marker_rule": "last",
-        "span_rule": "thw",
-        "padding_value": 1,
-        "delta_length": "padded",
-    },
-    "transformers": {
-        "marker_rule": "count",
-        "span_rule": "hw",
-        "padding_value": 0,
-        "delta_length": "valid",
-    },
-}
 SPEC = MRopeSpec.for_model("glm4v", convention="sglang")
+ADJACENT = MRopeSpec.for_model("qwen3_vl", convention="sglang")
+TIMED = MRopeSpec.for_model("qwen2_5_vl", convention="transformers")
+BLOCKS = MRopeSpec.for_model("ernie4_5_vl_moe", convention="transformers")
 
-FAMILIES = pytest.mark.parametrize("model_type", CONFIGS)
-CONVENTIONS = pytest.mark.parametrize("convention", RULES)
+# Of whom transformers has a configuration class; SGLang's and vLLM's configurations are the same.
+CONFIGURED = [
+    (model_type, convention)
+    for model_type, convention in CORE
+    if model_type in families_of("transformers")
+]
+each_configured = pytest.mark.parametrize(("model_type", "convention"), CONFIGURED)
+# Where a configuration keeps what its family's spec takes from it.
+PLACES = {
+    **{
+        name: name
+        for name in (
+            "image_token_id",
+            "video_token_id",
+            "video_start_token_id",
+            "video_end_token_id",
+            "vision_start_token_id",
+        )
+    },
+    "spatial_merge_size": "vision_config.spatial_merge_size",
+    "temporal_merge_size": "vision_config.temporal_merge_size",
+    "tokens_per_second": "vision_config.tokens_per_second",
+}
+# What a class of transformers has no field for; SGLang needs it, vLLM has a default of its own.
+NO_CLASS_FIELD = {
+    ("paddleocr_vl", "sglang"): "tokens_per_second",
+    ("paddleocr_vl", "vllm"): "tokens_per_second",
+    ("qwen2_vl", "vllm"): "tokens_per_second",
+}
+
+
+def config_of(model_type, **changes):
+    config_class, _ = transformers_classes(model_type)
+    return config_class(**changes)
+
+
+def look_up(node, path):
+    for name in path.split("."):
+        node = getattr(node, name)
+    return node
 
 
 def as_object(tree):
@@ -60,36 +83,172 @@ FORMS = pytest.mark.parametrize(
 )
 
 
+def fields_in_config(model_type, convention):
+    """Return the fields of a spec that its family reads off a configuration."""
+    family = FAMILIES[model_type]
+    return {*family.paths, *family.paths_by_convention.get(convention, {})} - {
+        NO_CLASS_FIELD.get((model_type, convention))
+    }
+
+
 @FORMS
-@FAMILIES
-@CONVENTIONS
+@each_configured
 def test_from_config_reads_every_field(model_type, convention, form):
-    config = CONFIGS[model_type](
-        image_token_id=11,
-        video_start_token_id=12,
-        video_end_token_id=13,
-        vision_config={"spatial_merge_size": 3},
-    )
-    assert MRopeSpec.from_config(form(config), convention=convention) == MRopeSpec(
-        model_type=model_type,
-        convention=convention,
-        image_token_id=11,
-        video_start_token_id=12,
-        video_end_token_id=13,
-        spatial_merge_size=3,
-        **RULES[convention],
-    )
+    values = {
+        name: 11 + at for at, name in enumerate(sorted(fields_in_config(model_type, convention)))
+    }
+    config = config_of(model_type)
+    for name, value in values.items():
+        *path, last = PLACES[name].split(".")
+        setattr(look_up(config, ".".join(path)) if path else config, last, value)
+    if convention == "sglang" and model_type == "paddleocr_vl":
+        config.vision_config.tokens_per_second = 25
+        values["tokens_per_second"] = 25
+    spec = MRopeSpec.from_config(form(config), convention=convention)
+    assert spec == replace(spec_of(model_type, convention), **values)
 
 
-@FAMILIES
-@CONVENTIONS
+@each_configured
 def test_defaults_are_those_of_transformers(model_type, convention):
-    config = CONFIGS[model_type]()
+    config = config_of(model_type)
     assert config.model_type == model_type
-    spec = MRopeSpec.for_model(model_type, convention=convention)
-    assert [getattr(spec, name) for name in IDS] == [getattr(config, name) for name in IDS]
-    assert spec.spatial_merge_size == config.vision_config.spatial_merge_size
+    spec = spec_of(model_type, convention)
+    for name in fields_in_config(model_type, convention):
+        assert getattr(spec, name) == look_up(config, PLACES[name]), name
+    if (model_type, convention) == ("paddleocr_vl", "sglang"):
+        config.vision_config.tokens_per_second = spec.tokens_per_second
     assert spec == MRopeSpec.from_config(config, convention=convention)
+
+
+@each_core
+def test_whoever_looks_at_markers_looks_at_those_of_the_configuration(model_type, convention):
+    spec = spec_of(model_type, convention)
+    needed = {
+        "none": set(),
+        "last": {"video_start_token_id", "video_end_token_id"},
+        "count": {"video_start_token_id", "video_end_token_id"},
+        "adjacent": {"vision_start_token_id"},
+    }[spec.marker_rule]
+    given = {name for name in PLACES if name.endswith(("start_token_id", "end_token_id"))}
+    assert {name for name in given if getattr(spec, name) is not None} == needed
+
+
+def test_the_upstreams_of_every_family():
+    assert {model_type: tuple(family.rules) for model_type, family in FAMILIES.items()}.items() >= {
+        **dict.fromkeys(
+            ("glm4v", "glm4v_moe", "glm_ocr", "qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "qwen3_vl"),
+            ("transformers", "sglang", "vllm"),
+        ),
+        **dict.fromkeys(
+            ("qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni", "cosmos3_edge"),
+            ("transformers", "sglang", "vllm"),
+        ),
+        "ernie4_5_vl_moe": ("transformers", "sglang", "vllm"),
+        "glm46v": ("transformers", "sglang"),
+        "cohere_compass": ("transformers", "vllm"),
+        **dict.fromkeys(("keye", "keye_vl1_5", "openpangu_vl", "minicpmv4_6"), ("vllm",)),
+        "qwen3_asr": ("sglang", "vllm"),
+    }.items()
+
+
+ERNIE_ORIGINAL = {
+    "model_type": "ernie4_5_vl_moe",
+    "im_patch_id": 5,
+    "video_start_token_id": 3,
+    "video_end_token_id": 4,
+    "spatial_conv_size": 3,
+    "temporal_conv_size": 4,
+}
+
+
+@pytest.mark.parametrize("convention", ["sglang", "vllm"])
+def test_ernies_original_configuration_is_read(convention):
+    spec = MRopeSpec.from_config(ERNIE_ORIGINAL, convention=convention)
+    assert spec == replace(
+        spec_of("ernie4_5_vl_moe", convention),
+        image_token_id=5,
+        video_start_token_id=3,
+        video_end_token_id=4,
+        spatial_merge_size=3,
+        temporal_merge_size=4,
+    )
+
+
+@pytest.mark.parametrize("model_type", ["keye", "keye_vl1_5", "openpangu_vl"])
+def test_a_configuration_without_a_class(model_type):
+    ids = {"image_token_id": 5, "video_token_id": 6}
+    config = {"model_type": model_type, **ids, "vision_config": {"spatial_merge_size": 3}}
+    spec = MRopeSpec.from_config(config, convention="vllm")
+    assert spec == spec_of(model_type, "vllm", **ids, spatial_merge_size=3)
+
+
+def test_sglang_needs_the_rate_that_paddleocrs_class_has_not():
+    message = r"has no field 'vision_config.tokens_per_second' \(of PaddleOCRVLConfig\)$"
+    with pytest.raises(ValueError, match=message):
+        MRopeSpec.from_config(config_of("paddleocr_vl"), convention="sglang")
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "paddleocr_vl"])
+def test_vllm_counts_a_position_a_second_unless_told_otherwise(model_type):
+    config = config_of(model_type)
+    assert MRopeSpec.from_config(config, convention="vllm").tokens_per_second == 1
+    config.vision_config.tokens_per_second = 2
+    assert MRopeSpec.from_config(config, convention="vllm").tokens_per_second == 2
+
+
+@pytest.mark.parametrize(
+    ("model_type", "convention", "name"),
+    [
+        ("paddleocr_vl", "sglang", "tokens_per_second"),
+        ("keye", "vllm", "image_token_id"),
+        ("keye_vl1_5", "vllm", "image_token_id"),
+        ("openpangu_vl", "vllm", "image_token_id"),
+    ],
+)
+def test_what_has_no_default_is_asked_for(model_type, convention, name):
+    message = (
+        rf"^'{model_type}' has no default {name} under convention '{convention}': pass "
+        rf"{name}=\.\.\., or use from_config$"
+    )
+    with pytest.raises(ValueError, match=message):
+        MRopeSpec.for_model(model_type, convention=convention)
+
+
+def from_config(model_type, *, convention):
+    config = {**Glm4vConfig().to_dict(), "model_type": model_type}
+    return MRopeSpec.from_config(config, convention=convention)
+
+
+BUILDERS = pytest.mark.parametrize(
+    "build", [MRopeSpec.for_model, from_config], ids=["for_model", "from_config"]
+)
+
+
+@BUILDERS
+@pytest.mark.parametrize(
+    ("model_type", "convention", "known"),
+    [
+        ("glm46v", "vllm", "'transformers' or 'sglang'"),
+        ("cohere_compass", "sglang", "'transformers' or 'vllm'"),
+        ("keye", "transformers", "'vllm'"),
+        ("openpangu_vl", "sglang", "'vllm'"),
+    ],
+)
+def test_an_upstream_without_the_family_is_named(model_type, convention, known, build):
+    message = (
+        rf"^convention must be {known} for '{model_type}', got '{convention}': that upstream does "
+        "not have the family$"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(model_type, convention=convention)
+
+
+@BUILDERS
+@pytest.mark.parametrize("model_type", NOT_MROPE)
+def test_families_that_are_not_m_rope_are_named_as_such(model_type, build):
+    message = rf"^'{model_type}' has no M-RoPE under convention 'transformers': its positions are "
+    with pytest.raises(ValueError, match=message):
+        build(model_type, convention="transformers")
 
 
 def without(tree, path):
@@ -123,20 +282,10 @@ def test_a_missing_field_is_named(path, named, form, name, drop):
         MRopeSpec.from_config(source, convention="sglang")
 
 
-def from_config(model_type, *, convention):
-    config = {**Glm4vConfig().to_dict(), "model_type": model_type}
-    return MRopeSpec.from_config(config, convention=convention)
-
-
-BUILDERS = pytest.mark.parametrize(
-    "build", [MRopeSpec.for_model, from_config], ids=["for_model", "from_config"]
-)
-
-
 @BUILDERS
-@pytest.mark.parametrize("model_type", ["qwen2_vl", "glm4v_text", "GLM4V", ""])
+@pytest.mark.parametrize("model_type", ["qwen", "glm4v_text", "GLM4V", ""])
 def test_an_unknown_model_type_is_named_next_to_the_known(build, model_type):
-    known = "'glm4v', 'glm4v_moe', 'glm46v', 'glm_ocr'"
+    known = ", ".join(map(repr, FAMILIES))
     message = rf"^model_type must be one of {known}, got {model_type!r}$"
     with pytest.raises(ValueError, match=message):
         build(model_type, convention="sglang")
@@ -145,7 +294,7 @@ def test_an_unknown_model_type_is_named_next_to_the_known(build, model_type):
 @BUILDERS
 @pytest.mark.parametrize("convention", ["SGLang", "hf", None])
 def test_an_unknown_convention_is_named_next_to_the_known(build, convention):
-    message = rf"^convention must be one of 'sglang', 'transformers', got {convention!r}$"
+    message = rf"^convention must be one of 'sglang', 'transformers', 'vllm', got {convention!r}$"
     with pytest.raises(ValueError, match=message):
         build("glm4v", convention=convention)
 
@@ -165,81 +314,187 @@ def test_a_field_of_the_wrong_type_in_a_configuration_is_named():
 MUST_DIFFER = "^image_token_id, video_start_token_id and video_end_token_id must differ, got "
 
 
+def refused(spec, changes, error, message, name=None):
+    return pytest.param(
+        spec, changes, error, message, id=name or " ".join(map(str, changes.items()))
+    )
+
+
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("spec", "changes", "error", "message"),
     [
         *(
-            pytest.param(
-                {name: value},
-                TypeError,
-                rf"^{name} must be an int, got {value!r}$",
-                id=f"{name} {value!r}",
-            )
-            for name in (*IDS, "spatial_merge_size", "padding_value")
-            for value in (2.0, "2", True, None)
+            refused(SPEC, {name: value}, TypeError, rf"^{name} must be an int, got {value!r}$")
+            for name in (*IDS, "spatial_merge_size", "temporal_merge_size", "padding_value")
+            for value in (2.0, "2", True)
         ),
         *(
-            pytest.param(
+            refused(SPEC, {name: None}, TypeError, rf"^{name} must be an int, got None$")
+            for name in ("spatial_merge_size", "temporal_merge_size", "padding_value")
+        ),
+        *(
+            refused(
+                SPEC,
+                {name: None},
+                ValueError,
+                rf"^{name} must be given for 'glm4v' with marker_rule 'last', got None$",
+            )
+            for name in IDS
+        ),
+        refused(
+            ADJACENT,
+            {"vision_start_token_id": None},
+            ValueError,
+            "^vision_start_token_id must be given for 'qwen3_vl' with marker_rule 'adjacent', got",
+        ),
+        *(
+            refused(
+                spec,
                 {name: value},
                 ValueError,
                 rf"^{name} must be from {least} to 2\*\*31 - 1, got {value}$",
-                id=f"{name} {value}",
             )
-            for name, least in (*((name, 0) for name in IDS), ("spatial_merge_size", 1))
+            for spec, name, least in (
+                *((SPEC, name, 0) for name in IDS),
+                (ADJACENT, "video_token_id", 0),
+                (ADJACENT, "vision_start_token_id", 0),
+                (SPEC, "spatial_merge_size", 1),
+                (BLOCKS, "temporal_merge_size", 1),
+            )
             for value in (least - 1, -2, 2**31)
         ),
-        pytest.param(
+        refused(
+            SPEC,
             {"image_token_id": 151341},
             ValueError,
             MUST_DIFFER + r"\(151341, 151341, 151342\)$",
-            id="image is video start",
+            "image is video start",
         ),
-        pytest.param(
+        refused(
+            SPEC,
             {"image_token_id": 151342},
             ValueError,
             MUST_DIFFER + r"\(151342, 151341, 151342\)$",
-            id="image is video end",
+            "image is video end",
         ),
-        pytest.param(
+        refused(
+            SPEC,
             {"video_start_token_id": 151342},
             ValueError,
             MUST_DIFFER + r"\(151343, 151342, 151342\)$",
-            id="video start is video end",
+            "video start is video end",
+        ),
+        refused(
+            TIMED,
+            {"video_token_id": 151655},
+            ValueError,
+            r"^image_token_id and video_token_id must differ, got \(151655, 151655\)$",
+            "image is video",
+        ),
+        refused(
+            ADJACENT,
+            {"vision_start_token_id": 151655},
+            ValueError,
+            "^image_token_id, video_token_id and vision_start_token_id must differ, got ",
+            "image is vision start",
         ),
         *(
-            pytest.param(
+            refused(
+                SPEC,
                 {name: "other"},
                 ValueError,
                 rf"^{name} must be one of {known}, got 'other'$",
-                id=f"{name} other",
             )
             for name, known in {
-                "convention": "'sglang', 'transformers'",
-                "marker_rule": "'last', 'count'",
+                "convention": "'sglang', 'transformers', 'vllm'",
+                "marker_rule": "'none', 'last', 'count', 'adjacent'",
+                "image_time": "'frames', 'none'",
+                "video_time": "'frames', 'seconds'",
+                "time_order": "'rate', 'seconds'",
+                "time_dtype": "'given', 'float32', 'float64'",
                 "span_rule": "'thw', 'hw'",
+                "mask_rule": "'skip', 'ignore'",
                 "delta_length": "'padded', 'valid'",
+                "position_dtype": "'ids', 'int64', 'float32'",
             }.items()
+        ),
+        *(
+            refused(
+                replace(SPEC, marker_rule=rule),
+                {"video_token_id": 5},
+                ValueError,
+                f"^video_token_id must be None with marker_rule '{rule}', which tells videos by",
+                f"video_token_id with {rule}",
+            )
+            for rule in ("last", "count")
+        ),
+        refused(
+            ADJACENT,
+            {"mask_rule": "skip"},
+            ValueError,
+            "^mask_rule must be 'ignore' with marker_rule 'adjacent', which looks at the token "
+            "before, masked or not, got 'skip'$",
+        ),
+        refused(
+            TIMED,
+            {"separate_frames": True},
+            ValueError,
+            "^video_time must be 'frames' with separate_frames, got 'seconds'",
+        ),
+        refused(
+            ADJACENT,
+            {"temporal_merge_size": 2},
+            ValueError,
+            "^temporal_merge_size must be 1 with separate_frames, got 2$",
+        ),
+        *(
+            refused(
+                TIMED,
+                {"tokens_per_second": value},
+                TypeError,
+                "^tokens_per_second must be a number with video_time 'seconds', got ",
+            )
+            for value in (None, "4", True)
+        ),
+        *(
+            refused(
+                TIMED,
+                {"tokens_per_second": value},
+                ValueError,
+                f"^tokens_per_second must be positive, got {value}$",
+            )
+            for value in (0, -4, float("nan"), float("inf"))
+        ),
+        refused(
+            SPEC,
+            {"tokens_per_second": 4},
+            ValueError,
+            "^tokens_per_second must be None with video_time 'frames', got 4$",
         ),
     ],
 )
-def test_a_spec_refuses(changes, error, message):
+def test_a_spec_refuses(spec, changes, error, message):
     with pytest.raises(error, match=message):
-        replace(SPEC, **changes)
+        replace(spec, **changes)
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("spec", "changes"),
     [
-        *({name: 0} for name in IDS),
-        *({name: 2**31 - 1} for name in (*IDS, "spatial_merge_size")),
-        {"spatial_merge_size": 1},
-        {"padding_value": -100},
+        *((SPEC, {name: 0}) for name in IDS),
+        *((SPEC, {name: 2**31 - 1}) for name in (*IDS, "spatial_merge_size")),
+        (SPEC, {"spatial_merge_size": 1}),
+        (SPEC, {"padding_value": -100}),
+        (BLOCKS, {"temporal_merge_size": 2**31 - 1}),
+        (BLOCKS, {"image_token_id": None}),
+        (TIMED, {"tokens_per_second": 0.5}),
+        (TIMED, {"default_seconds": None}),
     ],
-    ids=lambda changes: " ".join(map(str, *changes.items())),
+    ids=lambda value: " ".join(map(str, *value.items())) if isinstance(value, dict) else "",
 )
-def test_a_spec_accepts(changes):
-    changed = vars(replace(SPEC, **changes))
-    assert changed == {**vars(SPEC), **changes}
+def test_a_spec_accepts(spec, changes):
+    changed = vars(replace(spec, **changes))
+    assert changed == {**vars(spec), **changes}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(MRopeSpec)])
@@ -249,11 +504,7 @@ def test_a_spec_is_frozen(name):
 
 
 def test_a_spec_is_a_key():
-    specs = [
-        MRopeSpec.for_model(model_type, convention=convention)
-        for model_type in CONFIGS
-        for convention in RULES
-    ]
+    specs = [spec_of(model_type, convention) for model_type, convention in CORE]
     assert len(dict.fromkeys(specs)) == len(specs)
     twin = replace(SPEC)
     assert twin is not SPEC
@@ -261,5 +512,12 @@ def test_a_spec_is_a_key():
     assert hash(twin) == hash(SPEC)
 
 
-def test_a_specs_repr_builds_it_again():
-    assert eval(repr(SPEC), vars(vecrope)) == SPEC
+@each_core
+def test_a_specs_repr_builds_it_again(model_type, convention):
+    spec = spec_of(model_type, convention)
+    assert eval(repr(spec), vars(vecrope)) == spec
+
+
+def test_a_spec_is_built_by_name():
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        MRopeSpec("glm4v", "sglang")

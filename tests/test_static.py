@@ -150,6 +150,7 @@ def assigned_numbers(source):
 def test_no_number_is_copied_from_the_host():
     assert assigned_numbers("a[0, 1] = 0\nb[c] = True\nd[0] = e\nf = 1\n") == [1, 2]
     rooms = ("checks", "items", "modality", "positions", "rope_index", "segments", "stream")
+    rooms += ("bailing", "glm_image", "glm_image_decode", "hunyuan", "isaac", "rooms")
     for room in rooms:
         source = Path(vecrope.__file__).with_name(f"{room}.py").read_text(encoding="utf-8")
         assert assigned_numbers(source) == [], room
@@ -172,6 +173,14 @@ def test_grids_on_another_device_are_moved_to_the_ids():
     ids = fake_arguments("meta")["input_ids"]
     grids = {name: value for name, value in fake_arguments("cpu").items() if name != "input_ids"}
     answer = get_rope_index(ids, SGLANG, validate=False, **grids)
+    assert {tensor.device.type for tensor in answer} == {"meta"}
+
+
+@pytest.mark.usefixtures("fake")
+def test_bounds_on_another_device_are_moved_to_the_ids():
+    ids = fake_arguments("meta")["input_ids"].flatten()
+    bounds = torch.empty(3, dtype=torch.int32)
+    answer = get_rope_index(ids, SGLANG, validate=False, cu_seqlens=bounds)
     assert {tensor.device.type for tensor in answer} == {"meta"}
 
 

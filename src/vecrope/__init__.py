@@ -10,6 +10,7 @@ Notation, used by every docstring:
 """
 
 from vecrope.collate import collate
+from vecrope.glm_image_decode import get_decode_position_ids
 from vecrope.packing import sequence_ids_from_position_ids
 from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
@@ -27,6 +28,7 @@ __all__ = [
     "ShardLayout",
     "collate",
     "concatenate_plans",
+    "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",
     "plan_from_placeholders",

@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
-        spec = MRopeSpec.for_model(arguments.model or _MODEL, convention=arguments.convention)
+        try:
+            spec = MRopeSpec.for_model(arguments.model or _MODEL, convention=arguments.convention)
+        except ValueError as error:
+            raise CommandError(f"argument --model: {error}") from error
     else:
         spec = load_spec(arguments.config, arguments.convention)
     prompt = conversation(spec) if arguments.input is None else load_prompt(arguments.input, spec)
@@ -73,11 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=_PROGRAM,
         description="Show the segments and the M-RoPE positions of a prompt, confirm them against "
-        "the readable loop, and say how long both took. Without a prompt, a GLM conversation with "
-        "an image and a video is laid out.",
+        "the readable loop, and say how long both took. Without a prompt, a conversation with an "
+        "image and a video is laid out.",
         epilog="PROMPT.json holds an object: input_ids, a list of ids or a list of rows; and where "
         "wanted attention_mask and mm_token_type_ids, of the same form, image_grid_thw and "
-        "video_grid_thw, lists of [t, h, w] in patches.",
+        "video_grid_thw, lists of [t, h, w] in patches, and second_per_grid_ts, a list of numbers.",
     )
     family = parser.add_mutually_exclusive_group()
     family.add_argument(

@@ -11,6 +11,7 @@ from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 _INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_TOKENS = 2**30
 
 
@@ -28,7 +29,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = N
             "packed input of shape (N,) needs cu_seqlens"
         )
     if cu_seqlens is not None:
-        _check_integral("cu_seqlens", cu_seqlens)
+        check_integral("cu_seqlens", cu_seqlens)
         if input_ids.dim() != 1:
             raise ValueError(
                 f"input_ids must have shape (N,) with cu_seqlens, got {tuple(input_ids.shape)}"
@@ -46,7 +47,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = N
         values = getattr(inputs, name)
         if values is None:
             continue
-        _check_integral(name, values)
+        check_integral(name, values)
         if values.shape != input_ids.shape:
             raise ValueError(
                 f"{name} must have the shape of input_ids {tuple(input_ids.shape)}, "
@@ -72,7 +73,7 @@ def check_grid_shapes(image_grid_thw: Tensor | None, video_grid_thw: Tensor | No
     for name, grids in (("image_grid_thw", image_grid_thw), ("video_grid_thw", video_grid_thw)):
         if grids is None:
             continue
-        _check_integral(name, grids)
+        check_integral(name, grids)
         if grids.dim() != 2 or grids.shape[1] != 3:
             raise ValueError(
                 f"{name} must have shape (num_{name.split('_')[0]}s, 3), got {tuple(grids.shape)}"
@@ -87,13 +88,13 @@ def check_seconds_argument(
         return
     if "second_per_grid_ts" not in spec.arguments:
         raise ValueError(
-            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in "
-            f"time under convention {spec.convention!r}"
+            f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
         )
     if isinstance(seconds, Tensor):
-        if seconds.dtype not in (torch.float32, torch.float64, *_INTEGRAL[:-1]):
+        if seconds.dtype not in (*_FLOATING, *_INTEGRAL[:-1]):
             raise TypeError(
-                f"second_per_grid_ts must be float32, float64 or integers, got {seconds.dtype}"
+                "second_per_grid_ts must be of a floating-point or integer dtype, "
+                f"got {seconds.dtype}"
             )
         shape = tuple(seconds.shape)
     elif isinstance(seconds, Sequence) and not isinstance(seconds, str):
@@ -169,7 +170,8 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
-def _check_integral(name: str, value: Tensor) -> None:
+def check_integral(name: str, value: Tensor) -> None:
+    """Check that an argument is a tensor of integers."""
     check_tensor(name, value)
     if value.dtype not in _INTEGRAL:
         raise TypeError(

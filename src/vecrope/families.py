@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from vecrope.rules import OwnRule
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -28,8 +29,11 @@ class Family:
     # Paths that one convention reads elsewhere, or besides, and their defaults.
     paths_by_convention: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
     defaults_by_convention: Mapping[str, Fields] = field(default_factory=dict)
-    # Makes the data of a rule of the family's own from the values found by `own_paths`.
+    # Makes the data of a rule of the family's own from the values found by `own_paths`, under every
+    # convention but those in `shared_in`.
     own_rule: Callable[..., OwnRule] | None = None
+    shared_in: Sequence[str] = ()
+    own_rule_by_convention: Mapping[str, Callable[..., OwnRule]] = field(default_factory=dict)
     own_paths: Mapping[str, Path] = field(default_factory=dict)
     own_defaults: Fields = field(default_factory=dict)
 
@@ -93,6 +97,25 @@ _ERNIE_ORIGINAL_PATHS: dict[str, Path] = {
 }
 
 
+# Its grids are in tokens, and markers tell its images.
+_GLM_IMAGE = {**_BY_IDS, "spatial_merge_size": 1}
+# By its name and its older one, in a nested configuration and in one that is not.
+_HUNYUAN_SECTION_PATHS = tuple(
+    f"{place}.{name}"
+    for name in ("mrope_section", "xdrope_section")
+    for place in (
+        "text_config.rope_parameters",
+        "text_config.rope_scaling",
+        "rope_parameters",
+        "rope_scaling",
+    )
+)
+
+
+def _in_text_config(name: str) -> tuple[str, ...]:
+    return f"text_config.{name}", f"llm_config.{name}"
+
+
 def _vision(image: int, video: int) -> dict[str, int]:
     return {"image_token_id": image, "video_token_id": video, "spatial_merge_size": 2}
 
@@ -143,6 +166,134 @@ def _plain(*conventions: str) -> Family:
     }
     no_placeholder = {"image_token_id": None, "spatial_merge_size": 1, **_BY_IDS}
     return Family({name: {**rules[name], **no_placeholder} for name in conventions}, {})
+
+
+# The omni families keep these in their thinker, whose configuration may be given alone. Only the
+# talker's class has a default for the start of an image or a video; it is that of all checkpoints.
+def _thinker(*names: str) -> tuple[str, ...]:
+    return tuple(f"{part}{name}" for part in ("thinker_config.", "") for name in names)
+
+
+_OMNI_PATHS: dict[str, Path] = {
+    "image_token_id": _thinker("image_token_id", "image_token_index"),
+    "video_token_id": _thinker("video_token_id", "video_token_index"),
+    "vision_start_token_id": (
+        *_thinker("vision_start_token_id"),
+        "talker_config.vision_start_token_id",
+    ),
+    "spatial_merge_size": _thinker("vision_config.spatial_merge_size"),
+    "tokens_per_second": _thinker("position_id_per_seconds"),
+}
+_OMNI_DEFAULTS = {
+    **_vision(151655, 151656),
+    "vision_start_token_id": 151652,
+    "tokens_per_second": 25,
+}
+_OMNI_OWN_PATHS: dict[str, Path] = {
+    "audio_token_id": _thinker("audio_token_id", "audio_token_index"),
+    "audio_start_token_id": _thinker("audio_start_token_id"),
+}
+_OMNI_OWN_DEFAULTS = {"audio_token_id": 151646, "audio_start_token_id": 151647}
+_OMNI_TRANSFORMERS = {
+    **_TRANSFORMERS,
+    **_BY_IDS,
+    "span_rule": "thw",
+    "video_time": "seconds",
+    "time_order": "seconds",
+    "time_dtype": "float32",
+}
+_OMNI_VLLM = {**_VLLM, **_BY_IDS, **_SECONDS_VLLM, "multi_frame_images": True}
+
+_QWEN2_5_OMNI = Family(
+    {
+        "transformers": {**_OMNI_TRANSFORMERS, "padding_value": 1},
+        "vllm": _OMNI_VLLM,
+    },
+    _OMNI_PATHS,
+    _OMNI_DEFAULTS,
+    paths_by_convention={
+        "vllm": {"tokens_per_second": _thinker("vision_config.tokens_per_second")}
+    },
+    defaults_by_convention={"vllm": {"tokens_per_second": 25}},
+    own_rule=partial(
+        OmniRule,
+        whole_times=True,
+        interleave="walk",
+        sound_markers="shared",
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="int64",
+    ),
+    own_rule_by_convention={
+        "vllm": partial(
+            OmniRule,
+            whole_times=True,
+            interleave="count",
+            sound_markers="early",
+            sound_end="block",
+            text_dtype="int64",
+        )
+    },
+    own_paths={**_OMNI_OWN_PATHS, "seconds_per_chunk": _thinker("seconds_per_chunk")},
+    own_defaults={**_OMNI_OWN_DEFAULTS, "seconds_per_chunk": 2},
+)
+
+
+def _merged_by_time(*, n_window: int, reads_window: bool = False, **fields: Any) -> OwnRule:
+    """Return the rule of qwen3_omni_moe; only transformers reads the window of its encoder."""
+    return OmniRule(
+        n_window=n_window if reads_window else 50,
+        interleave="merge",
+        sound_markers="own",
+        **fields,
+    )
+
+
+_QWEN3_OMNI_MOE = Family(
+    {
+        "transformers": {**_OMNI_TRANSFORMERS, "position_dtype": "float32"},
+        "sglang": {**_OMNI_TRANSFORMERS, **_SGLANG, "position_dtype": "float32"},
+        "vllm": {**_OMNI_VLLM, "default_seconds": 2.0},
+    },
+    _OMNI_PATHS,
+    _OMNI_DEFAULTS,
+    own_rule=partial(
+        _merged_by_time,
+        reads_window=True,
+        whole_times=False,
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="float32",
+    ),
+    own_rule_by_convention={
+        "sglang": partial(
+            _merged_by_time, whole_times=False, sound_end="piece", text_dtype="int64"
+        ),
+        "vllm": partial(_merged_by_time, whole_times=True, sound_end="block", text_dtype="int64"),
+    },
+    own_paths={**_OMNI_OWN_PATHS, "n_window": _thinker("audio_config.n_window")},
+    own_defaults={**_OMNI_OWN_DEFAULTS, "n_window": 50},
+)
+
+
+# Fields that an upstream has a default for where a configuration lacks them.
+_OPTIONAL = ("separate_frames", "tokens_per_second")
+
+
+def _canvas() -> Family:
+    upstreams = {"transformers": _TRANSFORMERS, "sglang": _SGLANG, "vllm": _VLLM}
+    # Patches per token are the rule's, which reads them off the mode.
+    fields = {**_FRAMES_BY_IDS, "spatial_merge_size": 1, "position_dtype": "int64"}
+    markers = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    others = ("downsample_mode", "uses_mrope_canvas", "mrope_mode")
+    return Family(
+        {name: {**rules, **fields} for name, rules in upstreams.items()},
+        {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
+        own_rule=partial(canvas_rule, "transformers"),
+        own_rule_by_convention={name: partial(canvas_rule, name) for name in ("sglang", "vllm")},
+        own_paths={name: name for name in (*markers, *others)},
+        own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
+    )
 
 
 FAMILIES: dict[str, Family] = {
@@ -201,13 +352,19 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": _frames_between_timestamps(248056, 248057, 248053),
     "cosmos3_omni": _frames_between_timestamps(151655, 151656, 151652),
     "cosmos3_edge": _frames_between_timestamps(19, 18, 20),
+    # vLLM's takes no videos.
     "cohere_compass": Family(
         {
             "transformers": {**_TRANSFORMERS, **_FRAMES_BY_IDS},
-            "vllm": {**_VLLM, **_FRAMES_BY_IDS},
+            "vllm": {**_VLLM, **_BY_IDS},
         },
-        _VISION_PATHS,
-        _vision(255031, 255032),
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.spatial_merge_size",
+        },
+        {"image_token_id": 255031, "spatial_merge_size": 2},
+        paths_by_convention={"transformers": {"video_token_id": "video_token_id"}},
+        defaults_by_convention={"transformers": {"video_token_id": 255032}},
     ),
     "ernie4_5_vl_moe": Family(
         {
@@ -238,10 +395,98 @@ FAMILIES: dict[str, Family] = {
     "keye": _only_vllm(multi_frame_images=True),
     "keye_vl1_5": _only_vllm(multi_frame_images=True),
     "openpangu_vl": _only_vllm(multi_frame_images=False),
+    "qwen2_5_omni": _QWEN2_5_OMNI,
+    "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
+    "qwen3_omni_moe": _QWEN3_OMNI_MOE,
+    "qwen3_omni_moe_thinker": _QWEN3_OMNI_MOE,
+    # Positions by a rule of their own.
+    "hunyuan_vl": Family(
+        {"transformers": {**_TRANSFORMERS, **_BY_IDS}},
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.spatial_merge_size",
+        },
+        {"image_token_id": 120120, "spatial_merge_size": 2},
+        own_rule=Hunyuan.of_section,
+        own_paths={"mrope_section": _HUNYUAN_SECTION_PATHS},
+    ),
+    "glm_image": Family(
+        {
+            "transformers": {**_TRANSFORMERS, **_GLM_IMAGE, "padding_value": 1},
+            "sglang": {
+                **_SGLANG,
+                **_GLM_IMAGE,
+                "span_rule": "hw",
+                "multi_frame_images": False,
+                "position_dtype": "int64",
+            },
+        },
+        {"image_token_id": "image_token_id"},
+        {"image_token_id": 167855},
+        own_rule=GlmImage,
+        own_paths={
+            "image_start_token_id": "image_start_token_id",
+            "image_end_token_id": "image_end_token_id",
+        },
+        own_defaults={"image_start_token_id": 16384, "image_end_token_id": 16385},
+    ),
+    "isaac": Family(
+        {"vllm": {**_VLLM, **_BY_IDS}},
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.pixel_shuffle_scale_factor",
+        },
+        own_rule=Isaac,
+    ),
+    "bailing_moe_v3_vl": Family(
+        {
+            "sglang": {**_SGLANG, "marker_rule": "none"},
+            "vllm": {**_VLLM, **_BY_IDS},
+        },
+        {"spatial_merge_size": "vision_config.spatial_merge_size"},
+        {"spatial_merge_size": 2},
+        paths_by_convention={
+            "sglang": {
+                "image_token_id": _in_text_config("image_patch_token"),
+                "video_token_id": _in_text_config("video_patch_token"),
+                "vision_start_token_id": _in_text_config("image_start_token"),
+                "video_start_token_id": _in_text_config("video_start_token"),
+                "separate_frames": _in_text_config("use_interleaved_frame_timestamp"),
+            },
+            "vllm": {"image_token_id": "image_token_id"},
+        },
+        defaults_by_convention={
+            "sglang": {"separate_frames": False},
+            "vllm": {"image_token_id": 151655},
+        },
+        own_rule=Bailing.of_context,
+        shared_in=("vllm",),
+        own_paths={
+            "max_position_embeddings": _in_text_config("max_position_embeddings"),
+            "rope_type": (
+                *_in_text_config("rope_parameters.rope_type"),
+                *_in_text_config("rope_parameters.type"),
+            ),
+            "factor": _in_text_config("rope_parameters.factor"),
+            "original_max_position_embeddings": _in_text_config(
+                "rope_parameters.original_max_position_embeddings"
+            ),
+        },
+        own_defaults={
+            "max_position_embeddings": None,
+            "rope_type": "default",
+            "factor": 1.0,
+            "original_max_position_embeddings": 0,
+        },
+    ),
+    "minicpmv4_7": _canvas(),
     # What looks like M-RoPE in these upstreams, and counts tokens.
     "qwen3_asr": _plain("sglang", "vllm"),
     "minicpmv4_6": _plain("vllm"),
 }
+
+# What the configurations of checkpoints call a family that vLLM files under another name.
+_CHECKPOINT_NAMES = {"Keye": "keye", "KeyeVL1_5": "keye_vl1_5"}
 
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
@@ -262,8 +507,15 @@ def class_defaults(model_type: str, convention: str, given: Sequence[str]) -> di
                 f"{name}=..., or use from_config"
             )
     values = {**family.rules[convention], **defaults}
-    if family.own_rule is not None and "own_rule" not in given:
-        values["own_rule"] = family.own_rule(**family.own_defaults)
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None and "own_rule" not in given:
+        for name in family.own_paths:
+            if name not in family.own_defaults:
+                raise ValueError(
+                    f"{model_type!r} has no default {name}: pass own_rule=..., of vecrope.rules, "
+                    "or use from_config"
+                )
+        values["own_rule"] = own_rule(**family.own_defaults)
     return values
 
 
@@ -274,20 +526,28 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
         ValueError: if there is no such family or upstream, or a field is missing.
     """
     model_type = _lookup(config, "model_type")
+    model_type = _CHECKPOINT_NAMES.get(model_type, model_type)
     family = _family_of(model_type, convention)
     defaults = family.defaults_by_convention.get(convention, {})
     values = dict(family.rules[convention])
     for name, path in _paths(family, convention).items():
         # An upstream that has a default of its own does not need the field.
-        optional = name == "tokens_per_second" and name in defaults
+        optional = name in _OPTIONAL and name in defaults
         values[name] = _lookup(config, path, defaults.get(name) if optional else None)
-    if family.own_rule is not None:
+    own_rule = _own_rule(family, convention)
+    if own_rule is not None:
         found = {
             name: _lookup(config, path, family.own_defaults.get(name))
             for name, path in family.own_paths.items()
         }
-        values["own_rule"] = family.own_rule(**found)
+        values["own_rule"] = own_rule(**found)
     return model_type, values
+
+
+def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
+    if convention in family.shared_in:
+        return None
+    return family.own_rule_by_convention.get(convention, family.own_rule)
 
 
 def _family_of(model_type: object, convention: str) -> Family:

@@ -110,13 +110,27 @@ def _pace(
         factors = factors.to(video_grid_thw.device)
         factors[0, :num_images].fill_(0)
         return factors
-    num_videos, device = video_grid_thw.shape[0], video_grid_thw.device
+    videos = video_pace(video_grid_thw.shape[0], spec, seconds, video_grid_thw.device)
+    images = videos.new_full((2, num_images), 1)
+    if spec.image_time == "none":
+        images[0].fill_(0)
+    return torch.cat((images, videos), 1)
+
+
+def video_pace(
+    num_videos: int,
+    spec: MRopeSpec,
+    seconds: Tensor | Sequence[float] | None,
+    device: torch.device,
+) -> Tensor:
+    """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    if seconds is None:
-        seconds = torch.full((num_videos,), spec.default_seconds or 0.0, device=device)
     as_numbers = not isinstance(seconds, Tensor)
-    if not isinstance(seconds, Tensor):
+    if seconds is None:
+        default = spec.default_seconds or 0.0
+        seconds = torch.full((num_videos,), default, dtype=torch.float64, device=device)
+    elif not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=torch.float64)
     seconds = seconds.to(device)
     if not seconds.is_floating_point():
@@ -131,8 +145,4 @@ def _pace(
         step, scale = seconds, torch.full_like(seconds, rate)
     if as_numbers and spec.time_dtype == "given":
         step, scale = step.float(), scale.float()
-    videos = torch.stack((step, scale))
-    images = videos.new_full((2, num_images), 1)
-    if spec.image_time == "none":
-        images[0].fill_(0)
-    return torch.cat((images, videos), 1)
+    return torch.stack((step, scale))

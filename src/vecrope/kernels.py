@@ -17,29 +17,41 @@ import triton.language as tl
 # Tokens in a block, and blocks that are summed up at a time.
 BLOCK = 512
 CHUNK = 256
-# Numbers that `_block_rows` and `_item_rows` keep of a block and an item, and `write` of faults.
+# Numbers of the workspace: of 64 bits, what is wrong; of 32, those of each block and each item.
+NUM_FAULTS = 3
 NUM_BLOCK_ROWS = 5
 NUM_ITEM_ROWS = 7
-NUM_FAULTS = 3
 # Ranks and positions have 32 bits, and a marker's index takes one more.
 MAX_TOKENS = 2**30
+# What is compiled is launched with constants and all from Triton 3.3 on.
+COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+# The caller's tensors, which may be views that start anywhere.
+_ARGUMENTS = ["ids", "mask", "types", "image_grids", "video_grids"]
 
 
 @triton.jit
 def _block_rows(work, num_blocks):
-    """Return the rows of the workspace, each of a number a block.
+    """Return the rows of the workspace of a number a block, and the item table that follows them.
 
     They are: the index of the last marker times two, plus one for a video start, or without that
     rule video starts less video ends; placeholders before the first marker, whose kind the blocks
-    before decide; image placeholders; video placeholders; unmasked tokens.
+    before decide; image placeholders; video placeholders; unmasked tokens. `NUM_FAULTS` numbers of
+    64 bits stand before them.
     """
+    rows = work + 6
     return (
-        work,
-        work + num_blocks,
-        work + 2 * num_blocks,
-        work + 3 * num_blocks,
-        work + 4 * num_blocks,
+        rows,
+        rows + num_blocks,
+        rows + 2 * num_blocks,
+        rows + 3 * num_blocks,
+        rows + 4 * num_blocks,
+        rows + 5 * num_blocks,
     )
+
+
+@triton.jit
+def _faults(work):
+    return work.to(tl.pointer_type(tl.int64))
 
 
 @triton.jit
@@ -73,7 +85,10 @@ def _add(a, b, c, d, e, f, g, a2, b2, c2, d2, e2, f2, g2):
 
 @triton.jit
 def _load(ids, mask, sizes, seq_len, BLOCK: tl.constexpr):
-    """Return the row, the tokens' places in the batch, the tokens, and which exist and are kept."""
+    """Return the row, the tokens' places in the batch, the tokens, and which exist and are kept.
+
+    Also return which have a mask that is neither 0 nor 1.
+    """
     blocks_in_row = tl.cdiv(seq_len, BLOCK)
     row = tl.program_id(0) // blocks_in_row
     column = (tl.program_id(0) - row * blocks_in_row) * BLOCK + tl.arange(0, BLOCK)
@@ -85,9 +100,12 @@ def _load(ids, mask, sizes, seq_len, BLOCK: tl.constexpr):
         # The rows in use in the upper half, the tokens of each in the lower.
         size = tl.load(sizes)
         kept = column < tl.where(row < size >> 32, tl.minimum(size & 0x7FFFFFFF, seq_len), 0)
+    wrong = inside & (column < 0)
     if mask is not None:
-        kept &= tl.load(mask + at, mask=inside, other=0) != 0
-    return row, at, token, inside, kept
+        code = tl.load(mask + at, mask=inside, other=0)
+        kept &= code != 0
+        wrong = (code != 0) & (code != 1)
+    return row, at, token, inside, kept, wrong
 
 
 @triton.jit
@@ -103,6 +121,46 @@ def _markers(
 
 
 @triton.jit
+def _kinds(
+    types,
+    work,
+    at,
+    token,
+    inside,
+    kept,
+    opened,
+    row_start,
+    IMAGE: tl.constexpr,
+    VIDEO_START: tl.constexpr,
+    VIDEO_END: tl.constexpr,
+    LAST: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Return which tokens are an image's and which a video's, and what says so.
+
+    `opened` is 1 if the last marker before the block is a video start, 0 if it is none, and -1 if
+    that is not known: then a placeholder before the first marker is neither.
+
+    The third is the types, or else what `_markers` returns, as a running maximum or sum.
+    """
+    if types is not None:
+        codes = tl.load(types + at, mask=inside, other=0)
+        image, video = kept & (codes == 1), kept & (codes == 2)
+    else:
+        codes = _markers(at, token, kept, VIDEO_START, VIDEO_END, LAST)
+        if LAST:
+            codes = tl.associative_scan(codes, 0, _larger)
+            in_video = tl.where(codes < 0, opened, codes & 1)
+        else:
+            marked = _block_rows(work, 0)[0]
+            codes = tl.cumsum(codes, 0) + _sum(marked, row_start, tl.program_id(0), CHUNK)
+            in_video = (codes > 0).to(tl.int32)
+        placeholder = kept & (token == IMAGE)
+        image, video = placeholder & (in_video == 0), placeholder & (in_video == 1)
+    return image, video, codes
+
+
+@triton.jit
 def _sum(column, start, stop, CHUNK: tl.constexpr):
     total = tl.zeros((CHUNK,), tl.int32)
     for first in range(start, stop, CHUNK):
@@ -115,12 +173,13 @@ def _sum(column, start, stop, CHUNK: tl.constexpr):
 def _make_items(
     image_grids,
     video_grids,
-    faults,
+    work,
     items,
     num_images,
     num_items,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Write the item table, all images before all videos, and whether a grid is not sound."""
@@ -144,6 +203,8 @@ def _make_items(
         size = t.to(tl.float32) * (h // MERGE).to(tl.float32) * (w // MERGE).to(tl.float32)
         unsound |= size >= 2**30
         misshapen += tl.sum(unsound.to(tl.int32), 0)
+        if ONE_FRAME:
+            misshapen += tl.sum((is_image & (t > 1)).to(tl.int32), 0)
         t = tl.where(unsound, 0, t).to(tl.int64)
         height = tl.where(unsound, 0, h // MERGE).to(tl.int64)
         width = tl.where(unsound, 0, w // MERGE).to(tl.int64)
@@ -166,26 +227,34 @@ def _make_items(
         tl.store(moved + item, moves_before.to(tl.int32), mask=exists)
         tokens_before += tl.sum(size, 0)
         moved_before += tl.sum(moves, 0)
+    faults = _faults(work)
     tl.store(faults, tl.zeros((), tl.int64))
     tl.store(faults + 1, misshapen.to(tl.int64) + (tokens_before >= 2**30).to(tl.int64))
     tl.store(faults + 2, tl.zeros((), tl.int64))
 
 
 @triton.jit
-def _item_of(ends, rank, searched, num_items, steps):
-    """Return how many items end at each rank or before; 0 where nothing is `searched`."""
-    low = tl.zeros_like(rank)
-    high = tl.where(searched, num_items, 0)
+def _items_of(ends, rank, searched, corner_rank, num_items, steps):
+    """Return how many items end at each rank or before, 0 where nothing is `searched`.
+
+    Both tensors of ranks are searched for at once: a step waits for the memory, not for the sums.
+    """
+    low, corner_low = tl.zeros_like(rank), tl.zeros_like(corner_rank)
+    high, corner_high = tl.where(searched, num_items, 0), corner_low + num_items
     for _ in range(steps):
-        middle = (low + high) // 2
-        narrowing = low < high
+        middle, corner_middle = (low + high) // 2, (corner_low + corner_high) // 2
+        narrowing, corner_narrowing = low < high, corner_low < corner_high
         end = tl.load(ends + middle, mask=narrowing, other=0)
+        corner_end = tl.load(ends + corner_middle, mask=corner_narrowing, other=0)
         low = tl.where(narrowing & (end <= rank), middle + 1, low)
         high = tl.where(narrowing & (end > rank), middle, high)
-    return low
+        above = corner_narrowing & (corner_end <= corner_rank)
+        corner_low = tl.where(above, corner_middle + 1, corner_low)
+        corner_high = tl.where(corner_narrowing & ~above, corner_middle, corner_high)
+    return low, corner_low
 
 
-@triton.jit(do_not_specialize=["seq_len"])
+@triton.jit(do_not_specialize=["seq_len"], do_not_specialize_on_alignment=_ARGUMENTS)
 def mark(
     ids,
     mask,
@@ -197,12 +266,15 @@ def mark(
     BLOCK: tl.constexpr,
 ):
     """Write each block's video starts less its video ends."""
-    _, at, token, _, kept = _load(ids, mask, sizes, seq_len, BLOCK)
+    _, at, token, _, kept, _ = _load(ids, mask, sizes, seq_len, BLOCK)
     markers = _markers(at, token, kept, VIDEO_START, VIDEO_END, False)
-    tl.store(work + tl.program_id(0), tl.sum(markers, 0))
+    tl.store(_block_rows(work, 0)[0] + tl.program_id(0), tl.sum(markers, 0))
 
 
-@triton.jit(do_not_specialize=["seq_len", "num_images", "num_items"])
+@triton.jit(
+    do_not_specialize=["seq_len", "num_images", "num_items"],
+    do_not_specialize_on_alignment=_ARGUMENTS,
+)
 def summarise(
     ids,
     mask,
@@ -211,7 +283,6 @@ def summarise(
     image_grids,
     video_grids,
     deltas,
-    faults,
     work,
     seq_len,
     num_images,
@@ -222,36 +293,38 @@ def summarise(
     LAST: tl.constexpr,
     MERGE: tl.constexpr,
     THW: tl.constexpr,
+    ONE_FRAME: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Write each block's numbers and, in one more program, the item table."""
     block = tl.program_id(0)
     num_blocks = tl.num_programs(0) - 1
-    marked, undecided, images, videos, kept_tokens = _block_rows(work, num_blocks)
+    marked, undecided, images, videos, kept_tokens, items = _block_rows(work, num_blocks)
     if block == num_blocks:
-        items = work + 5 * num_blocks
         _make_items(
-            image_grids, video_grids, faults, items, num_images, num_items, MERGE, THW, CHUNK
+            image_grids,
+            video_grids,
+            work,
+            items,
+            num_images,
+            num_items,
+            MERGE,
+            THW,
+            ONE_FRAME,
+            CHUNK,
         )
     else:
-        row, at, token, inside, kept = _load(ids, mask, sizes, seq_len, BLOCK)
+        row, at, token, inside, kept, _ = _load(ids, mask, sizes, seq_len, BLOCK)
         row_start = row * tl.cdiv(seq_len, BLOCK)
-        if types is not None:
-            kind = tl.load(types + at, mask=inside, other=0)
-            image, video = kept & (kind == 1), kept & (kind == 2)
-        else:
-            placeholder = kept & (token == IMAGE)
-            markers = _markers(at, token, kept, VIDEO_START, VIDEO_END, LAST)
-            if LAST:
-                last = tl.associative_scan(markers, 0, _larger)
-                tl.store(marked + block, tl.max(markers, 0))
-                tl.store(undecided + block, tl.sum((placeholder & (last < 0)).to(tl.int32), 0))
-                placeholder &= last >= 0
-                in_video = (last & 1) == 1
-            else:
-                in_video = tl.cumsum(markers, 0) + _sum(marked, row_start, block, CHUNK) > 0
-            image, video = placeholder & ~in_video, placeholder & in_video
+        image, video, markers = _kinds(
+            types, work, at, token, inside, kept, -1, row_start,
+            IMAGE, VIDEO_START, VIDEO_END, LAST, CHUNK,
+        )  # fmt: skip
+        if LAST and types is None:
+            rest = kept & (token == IMAGE) & ~image & ~video
+            tl.store(marked + block, tl.max(markers, 0))
+            tl.store(undecided + block, tl.sum(rest.to(tl.int32), 0))
         tl.store(images + block, tl.sum(image.to(tl.int32), 0))
         tl.store(videos + block, tl.sum(video.to(tl.int32), 0))
         tl.store(kept_tokens + block, tl.sum(kept.to(tl.int32), 0))
@@ -271,7 +344,7 @@ def _counts_before(
     """
     block = tl.program_id(0)
     blocks_in_row = tl.cdiv(seq_len, BLOCK)
-    marked, undecided, images, videos, kept_tokens = _block_rows(work, tl.num_programs(0))
+    marked, undecided, images, videos, kept_tokens, _ = _block_rows(work, tl.num_programs(0))
     zero = tl.zeros((CHUNK,), tl.int32)
     image, video, kept = zero, zero, zero
     row_image, row_video, row_kept, opened = zero, zero, zero, zero
@@ -301,7 +374,10 @@ def _counts_before(
     return tl.reduce((image, video, kept, row_image, row_video, row_kept, opened), 0, _add)
 
 
-@triton.jit(do_not_specialize=["seq_len", "num_rows", "num_images", "num_items", "steps"])
+@triton.jit(
+    do_not_specialize=["seq_len", "num_rows", "num_images", "num_items", "steps"],
+    do_not_specialize_on_alignment=_ARGUMENTS,
+)
 def write(
     ids,
     mask,
@@ -309,7 +385,6 @@ def write(
     sizes,
     positions,
     deltas,
-    faults,
     work,
     seq_len,
     num_rows,
@@ -327,32 +402,24 @@ def write(
 ):
     """Write the block's positions, and raise its row's delta and the faults by what it holds.
 
-    The faults are: a group that other tokens interrupt, a grid that is not sound, and fewer or more
-    placeholders than the grids describe.
+    The faults are: a group that other tokens interrupt, or a code of the mask or the types that is
+    none; a grid that is not sound; and fewer or more placeholders than the grids describe.
     """
     block = tl.program_id(0)
-    row, at, token, inside, kept = _load(ids, mask, sizes, seq_len, BLOCK)
+    row, at, token, inside, kept, wrong = _load(ids, mask, sizes, seq_len, BLOCK)
     row_start = row * tl.cdiv(seq_len, BLOCK)
-    marked, _, _, _, kept_tokens = _block_rows(work, tl.num_programs(0))
-    ends, starts, widths, areas, groups, spans, moved = _item_rows(
-        work + 5 * tl.num_programs(0), num_items
-    )
+    _, _, _, _, kept_tokens, items = _block_rows(work, tl.num_programs(0))
+    ends, starts, widths, areas, groups, spans, moved = _item_rows(items, num_items)
     UNDECIDED: tl.constexpr = LAST and types is None
     images, videos, all_kept, row_images, row_videos, row_kept, opened = _counts_before(
         work, row, seq_len, UNDECIDED, BLOCK, CHUNK
     )
+    image, video, codes = _kinds(
+        types, work, at, token, inside, kept, opened, row_start,
+        IMAGE, VIDEO_START, VIDEO_END, LAST, CHUNK,
+    )  # fmt: skip
     if types is not None:
-        kind = tl.load(types + at, mask=inside, other=0)
-        image, video = kept & (kind == 1), kept & (kind == 2)
-    else:
-        markers = _markers(at, token, kept, VIDEO_START, VIDEO_END, LAST)
-        if LAST:
-            last = tl.associative_scan(markers, 0, _larger)
-            in_video = tl.where(last < 0, opened, last & 1) == 1
-        else:
-            in_video = tl.cumsum(markers, 0) + _sum(marked, row_start, block, CHUNK) > 0
-        placeholder = kept & (token == IMAGE)
-        image, video = placeholder & ~in_video, placeholder & in_video
+        wrong |= kept & ((codes < 0) | (codes > 2))
     visual = image | video
 
     # Three counts in one scan: images, videos, text.
@@ -362,35 +429,35 @@ def write(
     image_rank = images + (counts & 0xFFFF).to(tl.int32) - 1
     video_rank = image_tokens + videos + ((counts >> 16) & 0xFFFF).to(tl.int32) - 1
     rank = tl.where(video, video_rank, image_rank)
-    item = _item_of(ends, rank, visual, num_items, steps)
-    found = visual & (item < num_items)
-    group = tl.load(groups + item, mask=found, other=1)
-    span = tl.load(spans + item, mask=found, other=1)
-    place = tl.where(found, (rank - tl.load(starts + item, mask=found, other=0)) % group, 0)
-    begins = found & (place == 0)
-
-    # By how much the groups that begin before the block, but not before its row, move the position:
-    # what all groups below a rank do, for either kind at the start of the row and of the block.
+    # The same for either kind at the start of the row and at that of the block.
     corner = tl.arange(0, 4)
     at_block = corner % 2 == 1
     corner_rank = tl.where(at_block, images, images - row_images)
     corner_video_rank = image_tokens + tl.where(at_block, videos, videos - row_videos)
     corner_rank = tl.where(corner < 2, corner_rank, corner_video_rank)
-    corner_item = _item_of(ends, corner_rank, corner < 4, num_items, steps)
+    item, corner_item = _items_of(ends, rank, visual, corner_rank, num_items, steps)
+    found = visual & (item < num_items)
     # Behind the last item its own groups count.
     corner_item = tl.minimum(corner_item, tl.maximum(num_items - 1, 0))
     exists = corner_item < num_items
-    corner_start = tl.load(starts + corner_item, mask=exists, other=0)
-    corner_group = tl.maximum(tl.load(groups + corner_item, mask=exists, other=1), 1)
-    moves = tl.cdiv(corner_rank - corner_start, corner_group)
-    moves *= tl.load(spans + corner_item, mask=exists, other=0)
-    moves += tl.load(moved + corner_item, mask=exists, other=0)
-    before = row_kept - row_images - row_videos + tl.sum(tl.where(at_block, moves, -moves), 0)
-
-    moves = tl.where(begins, span, (kept & ~found).to(tl.int32))
-    base = before + tl.cumsum(moves, 0) - span
+    start = tl.load(starts + item, mask=found, other=0)
+    group = tl.load(groups + item, mask=found, other=1)
+    span = tl.load(spans + item, mask=found, other=1)
     area = tl.load(areas + item, mask=found, other=1)
     width = tl.load(widths + item, mask=found, other=1)
+    corner_start = tl.load(starts + corner_item, mask=exists, other=0)
+    corner_group = tl.load(groups + corner_item, mask=exists, other=1)
+    corner_span = tl.load(spans + corner_item, mask=exists, other=0)
+    corner_moved = tl.load(moved + corner_item, mask=exists, other=0)
+
+    # By how much the groups that begin before the block, but not before its row, move the position.
+    moves = tl.cdiv(corner_rank - corner_start, tl.maximum(corner_group, 1))
+    moves = moves * corner_span + corner_moved
+    before = row_kept - row_images - row_videos + tl.sum(tl.where(at_block, moves, -moves), 0)
+    place = tl.where(found, (rank - start) % group, 0)
+    begins = found & (place == 0)
+    moves = tl.where(begins, span, (kept & ~found).to(tl.int32))
+    base = before + tl.cumsum(moves, 0) - span
     frame = place // area
     in_frame = place - frame * area
     line = in_frame // width
@@ -407,17 +474,18 @@ def write(
         length = _sum(kept_tokens, row_start, row_start + tl.cdiv(seq_len, BLOCK), CHUNK)
     largest = tl.maximum(time, tl.maximum(height, across))
     next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
-    tl.atomic_max(deltas + row, (next_position - length).to(tl.int64))
+    tl.atomic_max(deltas + row, (next_position - length).to(tl.int64), sem="relaxed")
 
     # A group is whole if no text and no start of a row comes between its first and last token. Both
     # are counted up to every token; the difference is never negative, nor then is any group's.
+    faults = _faults(work)
     passed = (counts >> 32) + (all_kept - images - videos + row)
     is_last = found & (place == group - 1)
-    between = tl.sum(tl.where(is_last, passed, 0) - tl.where(begins, passed, 0), 0)
-    tl.atomic_add(faults, between)
+    between = tl.where(is_last, passed, 0) - tl.where(begins, passed, 0) + wrong.to(tl.int64)
+    tl.atomic_add(faults, tl.sum(between, 0), sem="relaxed")
     if block == tl.num_programs(0) - 1:
         images += tl.sum(image.to(tl.int32), 0)
         videos += tl.sum(video.to(tl.int32), 0)
         tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
-        wrong = (images != image_tokens) | (videos != tokens - image_tokens)
-        tl.store(faults + 2, wrong.to(tl.int64))
+        misfit = (images != image_tokens) | (videos != tokens - image_tokens)
+        tl.store(faults + 2, misfit.to(tl.int64))

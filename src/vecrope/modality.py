@@ -95,7 +95,7 @@ def in_video(stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor
     opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == video_start
     before = torch.searchsorted(at, starts.contiguous())
     if spec.marker_rule == "last":
-        # A leading row stands for "no marker yet".
-        return pad(opens, (1, 0))[before] & (pad(at, (1, 0), value=-1)[before] >= row_starts)
+        # A leading row stands for "no marker yet", which opens nothing, wherever it stands.
+        return pad(opens, (1, 0))[before] & (pad(at, (1, 0))[before] >= row_starts)
     depth = pad(torch.where(opens, 1, -1).cumsum(0), (1, 0))
     return depth[before] > depth[torch.searchsorted(at, row_starts)]

@@ -21,8 +21,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(inputs: Inputs, spec: MRopeSpec, validate: bool, max_segments: int | None) -> Prepared:
-    """Check the arguments of a call, and bring them onto one device."""
-    checks.check_metadata(inputs, spec, max_segments)
+    """Check the values of a call whose metadata have been checked, and bring them to one device."""
     input_ids, mask, types = inputs.input_ids, inputs.attention_mask, inputs.mm_token_type_ids
     tracing = torch.compiler.is_compiling()
     exact = max_segments is None and input_ids.is_cpu and not tracing
@@ -33,7 +32,7 @@ def prepare(inputs: Inputs, spec: MRopeSpec, validate: bool, max_segments: int |
             if validate:
                 checks.check_codes("attention_mask", mask, 1)
             mask = mask.bool()
-            if checks.all_set(mask):
+            if spec.mask_rule == "ignore" or checks.all_set(mask):
                 mask = None
         if validate and types is not None and types.numel():
             checks.check_codes("mm_token_type_ids", types, 2, mask)

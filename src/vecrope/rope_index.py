@@ -6,17 +6,25 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from vecrope import fit
+from vecrope import checks
+from vecrope.bailing import bailing_rope_index
+from vecrope.canvas import canvas_rope_index
+from vecrope.glm_image import glm_image_rope_index
+from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
+from vecrope.isaac import isaac_rope_index
+from vecrope.omni import omni_rope_index
 from vecrope.packing import plan_sequences
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
 from vecrope.short import short_rope_index
+from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -63,19 +71,21 @@ def get_rope_index(
             `vecrope.sequence_ids_from_position_ids` finds it in text positions.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
-        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, float32
-            or float64, or a list of floats, for families that space videos in time. None: the
-            family's default. The upstreams round by its type, and so does this.
+        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
+            floating-point dtype, or a list of floats, for families that space videos in time.
+            None: the family's default. The upstreams round by its type, and so does this.
         second_per_grids: the same, by the name that the omni families give it.
         audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
         use_audio_in_video: whether videos come with their sound, interleaved; of the same.
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
-        text_positions: put a row in front that counts the unmasked tokens of each sequence, as
-            transformers' text models take it to tell packed sequences apart.
+        text_positions: put a row in front that counts the unmasked tokens of each sequence, 0 at
+            masked ones. transformers' text models tell packed sequences apart by it, where they are
+            given neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: add columns of padding at the right up to a multiple.
-        validate: check the values of the input. On a device other than the CPU this synchronises.
+        validate: check the values of the input. On a device other than the CPU this synchronises:
+            once, where the kernels of `vecrope.kernels` answer, if the values are good.
             False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
@@ -92,7 +102,9 @@ def get_rope_index(
         int64, or (num_sequences, 1) with `cu_seqlens` or `sequence_ids`: the row's largest position
         plus one (0 for a row without an unmasked token), less its padded or its valid length as
         `spec.delta_length` says; with `sequence_ids` its valid length. The axes are temporal,
-        height, width; (4, B, T) with `text_positions`, which come first. Neither aliases an input.
+        height, width; with `text_positions` there is a fourth in front. Neither aliases an input. A
+        family with a rule of its own may have other axes, and deltas in the dtype of `input_ids`:
+        its room says so.
 
         If `max_segments` or `max_sequences` is too small and cannot be refused (`validate=False`,
         or tracing), or if under tracing `validate` finds a misfit, every position on the three axes
@@ -118,8 +130,10 @@ def get_rope_index(
         >>> rope_deltas
         tensor([[-2]])
 
-    The rules are those of SGLang's `get_rope_index_glm4v` and of transformers'
-    `Glm4vModel.get_rope_index`.
+    The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch of the
+    GLM families takes the two or three kernels of `vecrope.kernels`; the other forms are tensor
+    operators.
     """
     inputs = Inputs(
         input_ids,
@@ -135,28 +149,33 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    planned = text_positions or pad_to_multiple_of is not None
-    if sequence_ids is not None or max_sequences is not None:
-        plan = plan_sequences(
-            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
-        )
-    else:
-        prepared = prepare(inputs, spec, validate, max_segments)
-        if spec.own_rule is not None:
-            if planned:
-                raise ValueError(
-                    f"text_positions and pad_to_multiple_of must not be given: {spec.model_type} "
-                    "has a numbering of its own, without a plan to lay out anew"
-                )
-            return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
-        answer = None if planned else _fast_answer(prepared, spec, validate, max_segments)
-        if answer is not None:
-            return answer
-        plan = build_plan(prepared, spec, validate, max_segments)
+    extras = (sequence_ids, max_sequences, pad_to_multiple_of)
+    if not text_positions and all(extra is None for extra in extras):
+        return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
+    plan = _plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences)
     position_ids = plan.position_ids(
         text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
     )
     return position_ids, plan.rope_deltas
+
+
+def rope_index_of(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, max_segments: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what `get_rope_index` does for the arguments in `inputs`."""
+    checks.check_metadata(inputs, spec, max_segments)
+    answer = _fused_answer(inputs, spec, validate) if max_segments is None else None
+    if answer is not None:
+        return answer
+    # What is wrong there is found once more below, and named.
+    prepared = prepare(inputs, spec, validate, max_segments)
+    if spec.own_rule is not None:
+        return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
+    answer = _eager_answer(prepared, spec)
+    if answer is not None:
+        return answer
+    plan = build_plan(prepared, spec, validate, max_segments)
+    return plan.position_ids(), plan.rope_deltas
 
 
 def plan_rope_index(
@@ -215,11 +234,6 @@ def plan_rope_index(
         >>> plan.decode(2)[0]
         tensor([[4, 5]])
     """
-    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
-        raise ValueError(
-            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
-            "use get_rope_index"
-        )
     inputs = Inputs(
         input_ids,
         image_grid_thw,
@@ -229,14 +243,31 @@ def plan_rope_index(
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
     )
-    if sequence_ids is not None or max_sequences is not None:
-        plan = plan_sequences(
+    return narrowed(_plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences))
+
+
+def _plan_of(
+    inputs: Inputs,
+    spec: MRopeSpec,
+    sequence_ids: Tensor | None,
+    validate: bool,
+    max_segments: int | None,
+    max_sequences: int | None,
+) -> RopeIndexPlan:
+    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
+        raise ValueError(
+            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
+            "use get_rope_index, without sequence_ids, text_positions and pad_to_multiple_of"
+        )
+    checks.check_metadata(inputs, spec, max_segments)
+    if sequence_ids is not None:
+        return plan_sequences(
             inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
         )
-    else:
-        prepared = prepare(inputs, spec, validate, max_segments)
-        plan = build_plan(prepared, spec, validate, max_segments)
-    return narrowed(plan)
+    if max_sequences is not None:
+        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
+    prepared = prepare(inputs, spec, validate, max_segments)
+    return build_plan(prepared, spec, validate, max_segments)
 
 
 def _one_of(
@@ -250,43 +281,59 @@ def _one_of(
     return second_per_grids
 
 
-def _fast_answer(
-    prepared: Prepared, spec: MRopeSpec, validate: bool, max_segments: int | None
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of a form that is faster than the segment table, where one fits."""
-    inputs, exact, tracing, dtype = prepared
+def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of the CUDA kernels, or None where they cannot take the call."""
+    if not spec.frames_by_markers or not inputs.input_ids.is_cuda or inputs.cu_seqlens is not None:
+        return None
+    mask = inputs.attention_mask
+    if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
+        return None
+    pipeline = _pipeline_for(inputs.input_ids)
+    if pipeline is None:
+        return None
+    answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
+        inputs.input_ids,
+        spec,
+        inputs.image_grid_thw,
+        inputs.video_grid_thw,
+        mask,
+        inputs.mm_token_type_ids,
+        validate=validate,
+    )
+    if answer is None or spec.position_dtype == "ids":
+        return answer
+    return answer[0].to(torch.int64), answer[1]
+
+
+def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of a form for CPUs that is faster than the segment table, or None."""
+    inputs, exact, _, dtype = prepared
     input_ids, images, videos = inputs.input_ids, inputs.image_grid_thw, inputs.video_grid_thw
     mask, types = inputs.attention_mask, inputs.mm_token_type_ids
-    if max_segments is not None or inputs.cu_seqlens is not None or not _is_fast(spec):
+    if not exact or inputs.cu_seqlens is not None or not input_ids.numel():
         return None
     answer = None
-    if exact and input_ids.numel():
-        if mask is None and types is None:
+    if mask is None and types is None:
+        if spec.frames_by_markers:
             answer = short_rope_index(input_ids, spec, images, videos)
-        if answer is None:
-            kept = None if mask is None else mask.to(input_ids.device)
-            types = None if types is None else types.to(input_ids.device)
-            answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
-    pipeline = None if tracing else _pipeline_for(input_ids)
-    if pipeline is not None:
-        if validate and images is not None and not spec.multi_frame_images:
-            fit.check_grids(images, images[:0], spec)
-        answer = pipeline.fused_rope_index(
-            input_ids, spec, images, videos, mask, types, validate=validate
-        )
+        elif spec.marker_rule in ("none", "adjacent"):
+            seconds = inputs.second_per_grid_ts
+            answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
+    if answer is None and spec.frames_by_markers:
+        kept = None if mask is None else mask.to(input_ids.device)
+        types = None if types is None else types.to(input_ids.device)
+        answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
     return None if answer is None else (answer[0].to(dtype), answer[1])
 
 
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {}
-
-
-def _is_fast(spec: MRopeSpec) -> bool:
-    """Whether the faster forms, for a CPU and for CUDA, know the family's rules."""
-    return (
-        spec.marker_rule in ("last", "count")
-        and spec.separate_frames
-        and spec.image_time == "frames"
-    )
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+    Bailing: bailing_rope_index,
+    CanvasRule: canvas_rope_index,
+    GlmImage: glm_image_rope_index,
+    Hunyuan: hunyuan_rope_index,
+    Isaac: isaac_rope_index,
+    OmniRule: omni_rope_index,
+}
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:

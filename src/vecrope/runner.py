@@ -1,11 +1,11 @@
-"""Positions for a serving engine: static buffers and one CUDA graph for each bucket of shapes."""
+"""Positions for a serving engine: static buffers, and CUDA graphs of buckets of shapes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from vecrope.spec import MRopeSpec
 
 _LEAST_TOKENS = 64
 _Key = tuple[int, int, bool]
+# The ids, the grids of images and of videos, and the mask.
+_Arguments = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class RunnerInputs(NamedTuple):
@@ -35,13 +37,23 @@ class RunnerInputs(NamedTuple):
     video_grid_thw: Tensor
 
 
+class _Replay(NamedTuple):
+    """What it takes to replay a graph for prompts of one shape."""
+
+    key: _Key  # B, T and whether there is a mask
+    graph: torch.cuda.CUDAGraph
+    arguments: _Arguments
+    answer: tuple[Tensor, Tensor]
+
+
 class RopeIndexRunner:
     """`get_rope_index` for one spec, within limits, without allocation or synchronisation.
 
-    On a CUDA device the runner owns the buffers that a call reads and writes. A call copies its
-    arguments into them and replays a CUDA graph. There is one graph for each bucket: the numbers of
-    rows and of tokens are rounded up to powers of two, and prompts with a mask have their own. On a
-    CPU a call is `get_rope_index`, with the same limits.
+    On a CUDA device the runner owns the buffers that a call writes, and launches two kernels (three
+    by transformers' rule). It owns buffers for prompts as well: what has been written there, see
+    `inputs`, is answered by replaying a CUDA graph, which takes the least time. There is one graph
+    for each bucket: the numbers of rows and of tokens are rounded up to powers of two, and prompts
+    with a mask have their own. On a CPU a call is `get_rope_index`, with the same limits.
 
     Args:
         spec: the family's rules.
@@ -55,7 +67,8 @@ class RopeIndexRunner:
     Raises:
         TypeError: if `dtype` is another.
         ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or if together
-            they allow 2**30 tokens.
+            they allow 2**30 tokens; on a CUDA device for a family that its kernels do not know; or
+            if the upstream's positions are always int64 and `dtype` is not.
         RuntimeError: on a CUDA device without Triton, which comes with torch's builds for CUDA.
 
     Example:
@@ -86,30 +99,42 @@ class RopeIndexRunner:
         dtype: torch.dtype = torch.int64,
     ) -> None:
         limits = {
-            "max_rows": max_rows,
-            "max_tokens": max_tokens,
-            "max_images": max_images,
-            "max_videos": max_videos,
+            "rows": max_rows,
+            "tokens": max_tokens,
+            "images": max_images,
+            "videos": max_videos,
         }
-        for name, limit in limits.items():
-            least = int(name in ("max_rows", "max_tokens"))
+        for what, limit in limits.items():
+            least = int(what in ("rows", "tokens"))
             if limit < least:
-                raise ValueError(f"{name} must be at least {least}, got {limit}")
+                raise ValueError(f"max_{what} must be at least {least}, got {limit}")
         if max_rows * max_tokens >= 2**30:
             raise ValueError(
                 f"max_rows {max_rows} times max_tokens {max_tokens} must be less than 2**30"
             )
         if dtype not in (torch.int64, torch.int32):
             raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+        if spec.position_dtype == "int64" and dtype != torch.int64:
+            raise ValueError(
+                f"dtype must be torch.int64 under convention {spec.convention!r}, got {dtype}"
+            )
         self.spec = spec
         self.device = torch.device(device)
         self.dtype = dtype
         self._limits = limits
         self._buckets: dict[_Key, _Bucket] = {}
-        self._memory = _Memory(limits, dtype, self.device) if self.device.type == "cuda" else None
-        # Of the last replay: B, T and whether masked; its graph and its answer.
-        self._last_key: _Key | None = None
-        self._last: tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]] | None = None
+        self._memory: _Memory | None = None
+        if self.device.type == "cuda":
+            if not spec.frames_by_markers or spec.mask_rule != "skip":
+                raise ValueError(
+                    f"a runner on a CUDA device knows the families whose frames stand between "
+                    f"markers, such as glm4v, got {spec.model_type!r} under convention "
+                    f"{spec.convention!r}; use get_rope_index"
+                )
+            self._memory = _Memory(spec, limits, dtype, self.device)
+            self.device = self._memory.input_ids.device  # with its number
+        self._last_replay: _Replay | None = None
+        self._last_arguments: _Arguments | None = None  # of a call or a replay
 
     @property
     def num_graphs(self) -> int:
@@ -117,12 +142,14 @@ class RopeIndexRunner:
         return len(self._buckets)
 
     def warm_up(self, shapes: Iterable[tuple[int, int]] | None = None) -> float:
-        """Compile and capture the graphs of some buckets.
+        """Compile the kernels, and capture the graphs of some buckets.
 
-        What is not warmed up is captured by the first call that needs it.
+        The kernels are compiled for grids of int64, and for no mask and masks of bool and of int64;
+        for others, by the first call that brings them. A bucket that is not warmed up is captured
+        by the first use of its buffers.
 
         Args:
-            shapes: (B, T) of calls to expect; None: those of every bucket.
+            shapes: (B, T) of replays to expect; None: those of every bucket.
 
         Returns:
             The seconds that it took; 0 on a CPU.
@@ -131,20 +158,23 @@ class RopeIndexRunner:
             return 0.0
         start = time.perf_counter()
         if shapes is None:
-            rows = _powers(1, self._limits["max_rows"])
-            shapes = product(rows, _powers(_LEAST_TOKENS, self._limits["max_tokens"]))
+            rows = _powers(1, self._limits["rows"])
+            shapes = product(rows, _powers(_LEAST_TOKENS, self._limits["tokens"]))
         for (num_rows, seq_len), masked in product(shapes, (False, True)):
             self._check_limit("rows", num_rows)
             self._check_limit("tokens", seq_len)
             self._bucket(num_rows, seq_len, masked)
+        ids = self._memory.input_ids[:1].view(1, 1)
+        for mask in (None, ids.bool(), ids.long()):
+            self(ids, attention_mask=mask)
         _wait(self.device)
         return time.perf_counter() - start
 
     def inputs(self, num_rows: int, num_tokens: int) -> RunnerInputs:
         """Return the buffers that a prompt of this shape may be written to, on a CUDA device.
 
-        The grids' buffers are those of every shape. What a call or an earlier prompt left there
-        stands until it is overwritten; so do the other buffers, which shapes share.
+        The grids' buffers are those of every shape. What an earlier prompt left there stands until
+        it is overwritten; so it does in the other buffers, which shapes share.
 
         Raises:
             RuntimeError: on a CPU, where the runner has no buffers.
@@ -181,15 +211,12 @@ class RopeIndexRunner:
             RuntimeError: on a CPU, where the runner has no buffers.
             ValueError: if the shape is beyond the limits.
         """
-        memory = self._memory
-        if memory is None:
-            raise RuntimeError("a runner has buffers on a CUDA device only")
-        memory.num_images, memory.num_videos = len(memory.images), len(memory.videos)
-        key = (num_rows, num_tokens, masked)
-        if key != self._last_key:
-            self._check_limit("rows", num_rows)
-            self._check_limit("tokens", num_tokens)
-        return self._replay(key)
+        replay = self._last_replay
+        if replay is None or replay.key != (num_rows, num_tokens, masked):
+            replay = self._prepare_replay(num_rows, num_tokens, masked)
+        self._last_arguments = replay.arguments
+        replay.graph.replay()
+        return replay.answer
 
     def __call__(
         self,
@@ -201,9 +228,9 @@ class RopeIndexRunner:
     ) -> tuple[Tensor, Tensor]:
         """Return the position ids and the offsets that decoding continues from.
 
-        On a CUDA device the answers are views of the runner's buffers, which the next call writes
-        again; `clone()` what is to outlast it. Values are not checked, see `check`. On a CPU they
-        are checked, and the answers are the caller's own.
+        On a CUDA device the answers are views of the runner's buffers, which the next call or
+        replay writes again; `clone()` what is to outlast it. Values are not checked, see `check`.
+        On a CPU they are checked, and the answers are the caller's own.
 
         Args:
             input_ids: (B, T) in the runner's dtype and on its device.
@@ -232,7 +259,7 @@ class RopeIndexRunner:
             raise TypeError(
                 f"input_ids must be {self.dtype}, as the runner is, got {input_ids.dtype}"
             )
-        if input_ids.device.type != self.device.type:
+        if input_ids.device != self.device:
             raise ValueError(
                 f"input_ids must be on {self.device}, as the runner is, got {input_ids.device}"
             )
@@ -246,112 +273,122 @@ class RopeIndexRunner:
                 attention_mask=attention_mask,
                 validate=memory is None,
             )
-        masked = attention_mask is not None
-        bucket = self._bucket(num_rows, seq_len, masked)
-        bucket.input_ids[:num_rows, :seq_len].copy_(input_ids)
-        if attention_mask is not None:
-            bucket.mask[:num_rows, :seq_len].copy_(attention_mask)
-        memory.num_images = _load_rows(memory.images, memory.num_images, image_grid_thw)
-        memory.num_videos = _load_rows(memory.videos, memory.num_videos, video_grid_thw)
-        return self._replay((num_rows, seq_len, masked))
+        arguments = (input_ids, image_grid_thw, video_grid_thw, attention_mask)
+        buffers = memory.buffers_for(num_rows, seq_len)
+        memory.launch(*arguments, None, buffers)
+        self._last_arguments = arguments
+        return buffers.position_ids, buffers.rope_deltas
 
     def check(self) -> None:
-        """Raise if the values of the last call did not fit, as `get_rope_index` does.
+        """Raise if the values of the last call or replay did not fit, as `get_rope_index` does.
 
-        On a CUDA device this synchronises. On a CPU there is nothing left to check.
+        The arguments of the call are kept until the next one. If they did not fit, they are read
+        again, and must not have been written since. On a CUDA device this synchronises. On a CPU
+        there is nothing left to check.
 
         Raises:
             ValueError: for grids that do not fit the placeholders; the message names the row, the
                 item, what was expected and what was found.
         """
-        memory, key = self._memory, self._last_key
-        if memory is None or key is None or not bool(memory.faults.any()):
+        memory, arguments = self._memory, self._last_arguments
+        if memory is None or arguments is None or not any(memory.buffers.faults.tolist()):
             return
-        num_rows, seq_len, masked = key
-        bucket = self._bucket(*key)
+        input_ids, images, videos, mask = arguments
         get_rope_index(
-            bucket.input_ids[:num_rows, :seq_len],
+            input_ids,
             self.spec,
-            image_grid_thw=memory.images[: memory.num_images],
-            video_grid_thw=memory.videos[: memory.num_videos],
-            attention_mask=bucket.mask[:num_rows, :seq_len] if masked else None,
+            image_grid_thw=images,
+            video_grid_thw=videos,
+            attention_mask=mask,
         )
 
-    def _replay(self, key: _Key) -> tuple[Tensor, Tensor]:
-        if key != self._last_key or self._last is None:
-            num_rows, seq_len, masked = key
-            bucket = self._bucket(num_rows, seq_len, masked)
-            assert self._memory is not None
-            self._memory.sizes.fill_((num_rows << 32) + seq_len)
-            answer = bucket.position_ids[:, :num_rows, :seq_len], bucket.rope_deltas[:num_rows]
-            self._last_key, self._last = key, (bucket.graph, answer)
-        graph, answer = self._last
-        graph.replay()
-        return answer
+    def _prepare_replay(self, num_rows: int, seq_len: int, masked: bool) -> _Replay:
+        memory, inputs = self._memory, self.inputs(num_rows, seq_len)
+        assert memory is not None
+        bucket = self._bucket(num_rows, seq_len, masked)
+        memory.sizes.fill_((num_rows << 32) + seq_len)
+        position_ids, rope_deltas, _ = bucket.buffers
+        self._last_replay = _Replay(
+            (num_rows, seq_len, masked),
+            bucket.graph,
+            (
+                inputs.input_ids,
+                inputs.image_grid_thw,
+                inputs.video_grid_thw,
+                inputs.attention_mask if masked else None,
+            ),
+            (position_ids[:, :num_rows, :seq_len], rope_deltas[:num_rows]),
+        )
+        return self._last_replay
 
     def _check_limit(self, what: str, number: int) -> None:
-        limit = self._limits[f"max_{what}"]
+        limit = self._limits[what]
         if number > limit:
             raise ValueError(f"the runner was built for at most {limit} {what}, got {number}")
 
     def _bucket(self, num_rows: int, seq_len: int, masked: bool) -> _Bucket:
-        rows = min(_power_from(num_rows), self._limits["max_rows"])
-        tokens = min(_power_from(max(seq_len, _LEAST_TOKENS)), self._limits["max_tokens"])
+        rows = min(_power_from(num_rows), self._limits["rows"])
+        tokens = min(_power_from(max(seq_len, _LEAST_TOKENS)), self._limits["tokens"])
         key = (rows, tokens, masked)
         bucket = self._buckets.get(key)
         if bucket is None:
             assert self._memory is not None
-            bucket = self._buckets[key] = _Bucket(self._memory, self.spec, *key)
+            bucket = self._buckets[key] = _Bucket(self._memory, *key)
         return bucket
 
 
 class _Memory:
     """The buffers of a runner on a CUDA device, which all its buckets share."""
 
-    def __init__(self, limits: dict[str, int], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, spec: MRopeSpec, limits: dict[str, int], dtype: torch.dtype, device: torch.device
+    ) -> None:
         pipeline = fused_pipeline()
         if pipeline is None:
             raise RuntimeError(
                 "a runner on a CUDA device needs Triton, which comes with torch's builds for CUDA"
             )
-        self.pipeline = pipeline
-        rows, tokens = limits["max_rows"], limits["max_tokens"]
-        num_items = limits["max_images"] + limits["max_videos"]
+        rows, tokens = limits["rows"], limits["tokens"]
+        num_items = limits["images"] + limits["videos"]
         self.input_ids = torch.zeros(rows * tokens, dtype=dtype, device=device)
         self.mask = torch.zeros(rows * tokens, dtype=torch.bool, device=device)
-        self.images = torch.zeros((limits["max_images"], 3), dtype=torch.int64, device=device)
-        self.videos = torch.zeros((limits["max_videos"], 3), dtype=torch.int64, device=device)
+        self.images = torch.zeros((limits["images"], 3), dtype=torch.int64, device=device)
+        self.videos = torch.zeros((limits["videos"], 3), dtype=torch.int64, device=device)
         self.sizes = torch.zeros(1, dtype=torch.int64, device=device)
-        buffers = pipeline.make_buffers((rows, tokens), num_items, dtype, device)
-        self.position_ids = buffers.position_ids.view(-1)
-        self.rope_deltas, self.faults, self.work = buffers[1:]
-        self.num_images = self.num_videos = 0
+        self.buffers = pipeline.make_buffers((rows, tokens), num_items, dtype, device)
+        self.launch = pipeline.Launcher(spec, self.input_ids.device)
+        self._last_shape = (rows, tokens)
+        self._last_buffers = self.buffers
+
+    def buffers_for(self, num_rows: int, seq_len: int) -> Any:
+        """Return the part of the buffers that ids of this shape need."""
+        if (num_rows, seq_len) != self._last_shape:
+            positions = self.buffers.position_ids.view(-1)[: 3 * num_rows * seq_len]
+            self._last_shape = (num_rows, seq_len)
+            self._last_buffers = self.buffers._replace(
+                position_ids=positions.view(3, num_rows, seq_len),
+                rope_deltas=self.buffers.rope_deltas[:num_rows],
+            )
+        return self._last_buffers
 
 
 class _Bucket:
     """A graph for prompts of up to so many rows and tokens, and its views of the memory."""
 
-    def __init__(
-        self, memory: _Memory, spec: MRopeSpec, num_rows: int, seq_len: int, masked: bool
-    ) -> None:
+    def __init__(self, memory: _Memory, num_rows: int, seq_len: int, masked: bool) -> None:
         num_tokens = num_rows * seq_len
         self.input_ids = memory.input_ids[:num_tokens].view(num_rows, seq_len)
         self.mask = memory.mask[:num_tokens].view(num_rows, seq_len)
-        self.position_ids = memory.position_ids[: 3 * num_tokens].view(3, num_rows, seq_len)
-        self.rope_deltas = memory.rope_deltas[:num_rows]
-        buffers = memory.pipeline.Buffers(
-            self.position_ids, self.rope_deltas, memory.faults, memory.work
-        )
+        self.buffers = memory.buffers_for(num_rows, seq_len)
 
         def launch() -> None:
-            memory.pipeline.launch(
+            memory.launch(
                 self.input_ids,
-                spec,
                 memory.images,
                 memory.videos,
                 self.mask if masked else None,
                 None,
-                buffers,
+                self.buffers,
                 memory.sizes,
             )
 
@@ -374,16 +411,6 @@ def _capture(launch: Callable[[], None], device: torch.device) -> torch.cuda.CUD
 
 def _wait(device: torch.device) -> None:
     torch.cuda.synchronize(device)
-
-
-def _load_rows(target: Tensor, num_before: int, source: Tensor | None) -> int:
-    """Copy `source` into the first rows of `target`, clear the others, return how many."""
-    num_rows = 0 if source is None else source.shape[0]
-    if source is not None and num_rows:
-        target[:num_rows].copy_(source)
-    if num_rows < num_before:
-        target[num_rows:num_before].zero_()
-    return num_rows
 
 
 def _power_from(number: int) -> int:

@@ -59,9 +59,7 @@ def short_rope_index(
     num_video_frames = videos[0][0] if videos else 0
     num_frames = len(images) + num_video_frames
     num_placeholders = num_frames * area
-    if num_video_frames < len(videos) or num_placeholders >= seq_len:
-        return None
-    if seq_len + num_placeholders > MAX_TOKENS:
+    if num_video_frames < len(videos) or seq_len + num_placeholders > MAX_TOKENS:
         return None
 
     found = (input_ids == _ids(spec, input_ids.dtype)).nonzero()
@@ -79,7 +77,7 @@ def short_rope_index(
         return None
     if videos:
         (opening, opens), (closing, closes) = markers
-        if (opening, closing) != (_VIDEO_START, _VIDEO_END) or opens > closes:
+        if (opening, closing) != (_VIDEO_START, _VIDEO_END):
             return None
         if bisect_left(starts, closes) - bisect_left(starts, opens) != num_video_frames:
             return None

@@ -47,21 +47,22 @@ class Segment:
         if self.modality == MASKED:
             return "masked"
         kind = "image" if self.modality == IMAGE else "video"
-        frame = f" frame {self.frame}" if self.modality == VIDEO else ""
+        separate = self.modality == VIDEO and self.grid[0] == 1
+        frame = f" frame {self.frame}" if separate else ""
         return f"{kind} {self.item}{frame}{', continued' if self.place else ''}"
 
 
 def segment_rows(prompt: Prompt) -> list[list[Segment]]:
     """Return the segments of each row of a prompt that `get_rope_index` has accepted."""
     no_grid = torch.empty((0, 3), dtype=torch.int64)
-    stream = make_stream(
-        prompt.input_ids, prompt.attention_mask, None, prompt.mm_token_type_ids, exact=True
-    )
+    mask = None if prompt.spec.mask_rule == "ignore" else prompt.attention_mask
+    stream = make_stream(prompt.input_ids, mask, None, prompt.mm_token_type_ids, exact=True)
     items = make_items(
         no_grid if prompt.image_grid_thw is None else prompt.image_grid_thw,
         no_grid if prompt.video_grid_thw is None else prompt.video_grid_thw,
         prompt.spec,
         stream.index_dtype,
+        prompt.second_per_grid_ts,
     )
     table = segment_stream(stream, prompt.spec, items, None)
     columns = (

@@ -42,7 +42,7 @@ class _Block(NamedTuple):
 def get_rope_index(
     input_ids: Sequence[Sequence[int]],
     *,
-    image_token_id: int,
+    image_token_id: int | None,
     video_token_id: int | None = None,
     video_start_token_id: int | None = None,
     video_end_token_id: int | None = None,
@@ -74,7 +74,7 @@ def get_rope_index(
 
     Args:
         input_ids: B rows of T token ids.
-        image_token_id: the placeholder of images.
+        image_token_id: the placeholder of images; None: there are none.
         video_token_id: the placeholder of videos; None: markers tell which of `image_token_id` are.
         video_start_token_id: the marker before a video.
         video_end_token_id: the marker after it.
@@ -192,7 +192,7 @@ def get_rope_index(
 def token_types(
     ids: Iterable[int],
     *,
-    image_token_id: int,
+    image_token_id: int | None,
     video_token_id: int | None = None,
     video_start_token_id: int | None = None,
     video_end_token_id: int | None = None,

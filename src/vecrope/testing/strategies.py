@@ -62,8 +62,10 @@ def conversations(
     size = draw(st.none() | st.tuples(side, side))
     sizes = st.tuples(side, side) if size is None else st.just(size)
     depths = st.integers(1, 3) if size is None and spec.multi_frame_images else st.just(1)
-    segment = _text(max_text) | _image(depths, sizes, touching)
-    if _has_videos(spec):
+    segment = _text(max_text)
+    if spec.image_token_id is not None:
+        segment |= _image(depths, sizes, touching)
+    if spec.video_token_id is not None or spec.video_start_token_id is not None:
         segment |= _video(spec, sizes, touching)
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
@@ -126,10 +128,7 @@ def token_soup(
     )
     seq_len = max(len("".join(row)) for row in pieces)
     rows = ["".join(row).ljust(seq_len, "t") for row in pieces]
-    # A mask that is heeded could take the marker from before a run.
-    unmasked = adjacent and fit and spec.mask_rule == "skip"
-    masks = st.tuples(*(_mask(row, seq_len) for row in pieces))
-    mask = draw(st.none() if unmasked else st.none() | masks)
+    mask = draw(st.none() | st.tuples(*(_mask(row, seq_len) for row in pieces)))
 
     images: list[Grid] = []
     videos: list[Grid] = []
@@ -175,10 +174,6 @@ def token_soup(
         video_grid_thw=given[1],
         second_per_grid_ts=draw(seconds),
     )
-
-
-def _has_videos(spec: MRopeSpec) -> bool:
-    return spec.video_token_id is not None or spec.video_start_token_id is not None
 
 
 def _text(max_length: int) -> st.SearchStrategy[_Segment]:
@@ -230,7 +225,11 @@ def _piece(spec: MRopeSpec, *, marked: bool) -> st.SearchStrategy[str]:
     if spec.vision_start_token_id is not None:
         symbols += "<>"
     symbol = st.sampled_from(symbols)
-    kinds = st.sampled_from("I" if spec.video_token_id is None else "IV")
+    ids = {"I": spec.image_token_id, "V": spec.video_token_id}
+    placeholders = [placeholder for placeholder, token_id in ids.items() if token_id is not None]
+    if not placeholders:
+        return symbol
+    kinds = st.sampled_from(placeholders)
     if spec.vision_start_token_id is None:
         befores = st.just("")
     else:

@@ -1,0 +1,222 @@
+"""Every family under every convention, and any spec at all: the pipeline against the loop."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import each_core, each_rule, spec_of
+from support import (
+    FITTING,
+    assert_same,
+    choose_rows,
+    fitting,
+    misfitting,
+    rope_index,
+)
+
+from vecrope import MRopeSpec, get_rope_index
+from vecrope.testing import Prompt, assert_matches
+
+FORMS = {"exact": {}, "static": {"max_segments": 500}}
+each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+def any_prompt(spec):
+    """Draw any kind of prompt; of the last kind the reference refuses most."""
+    return st.one_of(*(strategy(spec) for strategy in FITTING.values()), misfitting(spec))
+
+
+def by_ids(spec, **options):
+    """Return vecrope's function of a prompt's arguments, less the types."""
+
+    def function(**arguments):
+        return get_rope_index(spec=spec, **{**arguments, "mm_token_type_ids": None}, **options)
+
+    return function
+
+
+@each_core
+def test_the_loop_is_equalled_or_both_refuse(model_type, convention):
+    spec = spec_of(model_type, convention)
+
+    @given(any_prompt(spec))
+    def check(prompt):
+        for form in FORMS.values():
+            assert_matches(by_ids(spec, **form), prompt)
+
+    check()
+
+
+@each_rule
+def test_types_say_what_the_ids_say(spec):
+    @given(fitting(spec))
+    def check(prompt):
+        for form in FORMS.values():
+            answer = rope_index(prompt, mm_token_type_ids=prompt.mm_token_type_ids, **form)
+            assert_same(answer, prompt.expected())
+
+    check()
+
+
+@each_rule
+def test_a_rows_answer_does_not_depend_on_the_others(spec):
+    @given(fitting(spec), st.data())
+    def check(prompt, data):
+        rows = data.draw(st.lists(st.integers(0, len(prompt.input_ids) - 1), min_size=1))
+        position_ids, rope_deltas = rope_index(prompt)
+        chosen = rope_index(choose_rows(prompt, rows))
+        assert_same(chosen, (position_ids[:, rows], rope_deltas[rows]))
+
+    check()
+
+
+@each_rule
+def test_packed_rows_are_answered_as_rows(spec):
+    @given(fitting(spec))
+    def check(prompt):
+        batch, seq_len = prompt.input_ids.shape
+        mask = prompt.attention_mask
+        packed = {
+            "input_ids": prompt.input_ids.flatten(),
+            "attention_mask": None if mask is None else mask.flatten(),
+            "cu_seqlens": torch.arange(batch + 1) * seq_len,
+        }
+        position_ids, rope_deltas = rope_index(prompt)
+        for form in FORMS.values():
+            answer = rope_index(prompt, **packed, **form)
+            assert_same(answer, (position_ids.flatten(1), rope_deltas))
+
+    check()
+
+
+@each_form
+@each_rule
+def test_int32_ids_give_positions_of_the_dtype_of_the_spec(spec, form):
+    @given(fitting(spec))
+    def check(prompt):
+        position_ids, rope_deltas = prompt.expected()
+        dtype = {"ids": torch.int32, "int64": torch.int64}[spec.position_dtype]
+        answer = rope_index(prompt, input_ids=prompt.input_ids.int(), **form)
+        assert_same(answer, (position_ids.to(dtype), rope_deltas))
+
+    check()
+
+
+@each_form
+@each_rule
+def test_no_tokens_give_no_positions_of_the_dtype_of_the_spec(spec, form):
+    ids = torch.empty((3, 0), dtype=torch.int32)
+    position_ids, rope_deltas = get_rope_index(ids, spec, **form)
+    assert position_ids.shape == (3, 3, 0)
+    assert position_ids.dtype == (torch.int64 if spec.position_dtype == "int64" else torch.int32)
+    assert_same([rope_deltas], [torch.zeros(3, 1, dtype=torch.int64)])
+
+
+# Any spec at all
+
+
+@st.composite
+def any_spec(draw):
+    """Draw the rules of a family that may not exist."""
+    marker_rule = draw(st.sampled_from(["none", "last", "count", "adjacent"]))
+    by_markers = marker_rule in ("last", "count")
+    separate = draw(st.booleans())
+    fields = {}
+    if not separate:
+        fields["temporal_merge_size"] = draw(st.integers(1, 3))
+        if draw(st.booleans()):
+            fields["video_time"] = "seconds"
+            fields["tokens_per_second"] = draw(st.sampled_from([1, 2, 4, 25, 0.1, 1 / 3, 2.5]))
+            fields["default_seconds"] = draw(st.none() | st.sampled_from([1.0, 0.08, 2 / 3]))
+    return MRopeSpec(
+        model_type="invented",
+        convention=draw(st.sampled_from(["sglang", "transformers", "vllm"])),
+        image_token_id=5 if by_markers else draw(st.sampled_from([5, 5, None])),
+        video_token_id=None if by_markers else draw(st.sampled_from([6, 6, None])),
+        video_start_token_id=7 if by_markers else None,
+        video_end_token_id=8 if by_markers else None,
+        vision_start_token_id=9 if marker_rule == "adjacent" else draw(st.sampled_from([9, None])),
+        spatial_merge_size=draw(st.integers(1, 3)),
+        marker_rule=marker_rule,
+        separate_frames=separate,
+        image_time=draw(st.sampled_from(["frames", "none"])),
+        time_order=draw(st.sampled_from(["rate", "seconds"])),
+        time_dtype=draw(st.sampled_from(["given", "float32", "float64"])),
+        multi_frame_images=draw(st.booleans()),
+        span_rule=draw(st.sampled_from(["thw", "hw"])),
+        mask_rule="ignore"
+        if marker_rule == "adjacent"
+        else draw(st.sampled_from(["skip", "ignore"])),
+        padding_value=draw(st.sampled_from([0, 1, -100])),
+        delta_length=draw(st.sampled_from(["padded", "valid"])),
+        position_dtype=draw(st.sampled_from(["ids", "int64"])),
+        **fields,
+    )
+
+
+@given(any_spec(), st.data())
+def test_any_spec_at_all_is_numbered_as_the_loop_numbers_it(spec, data):
+    prompt = data.draw(any_prompt(spec))
+    for form in FORMS.values():
+        assert_matches(by_ids(spec, **form), prompt)
+
+
+# Seconds
+
+
+@pytest.mark.parametrize("order", ["rate", "seconds"])
+@pytest.mark.parametrize("dtype", ["given", "float32", "float64"])
+@pytest.mark.parametrize(
+    "kind", [list, partial(torch.tensor, dtype=torch.float32), torch.DoubleTensor]
+)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_seconds_of_every_rate_are_rounded_as_the_loop_rounds_them(order, dtype, kind, form):
+    frames = 60
+    for rate in (1, 2, 4, 25, 0.1, 1 / 3):
+        spec = replace(
+            spec_of("qwen2_5_vl", "transformers"),
+            tokens_per_second=rate,
+            time_order=order,
+            time_dtype=dtype,
+        )
+        seconds = [2 / fps for fps in (0.3, 1, 1.7, 3, 7, 23.976, 25, 29.97, 30)] + [0.0, 0.08]
+        prompt = Prompt.from_symbols(
+            spec,
+            ["<" + "V" * frames + ">"] * len(seconds),
+            video_grid_thw=[[frames, 2, 2]] * len(seconds),
+            second_per_grid_ts=kind(seconds),
+        )
+        assert_same(rope_index(prompt, **form), prompt.expected())
+
+
+@pytest.mark.parametrize("order", ["rate", "seconds"])
+@pytest.mark.parametrize("dtype", ["given", "float32", "float64"])
+@pytest.mark.parametrize("rate", [2, 25, 0.1])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_default_seconds_are_rounded_as_a_number_is(rate, order, dtype, form):
+    for seconds in (0.08, 2 / 0.3, 1.0):
+        spec = replace(
+            spec_of("qwen2_5_vl", "transformers"),
+            tokens_per_second=rate,
+            time_order=order,
+            time_dtype=dtype,
+            default_seconds=seconds,
+        )
+        prompt = Prompt.from_symbols(spec, [f"<{'V' * 60}>"], video_grid_thw=[[60, 2, 2]])
+        given = rope_index(prompt, second_per_grid_ts=[seconds], **form)
+        assert_same(rope_index(prompt, **form), given)
+        assert_same(given, prompt.expected())
+
+
+@each_rule
+def test_a_wrong_type_is_found_wherever_it_is_read(spec):
+    prompt = Prompt.from_symbols(spec, ["ttt"], mask=["011"])
+    types = torch.tensor([[7, 0, 0]])
+    if spec.mask_rule == "skip":
+        assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
+        return
+    with pytest.raises(ValueError, match="mm_token_type_ids must hold 0 or 1 or 2, got 7 in row 0"):
+        rope_index(prompt, mm_token_type_ids=types)

@@ -1,0 +1,197 @@
+"""What the upstreams answer by accident, or fail on without a word, is refused with one."""
+
+import pytest
+import torch
+from oracles import CORE, EVERYWHERE, FRAMES_BY_STAMPS, GLM, QWEN2, build, pairs, spec_of
+from support import rope_index
+
+from vecrope.testing import Refusal
+
+FORMS = {"exact": {}, "static": {"max_segments": 40}}
+
+
+def refused(name, families, rows, message, **arguments):
+    rows = rows if isinstance(rows, list) else [rows]
+    return [
+        pytest.param(family, rows, arguments, message, id=f"{name}-{'-'.join(family)}")
+        for family in families
+        if family in CORE and spec_of(*family).image_token_id is not None
+    ]
+
+
+OTHERS_OF_VLLM = ("paddleocr_vl", "cohere_compass", "openpangu_vl", "bailing_moe_v3_vl")
+VISION_START = "needs a vision_start_token_id"
+ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
+
+
+@pytest.mark.parametrize(
+    ("family", "rows", "arguments", "message"),
+    [
+        # vLLM returns more positions than tokens, the others fail
+        *refused(
+            "a truncated image",
+            CORE,
+            "t<II",
+            r"row 0, image 0: its grid \(1, 4, 4\) needs 4 tokens, got 2",
+            image_grid_thw=[[1, 4, 4]],
+        ),
+        # transformers and SGLang round down
+        *refused(
+            "a grid that the merge size does not divide",
+            CORE,
+            "t<IIIIII>",
+            r"image_grid_thw row 0 must have a height and width divisible by spatial_merge_size 2",
+            image_grid_thw=[[1, 5, 7]],
+        ),
+        # the upstreams ignore it
+        *refused(
+            "a grid left over",
+            CORE,
+            "t<I>",
+            r"image_grid_thw row 1 \(1, 2, 2\) is left over",
+            image_grid_thw=[[1, 2, 2], [1, 2, 2]],
+        ),
+        # transformers and SGLang glm4v give the run to the first grid
+        *refused(
+            "a run that fits the first of two grids",
+            pairs((*QWEN2, *GLM), "transformers"),
+            "tIIIt",
+            r"image_grid_thw row 1 \(1, 2, 2\) is left over",
+            image_grid_thw=[[1, 2, 6], [1, 2, 2]],
+        ),
+        # transformers takes 2 for a token, SGLang for padding
+        *refused(
+            "a mask value",
+            CORE,
+            "tt",
+            "attention_mask must hold 0 or 1, got 2 in row 0, token 1",
+            mask=["12"],
+        ),
+        # SGLang numbers the tokens as text
+        *refused(
+            "no marker",
+            ADJACENT,
+            "tIIt",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 4]],
+        ),
+        *refused(
+            "a stray placeholder",
+            ADJACENT,
+            "It<IIt",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs",
+            image_grid_thw=[[1, 2, 4]],
+        ),
+        *refused(
+            "two images behind one marker",
+            ADJACENT,
+            "t<III",
+            f"row 0, image 1.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2], [1, 2, 4]],
+        ),
+        *refused(
+            "two frames behind one marker",
+            pairs(FRAMES_BY_STAMPS, "sglang"),
+            "t<VV",
+            f"row 0, video 0.*{VISION_START} .* before each of its frames",
+            video_grid_thw=[[2, 2, 2]],
+        ),
+        *refused(
+            "a marker in the row before",
+            ADJACENT,
+            ["tt<", "It>"],
+            f"row 1, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]],
+        ),
+        # vLLM asserts it
+        *refused(
+            "an image of two frames",
+            pairs((*QWEN2, *FRAMES_BY_STAMPS, *GLM, *OTHERS_OF_VLLM), "vllm"),
+            "t<II>",
+            r"image_grid_thw row 0 must have one frame, as vllm asks of .*, got \(2, 2, 2\)",
+            image_grid_thw=[[2, 2, 2]],
+        ),
+        # vLLM spreads five tokens over two frames and skips the empty one
+        *refused(
+            "pruned frames",
+            pairs(("qwen3_vl", "qwen3_5"), "vllm"),
+            "t<VVVVV>t<>t",
+            r"row 0 holds video tokens beyond the last grid: expected 4",
+            video_grid_thw=[[2, 2, 4]],
+        ),
+        # vLLM takes no videos
+        *refused(
+            "a clip where there are only images",
+            pairs(("cohere_compass", "bailing_moe_v3_vl"), "vllm"),
+            "t<t>",
+            r"video_grid_thw row 0 \(1, 2, 2\) is left over",
+            video_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "fewer frames than are merged",
+            pairs("ernie4_5_vl_moe", *EVERYWHERE),
+            "t[V]",
+            r"video_grid_thw row 0 must have at least temporal_merge_size 2 frames, got \(1",
+            video_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "seconds that are not used",
+            pairs(("qwen2_vl", "paddleocr_vl", "qwen3_vl", "glm4v"), "transformers"),
+            "tt",
+            "second_per_grid_ts must be None: .* does not space its frames in time",
+            second_per_grid_ts=[],
+        ),
+        *(
+            case
+            for name, seconds in {
+                "too few": [1.0],
+                "too many": [1.0] * 3,
+                "as many as videos without zeros": torch.ones(1),
+            }.items()
+            for case in refused(
+                f"{name} seconds",
+                [*pairs("qwen2_5_vl", *EVERYWHERE), *pairs("paddleocr_vl", "sglang", "vllm")],
+                "t<V>",
+                r"second_per_grid_ts must have shape \(2,\), one for each row of video_grid_thw",
+                video_grid_thw=[[1, 2, 2], [0, 0, 0]],
+                second_per_grid_ts=seconds,
+            )
+        ),
+        *(
+            case
+            for value in (-0.5, float("nan"), float("inf"))
+            for case in refused(
+                f"{value} seconds",
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                "t<V>",
+                f"second_per_grid_ts must be finite and not negative, got {value} for video 1",
+                video_grid_thw=[[0, 0, 0], [1, 2, 2]],
+                second_per_grid_ts=torch.tensor([1.0, value]),
+            )
+        ),
+        *refused(
+            "seconds without end",
+            pairs("qwen2_5_vl", *EVERYWHERE),
+            "t<V>",
+            "second_per_grid_ts must keep all positions below",
+            video_grid_thw=[[1, 2, 2]],
+            second_per_grid_ts=[1e18],
+        ),
+        *refused(
+            "no seconds and no default",
+            pairs("qwen2_5_vl", *EVERYWHERE),
+            "t<V>",
+            "second_per_grid_ts must be given for the videos of qwen2_5_vl, got None",
+            fields={"default_seconds": None},
+            video_grid_thw=[[1, 2, 2]],
+        ),
+    ],
+)
+def test_refuses(family, rows, arguments, message):
+    prompt = build(*family, rows, **arguments)
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=message):
+            rope_index(prompt, **form)
+    if message != "second_per_grid_ts must keep all positions below":
+        with pytest.raises(Refusal):
+            prompt.expected()

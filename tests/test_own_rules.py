@@ -1,0 +1,360 @@
+"""What holds for every family with a rule of its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import Phase, assume, find, given, settings
+from hypothesis import strategies as st
+from own_support import SHORT_CONTEXT, SPECS, answer, each_spec, hunyuan_spec, ids_of, single_rows
+from support import assert_same, no_synchronisation
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+from torch.nn.functional import pad
+
+from vecrope import MRopeSpec, get_decode_position_ids, get_rope_index
+from vecrope.rules import GlmImage, Hunyuan
+from vecrope.testing import OwnPrompt, Refusal, own_misfits, own_prompts
+
+each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+
+
+# The reference
+
+
+@each_spec
+@each_validate
+def test_prompts_are_answered_as_by_the_reference(spec, validate):
+    @given(own_prompts(spec))
+    def check(prompt):
+        assert_same(answer(prompt, validate=validate), prompt.expected())
+
+    check()
+
+
+@each_spec
+def test_what_the_reference_refuses_is_refused(spec):
+    @given(own_misfits(spec))
+    def check(prompt):
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            with pytest.raises(ValueError, match=r"must|grid|token"):
+                answer(prompt)
+        else:
+            assert_same(answer(prompt), expected)
+
+    check()
+
+
+def test_a_prompt_beyond_its_context_is_refused_by_the_reference_too():
+    @given(own_prompts(SHORT_CONTEXT))
+    def check(prompt):
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            with pytest.raises(ValueError, match="must be at least -1 and less than 12"):
+                answer(prompt)
+        else:
+            assert_same(answer(prompt), expected)
+
+    check()
+
+
+def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
+    prompt = OwnPrompt(SPECS["isaac"], [[9, 9]], image_grid_thw=[(2, 2, 2)])
+    with pytest.raises(Refusal, match="2 frames"):
+        prompt.expected()
+
+
+# Rows, sequences, dtypes
+
+
+@each_spec
+def test_a_batch_is_answered_as_its_rows_one_by_one(spec):
+    @given(own_prompts(spec))
+    def check(prompt):
+        position_ids, rope_deltas = answer(prompt, validate=False)
+        for row, single in enumerate(single_rows(prompt)):
+            alone = answer(single, validate=False)
+            ours = position_ids[:, row : row + 1], rope_deltas[row : row + 1]
+            if isinstance(spec.own_rule, Hunyuan):
+                # Its images are numbered on across rows.
+                alone, ours = (alone[0][:-1], alone[1]), (ours[0][:-1], ours[1])
+            assert_same(ours, alone)
+
+    check()
+
+
+@each_spec
+@each_validate
+def test_packed_rows_are_answered_as_padded_ones(spec, validate):
+    @given(own_prompts(spec))
+    def check(prompt):
+        arguments = prompt.arguments()
+        ids = arguments.pop("input_ids")
+        mask = arguments.pop("attention_mask", torch.ones_like(ids)).bool()
+        bounds = pad(mask.sum(1).cumsum(0), (1, 0)).int()
+        got = get_rope_index(ids[mask], spec, cu_seqlens=bounds, validate=validate, **arguments)
+        position_ids, rope_deltas = answer(prompt, validate=validate)
+        assert_same(got, (position_ids[:, mask], rope_deltas))
+
+    check()
+
+
+@each_spec
+def test_int32_ids_are_answered_alike(spec):
+    @given(own_prompts(spec))
+    def check(prompt):
+        position_ids, rope_deltas = answer(prompt, validate=False)
+        ids = prompt.arguments()["input_ids"].int()
+        got = answer(prompt, input_ids=ids, validate=False)
+        assert torch.equal(got[0].long(), position_ids)
+        assert torch.equal(got[1].long(), rope_deltas)
+        assert got[0].dtype == (torch.int32 if spec.position_dtype == "ids" else torch.int64)
+
+    check()
+
+
+@each_spec
+@each_validate
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (0, 0)])
+def test_there_may_be_no_tokens(spec, validate, shape):
+    ids = torch.empty(shape, dtype=torch.int64)
+    for grids in (None, torch.empty((0, 3), dtype=torch.int64), torch.zeros((2, 3)).long()):
+        position_ids, rope_deltas = get_rope_index(
+            ids, spec, image_grid_thw=grids, validate=validate
+        )
+        assert position_ids.shape[1:] == shape
+        assert rope_deltas.tolist() == [[0]] * shape[0]
+
+
+@each_spec
+@each_validate
+def test_grids_of_zeros_are_no_images(spec, validate):
+    @given(own_prompts(spec), st.data())
+    def check(prompt, data):
+        grids = [*(prompt.image_grid_thw or ())]
+        at = len(grids) if prompt.images_per_sample else data.draw(st.integers(0, len(grids)))
+        grids.insert(at, (0, 0, 0))
+        assume(prompt.image_grid_thw is not None)
+        with_zeros = replace(prompt, image_grid_thw=grids)
+        assert_same(answer(with_zeros, validate=validate), answer(prompt, validate=validate))
+
+    check()
+
+
+# Static shapes
+
+
+def test_the_probe_catches_what_reads_values():
+    with FakeTensorMode():
+        ids = torch.empty((2, 7), dtype=torch.int64, device="meta")
+        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
+            ids.nonzero()
+
+
+@each_spec
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("given", [False, True], ids=["ids", "all"])
+def test_without_validation_no_operation_depends_on_values(spec, device, packed, given):
+    with FakeTensorMode():
+        ids = torch.empty((2, 7), dtype=torch.int64, device=device)
+        arguments = {"attention_mask": torch.empty_like(ids, dtype=torch.bool)} if given else {}
+        if given and not isinstance(spec.own_rule, GlmImage):
+            arguments["mm_token_type_ids"] = torch.empty_like(ids)
+        if packed:
+            arguments = {name: value.flatten() for name, value in arguments.items()}
+            arguments["cu_seqlens"] = torch.empty(3, dtype=torch.int32, device=device)
+            ids = ids.flatten()
+        if given:
+            arguments["image_grid_thw"] = torch.empty((3, 3), dtype=torch.int32)
+            if isinstance(spec.own_rule, GlmImage):
+                arguments["images_per_sample"] = torch.empty(2, dtype=torch.int64)
+            if spec.video_token_id is not None:
+                arguments["video_grid_thw"] = torch.empty((2, 3), dtype=torch.int32)
+        position_ids, rope_deltas = get_rope_index(
+            ids, spec, validate=False, max_segments=5, **arguments
+        )
+        assert position_ids.shape[1:] == ids.shape
+        assert rope_deltas.shape == (2, 1)
+        assert {position_ids.device.type, rope_deltas.device.type} == {device}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@each_spec
+def test_on_a_gpu_it_answers_alike_without_synchronisation(spec):
+    @settings(max_examples=20)
+    @given(own_prompts(spec))
+    def check(prompt):
+        arguments = {name: value.cuda() for name, value in prompt.arguments().items()}
+        with no_synchronisation():
+            got = get_rope_index(spec=spec, validate=False, **arguments)
+            if isinstance(spec.own_rule, GlmImage):
+                decode = get_decode_position_ids(
+                    spec=spec, validate=False, max_decode_tokens=50, **arguments
+                )
+        assert_same(got, answer(prompt))
+        assert_same(get_rope_index(spec=spec, **arguments), answer(prompt))
+        if isinstance(spec.own_rule, GlmImage):
+            on_cpu = answer(prompt, get_decode_position_ids, max_decode_tokens=50)
+            assert_same(decode, on_cpu)
+
+    check()
+
+
+def roomy(prompt):
+    """Enlarge every size, each to a range of its own: torch compiles equal sizes as one."""
+    tokens, batch = len(prompt.input_ids[0]), len(prompt.input_ids)
+    mask = prompt.attention_mask or [[1] * tokens] * batch
+    videos = None
+    if prompt.spec.video_token_id is not None:
+        videos = [*(prompt.video_grid_thw or ()), *[(0, 0, 0)] * 25]
+    per_row = prompt.images_per_sample
+    if isinstance(prompt.spec.own_rule, GlmImage):
+        per_row = [*(per_row or [len(prompt.image_grid_thw or ())]), 0, 0, 0]
+    return replace(
+        prompt,
+        input_ids=[[*row, *[0] * 60] for row in prompt.input_ids] + [[0] * (tokens + 60)] * 3,
+        image_grid_thw=[*(prompt.image_grid_thw or ()), *[(0, 0, 0)] * 8],
+        video_grid_thw=videos,
+        attention_mask=[[*row, *[1] * 60] for row in mask] + [[1] * (tokens + 60)] * 3,
+        images_per_sample=per_row,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in SPECS if "axes" not in name or "4" in name])
+def test_compiled_once_it_answers_alike_and_a_misfit_has_no_answer(name):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(get_rope_index, backend=counter, fullgraph=True, dynamic=True)
+
+    @settings(max_examples=25, phases=[Phase.generate])
+    @given(own_prompts(SPECS[name], max_rows=2) | own_misfits(SPECS[name]))
+    def check(prompt):
+        prompt = roomy(prompt)
+        got = answer(prompt, compiled)
+        try:
+            expected = answer(prompt)
+        except ValueError:
+            if sound(prompt):
+                assert_no_answer(got)
+        else:
+            assert_same(got, expected)
+
+    check()
+    truncated = OwnPrompt(SPECS[name], ids_of("tt<II").tolist(), image_grid_thw=[(1, 2, 8)])
+    assert_no_answer(answer(roomy(truncated), compiled))
+    assert counter.frame_count == 1
+
+
+def sound(prompt):
+    """Say whether no grid is refused for its sides alone, which tokens may fit all the same."""
+    merge, several = prompt.spec.spatial_merge_size, prompt.spec.multi_frame_images
+    return all(
+        (min(grid) > 0 or not any(grid))
+        and grid[1] % merge == grid[2] % merge == 0
+        and (several or grid[0] <= 1)
+        for grid in [*prompt.image_grid_thw, *(prompt.video_grid_thw or ())]
+    )
+
+
+def assert_no_answer(got):
+    position_ids, rope_deltas = got
+    assert torch.equal(position_ids, torch.full_like(position_ids, -1))
+    least = torch.iinfo(rope_deltas.dtype).min
+    assert torch.equal(rope_deltas, torch.full_like(rope_deltas, least))
+
+
+# The strategies
+
+FIND = settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate])
+
+
+def any_grid(prompt, condition):
+    return any(condition(*grid) for grid in prompt.image_grid_thw or ())
+
+
+FEATURES = {
+    "several rows": lambda p: len(p.input_ids) > 1,
+    "several images": lambda p: len(p.image_grid_thw or ()) > 1,
+    "a wide image": lambda p: any_grid(p, lambda _, h, w: h < w),
+    "a tall image": lambda p: any_grid(p, lambda _, h, w: h > w),
+    "no grids": lambda p: p.image_grid_thw is None,
+}
+MASKED = {
+    "no mask": lambda p: p.attention_mask is None,
+    "left padding": lambda p: p.attention_mask and p.attention_mask[0][0] == 0,
+    "right padding": lambda p: p.attention_mask and p.attention_mask[0][-1] == 0,
+    "a hole": lambda p: p.attention_mask and "101" in "".join(map(str, p.attention_mask[0])),
+}
+OWN = {
+    "hunyuan_vl of 3 axes": MASKED,
+    "glm_image, transformers": {
+        **MASKED,
+        "all grids are a row's": lambda p: p.images_per_sample is None and p.image_grid_thw,
+        "a row without grids": lambda p: 0 in (p.images_per_sample or ()),
+        "nothing to generate": lambda p: p.image_grid_thw and len(p.expected_decode()[0]) == 1,
+        "two images to generate": lambda p: (
+            sum(7 in row for row in p.input_ids) == 0
+            and any(n > 1 for n in p.images_per_sample or ())
+        ),
+    },
+    "isaac": {**MASKED, "touching images": lambda p: _touching(p)},
+    "bailing": {"a video": lambda p: p.video_grid_thw},
+    "bailing with timestamps": {"frames": lambda p: p.video_grid_thw},
+}
+
+
+def _touching(prompt):
+    tokens = sum(row.count(9) for row in map(list, prompt.input_ids))
+    runs = sum(
+        a != 9 == b for row in prompt.input_ids for a, b in zip([0, *row], row, strict=False)
+    )
+    return tokens and runs < len(prompt.image_grid_thw)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [(name, feature) for name, own in OWN.items() for feature in {**FEATURES, **own}],
+)
+def test_every_feature_occurs(name, feature):
+    find(own_prompts(SPECS[name]), {**FEATURES, **OWN[name]}[feature], settings=FIND)
+
+
+@each_spec
+def test_misfits_fit_and_do_not(spec):
+    for refused in (True, False):
+        find(own_misfits(spec), lambda prompt, r=refused: is_refused(prompt) == r, settings=FIND)
+
+
+def is_refused(prompt):
+    try:
+        prompt.expected()
+    except Refusal:
+        return True
+    return False
+
+
+@each_spec
+def test_prompts_shrink_to_one_text_token(spec):
+    prompt = find(own_prompts(spec), lambda _: True, settings=settings(FIND, phases=tuple(Phase)))
+    assert (prompt.input_ids, prompt.attention_mask) == ([[0]], None)
+
+
+def test_a_spec_of_a_common_rule_has_another_reference():
+    spec = MRopeSpec.for_model("glm4v", convention="sglang")
+    with pytest.raises(AssertionError):
+        OwnPrompt(spec, [[0]]).expected()
+
+
+def test_own_prompts_are_shown_as_they_are_built():
+    prompt = OwnPrompt(hunyuan_spec(3), [[0, 9, 9]], image_grid_thw=[(1, 2, 2)])
+    assert "input_ids=[[0, 9, 9]], image_grid_thw=[(1, 2, 2)]" in repr(prompt)

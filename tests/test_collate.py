@@ -154,6 +154,22 @@ def test_samples_are_left_as_they_are():
     assert ids.tolist() == [7, 8]
 
 
+def test_the_grids_of_each_sample_are_counted_where_a_family_asks():
+    spec = spec_of("glm_image", "transformers")
+    rule, image = spec.own_rule, spec.image_token_id
+    start, end = rule.image_start_token_id, rule.image_end_token_id
+    with_source = {
+        "input_ids": [7, start, image, image, end, 8, start],
+        "image_grid_thw": [[1, 1, 2], [1, 4, 4]],
+    }
+    samples = [{"input_ids": [7, 8]}, with_source, with_source]
+    batch = collate(samples, spec, pad_token_id=0)
+    assert batch["images_per_sample"].tolist() == [0, 2, 2]
+    for row, sample in enumerate(samples):
+        alone = collate([sample], spec, pad_token_id=0)["position_ids"]
+        assert torch.equal(batch["position_ids"][:, row, : alone.shape[-1]], alone[:, 0])
+
+
 # Equal to one by one, and to transformers
 
 

@@ -60,8 +60,9 @@ def collate(
         `rope_deltas`, (B, 1) int64, as `vecrope.get_rope_index` returns them; and what else the
         samples hold: `labels` with -100 at padding, and if packed at the first token of each sample
         too, which no token before it is to predict; `mm_token_type_ids`; grids, seconds and pixels
-        in the order of the samples. A padded batch has an `attention_mask` (B, T) int64; a packed
-        one has none, because with it transformers does not tell the samples apart.
+        in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64. A padded
+        batch has an `attention_mask` (B, T) int64; a packed one has none, because with it
+        transformers does not tell the samples apart.
 
     Raises:
         TypeError: for a name that is not known, and seconds of two types.
@@ -112,6 +113,10 @@ def collate(
         name: batch.get(name) for name in ("mm_token_type_ids", *_OF_ITEMS, *_SECONDS)
     }
     arguments["sequence_ids" if packed else "attention_mask"] = mask
+    if "images_per_sample" in spec.arguments:
+        grids = [sample.get("image_grid_thw") for sample in samples]
+        counts = [0 if own is None else len(own) for own in grids]
+        batch["images_per_sample"] = arguments["images_per_sample"] = torch.tensor(counts)
     text_positions = packed if text_positions is None else text_positions
     batch["position_ids"], batch["rope_deltas"] = get_rope_index(
         batch["input_ids"], spec, **arguments, text_positions=text_positions

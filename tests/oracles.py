@@ -5,7 +5,6 @@ deltas, or raises what the upstream raises.
 """
 
 import itertools
-import os
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,6 +14,7 @@ from types import MethodType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from own_support import SGLANG_WHEEL, VLLM_WHEEL
 from support import grid_list, kept
 
 from bench.wheels import Wheel, load
@@ -40,8 +40,8 @@ def spec_of(model_type, convention, **fields):
 CORE = [
     (model_type, convention)
     for model_type, family in FAMILIES.items()
-    if family.own_rule is None
     for convention in family.rules
+    if family.own_rule is None or convention in family.shared_in
 ]
 
 
@@ -109,33 +109,26 @@ def transformers_classes(model_type):
     return tuple(getattr(transformers, name) for name in names)
 
 
-def transformers_rope_index(prompt, **changes):
+def transformers_function(model_type, config):
+    """Return the function of a model that has this configuration and nothing else."""
+    _, model_class = transformers_classes(model_type)
+    model = SimpleNamespace(config=config)
+    model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
+    return MethodType(model_class.get_rope_index, model)
+
+
+def transformers_rope_index(prompt):
     spec = prompt.spec
-    _, model_class = transformers_classes(spec.model_type)
     vision = SimpleNamespace(
         spatial_merge_size=spec.spatial_merge_size,
         temporal_merge_size=spec.temporal_merge_size,
         tokens_per_second=spec.tokens_per_second,
     )
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
-    model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
-    return model_class.get_rope_index(model, **{**prompt.arguments(), **changes})
+    function = transformers_function(spec.model_type, SimpleNamespace(vision_config=vision))
+    return function(**prompt.arguments())
 
 
 # SGLang
-
-SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
-VLLM_WHEEL = os.environ.get("VECROPE_VLLM_WHEEL")
-
-
-def needs_sglang(test):
-    reason = "VECROPE_SGLANG_WHEEL does not name a wheel of SGLang"
-    return pytest.mark.wheels(pytest.mark.skipif(SGLANG_WHEEL is None, reason=reason)(test))
-
-
-def needs_vllm(test):
-    reason = "VECROPE_VLLM_WHEEL does not name a wheel of vLLM"
-    return pytest.mark.wheels(pytest.mark.skipif(VLLM_WHEEL is None, reason=reason)(test))
 
 
 @cache
@@ -211,6 +204,7 @@ _VLLM_CLASSES = {
     "ernie4_5_vl_moe": ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration"),
     "keye": ("keye", "KeyeForConditionalGeneration"),
     "keye_vl1_5": ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration"),
+    "bailing_moe_v3_vl": ("bailing_moe_v3_vl", "BailingMoeV3VLForConditionalGeneration"),
     "openpangu_vl": ("openpangu_vl", "OpenPanguVLForConditionalGeneration"),
 }
 _QWEN3_VL = "Qwen3VLForConditionalGeneration"
@@ -243,8 +237,10 @@ def vllm_function(model_type):
         function = _load_vllm("qwen3_vl", f"{_QWEN3_VL}.{name}", **namespace)[name]
         return lambda config, tokens, features: function(tokens, features, config)
     module, model_class = _VLLM_CLASSES[model_type]
-    names = [f"{model_class}.iter_mm_grid_thw", f"{model_class}.get_mrope_input_positions"]
+    names = [f"{model_class}.get_mrope_input_positions"]
     namespace = {}
+    if model_type != "bailing_moe_v3_vl":
+        names.append(f"{model_class}.iter_mm_grid_thw")
     if model_type == "keye":
         names.append(f"{model_class}._split_video_grid_thw")
     if model_type == "keye_vl1_5":
@@ -255,7 +251,8 @@ def vllm_function(model_type):
         model = SimpleNamespace(config=config)
         if model_type == "keye":
             model._split_video_grid_thw = methods["_split_video_grid_thw"]
-        model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
+        if "iter_mm_grid_thw" in methods:
+            model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
         return methods["get_mrope_input_positions"](model, tokens, features)
 
     return function

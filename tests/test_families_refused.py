@@ -19,7 +19,7 @@ def refused(name, families, rows, message, **arguments):
     ]
 
 
-OTHERS_OF_VLLM = ("paddleocr_vl", "cohere_compass", "openpangu_vl")
+OTHERS_OF_VLLM = ("paddleocr_vl", "cohere_compass", "openpangu_vl", "bailing_moe_v3_vl")
 VISION_START = "needs a vision_start_token_id"
 ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
 
@@ -118,6 +118,14 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             "t<VVVVV>t<>t",
             r"row 0 holds video tokens beyond the last grid: expected 4",
             video_grid_thw=[[2, 2, 4]],
+        ),
+        # vLLM takes no videos
+        *refused(
+            "a clip where there are only images",
+            pairs(("cohere_compass", "bailing_moe_v3_vl"), "vllm"),
+            "t<t>",
+            r"video_grid_thw row 0 \(1, 2, 2\) is left over",
+            video_grid_thw=[[1, 2, 2]],
         ),
         *refused(
             "fewer frames than are merged",

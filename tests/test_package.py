@@ -129,6 +129,7 @@ ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.testing.strategies_canvas": "hypothesis",
+    "vecrope.testing.strategies_omni": "hypothesis",
     "vecrope.kernels": "triton",
 }
 

@@ -2,24 +2,21 @@
 
 The chat template rendering, the picture processor, the sampling, sizing and patching of frames, the
 timestamps, the expansion of placeholders and the token types are transformers' code, and so are the
-model and its generation. Two things are stand-ins, because torchvision may be absent: `_TorchOnly`
+model and its generation. Two things are stand-ins, because torchvision may be absent: `TorchOnly`
 supplies with torch the three pixel operations that a video processor takes from torchvision, and
 `_Processor` skips a type check that needs a class which transformers exports with torchvision only.
 """
 
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from real_support import TorchOnly, clip, make_tokenizer, picture
 from transformers import (
     Glm4vConfig,
     Glm4vForConditionalGeneration,
     Glm4vProcessor,
-    PreTrainedTokenizerFast,
 )
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.glm4v.video_processing_glm4v import Glm4vVideoProcessor
-from transformers.video_processing_utils import BaseVideoProcessor
 
 import vecrope
 
@@ -50,39 +47,13 @@ CLIP_FPS = 4
 NEW_TOKENS = 8
 
 
-class _TorchOnly(BaseVideoProcessor):
-    def convert_to_rgb(self, video):
-        assert video.shape[1] == 3
-        return video
-
-    def resize(self, image, size, **_):
-        frames = image.flatten(0, 1).float()
-        sized = torch.nn.functional.interpolate(frames, (size.height, size.width), mode="bilinear")
-        return sized.unflatten(0, image.shape[:2])
-
-    def normalize(self, image, mean, std, **_):
-        return (image - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
-
-
-class _ClipProcessor(Glm4vVideoProcessor, _TorchOnly):
+class _ClipProcessor(Glm4vVideoProcessor, TorchOnly):
     pass
 
 
 class _Processor(Glm4vProcessor):
     def check_argument_for_proper_class(self, argument_name, argument):
         pass
-
-
-def picture(height, width, centre=0.5):
-    """Draw a disc on a slope of colours."""
-    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
-    disc = (x - centre) ** 2 + (y - 0.5) ** 2 < 0.1
-    return (255 * np.stack((x, y, disc), axis=-1)).astype(np.uint8)
-
-
-def clip(frames, height, width):
-    """Move the disc from the left to the right."""
-    return np.stack([picture(height, width, centre) for centre in np.linspace(0, 1, frames)])
 
 
 def turn(role, *parts):
@@ -121,17 +92,7 @@ CONVERSATIONS = {
 
 @pytest.fixture(scope="module")
 def processor():
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>", "[gMASK]", "<sop>", *ROLES, *MARKERS.values()],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(["Describe the picture.", "Is this smaller?"], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>")
+    fast = make_tokenizer(["[gMASK]", "<sop>", *ROLES, *MARKERS.values()])
     return _Processor(Glm4vImageProcessorPil(), fast, _ClipProcessor(), chat_template=TEMPLATE)
 
 

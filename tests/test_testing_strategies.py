@@ -3,18 +3,30 @@ import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import Phase, find, given, settings
+from oracles import each_rule
 
 from vecrope import MRopeSpec
+from vecrope.rules import OwnRule
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 
 SGLANG = MRopeSpec.for_model("glm4v", convention="sglang")
 TRANSFORMERS = MRopeSpec.for_model("glm4v", convention="transformers")
+QWEN2_5 = {
+    convention: MRopeSpec.for_model("qwen2_5_vl", convention=convention)
+    for convention in ("transformers", "sglang", "vllm")
+}
+QWEN3 = {
+    convention: MRopeSpec.for_model("qwen3_vl", convention=convention)
+    for convention in ("transformers", "sglang", "vllm")
+}
+ERNIE = MRopeSpec.for_model("ernie4_5_vl_moe", convention="sglang")
 SPECS = pytest.mark.parametrize("spec", [SGLANG, TRANSFORMERS], ids=lambda spec: spec.convention)
 
 FIND = settings(max_examples=2000, database=None, derandomize=True)
@@ -143,6 +155,93 @@ def test_both_strategies_draw(strategy, feature):
     assert any_such(strategy(SGLANG), feature)
 
 
+@pytest.mark.parametrize(
+    ("spec", "pattern"),
+    [
+        pytest.param(SGLANG, r"\[<II+>t+<II+>t+\]", id="frames before their timestamps"),
+        pytest.param(QWEN3["transformers"], "t+<VV+>t+<VV+>", id="frames behind their timestamps"),
+        pytest.param(QWEN3["sglang"], "t+<VV+>t+<VV+>", id="the same with a marker of its own"),
+        pytest.param(QWEN2_5["transformers"], "<VV+><II+>", id="a block and an image"),
+        pytest.param(ERNIE, r"\[II+\]<II+>", id="a block between markers and an image"),
+    ],
+)
+def test_videos_are_laid_out_as_the_family_does(spec, pattern):
+    assert any_such(conversations(spec), lambda prompt: any_row(pattern, unmasked(prompt)))
+
+
+TIMES = {
+    "no seconds": lambda p: p.second_per_grid_ts is None,
+    "a list": lambda p: isinstance(p.second_per_grid_ts, list) and p.second_per_grid_ts,
+    "float32": lambda p: dtype_of_seconds(p) == torch.float32,
+    "float64": lambda p: dtype_of_seconds(p) == torch.float64,
+    "a video whose frames are more than a position apart": lambda p: gap(p) > 1,
+    "a video whose frames share a position": lambda p: gap(p) == 0,
+}
+
+
+def dtype_of_seconds(prompt):
+    seconds = prompt.second_per_grid_ts
+    return seconds.dtype if torch.is_tensor(seconds) and len(seconds) else None
+
+
+def gap(prompt):
+    """Return the positions between the first two frames of a prompt of one video, and -1 else."""
+    images, videos = grids(prompt)
+    if images or len(videos) != 1 or videos[0][0] == 1 or videos[0][1:] != [2, 2]:
+        return -1
+    times = prompt.expected()[0][0][prompt.mm_token_type_ids == 2]
+    return int(times[1] - times[0])
+
+
+@pytest.mark.parametrize("feature", each(TIMES))
+@pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
+def test_both_strategies_draw_seconds(strategy, feature):
+    # One row of one piece, so that a video on its own is not rare.
+    small = {"max_segments": 1} if strategy is conversations else {"max_pieces": 2}
+    assert any_such(
+        strategy(QWEN2_5["transformers"], max_rows=1, **small),
+        lambda p: bool(grids(p)[1]) and feature(p),
+    )
+
+
+@pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
+def test_both_strategies_draw_frames_that_are_left_over_in_merging(strategy):
+    assert any_such(strategy(ERNIE), lambda p: any(t > 2 and t % 2 for t, _, _ in grids(p)[1]))
+
+
+@pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
+def test_images_have_one_frame_where_the_family_asks_for_it(strategy):
+    @given(strategy(QWEN3["vllm"]))
+    def check(prompt):
+        assert all(t == 1 for t, _, _ in grids(prompt)[0])
+
+    check()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "has no vision_start_token_id right before image_grid_thw",
+        "has no vision_start_token_id right before video_grid_thw",
+        "second_per_grid_ts must hold",
+        "second_per_grid_ts must be finite and not negative",
+    ],
+)
+def test_misfitting_soup_of_other_families_is_refused_in_every_way(message):
+    strategy = token_soup(QWEN2_5["sglang"], fit=False)
+    assert any_such(strategy, lambda prompt: re.search(message, refusal(prompt)))
+
+
+@pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
+def test_a_family_without_placeholders_has_text_only(strategy):
+    @given(strategy(MRopeSpec.for_model("qwen3_asr", convention="sglang")))
+    def check(prompt):
+        assert set("".join(prompt.symbols)) <= {"t", "<", ">", "[", "]"}
+        assert not any(grids(prompt))
+
+    check()
+
+
 def test_conversations_pad_rows_on_different_sides():
     def on_different_sides(prompt):
         return any_row("^0+1+$", masks(prompt)) and any_row("^1+0+$", masks(prompt))
@@ -219,7 +318,7 @@ def test_misfitting_soup_is_at_times_accepted():
     assert any_such(token_soup(SGLANG, fit=False), accepted)
 
 
-@SPECS
+@each_rule
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -256,7 +355,7 @@ def test_shrinks_to_one_text_token(strategy):
     assert repr(found) == repr(Prompt.from_symbols(SGLANG, ["t"]))
 
 
-@SPECS
+@each_rule
 def test_a_prompts_repr_builds_it_again(spec):
     @given(token_soup(spec, fit=False))
     def check(prompt):
@@ -266,8 +365,12 @@ def test_a_prompts_repr_builds_it_again(spec):
         assert repr(again) == repr(prompt)
         for name, value in prompt.arguments().items():
             other = again.arguments()[name]
-            assert (value is None) == (other is None)
-            assert value is None or torch.equal(value, other)
+            assert type(value) is type(other)
+            if torch.is_tensor(value):
+                assert value.dtype == other.dtype
+                assert value.allclose(other, 0, 0, equal_nan=True)
+            else:
+                assert repr(value) == repr(other)
 
     check()
 
@@ -287,6 +390,35 @@ def test_text_ids_keep_clear_of_the_specs():
     prompt = Prompt.from_symbols(spec, ["t<>I[]"])
     assert prompt.input_ids.tolist() == [[2, 4, 5, 0, 1, 3]]
     assert prompt.symbols == ["t<>I[]"]
+
+
+def test_ids_of_every_kind_have_their_symbols():
+    prompt = Prompt.from_symbols(QWEN3["sglang"], ["t<>IV[]"])
+    assert prompt.input_ids.tolist() == [[0, 151652, 1, 151655, 151656, 2, 3]]
+    assert prompt.symbols == ["t<>IV[]"]
+
+
+def test_a_prompt_without_videos_of_its_own_has_no_symbol_of_them():
+    with pytest.raises(KeyError, match="V"):
+        Prompt.from_symbols(SGLANG, ["V"])
+
+
+def test_types_are_read_off_masked_tokens_too_where_the_mask_is_ignored():
+    prompt = Prompt.from_symbols(QWEN3["sglang"], ["<I<V"], mask=["1011"])
+    assert prompt.mm_token_type_ids.tolist() == [[0, 1, 0, 2]]
+
+
+def test_a_family_with_a_rule_of_its_own_has_another_reference():
+    spec = replace(SGLANG, own_rule=OwnRule())
+    with pytest.raises(ValueError, match="'glm4v' is numbered by a rule of its own under conv"):
+        Prompt.from_symbols(spec, ["t"]).expected()
+
+
+def test_positions_are_of_the_dtype_of_the_spec():
+    for spec, dtype in ((SGLANG, torch.int32), (QWEN3["vllm"], torch.int64)):
+        prompt = Prompt.from_symbols(spec, ["t"])
+        narrow = replace(prompt, input_ids=prompt.input_ids.int())
+        assert narrow.expected()[0].dtype == dtype
 
 
 def test_foreign_ids_are_shown_as_text():

@@ -10,14 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracles import (
     families_of,
-    needs_sglang,
-    needs_vllm,
     sglang_rope_index,
     spec_of,
     transformers_classes,
     transformers_rope_index,
     vllm_rope_index,
 )
+from own_support import needs_sglang, needs_vllm
 from support import CONVENTIONS, assert_same, grid_list, kept, rope_index
 
 from vecrope import MRopeSpec, get_rope_index
@@ -404,9 +403,8 @@ def vllm_prompts(model_type):
 def test_prompts_are_answered_as_by_vllm(model_type):
     @given(vllm_prompts(model_type))
     def check(prompt):
-        # vLLM has no request without tokens, and its Cohere Compass no videos.
+        # vLLM has no request without tokens.
         assume(not has_a_row_without_tokens(prompt))
-        assume(model_type != "cohere_compass" or prompt.video_grid_thw is None)
         theirs = vllm_rope_index(prompt)
         assert_same(rope_index(prompt), theirs)
         assert_same(rope_index(prompt, mm_token_type_ids=prompt.mm_token_type_ids), theirs)

@@ -14,14 +14,13 @@ from oracles import (
     QWEN2,
     build,
     families_of,
-    needs_sglang,
-    needs_vllm,
     pairs,
     sglang_rope_index,
     spec_of,
     transformers_rope_index,
     vllm_rope_index,
 )
+from own_support import needs_sglang, needs_vllm
 from support import rope_index
 
 FORMS = {"exact": {}, "static": {"max_segments": 40}}

@@ -76,7 +76,7 @@ def canvas_rope_index(
         for sizes in (inputs.target_sizes, inputs.target_sizes_videos)
     )
     if validate and not tracing:
-        check_sizes(images, videos, rule)
+        check_sizes(images, videos, rule, lenient=inputs.lenient)
     mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
     # Every table has a size fixed by shapes, in 64 bits.
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
@@ -84,7 +84,7 @@ def canvas_rope_index(
     padded_lengths = stream.row_bounds.diff()
     sizes = torch.cat((images, videos))
     if stream.num_tokens == 0:
-        if validate and not tracing:
+        if validate and not tracing and not inputs.lenient:
             check_none_left_over(sizes)
         rope_deltas = torch.zeros_like(padded_lengths).view(-1, 1)
         return ids.new_empty((3, *ids.shape), dtype=dtype), rope_deltas
@@ -92,7 +92,9 @@ def canvas_rope_index(
     tokens = gather_tokens(stream)
     crops = find_crops(tokens, spec, rule, sizes, images.shape[0])
     pictures = arrange_pictures(tokens, crops, rule)
-    faults = find_faults(tokens, crops, pictures, sizes, rule) if validate else None
+    faults = None
+    if validate:
+        faults = find_faults(tokens, crops, pictures, sizes, rule, lenient=inputs.lenient)
     if faults is not None and not tracing and bool(faults.any()):
         raise_fault(faults, stream, tokens, crops, pictures, images, videos)
     course = run_course(tokens, crops, pictures, rule)

@@ -55,19 +55,23 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
             )
 
 
-def check_sizes(images: Tensor, videos: Tensor, rule: CanvasRule) -> None:
-    """Check that every size is all zeros, or positive and divisible by the factor; synchronises."""
+def check_sizes(images: Tensor, videos: Tensor, rule: CanvasRule, *, lenient: bool = False) -> None:
+    """Check that every size is all zeros, or positive and divisible by the factor; synchronises.
+
+    If `lenient` it is enough that no side is smaller.
+    """
     factor = rule.downsample_factor
     for name, sizes in zip(_NAMES, (images, videos), strict=True):
-        for at in _unsound(sizes, factor).nonzero()[:1, 0].tolist():
+        for at in _unsound(sizes, factor, lenient).nonzero()[:1, 0].tolist():
             size = tuple(sizes[at].tolist())
             if min(size) <= 0:
                 what = "be positive, or all zeros for no crop"
             elif max(size) >= MAX_SIDE * factor:
                 what = f"have a height and width below {MAX_SIDE * factor}"
             else:
+                how = "of at least" if lenient else "divisible by"
                 what = (
-                    f"have a height and width divisible by {factor}, as downsample_mode "
+                    f"have a height and width {how} {factor}, as downsample_mode "
                     f"{rule.downsample_mode!r} asks"
                 )
             raise ValueError(f"{name} row {at} must {what}, got {size}")
@@ -81,9 +85,19 @@ def check_none_left_over(sizes: Tensor) -> None:
 
 
 def find_faults(
-    tokens: Tokens, crops: Crops, pictures: Pictures, sizes: Tensor, rule: CanvasRule
+    tokens: Tokens,
+    crops: Crops,
+    pictures: Pictures,
+    sizes: Tensor,
+    rule: CanvasRule,
+    *,
+    lenient: bool = False,
 ) -> Faults:
-    """Find all that contradicts itself; does not synchronise."""
+    """Find all that contradicts itself; does not synchronise.
+
+    If `lenient`, sizes may be left over.
+    """
+    count = (sizes != 0).any(1).sum()
     used = crops.starts < tokens.number
     follows = crops.rows == pad(crops.rows[:-1], (1, 0), value=-1)
     previous_ends = torch.where(follows, pad(crops.ends[:-1], (1, 0)), tokens.bounds[crops.rows])
@@ -92,12 +106,12 @@ def find_faults(
     last_places = pictures.height - 1, pictures.width - 1
     stretched = torch.stack([a * b >= LIMIT for a, b in zip(last_rows, last_places, strict=True)])
     return Faults(
-        _unsound(sizes, rule.downsample_factor),
+        _unsound(sizes, rule.downsample_factor, lenient),
         _misplaced(tokens, crops.markers),
         used & (crops.starts <= previous_ends),
         used & (crops.ends - crops.starts != crops.height * crops.width),
         sliced & stretched.any(0),
-        crops.total != (sizes != 0).any(1).sum(),
+        crops.total > count if lenient else crops.total != count,
     )
 
 
@@ -136,9 +150,10 @@ def raise_fault(
     )
 
 
-def _unsound(sizes: Tensor, factor: int) -> Tensor:
+def _unsound(sizes: Tensor, factor: int, lenient: bool) -> Tensor:
     partial = (sizes <= 0).any(1) & (sizes != 0).any(1)
-    return partial | (sizes % factor != 0).any(1) | (sizes >= MAX_SIDE * factor).any(1)
+    uneven = (sizes < factor) & (sizes != 0) if lenient else sizes % factor != 0
+    return partial | uneven.any(1) | (sizes >= MAX_SIDE * factor).any(1)
 
 
 def _misplaced(tokens: Tokens, markers: Markers | None) -> Tensor:

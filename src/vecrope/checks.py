@@ -11,6 +11,7 @@ from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 _INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_TOKENS = 2**30
 
 
@@ -90,9 +91,10 @@ def check_seconds_argument(
             f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
         )
     if isinstance(seconds, Tensor):
-        if seconds.dtype not in (torch.float32, torch.float64, *_INTEGRAL[:-1]):
+        if seconds.dtype not in (*_FLOATING, *_INTEGRAL[:-1]):
             raise TypeError(
-                f"second_per_grid_ts must be float32, float64 or integers, got {seconds.dtype}"
+                "second_per_grid_ts must be of a floating-point or integer dtype, "
+                f"got {seconds.dtype}"
             )
         shape = tuple(seconds.shape)
     elif isinstance(seconds, Sequence) and not isinstance(seconds, str):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OwnRule, canvas_rule
+from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule, canvas_rule
 
 Fields = Mapping[str, Any]
 # Dotted paths of a configuration, the first one that is there to be read.
@@ -168,6 +168,114 @@ def _plain(*conventions: str) -> Family:
     return Family({name: {**rules[name], **no_placeholder} for name in conventions}, {})
 
 
+# The omni families keep these in their thinker, whose configuration may be given alone. Only the
+# talker's class has a default for the start of an image or a video; it is that of all checkpoints.
+def _thinker(*names: str) -> tuple[str, ...]:
+    return tuple(f"{part}{name}" for part in ("thinker_config.", "") for name in names)
+
+
+_OMNI_PATHS: dict[str, Path] = {
+    "image_token_id": _thinker("image_token_id", "image_token_index"),
+    "video_token_id": _thinker("video_token_id", "video_token_index"),
+    "vision_start_token_id": (
+        *_thinker("vision_start_token_id"),
+        "talker_config.vision_start_token_id",
+    ),
+    "spatial_merge_size": _thinker("vision_config.spatial_merge_size"),
+    "tokens_per_second": _thinker("position_id_per_seconds"),
+}
+_OMNI_DEFAULTS = {
+    **_vision(151655, 151656),
+    "vision_start_token_id": 151652,
+    "tokens_per_second": 25,
+}
+_OMNI_OWN_PATHS: dict[str, Path] = {
+    "audio_token_id": _thinker("audio_token_id", "audio_token_index"),
+    "audio_start_token_id": _thinker("audio_start_token_id"),
+}
+_OMNI_OWN_DEFAULTS = {"audio_token_id": 151646, "audio_start_token_id": 151647}
+_OMNI_TRANSFORMERS = {
+    **_TRANSFORMERS,
+    **_BY_IDS,
+    "span_rule": "thw",
+    "video_time": "seconds",
+    "time_order": "seconds",
+    "time_dtype": "float32",
+}
+_OMNI_VLLM = {**_VLLM, **_BY_IDS, **_SECONDS_VLLM, "multi_frame_images": True}
+
+_QWEN2_5_OMNI = Family(
+    {
+        "transformers": {**_OMNI_TRANSFORMERS, "padding_value": 1},
+        "vllm": _OMNI_VLLM,
+    },
+    _OMNI_PATHS,
+    _OMNI_DEFAULTS,
+    paths_by_convention={
+        "vllm": {"tokens_per_second": _thinker("vision_config.tokens_per_second")}
+    },
+    defaults_by_convention={"vllm": {"tokens_per_second": 25}},
+    own_rule=partial(
+        OmniRule,
+        whole_times=True,
+        interleave="walk",
+        sound_markers="shared",
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="int64",
+    ),
+    own_rule_by_convention={
+        "vllm": partial(
+            OmniRule,
+            whole_times=True,
+            interleave="count",
+            sound_markers="early",
+            sound_end="block",
+            text_dtype="int64",
+        )
+    },
+    own_paths={**_OMNI_OWN_PATHS, "seconds_per_chunk": _thinker("seconds_per_chunk")},
+    own_defaults={**_OMNI_OWN_DEFAULTS, "seconds_per_chunk": 2},
+)
+
+
+def _merged_by_time(*, n_window: int, reads_window: bool = False, **fields: Any) -> OwnRule:
+    """Return the rule of qwen3_omni_moe; only transformers reads the window of its encoder."""
+    return OmniRule(
+        n_window=n_window if reads_window else 50,
+        interleave="merge",
+        sound_markers="own",
+        **fields,
+    )
+
+
+_QWEN3_OMNI_MOE = Family(
+    {
+        "transformers": {**_OMNI_TRANSFORMERS, "position_dtype": "float32"},
+        "sglang": {**_OMNI_TRANSFORMERS, **_SGLANG, "position_dtype": "float32"},
+        "vllm": {**_OMNI_VLLM, "default_seconds": 2.0},
+    },
+    _OMNI_PATHS,
+    _OMNI_DEFAULTS,
+    own_rule=partial(
+        _merged_by_time,
+        reads_window=True,
+        whole_times=False,
+        sound_end="piece",
+        text_padding_value=1,
+        text_dtype="float32",
+    ),
+    own_rule_by_convention={
+        "sglang": partial(
+            _merged_by_time, whole_times=False, sound_end="piece", text_dtype="int64"
+        ),
+        "vllm": partial(_merged_by_time, whole_times=True, sound_end="block", text_dtype="int64"),
+    },
+    own_paths={**_OMNI_OWN_PATHS, "n_window": _thinker("audio_config.n_window")},
+    own_defaults={**_OMNI_OWN_DEFAULTS, "n_window": 50},
+)
+
+
 # Fields that an upstream has a default for where a configuration lacks them.
 _OPTIONAL = ("separate_frames", "tokens_per_second")
 
@@ -244,13 +352,19 @@ FAMILIES: dict[str, Family] = {
     "qwen4_exp": _frames_between_timestamps(248056, 248057, 248053),
     "cosmos3_omni": _frames_between_timestamps(151655, 151656, 151652),
     "cosmos3_edge": _frames_between_timestamps(19, 18, 20),
+    # vLLM's takes no videos.
     "cohere_compass": Family(
         {
             "transformers": {**_TRANSFORMERS, **_FRAMES_BY_IDS},
-            "vllm": {**_VLLM, **_FRAMES_BY_IDS},
+            "vllm": {**_VLLM, **_BY_IDS},
         },
-        _VISION_PATHS,
-        _vision(255031, 255032),
+        {
+            "image_token_id": "image_token_id",
+            "spatial_merge_size": "vision_config.spatial_merge_size",
+        },
+        {"image_token_id": 255031, "spatial_merge_size": 2},
+        paths_by_convention={"transformers": {"video_token_id": "video_token_id"}},
+        defaults_by_convention={"transformers": {"video_token_id": 255032}},
     ),
     "ernie4_5_vl_moe": Family(
         {
@@ -281,6 +395,10 @@ FAMILIES: dict[str, Family] = {
     "keye": _only_vllm(multi_frame_images=True),
     "keye_vl1_5": _only_vllm(multi_frame_images=True),
     "openpangu_vl": _only_vllm(multi_frame_images=False),
+    "qwen2_5_omni": _QWEN2_5_OMNI,
+    "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
+    "qwen3_omni_moe": _QWEN3_OMNI_MOE,
+    "qwen3_omni_moe_thinker": _QWEN3_OMNI_MOE,
     # Positions by a rule of their own.
     "hunyuan_vl": Family(
         {"transformers": {**_TRANSFORMERS, **_BY_IDS}},

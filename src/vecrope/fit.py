@@ -17,12 +17,18 @@ _KINDS = ("image", "video")
 _MAX_TOKENS = 2**30
 
 
-def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec) -> None:
-    """Check that every grid row is all zeros, or positive and divisible by the merge size."""
+def check_grids(
+    image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec, *, lenient: bool = False
+) -> None:
+    """Check that every grid row is all zeros, or positive and divisible by the merge size.
+
+    If `lenient` it is enough that no side is smaller.
+    """
     merge = spec.spatial_merge_size
     for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
         unsound = (grids <= 0).any(1) & (grids != 0).any(1)
-        indivisible = (grids[:, 1:] % merge != 0).any(1)
+        sides = grids[:, 1:]
+        indivisible = ((sides < merge) & (sides != 0) if lenient else sides % merge != 0).any(1)
         # In floating point, where no product wraps; no sum of what remains does in 32 bits.
         too_large = (grids.double().prod(1) / merge**2).cumsum(0) >= _MAX_TOKENS
         wrong = unsound | indivisible | too_large
@@ -41,8 +47,9 @@ def check_grids(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec)
                 f"{kind}_grid_thw row {at} must be positive, or all zeros for no {kind}, got {grid}"
             )
         if bool(indivisible[at]):
+            what = "of at least" if lenient else "divisible by"
             raise ValueError(
-                f"{kind}_grid_thw row {at} must have a height and width divisible by "
+                f"{kind}_grid_thw row {at} must have a height and width {what} "
                 f"spatial_merge_size {merge}, got {grid}"
             )
         if bool(too_large[at]):
@@ -107,21 +114,26 @@ def check_layout(
     video_grid_thw: Tensor,
     spec: MRopeSpec,
     max_segments: int | None,
+    *,
+    lenient: bool = False,
 ) -> None:
-    """Check that every run of placeholders holds exactly its grids; synchronises."""
+    """Check that every run of placeholders holds exactly its grids; synchronises.
+
+    If `lenient`, grids may be left over.
+    """
     if max_segments is not None and segments.runs.count is not None:
         count = int(segments.runs.count)
         if count > max_segments:
             raise ValueError(
                 f"max_segments must be at least {count} for this input, got {max_segments}"
             )
-    if bool(layout_fault(items, segments)):
-        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw, spec)
+    if bool(layout_fault(items, segments, lenient=lenient)):
+        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw, spec, lenient=lenient)
 
 
-def layout_fault(items: Items, segments: Segments) -> Tensor:
+def layout_fault(items: Items, segments: Segments, *, lenient: bool = False) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
-    fault = _broken(segments).any() | (segments.runs.total != items.expected).any()
+    fault = _broken(segments).any() | _misfit(items, segments, lenient).any()
     if segments.unannounced is not None:
         fault = fault | segments.unannounced.any()
     return fault
@@ -133,6 +145,8 @@ def raise_layout_fault(
     image_grid_thw: Tensor,
     video_grid_thw: Tensor,
     spec: MRopeSpec,
+    *,
+    lenient: bool = False,
 ) -> NoReturn:
     """Raise the ValueError that describes the first fault found by `layout_fault`."""
     grids = (image_grid_thw, video_grid_thw)
@@ -147,9 +161,10 @@ def raise_layout_fault(
             same = ((segments.items == segments.items[at]) & visual)[:at].nonzero()
             _raise_cut_short(int(same[-1]), items, segments, grids, spec)
         _raise_surplus(int(segments.modality[at]) - IMAGE, at, segments, grids, expected, found)
-    if segments.unannounced is not None and found == expected:
+    misfit = _misfit(items, segments, lenient).tolist()
+    if segments.unannounced is not None and not any(misfit):
         _raise_unannounced(items, segments, grids, spec)
-    kind = int(found[0] == expected[0])
+    kind = int(not misfit[0])
     if found[kind] > expected[kind]:
         # The surplus follows the last item in one run, and so was not cut from it.
         run = int(torch.searchsorted(segments.runs.found[kind], expected[kind], right=True))
@@ -170,6 +185,22 @@ def raise_layout_fault(
         + (f" after {(rank - start) // (width * height)} of its frames" if rank > start else "")
         + f": expected {expected[kind]} {_KINDS[kind]} tokens in the batch, got {found[kind]}"
     )
+
+
+def _misfit(items: Items, segments: Segments, lenient: bool) -> Tensor:
+    """Return (2,) bool: there are too many or too few image tokens, and video tokens.
+
+    If `lenient` they are too few only where the last image, video or separate frame lacks some.
+    """
+    total = segments.runs.total
+    if not lenient:
+        return total != items.expected
+    # Of the next image token, and of the next video token.
+    ranks = torch.stack((total[0], total[1] + items.expected[0]))
+    start, _, width, height, in_group, _ = items.table[
+        :, torch.searchsorted(items.ends, ranks, right=True)
+    ].unbind()
+    return (total > items.expected) | ((ranks - start) % (width * height * in_group) != 0)
 
 
 def _raise_surplus(

@@ -23,3 +23,6 @@ class Inputs(NamedTuple):
     images_per_sample: Tensor | None = None
     target_sizes: Tensor | None = None
     target_sizes_videos: Tensor | None = None
+    # For adapters of upstreams that mind neither: grids that no token asks for, and sides that the
+    # merge size does not divide, which are rounded down.
+    lenient: bool = False

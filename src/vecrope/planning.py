@@ -36,22 +36,24 @@ def build_plan(
     images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
     videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
     if validate and not tracing:
-        fit.check_grids(images, videos, spec)
+        fit.check_grids(images, videos, spec, lenient=inputs.lenient)
         fit.check_seconds(seconds, videos, spec)
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
     if stream.num_tokens == 0:
-        if validate and not tracing:
+        if validate and not tracing and not inputs.lenient:
             fit.check_none_left_over(items)
         return _empty_plan(stream, spec, dtype)
     segments = segment_stream(stream, spec, items, max_segments)
     if validate and not tracing:
-        fit.check_layout(items, segments, images, videos, spec, max_segments)
+        fit.check_layout(
+            items, segments, images, videos, spec, max_segments, lenient=inputs.lenient
+        )
     plan = plan_of(stream, segments, spec, dtype)
     if segments.runs.count is None:
         return plan
     invalid = segments.runs.count > segments.runs.starts.shape[0]
     if tracing and validate:
-        invalid = invalid | fit.layout_fault(items, segments)
+        invalid = invalid | fit.layout_fault(items, segments, lenient=inputs.lenient)
     return _voided(plan, invalid)
 
 

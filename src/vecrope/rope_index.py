@@ -16,11 +16,12 @@ from vecrope.glm_image import glm_image_rope_index
 from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
 from vecrope.isaac import isaac_rope_index
+from vecrope.omni import omni_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OwnRule
+from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -61,9 +62,9 @@ def get_rope_index(
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
-        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, float32
-            or float64, or a list of floats, for families that space videos in time. None: the
-            family's default. The upstreams round by its type, and so does this.
+        second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
+            floating-point dtype, or a list of floats, for families that space videos in time.
+            None: the family's default. The upstreams round by its type, and so does this.
         second_per_grids: the same, by the name that the omni families give it.
         audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
         use_audio_in_video: whether videos come with their sound, interleaved; of the same.
@@ -130,6 +131,13 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
+    return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
+
+
+def rope_index_of(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, max_segments: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what `get_rope_index` does for the arguments in `inputs`."""
     checks.check_metadata(inputs, spec, max_segments)
     answer = _fused_answer(inputs, spec, validate) if max_segments is None else None
     if answer is not None:
@@ -278,6 +286,7 @@ _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
+    OmniRule: omni_rope_index,
 }
 
 

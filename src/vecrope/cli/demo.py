@@ -37,11 +37,11 @@ _NEWLINE = 198
 def conversation(spec: MRopeSpec) -> Prompt:
     """Lay out two turns, about a picture and about a clip, up to where the answer begins.
 
-    The frames of a clip stand as the family's processor puts them: all in a row, or one by one,
-    each with its second written behind it (GLM) or before it. The turns of a GLM conversation are
-    those of its chat template, whose special tokens stand at the same distances from
-    `<|begin_of_image|>` in every GLM vocabulary; other families' turns begin with a word. The words
-    are random ids.
+    The clip is left out where the upstream takes none. Its frames stand as the family's processor
+    puts them: all in a row, or one by one, each with its second written behind it (GLM) or before
+    it. The turns of a GLM conversation are those of its chat template, whose special tokens stand
+    at the same distances from `<|begin_of_image|>` in every GLM vocabulary; other families' turns
+    begin with a word. The words are random ids.
 
     Raises:
         CommandError: if there is no layout for the family.
@@ -68,38 +68,39 @@ def conversation(spec: MRopeSpec) -> Prompt:
     def picture(placeholder: int, count: int) -> list[int]:
         return [begin_image, *[placeholder] * count, end_image]
 
+    merge = spec.spatial_merge_size
+    image_grid = (1, *(merge * side for side in _IMAGE))
+    title = f"A {NAMES[spec.model_type]} conversation: a {_pixels(image_grid)} picture"
     tokens = [
         *(*prefix, *user, *picture(image, _IMAGE[0] * _IMAGE[1]), *words(7)),
         *(*assistant, *words(12), *user),
     ]
     frames, *frame_size = _VIDEO
+    video_grid = (frames * spec.temporal_merge_size, *(merge * side for side in frame_size))
     size = frame_size[0] * frame_size[1]
-    placeholder = image if spec.video_token_id is None else spec.video_token_id
     start, end = spec.video_start_token_id, spec.video_end_token_id
+    has_videos = True
     if start is not None and end is not None:
-        clip = [placeholder] * (frames * size)
+        clip = [image] * (frames * size)
         if spec.separate_frames:
             clip = [token for _ in range(frames) for token in (*picture(image, size), *words(1))]
         tokens += [start, *clip, end]
+    elif spec.video_token_id is None:
+        has_videos = False
     elif spec.separate_frames:
         for _ in range(frames):
-            tokens += [*words(1), *picture(placeholder, size)]
+            tokens += [*words(1), *picture(spec.video_token_id, size)]
     else:
-        tokens += picture(placeholder, frames * size)
+        tokens += picture(spec.video_token_id, frames * size)
     tokens += [*words(6), *assistant]
-    merge = spec.spatial_merge_size
-    image_grid = (1, *(merge * side for side in _IMAGE))
-    video_grid = (frames * spec.temporal_merge_size, *(merge * side for side in frame_size))
-    title = (
-        f"A {NAMES[spec.model_type]} conversation: a {_pixels(image_grid)} picture, "
-        f"a {_pixels(video_grid)} clip of {2 * frames} frames (merged in pairs)"
-    )
+    if has_videos:
+        title += f", a {_pixels(video_grid)} clip of {2 * frames} frames (merged in pairs)"
     return Prompt(
         title=title,
         spec=spec,
         input_ids=torch.tensor([tokens]),
         image_grid_thw=torch.tensor([image_grid]),
-        video_grid_thw=torch.tensor([video_grid]),
+        video_grid_thw=torch.tensor([video_grid]) if has_videos else None,
     )
 
 

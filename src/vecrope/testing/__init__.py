@@ -5,8 +5,9 @@
         assert_matches(model.get_rope_index, prompt)
 
 `reference` is the loop that says what is right, `Prompt` one prompt, `assert_matches` the
-comparison. For families with a rule of their own it is `own_rules` and `OwnPrompt`. The strategies
-`conversations` and `token_soup`, and `own_prompts` and `own_misfits`, need hypothesis, which
+comparison. For families with a rule of their own it is `own_rules` and `OwnPrompt`, for those with
+audio `OmniPrompt`. The strategies `conversations` and `token_soup`, `own_prompts` and
+`own_misfits`, `omni_conversations` and `omni_soup` need hypothesis, which
 `pip install 'vecrope[testing]'` brings; nothing else here does.
 """
 
@@ -17,18 +18,23 @@ from vecrope.testing import own_rules, reference
 from vecrope.testing.matching import assert_matches
 from vecrope.testing.own_prompt import OwnPrompt
 from vecrope.testing.prompt import Prompt
+from vecrope.testing.prompt_omni import OmniPrompt
 from vecrope.testing.reference import Refusal
 
 if TYPE_CHECKING:
     from vecrope.testing.own_strategies import own_misfits, own_prompts
     from vecrope.testing.strategies import conversations, token_soup
+    from vecrope.testing.strategies_omni import omni_conversations, omni_soup
 
 __all__ = [
+    "OmniPrompt",
     "OwnPrompt",
     "Prompt",
     "Refusal",
     "assert_matches",
     "conversations",
+    "omni_conversations",
+    "omni_soup",
     "own_misfits",
     "own_prompts",
     "own_rules",
@@ -38,6 +44,8 @@ __all__ = [
 
 _STRATEGIES = {
     "conversations": "strategies",
+    "omni_conversations": "strategies_omni",
+    "omni_soup": "strategies_omni",
     "own_misfits": "own_strategies",
     "own_prompts": "own_strategies",
     "token_soup": "strategies",

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 
 from vecrope.testing.prompt import Prompt
+from vecrope.testing.prompt_omni import OmniPrompt
 from vecrope.testing.reference import Refusal
 
 
 def assert_matches(
     function: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    prompt: Prompt,
+    prompt: Prompt | OmniPrompt,
     *,
     allow_left_over: bool = False,
 ) -> None:
@@ -67,7 +68,7 @@ def assert_matches(
             raise AssertionError(f"{difference}\nfor {prompt!r}")
 
 
-def _raises(function: Callable[..., object], prompt: Prompt) -> bool:
+def _raises(function: Callable[..., object], prompt: Prompt | OmniPrompt) -> bool:
     try:
         function(**prompt.arguments())
     except Exception:

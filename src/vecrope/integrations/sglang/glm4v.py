@@ -1,21 +1,15 @@
-"""SGLang's function for GLM-4V. Importing this module does not import SGLang."""
+"""SGLang's function for GLM-4V."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_metadata
-from vecrope.inputs import Inputs
-from vecrope.items import make_items
-from vecrope.rope_index import get_rope_index
-from vecrope.segments import find_runs
+from vecrope.integrations.sglang.lenient import Grids, check_rows, lenient_rope_index
 from vecrope.spec import MRopeSpec
-from vecrope.stream import make_stream
 
 _GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
 
@@ -23,17 +17,16 @@ _GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
 def get_rope_index_glm4v(
     input_ids: Tensor | None,
     hf_config: Any,
-    image_grid_thw: Sequence[Sequence[int]] | Tensor | None,
-    video_grid_thw: Sequence[Sequence[int]] | Tensor | None,
+    image_grid_thw: Grids,
+    video_grid_thw: Grids,
     attention_mask: Tensor | None,
     **kwargs: Any,  # noqa: ARG001 - SGLang takes and ignores them
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids and deltas that SGLang's function of this name returns.
 
-    The source is `sglang/srt/layers/rotary_embedding/mrope_rope_index.py` of SGLang 0.5.23. As
-    there, grids that no token asks for are ignored, frames of the last video among them; a height
-    or width that `spatial_merge_size` does not divide is rounded down; and without any grid (both
-    arguments None) all tokens are text, whatever their ids.
+    As there, grids that no token asks for are ignored, frames of the last video among them; a
+    height or width that `spatial_merge_size` does not divide is rounded down; and without any grid
+    (both arguments None) all tokens are text, whatever their ids.
 
     Args:
         input_ids: (B, T) int64. May be None where there is an `attention_mask`.
@@ -105,29 +98,16 @@ def get_rope_index_glm4v(
         spatial_merge_size=hf_config.vision_config.spatial_merge_size,
     )
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
-    images = _grid_tensor("image_grid_thw", image_grid_thw)
-    videos = _grid_tensor("video_grid_thw", video_grid_thw)
-    check_metadata(Inputs(input_ids, images, videos, mask), spec)
-    try:
-        return get_rope_index(
-            input_ids, spec, image_grid_thw=images, video_grid_thw=videos, attention_mask=mask
-        )
-    except ValueError:
-        # What SGLang does not mind is rare: it costs nothing as long as it does not occur.
-        images, videos = _used_grids(input_ids, spec, images, videos, mask)
-    return get_rope_index(
-        input_ids, spec, image_grid_thw=images, video_grid_thw=videos, attention_mask=mask
-    )
+    return lenient_rope_index(input_ids, spec, image_grid_thw, video_grid_thw, mask)
 
 
 def _text_rope_index(
     input_ids: Tensor | None, attention_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    for name, tensor in (("attention_mask", attention_mask), ("input_ids", input_ids)):
-        if not isinstance(tensor, Tensor | None):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor is not None and tensor.dim() != 2:
-            raise ValueError(f"{name} must have shape (B, T), got {tuple(tensor.shape)}")
+    if attention_mask is not None:
+        check_rows("attention_mask", attention_mask)
+    if input_ids is not None:
+        check_rows("input_ids", input_ids)
     if attention_mask is None:
         if input_ids is None:
             raise TypeError("input_ids must be a tensor where attention_mask is None, got NoneType")
@@ -144,54 +124,3 @@ def _text_rope_index(
     # The column in front leaves something to take the largest of where T = 0.
     largest = torch.nn.functional.pad(positions, (1, 0), value=-1).amax(1, keepdim=True)
     return positions.expand(3, -1, -1), largest + (1 - attention_mask.shape[1])
-
-
-def _grid_tensor(name: str, grids: Sequence[Sequence[int]] | Tensor | None) -> Tensor | None:
-    if grids is None:
-        return None
-    try:
-        tensor = torch.as_tensor(grids)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name} must be a tensor of shape (n, 3) or nested lists, got {grids!r}"
-        ) from error
-    return tensor if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)
-
-
-def _used_grids(
-    input_ids: Tensor,
-    spec: MRopeSpec,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the grids less what no token asks for, with sides that the merge size divides.
-
-    Grids that cannot be mended are left as they are, to be refused.
-    """
-    no_grid = torch.empty((0, 3), dtype=torch.int64)
-    images, videos = (
-        (no_grid if grids is None else grids).to(input_ids.device)
-        for grids in (image_grid_thw, video_grid_thw)
-    )
-    stream = make_stream(input_ids, mask, None, None, exact=True)
-    items = make_items(images, videos, spec, stream.index_dtype)
-    found = items.expected.new_zeros(2)
-    if stream.num_tokens:
-        found = find_runs(stream, spec, items, None).total
-    starts, _, width, height, _, _ = items.table[:, : items.text]
-    image_left = found[0] - starts[: items.num_images]
-    video_left = found[1] + items.expected[0] - starts[items.num_images :]
-
-    frame_tokens = (width * height)[items.num_images :].clamp(min=1)
-    frames = video_left // frame_tokens
-    ends_in_a_frame = frames * frame_tokens != video_left
-    frames = torch.where(ends_in_a_frame, videos[:, 0], torch.minimum(videos[:, 0], frames))
-    videos = torch.cat((frames.unsqueeze(1), videos[:, 1:]), dim=1)[video_left > 0]
-    images = images[image_left > 0]
-
-    merge = spec.spatial_merge_size
-    for grids in (images, videos):
-        sides = grids[:, 1:]
-        grids[:, 1:] = torch.where(sides >= merge, sides // merge * merge, sides)
-    return images, videos

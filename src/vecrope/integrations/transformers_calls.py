@@ -1,0 +1,202 @@
+"""The signatures that `get_rope_index` has in transformers, each answered from a spec.
+
+A function here takes the model and its spec, and then what the model's own method takes: the same
+names, order and defaults. A family of another signature, or of another state to be kept on its
+model, is a function and an entry of `CALLS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from vecrope.glm_image_decode import get_decode_position_ids
+from vecrope.inputs import Inputs
+from vecrope.rope_index import rope_index_of
+from vecrope.rules import CanvasRule
+from vecrope.spec import MRopeSpec
+
+Call = Callable[..., tuple[Tensor, Tensor]]
+
+
+def by_types(
+    model: Module,  # noqa: ARG001
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor,
+    mm_token_type_ids: Tensor,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ARG001 - transformers hands over all that the model is called with
+) -> tuple[Tensor, Tensor]:
+    """Answer as the families do that number by types alone."""
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        _as_bool(attention_mask),
+        mm_token_type_ids=_types(mm_token_type_ids),
+        lenient=True,
+    )
+    return rope_index_of(inputs, spec, validate=validate)
+
+
+def by_types_and_seconds(
+    model: Module,  # noqa: ARG001
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor,
+    mm_token_type_ids: Tensor,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    second_per_grid_ts: Tensor | Sequence[float] | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """Answer as qwen2_5_vl does, whose videos are spaced in time."""
+    if second_per_grid_ts is not None:
+        # As with grids, those that no video asks for are left over.
+        num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
+        if len(second_per_grid_ts) > num_videos:
+            second_per_grid_ts = second_per_grid_ts[:num_videos]
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        _as_bool(attention_mask),
+        mm_token_type_ids=_types(mm_token_type_ids),
+        second_per_grid_ts=second_per_grid_ts,
+        lenient=True,
+    )
+    return rope_index_of(inputs, spec, validate=validate)
+
+
+def by_types_of_images(
+    model: Module,  # noqa: ARG001
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor,
+    mm_token_type_ids: Tensor,
+    image_grid_thw: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """Answer as hunyuan_vl does, which has no videos, and itself refuses grids left over."""
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw,
+        attention_mask=_as_bool(attention_mask),
+        mm_token_type_ids=_types(mm_token_type_ids),
+        lenient=True,
+    )
+    return rope_index_of(inputs, spec, validate=validate)
+
+
+def by_types_on_canvases(
+    model: Module,  # noqa: ARG001
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor,
+    mm_token_type_ids: Tensor | None = None,
+    target_sizes: Tensor | None = None,
+    target_sizes_videos: Tensor | None = None,
+    downsample_mode: str | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """Answer as minicpmv4_7 does, whose mode of a call goes before that of its configuration."""
+    assert isinstance(spec.own_rule, CanvasRule)
+    if downsample_mode:
+        rule = replace(spec.own_rule, downsample_mode=downsample_mode)  # type: ignore[arg-type]
+        spec = replace(spec, own_rule=rule)
+    inputs = Inputs(
+        input_ids,
+        attention_mask=attention_mask,
+        mm_token_type_ids=_types(mm_token_type_ids),
+        target_sizes=target_sizes,
+        target_sizes_videos=target_sizes_videos,
+        lenient=True,
+    )
+    return rope_index_of(inputs, spec, validate=validate)
+
+
+# The size of what it keeps depends on values, of which a graph has none.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def by_markers_with_targets(
+    model: Module,
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+    images_per_sample: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[Tensor, Tensor]:
+    """Answer as glm_image does, and keep on the model where what it generates will stand.
+
+    That table has as many columns as the grids say, so that their values are read in any case.
+    """
+    if isinstance(input_ids, Tensor) and isinstance(attention_mask, Tensor):
+        fits = attention_mask.shape[1:] == input_ids.shape[1:]
+        attention_mask = attention_mask == 1 if fits else None
+    inputs = Inputs(
+        input_ids,  # type: ignore[arg-type]
+        image_grid_thw,
+        attention_mask=attention_mask,
+        images_per_sample=images_per_sample if image_grid_thw is not None else None,
+    )
+    position_ids, rope_deltas = rope_index_of(inputs, spec, validate=validate)
+    decode_position_ids = None
+    if image_grid_thw is not None and image_grid_thw.shape[0]:
+        decode_position_ids, lengths = get_decode_position_ids(
+            inputs.input_ids,
+            spec,
+            image_grid_thw=image_grid_thw,
+            images_per_sample=inputs.images_per_sample,
+            attention_mask=attention_mask,
+        )
+        # Rows without any grid have no part in it.
+        decode_position_ids = decode_position_ids[lengths > 0]
+    keeps: Any = model
+    keeps._prefill_len = position_ids.shape[2]
+    keeps._cached_decode_position_ids = decode_position_ids
+    return position_ids, rope_deltas
+
+
+# By `model_type`; every other family numbers `by_types`.
+CALLS: dict[str, Call] = {
+    "qwen2_5_vl": by_types_and_seconds,
+    "hunyuan_vl": by_types_of_images,
+    "glm_image": by_markers_with_targets,
+    "minicpmv4_7": by_types_on_canvases,
+}
+
+
+def call_of(model_type: str) -> Call:
+    """Return the function that answers for a family."""
+    return CALLS.get(model_type, by_types)
+
+
+def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
+    """Return the mask as the families' loops read it: whatever is not 0 is a token."""
+    return attention_mask.bool() if isinstance(attention_mask, Tensor) else attention_mask
+
+
+def _types(mm_token_type_ids: Tensor | None) -> Tensor:
+    if mm_token_type_ids is None:
+        raise TypeError(
+            "mm_token_type_ids must be a tensor, got NoneType: pass what the processor returns by "
+            "that name, with return_mm_token_type_ids=True where it does not by itself"
+        )
+    return mm_token_type_ids

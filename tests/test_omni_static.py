@@ -1,0 +1,280 @@
+"""The omni families where shapes must not depend on values: fake tensors, tracing, a GPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from omni_support import OMNI, each_omni, rope_index, spec_of
+from support import assert_no_answer, assert_same, no_synchronisation
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
+from torch.export import Dim
+
+from vecrope import get_rope_index
+from vecrope.omni_bases import chain
+from vecrope.testing.prompt_omni import OmniPrompt, video_with_sound
+from vecrope.testing.strategies_omni import omni_conversations, omni_soup
+
+each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+
+
+def padded(values, rows):
+    """Return integers with rows of zeros behind them."""
+    return torch.nn.functional.pad(values, (*(0, 0) * (values.dim() - 1), 0, rows - len(values)))
+
+
+def roomy(prompt):
+    """Give every size a value of its own, of two or more: others torch compiles on their own."""
+    batch, seq_len = prompt.input_ids.shape
+    images, videos, audios = (
+        torch.empty((0, *shape), dtype=torch.int64) if values is None else values
+        for values, shape in (
+            (prompt.image_grid_thw, (3,)),
+            (prompt.video_grid_thw, (3,)),
+            (prompt.audio_seqlens, ()),
+        )
+    )
+    seconds = prompt.second_per_grids
+    seconds = torch.empty(0) if seconds is None else seconds
+    mask = torch.zeros((batch + 2, seq_len + 9), dtype=torch.int64)
+    mask[:batch, :seq_len] = 1 if prompt.attention_mask is None else prompt.attention_mask
+    ids = torch.zeros_like(mask)
+    ids[:batch, :seq_len] = prompt.input_ids
+    return replace(
+        prompt,
+        input_ids=ids,
+        attention_mask=mask,
+        image_grid_thw=padded(images, len(images) + 5),
+        video_grid_thw=padded(videos, len(videos) + 7),
+        second_per_grids=padded(seconds, len(videos) + 7),
+        audio_seqlens=padded(audios, len(audios) + 11),
+    )
+
+
+# Fake tensors have no values
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("sound", [True, False])
+@pytest.mark.parametrize("given", [True, False])
+@each_omni
+def test_no_operation_depends_on_a_value(model_type, convention, device, sound, given):
+    spec = spec_of(model_type, convention)
+    with FakeTensorMode():
+        ids = torch.empty((2, 7), dtype=torch.int64, device=device)
+        media = {
+            "image_grid_thw": torch.empty((3, 3), dtype=torch.int64, device=device),
+            "video_grid_thw": torch.empty((2, 3), dtype=torch.int64, device=device),
+            "second_per_grids": torch.empty(2, device=device),
+            "audio_seqlens": torch.empty(4, dtype=torch.int64, device=device),
+        }
+        # Whether a mask masks anything is asked of a CPU alone.
+        mask = torch.empty_like(ids, dtype=torch.bool) if device == "meta" else None
+        position_ids, rope_deltas = get_rope_index(
+            ids,
+            spec,
+            attention_mask=mask,
+            use_audio_in_video=sound,
+            validate=False,
+            **(media if given else {}),
+        )
+    assert position_ids.shape == (3, 2, 7)
+    assert rope_deltas.shape == (2, 1)
+    assert position_ids.device.type == rope_deltas.device.type == device
+
+
+# torch.compile
+
+
+@pytest.fixture
+def compiled():
+    def compile_rope_index(backend):
+        counter = CompileCounterWithBackend(backend)
+        function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+        return function, counter
+
+    torch._dynamo.reset()
+    yield compile_rope_index
+    torch._dynamo.reset()
+
+
+def warm_up(spec, sound):
+    video = "<(VVAA)>" if sound else "<VV>(AA)"
+    return roomy(
+        OmniPrompt.from_symbols(
+            spec,
+            [f"t<II>{video}t", "ttttttttttttt<I>"[: 6 + len(video)]],
+            image_grid_thw=[[1, 2, 4]] + [[1, 2, 2]] * (len(video) >= 10),
+            video_grid_thw=[[1, 2, 4]],
+            second_per_grids=[1.0],
+            audio_seqlens=[7 if spec.own_rule.n_window is None else 16],
+            use_audio_in_video=sound,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "backend", "sound", "validate"),
+    [
+        pytest.param(OMNI[0], "eager", True, True, id="chunks-checked"),
+        pytest.param(OMNI[1], "eager", True, False, id="vllm-unchecked"),
+        pytest.param(OMNI[2], "aot_eager", True, True, id="float32-checked"),
+        pytest.param(OMNI[3], "eager", False, True, id="float32-without-sound"),
+    ],
+)
+def test_compiled_equals_eager_and_compiles_once(family, backend, sound, validate, compiled):
+    spec = spec_of(*family, 13)
+    function, counter = compiled(backend)
+    rope_index(warm_up(spec, sound), function, validate=validate)
+
+    @given(omni_conversations(spec, use_audio_in_video=sound))
+    def check(prompt):
+        prompt = roomy(prompt)
+        assert_same(rope_index(prompt, function, validate=validate), rope_index(prompt))
+
+    check()
+    assert counter.frame_count == 1
+
+
+def test_compiled_a_misfit_has_no_answer(compiled):
+    spec = spec_of("qwen3_omni_moe", "transformers", 2)
+    function, _ = compiled("eager")
+
+    @given(omni_soup(spec))
+    def check(prompt):
+        prompt = roomy(replace(prompt, use_audio_in_video=True))
+        try:
+            expected = rope_index(prompt)
+        except ValueError:
+            assert_no_answer(rope_index(prompt, function))
+        else:
+            assert_same(rope_index(prompt, function), expected)
+
+    check()
+    far = OmniPrompt.from_symbols(
+        spec,
+        ["<(VVAA)>"],
+        video_grid_thw=[[2, 2, 2]],
+        second_per_grids=[2.0**23],
+        audio_seqlens=[16],
+        use_audio_in_video=True,
+    )
+    with pytest.raises(ValueError, match="must stay below"):
+        rope_index(far)
+    assert_no_answer(rope_index(roomy(far), function))
+
+
+# torch.export
+
+
+class RopeIndex(torch.nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        self.spec = spec
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask,
+        image_grid_thw,
+        video_grid_thw,
+        audio_seqlens,
+        second_per_grids,
+    ):
+        return get_rope_index(
+            input_ids,
+            self.spec,
+            attention_mask=attention_mask,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            audio_seqlens=audio_seqlens,
+            second_per_grids=second_per_grids,
+            use_audio_in_video=True,
+            validate=False,
+        )
+
+
+def test_exported_equals_eager():
+    spec = spec_of("qwen3_omni_moe", "transformers", 13)
+
+    def arguments(prompt):
+        return {k: v for k, v in roomy(prompt).arguments().items() if k != "use_audio_in_video"}
+
+    rows, tokens, videos = Dim("rows"), Dim("tokens"), Dim("videos")
+    program = torch.export.export(
+        RopeIndex(spec),
+        (),
+        arguments(warm_up(spec, sound=True)),
+        dynamic_shapes={
+            "input_ids": {0: rows, 1: tokens},
+            "attention_mask": {0: rows, 1: tokens},
+            "image_grid_thw": {0: Dim("images")},
+            "video_grid_thw": {0: videos},
+            "audio_seqlens": {0: Dim("audios")},
+            "second_per_grids": {0: videos},
+        },
+    ).module()
+
+    @given(omni_conversations(spec, use_audio_in_video=True))
+    def check(prompt):
+        assert_same(program(**arguments(prompt)), rope_index(roomy(prompt)))
+
+    check()
+
+
+# The operator
+
+
+def test_the_chain_is_a_sound_operator():
+    steps = torch.tensor([[0.0, 1, 0], [3, 0, 2], [1, 2, 1]])
+    reach = torch.tensor([[0.3, 1.7, -1], [1, 1.7, -1], [-1, 4, 2]])
+    torch.library.opcheck(chain, (steps, reach))
+    torch.library.opcheck(chain, (steps[:, :0], reach[:, :0]))
+
+
+# A GPU
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+def on_gpu(prompt):
+    return replace(
+        prompt,
+        **{
+            name: value.cuda()
+            for name, value in vars(prompt).items()
+            if isinstance(value, torch.Tensor)
+        },
+    )
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_omni
+@each_validate
+def test_on_a_gpu_the_answer_is_that_of_the_cpu(model_type, convention, validate):
+    @given(omni_conversations(spec_of(model_type, convention, 13), zeros=True))
+    def check(prompt):
+        assert_same(rope_index(on_gpu(prompt), validate=validate), rope_index(prompt))
+
+    check()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_omni
+def test_on_a_gpu_nothing_synchronises_and_a_graph_can_be_replayed(model_type, convention):
+    spec = spec_of(model_type, convention, 13)
+    prompt = video_with_sound(spec, frames=4, height=2, width=2, seconds=0.5)
+    given_prompt = on_gpu(prompt)
+    rope_index(given_prompt, validate=False)
+    with no_synchronisation():
+        rope_index(given_prompt, validate=False)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = rope_index(given_prompt, validate=False)
+    given_prompt.second_per_grids.fill_(0.25)
+    graph.replay()
+    changed = replace(prompt, second_per_grids=torch.tensor([0.25]))
+    assert_same(answer, rope_index(changed, validate=False))

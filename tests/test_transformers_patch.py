@@ -1,0 +1,275 @@
+"""`patch`, `unpatch` and `patched`: what they take, what they change, and what they put back."""
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from tiny_models import LAYOUTS, spec_of_model, tiny_config, tiny_model
+from transformers.models.glm4v.modeling_glm4v import Glm4vForConditionalGeneration, Glm4vModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+
+from vecrope.integrations.transformers import patch, patched, unpatch
+from vecrope.testing import Prompt
+
+OWN = Qwen2VLModel.get_rope_index
+PROMPT = Prompt.from_symbols(spec_of_model("qwen2_vl"), ["tIIt"], image_grid_thw=[[1, 2, 4]] * 2)
+
+
+def new_module(**vision):
+    config = tiny_config("qwen2_vl")
+    for name, value in vision.items():
+        setattr(config.vision_config, name, value)
+    with torch.device("meta"):
+        return Qwen2VLModel(config)
+
+
+def is_patched(target):
+    return hasattr(target.get_rope_index, "__wrapped__")
+
+
+def refuses(module):
+    """Say whether a check of vecrope's is made: transformers has none of its own."""
+    try:
+        module.get_rope_index(torch.zeros((1, 3), dtype=torch.int64), None)
+    except TypeError as error:
+        return "pass what the processor returns" in str(error)
+    return False
+
+
+@pytest.fixture(autouse=True)
+def _all_is_put_back():
+    yield
+    assert Qwen2VLModel.get_rope_index is OWN
+
+
+def test_importing_it_loads_no_transformers():
+    program = (
+        "import sys, vecrope.integrations.transformers; "
+        "print(*{'transformers', 'sglang', 'hypothesis'} & sys.modules.keys())"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "\n", "")
+
+
+@pytest.mark.parametrize("model_type", LAYOUTS)
+def test_the_signature_and_the_name_are_those_of_transformers(model_type):
+    module = tiny_model(model_type).model
+    own = module.get_rope_index
+    with patched(module):
+        ours = module.get_rope_index
+        assert inspect.signature(ours) == inspect.signature(own)
+        assert (ours.__name__, ours.__doc__) == (own.__name__, own.__doc__)
+        assert ours.__self__ is module
+    assert module.get_rope_index == own
+
+
+# Instances
+
+
+def test_an_instance_and_no_other():
+    module, other = new_module(), new_module()
+    assert patch(module) is module
+    assert refuses(module)
+    assert not refuses(other)
+    assert unpatch(module) is module
+    assert not refuses(module)
+    assert "get_rope_index" not in vars(module)
+
+
+def test_the_module_within_a_model():
+    model = tiny_model("qwen2_vl")
+    with patched(model) as target:
+        assert target is model
+        assert refuses(model.model)
+    assert not refuses(model.model)
+
+
+def test_every_module_within_one_that_holds_several():
+    modules = torch.nn.ModuleList([new_module(), torch.nn.Linear(1, 1), new_module()])
+    patch(modules)
+    assert refuses(modules[0])
+    assert refuses(modules[2])
+    unpatch(modules)
+    assert not refuses(modules[0])
+    assert not refuses(modules[2])
+
+
+def test_nothing_is_patched_where_something_cannot_be():
+    class Other(Qwen2VLModel):
+        def get_rope_index(self, *args, **kwargs):
+            return super().get_rope_index(*args, **kwargs)
+
+    with torch.device("meta"):
+        modules = torch.nn.ModuleList([new_module(), Other(tiny_config("qwen2_vl"))])
+    with pytest.raises(ValueError, match="must be one of transformers"):
+        patch(modules)
+    assert not is_patched(modules[0])
+
+
+def test_each_instance_reads_its_own_configuration():
+    modules = [new_module(spatial_merge_size=merge) for merge in (1, 2)]
+    arguments = {**PROMPT.arguments(), "image_grid_thw": torch.tensor([[1, 1, 2]])}
+    for module, grid in zip(modules, ([1, 1, 2], [1, 2, 4]), strict=True):
+        arguments["image_grid_thw"] = torch.tensor([grid])
+        expected = module.get_rope_index(**arguments)
+        for target in (module, Qwen2VLModel):
+            with patched(target):
+                assert all(map(torch.equal, module.get_rope_index(**arguments), expected))
+
+
+def test_a_configuration_is_read_again_when_patched_again():
+    module = patch(new_module())
+    module.config.vision_config.spatial_merge_size = 1
+    patch(module)
+    arguments = {**PROMPT.arguments(), "image_grid_thw": torch.tensor([[1, 1, 2]])}
+    ours = module.get_rope_index(**arguments)
+    assert all(map(torch.equal, ours, unpatch(module).get_rope_index(**arguments)))
+
+
+def test_a_copy_is_patched_for_itself():
+    module = patch(new_module())
+    twin = copy.deepcopy(module)
+    assert refuses(twin)
+    assert twin.get_rope_index.__self__ is twin
+    unpatch(module)
+    assert refuses(twin)
+    unpatch(twin)
+
+
+def test_a_pickled_model_is_not_patched():
+    module = patch(new_module())
+    assert not refuses(pickle.loads(pickle.dumps(module)))
+    assert module.state_dict().keys() == new_module().state_dict().keys()
+
+
+# Classes
+
+
+def test_a_class_and_its_instances():
+    module = new_module()
+    assert patch(Qwen2VLModel) is Qwen2VLModel
+    assert refuses(module)
+    assert refuses(new_module())
+    assert not refuses(tiny_model("qwen3_vl").model)
+    assert unpatch(Qwen2VLModel) is Qwen2VLModel
+    assert not refuses(module)
+
+
+def test_a_class_that_inherits_the_method():
+    class Inherits(Qwen2VLModel):
+        pass
+
+    patch(Inherits)
+    assert is_patched(Inherits)
+    assert not is_patched(Qwen2VLModel)
+    unpatch(Inherits)
+    assert "get_rope_index" not in vars(Inherits)
+
+
+def test_an_instance_of_a_patched_class():
+    module = new_module()
+    with patched(Qwen2VLModel):
+        with patched(module):
+            assert refuses(module)
+        assert refuses(module)
+        with pytest.raises(ValueError, match="Qwen2VLModel is not patched"):
+            unpatch(module)
+    patch(module)
+    with patched(Qwen2VLModel):
+        unpatch(module)
+        assert refuses(module)
+    assert not refuses(module)
+
+
+@pytest.mark.parametrize("target", [Qwen2VLModel, None], ids=["class", "instance"])
+def test_patched_twice_it_is_unpatched_once(target):
+    module = new_module()
+    target = target or module
+    patch(target)
+    patch(target, validate=False)
+    bad = {**PROMPT.arguments(), "image_grid_thw": torch.tensor([[1, 6, 6]])}
+    module.get_rope_index(**bad)
+    patch(target)
+    with pytest.raises(ValueError, match="truncated"):
+        module.get_rope_index(**bad)
+    unpatch(target)
+    assert not refuses(module)
+    with pytest.raises(ValueError, match="is not patched"):
+        unpatch(target)
+
+
+@pytest.mark.parametrize("target", [Qwen2VLModel, None], ids=["class", "instance"])
+def test_a_block_leaves_what_it_found(target):
+    module = new_module()
+    target = target or module
+    patch(target)
+    before = vars(target)["get_rope_index"]
+    with patched(target, validate=False):
+        assert vars(target)["get_rope_index"] is not before
+    assert vars(target)["get_rope_index"] is before
+    with pytest.raises(ZeroDivisionError), patched(target):
+        _ = 1 / 0
+    assert vars(target)["get_rope_index"] is before
+    unpatch(target)
+
+
+# Refusals
+
+
+def test_a_version_that_is_not_known(monkeypatch):
+    monkeypatch.setattr(transformers, "__version__", "5.24.1")
+    with pytest.raises(RuntimeError, match=r"version 5\.23, got 5\.24\.1: install 'transformers=="):
+        patch(Qwen2VLModel)
+    with pytest.raises(RuntimeError, match=r"got 5\.24\.1"), patched(Qwen2VLModel):
+        pass
+
+
+def test_a_signature_that_is_not_known(monkeypatch):
+    def get_rope_index(self, input_ids, image_grid_thw):
+        raise NotImplementedError
+
+    get_rope_index.__module__ = OWN.__module__
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", get_rope_index)
+    with pytest.raises(
+        RuntimeError, match=r"must take \(input_ids, mm_token_type_ids, .*, got \(in"
+    ):
+        patch(Qwen2VLModel)
+    monkeypatch.undo()
+
+
+def test_a_family_that_is_not_known():
+    module = new_module()
+    module.config.model_type = "qwen9_vl"
+    with pytest.raises(ValueError, match=r"model types glm4v, .*, got 'qwen9_vl'"):
+        patch(module)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        pytest.param(3, "must be a model or a class of models, got 3", id="no model"),
+        pytest.param(int, "must be a model or a class of models, got <class 'int'>", id="no class"),
+        pytest.param(torch.nn.Linear(1, 1), "Linear has no get_rope_index", id="another module"),
+        pytest.param(
+            Glm4vForConditionalGeneration,
+            "Glm4vForConditionalGeneration has no get_rope_index.* the class that has it",
+            id="the class around it",
+        ),
+    ],
+)
+@pytest.mark.parametrize("function", [patch, unpatch])
+def test_targets_without_the_method(function, target, message):
+    with pytest.raises(TypeError, match=message):
+        function(target)
+
+
+def test_unpatching_what_is_not_patched():
+    for target in (Glm4vModel, Qwen2_5_VLModel, new_module()):
+        with pytest.raises(ValueError, match=r"Model is not patched"):
+            unpatch(target)

@@ -1,0 +1,138 @@
+"""The same for families with a rule of their own: a model, and what a processor would give it."""
+
+from functools import cache
+
+import torch
+from tiny_models import IMAGE, ROPE, TEXT, VISION, known, seeded_patches
+
+_OPEN, _CLOSE, _SLICE, _END_SLICE, _NEWLINE = 13, 14, 15, 16, 17
+
+
+@cache
+def tiny_own_model(model_type):
+    torch.manual_seed(0)
+    return MODELS[model_type]().eval()
+
+
+def own_inputs_of(model_type):
+    return INPUTS[model_type]()
+
+
+def _batch(*rows):
+    """Return ids and a mask: rows padded on the left with 0."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def _with_types(batch):
+    return {**batch, "mm_token_type_ids": (batch["input_ids"] == IMAGE).int()}
+
+
+def _config(config_class, text, vision, **fields):
+    default = config_class()
+    text_class, vision_class = type(default.text_config), type(default.vision_config)
+    return config_class(
+        text_config=known(text_class, {**TEXT, "rope_parameters": dict(ROPE), **text}),
+        vision_config=known(vision_class, {**VISION, **vision}),
+        image_token_id=IMAGE,
+        **fields,
+    )
+
+
+def _hunyuan():
+    from transformers import HunYuanVLConfig, HunYuanVLForConditionalGeneration
+
+    config = _config(
+        HunYuanVLConfig,
+        {"rope_parameters": {**ROPE, "mrope_section": [1, 1, 1, 1]}},
+        {
+            "temporal_patch_size": 1,
+            "text_hidden_size": 16,
+            "max_image_size": 32,
+            "min_image_size": 4,
+            "img_max_token_num": 64,
+            "max_vit_seq_len": 256,
+        },
+        im_start_id=_OPEN,
+        im_end_id=_CLOSE,
+        im_newline_id=_NEWLINE,
+    )
+    return HunYuanVLForConditionalGeneration(config)
+
+
+def _hunyuan_inputs():
+    # Two lines of two tokens and one more, and a token at both ends.
+    image = [IMAGE] * 8
+    return {
+        **_with_types(_batch([20, *image, 21, *image, 22, 23], [24, *image, 25])),
+        "image_grid_thw": torch.tensor([[1, 4, 4]] * 3),
+        "pixel_values": seeded_patches(48, frames=1),
+    }
+
+
+def _glm_image():
+    from transformers import GlmImageConfig, GlmImageForConditionalGeneration
+
+    config = _config(
+        GlmImageConfig,
+        {"vision_vocab_size": 20},
+        {"spatial_merge_size": 1},
+        # Its codes take the place of the placeholders; none of them is a marker.
+        vq_config={"embed_dim": 8, "num_embeddings": 8, "latent_channels": 16},
+        image_start_token_id=_OPEN,
+        image_end_token_id=_CLOSE,
+    )
+    return GlmImageForConditionalGeneration(config)
+
+
+def _glm_image_inputs():
+    # A source and a target in each row.
+    return {
+        **_batch(
+            [20, 21, _OPEN, *[IMAGE] * 6, _CLOSE, 22, _OPEN],
+            [23, _OPEN, *[IMAGE] * 4, _CLOSE, 24, _OPEN],
+        ),
+        "image_grid_thw": torch.tensor([[1, 2, 3], [1, 2, 2], [1, 2, 2], [1, 1, 2]]),
+        "images_per_sample": torch.tensor([2, 2]),
+        "pixel_values": seeded_patches(10, frames=1),
+    }
+
+
+def _minicpm():
+    from transformers import MiniCPMV4_7Config, MiniCPMV4_7ForConditionalGeneration
+
+    config = _config(
+        MiniCPMV4_7Config,
+        {"layer_types": ["full_attention"]},
+        {"num_hidden_layers": 2, "image_size": 32, "insert_layer_id": 0},
+        insert_layer_id=0,
+        image_size=32,
+        video_token_id=10,
+        image_start_id=_OPEN,
+        image_end_id=_CLOSE,
+        slice_start_id=_SLICE,
+        slice_end_id=_END_SLICE,
+        newline_id=_NEWLINE,
+    )
+    return MiniCPMV4_7ForConditionalGeneration(config)
+
+
+def _minicpm_inputs():
+    thumbnail = [_OPEN, IMAGE, IMAGE, _CLOSE]
+    slices = [_SLICE, *[IMAGE] * 2, _END_SLICE] * 2
+    sizes = torch.tensor([[4, 8]] * 4)
+    return {
+        **_with_types(_batch([20, *thumbnail, *slices, 21, 22], [23, *thumbnail, 24])),
+        "target_sizes": sizes,
+        # Patches of all crops stand side by side.
+        "pixel_values": seeded_patches(1, frames=1, shape=(3, 2, 2 * int(sizes.prod(1).sum()))),
+    }
+
+
+MODELS = {"hunyuan_vl": _hunyuan, "glm_image": _glm_image, "minicpmv4_7": _minicpm}
+INPUTS = {
+    "hunyuan_vl": _hunyuan_inputs,
+    "glm_image": _glm_image_inputs,
+    "minicpmv4_7": _minicpm_inputs,
+}

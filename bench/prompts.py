@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vecrope import MRopeSpec
+from vecrope.rules import OmniRule
 
 MODEL_TYPE = "glm4v"
 TEXT, IMAGE, VIDEO = 0, 1, 2
@@ -36,6 +37,7 @@ class Workload:
         image_grid_thw: (num_images, 3) int64, or None.
         video_grid_thw: (num_videos, 3) int64, or None.
         second_per_grid_ts: (num_videos,) float32, or None.
+        audio_seqlens: (num_audios,) int64, mel frames, or None.
         model_type: the family of models that the prompts are for.
         step: what to number, of prompts whose positions are known; None: the prompts.
     """
@@ -47,6 +49,7 @@ class Workload:
     image_grid_thw: Tensor | None
     video_grid_thw: Tensor | None
     second_per_grid_ts: Tensor | None = None
+    audio_seqlens: Tensor | None = None
     model_type: str = MODEL_TYPE
     step: Step | None = None
 
@@ -79,6 +82,7 @@ class Layout(NamedTuple):
     image_marks: tuple[int, int]
     video_marks: tuple[int, ...]
     timestamp_first: bool = False
+    audio_marks: tuple[int, int] | None = None
 
 
 GLM4V = Layout(
@@ -95,6 +99,7 @@ class Row:
         self.types: list[int] = []
         self.images: list[tuple[int, int, int]] = []
         self.videos: list[tuple[int, int, int]] = []
+        self.audios: list[int] = []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,6 +131,15 @@ class Row:
                 self.text(TIMESTAMP_LEN)
         self._add(layout.video_marks[1:], TEXT)
 
+    def audio(self, seconds: int) -> None:
+        """Add an audio: of each second's 100 mel frames the encoder makes 13 tokens."""
+        rule = self.layout.spec.own_rule
+        assert isinstance(rule, OmniRule)
+        assert self.layout.audio_marks is not None
+        start, end = self.layout.audio_marks
+        self.audios.append(100 * seconds)
+        self._add([start, *[rule.audio_token_id] * (13 * seconds), end], TEXT)
+
     def _visual(
         self, steps: int, height: int, width: int, kind: int, marks: tuple[int, ...]
     ) -> None:
@@ -152,6 +166,7 @@ def one_row(name: str, row: Row) -> Workload:
         mm_token_type_ids=torch.tensor([row.types]),
         image_grid_thw=torch.tensor(row.images) if row.images else None,
         video_grid_thw=torch.tensor(row.videos) if row.videos else None,
+        audio_seqlens=torch.tensor(row.audios) if row.audios else None,
         model_type=row.layout.spec.model_type,
     )
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import vecrope
-from bench import steps
+from bench import omni, steps
 from bench.prompts import MODEL_TYPE, Workload, runs_of
 from vecrope import Convention
 from vecrope.testing import reference
@@ -176,6 +176,7 @@ def vecrope_placeholders_provider() -> Provider:
         prepare,
         convert=convert,
         one_row_only=True,
+        families=(MODEL_TYPE, "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe"),
     )
 
 
@@ -309,8 +310,11 @@ def vecrope_version() -> str:
 def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
     """Return the keyword arguments that the family's `get_rope_index` takes."""
     names = ["image_grid_thw", "video_grid_thw", "attention_mask"]
-    if workload.second_per_grid_ts is not None:
-        names.append("second_per_grid_ts")
+    names += [
+        name
+        for name in ("second_per_grid_ts", "audio_seqlens")
+        if getattr(workload, name) is not None
+    ]
     return {name: getattr(workload, name) for name in names}
 
 
@@ -337,6 +341,8 @@ def _compiled_function() -> Any:
 
 
 def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
+    if workload.model_type == omni.MODEL_TYPE:
+        return omni.prepare_loop(workload, convention)
     spec = _spec(workload, convention)
     arguments: dict[str, Any] = {
         name: value.tolist()
@@ -350,5 +356,6 @@ def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], An
     return lambda: reference.get_rope_index(input_ids, **arguments)
 
 
-def _to_answer(lists: tuple[list[Any], list[Any]]) -> Answer:
-    return torch.tensor(lists[0]), torch.tensor(lists[1])
+def _to_answer(answer: tuple[Any, Any]) -> Answer:
+    position_ids, rope_deltas = map(torch.as_tensor, answer)
+    return position_ids, rope_deltas

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import steps
+from bench import omni, steps
 from bench.prompts import MODEL_TYPE, VIDEO, Workload, runs_of
 from bench.providers import Answer, Provider, tensor_arguments, text_only_answer
 from bench.wheels import Wheel, load
@@ -62,6 +62,8 @@ def transformers_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         import transformers
 
+        if workload.model_type == omni.MODEL_TYPE:
+            return omni.prepare_transformers(workload)
         model_class = getattr(transformers, _TRANSFORMERS_CLASSES[workload.model_type])
         model = SimpleNamespace(config=_hf_config(workload.model_type))
         model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
@@ -73,7 +75,7 @@ def transformers_provider() -> Provider:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
         version = ""  # each of its points will say so
-    families = tuple(_TRANSFORMERS_CLASSES)
+    families = (*_TRANSFORMERS_CLASSES, omni.MODEL_TYPE)
     return Provider("transformers", version, "transformers", prepare, families=families)
 
 
@@ -101,7 +103,11 @@ def sglang_provider(path: Path) -> Provider:
         get_exec=_sglang_exec,
     )
 
+    prepare_omni = omni.load_sglang(wheel, _SGLANG_MODULE)
+
     def prepare(workload: Workload) -> Callable[[], Answer]:
+        if workload.model_type == omni.MODEL_TYPE:
+            return prepare_omni(workload)
         if workload.step is not None:
             return steps.prepare_sglang(step_functions, workload)
         if workload.model_type == MODEL_TYPE:
@@ -129,7 +135,7 @@ def sglang_provider(path: Path) -> Provider:
         wheel.version,
         "sglang",
         prepare,
-        families=(MODEL_TYPE, *_SGLANG_FUNCTIONS),
+        families=(MODEL_TYPE, *_SGLANG_FUNCTIONS, omni.MODEL_TYPE),
         steps=True,
         held_bytes=steps.sglang_bytes,
     )
@@ -162,7 +168,11 @@ def vllm_provider(path: Path) -> Provider:
 
     functions = {name: _load_vllm(wheel, name) for name in _VLLM_CLASSES}
 
+    prepare_omni = omni.load_vllm(wheel)
+
     def prepare(workload: Workload) -> Callable[[], Any]:
+        if workload.model_type == omni.MODEL_TYPE:
+            return prepare_omni(workload)
         config = _hf_config(workload.model_type)
         function = functions[workload.model_type]
         tokens = workload.input_ids[0].tolist()
@@ -181,7 +191,7 @@ def vllm_provider(path: Path) -> Provider:
         convert=convert,
         host_only=True,
         one_row_only=True,
-        families=tuple(_VLLM_CLASSES),
+        families=(*_VLLM_CLASSES, omni.MODEL_TYPE),
     )
 
 

@@ -88,24 +88,32 @@ def _long(seq_len: int) -> Workload:
     return replace(_video(seq_len), name="long")
 
 
-_LAYOUTS = {
-    "qwen2_5_vl": ((151652, 151653), (151652, 151653)),
-    "qwen3_vl": ((151652, 151653), ()),
-    "ernie4_5_vl_moe": ((101304, 101305), (101306, 101307)),
+_QWEN_MARKS = (151652, 151653)
+_LAYOUTS: dict[str, tuple[tuple[int, int], tuple[int, ...], tuple[int, int] | None]] = {
+    "qwen2_5_vl": (_QWEN_MARKS, _QWEN_MARKS, None),
+    "qwen3_vl": (_QWEN_MARKS, (), None),
+    "ernie4_5_vl_moe": ((101304, 101305), (101306, 101307), None),
+    # The markers of audio are those of the configuration's class.
+    "qwen3_omni_moe": (_QWEN_MARKS, _QWEN_MARKS, (151647, 151648)),
 }
 
 
 def _family(model_type: str, seq_len: int) -> Workload:
     """A 256-token image, a video of 256-token steps in half of the row, and text.
 
-    It is a block with seconds, a block, or frames with timestamps, as the family has it.
+    It is a block with seconds, a block, or frames with timestamps, as the family has it. A family
+    with audio has some in an eighth of the row as well.
     """
     spec = MRopeSpec.for_model(model_type, convention="sglang")
-    row = Row(Layout(spec, *_LAYOUTS[model_type], timestamp_first=True))
+    image_marks, video_marks, audio_marks = _LAYOUTS[model_type]
+    row = Row(Layout(spec, image_marks, video_marks, True, audio_marks))
     row.text(8)
     row.image(32, 32)
     row.text(8)
     row.video(seq_len // 512 * spec.temporal_merge_size, 32, 32)
+    if audio_marks is not None:
+        row.text(8)
+        row.audio(seq_len // 104)
     row.text(seq_len - len(row))
     workload = one_row(model_type, row)
     if spec.video_time == "seconds":

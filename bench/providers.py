@@ -152,7 +152,7 @@ def vecrope_placeholders_provider() -> Provider:
     """Return vecrope told where the placeholders are, as vLLM's functions are."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        runs = torch.tensor(runs_of(workload)).view(-1, 3)
+        runs = torch.tensor(runs_of(workload), dtype=torch.int64).view(-1, 3)
         starts, stops, kinds = runs.to(workload.input_ids.device).unbind(1)
         arguments = {
             name: value

@@ -33,7 +33,10 @@ workloads:
   batch    32 rows of 4,096: images, videos, padding on both sides
   short    one row of 300: a 64-token image and a 64-token video frame
   long     as video, of 1,048,576 to 8,388,608 tokens; not for what takes seconds there
-  qwen2_5_vl, qwen3_vl, ernie4_5_vl_moe, qwen3_omni_moe
+  qwen2_5_vl
+  qwen3_vl
+  ernie4_5_vl_moe
+  qwen3_omni_moe
            that family's prompts, one row of 1,024, 16,384 and 131,072 tokens: a 256-token image, a
            video of 256-token steps in half of the row (a block, with seconds where the family has
            them, or frames between timestamps), text, and with qwen3_omni_moe audio

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -231,17 +232,27 @@ def test_provider_gives_the_expected_step(name, make):
     assert row.held_bytes == dense if make is dense_provider else row.held_bytes < dense / 32
 
 
+@cache
+def sglang():
+    return sglang_provider(Path(SGLANG_WHEEL))
+
+
+@cache
+def vllm():
+    return vllm_provider(Path(VLLM_WHEEL))
+
+
 @needs_sglang
 @pytest.mark.parametrize(("name", "seq_len"), [*SMALL, *[(name, 1024) for name in FAMILIES]])
 def test_sglang_gives_the_expected_answer(name, seq_len):
-    row = run_quick(sglang_provider(Path(SGLANG_WHEEL)), name, seq_len)
+    row = run_quick(sglang(), name, seq_len)
     assert (row.status, row.error) == ("ok", "")
 
 
 @needs_sglang
 @pytest.mark.parametrize("name", STEPS)
 def test_sglang_gives_the_expected_step(name):
-    row = run_quick(sglang_provider(Path(SGLANG_WHEEL)), name, 4096)
+    row = run_quick(sglang(), name, 4096)
     assert (row.status, row.error) == ("ok", "")
     workload = make_workload(name, 4096)
     assert row.held_bytes == 24 * int(workload.attention_mask.sum()) + 8 * 256
@@ -250,7 +261,7 @@ def test_sglang_gives_the_expected_step(name):
 @needs_vllm
 @pytest.mark.parametrize(("name", "seq_len"), [*SMALL, *[(name, 1024) for name in FAMILIES]])
 def test_vllm_gives_the_expected_answer(name, seq_len):
-    row = run_quick(vllm_provider(Path(VLLM_WHEEL)), name, seq_len)
+    row = run_quick(vllm(), name, seq_len)
     assert (row.status, row.error) == ("ok", "")
 
 

@@ -287,11 +287,11 @@ def test_a_configuration_without_an_id_is_refused(name, upstream):
 @pytest.mark.parametrize(
     ("fields", "known"),
     [
-        ({"uses_mrope_canvas": True}, {"sglang", "vllm"}),
-        ({"mrope_mode": " Canvas"}, {"sglang", "vllm"}),
-        ({"mrope_mode": "canvas_v2"}, {"vllm"}),
-        ({"mrope_mode": "3d"}, set()),
-        ({}, set()),
+        ({"uses_mrope_canvas": True}, ("sglang", "vllm")),
+        ({"mrope_mode": " Canvas"}, ("sglang", "vllm")),
+        ({"mrope_mode": "canvas_v2"}, ("vllm",)),
+        ({"mrope_mode": "3d"}, ()),
+        ({}, ()),
     ],
     ids=str,
 )

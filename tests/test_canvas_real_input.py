@@ -6,9 +6,9 @@ operations of the processor of clips, and a check that asks for a class exported
 
 import pytest
 import torch
+from real_support import TorchOnly, clip, picture
 from support import assert_same
 from test_canvas import transformers_model
-from test_real_input import _TorchOnly, clip, picture
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.minicpmv4_6.image_processing_pil_minicpmv4_6 import (
@@ -40,7 +40,7 @@ LONG, SHORT = clip(11, 60, 90), clip(8, 300, 500)
 FPS = 4
 
 
-class _ClipProcessor(MiniCPMV4_6VideoProcessor, _TorchOnly):
+class _ClipProcessor(MiniCPMV4_6VideoProcessor, TorchOnly):
     pass
 
 

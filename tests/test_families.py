@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import each_core, each_rule, spec_of
 from support import (
@@ -21,6 +21,8 @@ from vecrope import MRopeSpec, get_rope_index
 from vecrope.testing import Prompt, assert_matches
 
 FORMS = {"exact": {}, "static": {"max_segments": 500}}
+# Of what differs little from one set of rules to the next.
+HALF = settings.default.max_examples // 2
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -52,6 +54,7 @@ def test_the_loop_is_equalled_or_both_refuse(model_type, convention):
 
 @each_rule
 def test_types_say_what_the_ids_say(spec):
+    @settings(max_examples=HALF)
     @given(fitting(spec))
     def check(prompt):
         for form in FORMS.values():
@@ -63,6 +66,7 @@ def test_types_say_what_the_ids_say(spec):
 
 @each_rule
 def test_a_rows_answer_does_not_depend_on_the_others(spec):
+    @settings(max_examples=HALF)
     @given(fitting(spec), st.data())
     def check(prompt, data):
         rows = data.draw(st.lists(st.integers(0, len(prompt.input_ids) - 1), min_size=1))
@@ -75,6 +79,7 @@ def test_a_rows_answer_does_not_depend_on_the_others(spec):
 
 @each_rule
 def test_packed_rows_are_answered_as_rows(spec):
+    @settings(max_examples=HALF)
     @given(fitting(spec))
     def check(prompt):
         batch, seq_len = prompt.input_ids.shape
@@ -95,6 +100,7 @@ def test_packed_rows_are_answered_as_rows(spec):
 @each_form
 @each_rule
 def test_int32_ids_give_positions_of_the_dtype_of_the_spec(spec, form):
+    @settings(max_examples=HALF)
     @given(fitting(spec))
     def check(prompt):
         position_ids, rope_deltas = prompt.expected()

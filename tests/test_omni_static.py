@@ -261,6 +261,7 @@ def test_on_a_gpu_the_answer_is_that_of_the_cpu(model_type, convention, validate
     check()
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.gpu
 @needs_gpu
 @each_omni

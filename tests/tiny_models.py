@@ -22,7 +22,7 @@ IDS = {
 }
 IMAGE = IDS["image_token_id"]
 _VOCABULARY = 48
-_FIRST_TEXT_ID = 20
+FIRST_TEXT_ID = 20
 _PATCH = 2
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
@@ -169,7 +169,7 @@ def inputs_of(model_type, layout):
     )
     generator = torch.Generator().manual_seed(0)
     ids = prompt.input_ids
-    text = torch.randint(_FIRST_TEXT_ID, _VOCABULARY, ids.shape, generator=generator)
+    text = torch.randint(FIRST_TEXT_ID, _VOCABULARY, ids.shape, generator=generator)
     ids = torch.where(torch.isin(ids, torch.tensor(list(IDS.values()))), ids, text)
     item = "image" if spec.marker_rule == "count" or model_type == "ernie4_5_vl_moe" else "vision"
     for symbol, marker in (("<", f"{item}_start_token_id"), (">", f"{item}_end_token_id")):

@@ -3,9 +3,10 @@
 from functools import cache
 
 import torch
-from tiny_models import IMAGE, ROPE, TEXT, VISION, known, seeded_patches
+from tiny_models import IDS, IMAGE, ROPE, TEXT, VISION, known, seeded_patches
 
 _OPEN, _CLOSE, _SLICE, _END_SLICE, _NEWLINE = 13, 14, 15, 16, 17
+_AUDIO, _AUDIO_START, _AUDIO_END = 17, 18, 19
 
 
 @cache
@@ -130,9 +131,86 @@ def _minicpm_inputs():
     }
 
 
-MODELS = {"hunyuan_vl": _hunyuan, "glm_image": _glm_image, "minicpmv4_7": _minicpm}
+_AUDIO_TOWER = {
+    "num_mel_bins": 8,
+    "encoder_layers": 1,
+    "num_hidden_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 16,
+    "d_model": 16,
+    "output_dim": 16,
+    "n_window": 50,
+    "n_window_infer": 100,
+    "max_source_positions": 200,
+    "downsample_hidden_size": 8,
+}
+_OMNI_IDS = {
+    **IDS,
+    "image_token_index": IMAGE,
+    "video_token_index": IDS["video_token_id"],
+    "audio_token_id": _AUDIO,
+    "audio_token_index": _AUDIO,
+    "audio_start_token_id": _AUDIO_START,
+    "audio_end_token_id": _AUDIO_END,
+}
+
+
+def _thinker(config_class, model_class):
+    default = config_class().thinker_config
+    sizes = {"position_id_per_seconds": 2, "seconds_per_chunk": 2}
+    parts = {
+        "text_config": {**TEXT, "rope_parameters": dict(ROPE)},
+        "vision_config": VISION,
+        "audio_config": _AUDIO_TOWER,
+    }
+    parts = {name: known(type(getattr(default, name)), part) for name, part in parts.items()}
+    config = type(default)(**parts, **known(type(default), {**_OMNI_IDS, **sizes}))
+    # Of which the class has no field, but every checkpoint.
+    config.vision_start_token_id = IDS["vision_start_token_id"]
+    return model_class(config)
+
+
+def _qwen2_5_omni():
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+    return _thinker(Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration)
+
+
+def _qwen3_omni():
+    from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeThinkerForConditionalGeneration
+
+    return _thinker(Qwen3OmniMoeConfig, Qwen3OmniMoeThinkerForConditionalGeneration)
+
+
+def _thinker_inputs(audio_tokens):
+    start, end = IDS["vision_start_token_id"], IDS["vision_end_token_id"]
+    audio = [_AUDIO_START, *[_AUDIO] * audio_tokens, _AUDIO_END]
+    image = [start, IMAGE, IMAGE, end]
+    clip = [start, *[IDS["video_token_id"]] * 4, end]
+    generator = torch.Generator().manual_seed(0)
+    return {
+        **_batch([20, *audio, 21, *image, 22], [23, *image, 24, *clip, 25]),
+        "image_grid_thw": torch.tensor([[1, 2, 4]] * 2),
+        "pixel_values": seeded_patches(16, frames=2),
+        "video_grid_thw": torch.tensor([[2, 2, 4]]),
+        "pixel_values_videos": seeded_patches(16, frames=2),
+        "video_second_per_grid": torch.tensor([1.5]),
+        "input_features": torch.randn(1, 8, 100, generator=generator),
+        "feature_attention_mask": torch.ones(1, 100, dtype=torch.int64),
+    }
+
+
+MODELS = {
+    "hunyuan_vl": _hunyuan,
+    "glm_image": _glm_image,
+    "minicpmv4_7": _minicpm,
+    "qwen2_5_omni_thinker": _qwen2_5_omni,
+    "qwen3_omni_moe_thinker": _qwen3_omni,
+}
 INPUTS = {
     "hunyuan_vl": _hunyuan_inputs,
     "glm_image": _glm_image_inputs,
     "minicpmv4_7": _minicpm_inputs,
+    "qwen2_5_omni_thinker": lambda: _thinker_inputs(25),
+    "qwen3_omni_moe_thinker": lambda: _thinker_inputs(13),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -397,6 +397,12 @@ FAMILIES: dict[str, Family] = {
     "openpangu_vl": _only_vllm(multi_frame_images=False),
     "qwen2_5_omni": _QWEN2_5_OMNI,
     "qwen2_5_omni_thinker": _QWEN2_5_OMNI,
+    # Alone, as the model that speaks; its configuration is flat.
+    "qwen2_5_omni_talker": replace(
+        _QWEN2_5_OMNI,
+        rules={"transformers": _QWEN2_5_OMNI.rules["transformers"]},
+        paths={**_OMNI_PATHS, "spatial_merge_size": "spatial_merge_size"},
+    ),
     "qwen3_omni_moe": _QWEN3_OMNI_MOE,
     "qwen3_omni_moe_thinker": _QWEN3_OMNI_MOE,
     # Positions by a rule of their own.

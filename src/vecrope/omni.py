@@ -58,7 +58,7 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
         omni_checks.check_media(inputs, media, spec, rule)
     stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
     if stream.num_tokens == 0:
-        if validate and not tracing:
+        if validate and not tracing and not inputs.lenient:
             omni_checks.check_none_left_over(media)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
@@ -67,7 +67,9 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
     fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
     if validate:
-        broken, others = omni_fit.find_faults(tokens, items, media, spec, rule)
+        broken, others = omni_fit.find_faults(
+            tokens, items, media, spec, rule, lenient=inputs.lenient
+        )
         fault = broken.any() | others
         if not tracing and bool(fault):
             omni_fit.raise_fault(broken, tokens, items, media, inputs, spec, rule)

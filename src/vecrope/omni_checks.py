@@ -53,7 +53,7 @@ def check_media(inputs: Inputs, media: Media, spec: MRopeSpec, rule: OmniRule) -
     no_grid = media.images.new_empty((0, 3))
     images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
     videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
-    fit.check_grids(images, videos, spec)
+    fit.check_grids(images, videos, spec, lenient=inputs.lenient)
     fit.check_seconds(inputs.second_per_grid_ts, videos, spec)
     if inputs.audio_seqlens is None:
         return

@@ -18,9 +18,17 @@ _ARGUMENTS = ("image_grid_thw", "video_grid_thw", "audio_seqlens")
 
 
 def find_faults(
-    tokens: Tokens, items: OmniItems, media: Media, spec: MRopeSpec, rule: OmniRule
+    tokens: Tokens,
+    items: OmniItems,
+    media: Media,
+    spec: MRopeSpec,
+    rule: OmniRule,
+    *,
+    lenient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Say where tokens and media fail to fit; does not synchronise.
+
+    If `lenient`, media may be left over.
 
     Returns:
         (I,) bool: items that are not followed by just what their media ask for; and 0-d bool:
@@ -38,7 +46,8 @@ def find_faults(
     )
     others = items.misplaced.any()
     for number, (sizes, used) in enumerate(zip(media.sizes, _used(items), strict=True)):
-        others = others | ((sizes > 0).sum() != used.sum())
+        real, wanted = (sizes > 0).sum(), used.sum()
+        others = others | (real < wanted if lenient else real != wanted)
         needed = items.audio if number == AUDIO - 1 else items.visual
         if number != AUDIO - 1 or media.reads_audio:
             expected = torch.where(used, needed, 0).sum()

@@ -393,29 +393,36 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         found = {getattr(plan, name) for plan in plans}
         if len(found) > 1:
             raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
-    offsets, total = [], 0
-    for plan in plans:
-        offsets.append(total)
-        total += plan.num_tokens
-    starts = torch.cat([plan.starts + at for plan, at in zip(plans, offsets, strict=True)])
-    table = torch.cat([plan.table for plan in plans], 1)
-    counts = torch.tensor([plan.starts.shape[0] for plan in plans], device="cpu")
-    shift = torch.tensor(offsets).repeat_interleave(counts, output_size=starts.shape[0])
-    table[0] += shift.to(device=table.device, dtype=table.dtype)
-    paces = [plan.pace for plan in plans]
-    if any((pace is None) != (paces[0] is None) for pace in paces):
+    paces = [plan.pace for plan in plans if plan.pace is not None]
+    if len(paces) not in (0, len(plans)):
         raise ValueError("plans must be of one family: some space videos in time and some do not")
-    bounds = [plan.row_bounds[:-1] + at for plan, at in zip(plans, offsets, strict=True)]
-    end = plans[-1].row_bounds[-1:] + offsets[-1]
+    starts = torch.cat([plan.starts for plan in plans])
+    table = torch.cat([plan.table for plan in plans], 1)
+    bounds = torch.cat([plan.row_bounds for plan in plans])
+    # By how much each segment and each bound is shifted; all but the last plan's last bound, which
+    # is the next plan's first.
+    sizes = torch.tensor(
+        [(plan.num_tokens, plan.starts.shape[0], plan.num_rows) for plan in plans], device="cpu"
+    )
+    num_tokens, segments, rows = sizes.unbind(1)
+    begin = num_tokens.cumsum(0) - num_tokens
+    number = torch.arange(len(plans), device="cpu")
+    number = number.repeat_interleave(rows, output_size=bounds.shape[0] - len(plans))
+    number = pad(number, (0, 1), value=len(plans) - 1)
+    kept = torch.arange(number.shape[0], device="cpu") + number
+    shift = begin.repeat_interleave(segments, output_size=starts.shape[0])
+    shift = shift.to(starts.device, starts.dtype)
+    table[0] += shift
+    bounds = bounds[kept.to(bounds.device)] + begin[number].to(bounds.device, bounds.dtype)
     return replace(
         plans[0],
-        starts=starts,
+        starts=starts.add_(shift),
         table=table,
-        pace=None if paces[0] is None else torch.cat([p for p in paces if p is not None], 1),
-        row_bounds=torch.cat([*bounds, end]),
+        pace=torch.cat(paces, 1) if paces else None,
+        row_bounds=bounds,
         next_positions=torch.cat([plan.next_positions for plan in plans]),
         rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
-        num_tokens=total,
+        num_tokens=sum(plan.num_tokens for plan in plans),
         seq_len=None,
         exact=all(plan.exact for plan in plans),
     )

@@ -62,18 +62,13 @@ def by_types_and_seconds(
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Answer as qwen2_5_vl does, whose videos are spaced in time."""
-    if second_per_grid_ts is not None:
-        # As with grids, those that no video asks for are left over.
-        num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
-        if len(second_per_grid_ts) > num_videos:
-            second_per_grid_ts = second_per_grid_ts[:num_videos]
     inputs = Inputs(
         input_ids,
         image_grid_thw,
         video_grid_thw,
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        second_per_grid_ts=second_per_grid_ts,
+        second_per_grid_ts=_less_left_over(second_per_grid_ts, video_grid_thw),
         lenient=True,
     )
     return rope_index_of(inputs, spec, validate=validate)
@@ -174,12 +169,43 @@ def by_markers_with_targets(
     return position_ids, rope_deltas
 
 
+def by_ids_with_audio(
+    model: Module,  # noqa: ARG001
+    spec: MRopeSpec,
+    validate: bool,
+    /,
+    input_ids: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    use_audio_in_video: bool = False,
+    audio_seqlens: Tensor | None = None,
+    second_per_grids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Answer as the omni families do, to which without any grid every token is text."""
+    has_grids = image_grid_thw is not None or video_grid_thw is not None
+    inputs = Inputs(
+        input_ids,  # type: ignore[arg-type]
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask,
+        second_per_grid_ts=_less_left_over(second_per_grids, video_grid_thw),
+        audio_seqlens=audio_seqlens if has_grids else None,
+        use_audio_in_video=has_grids and bool(use_audio_in_video),
+        lenient=True,
+    )
+    return rope_index_of(inputs, spec, validate=validate)
+
+
 # By `model_type`; every other family numbers `by_types`.
 CALLS: dict[str, Call] = {
     "qwen2_5_vl": by_types_and_seconds,
     "hunyuan_vl": by_types_of_images,
     "glm_image": by_markers_with_targets,
     "minicpmv4_7": by_types_on_canvases,
+    "qwen2_5_omni_thinker": by_ids_with_audio,
+    "qwen2_5_omni_talker": by_ids_with_audio,
+    "qwen3_omni_moe_thinker": by_ids_with_audio,
 }
 
 
@@ -191,6 +217,16 @@ def call_of(model_type: str) -> Call:
 def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
     """Return the mask as the families' loops read it: whatever is not 0 is a token."""
     return attention_mask.bool() if isinstance(attention_mask, Tensor) else attention_mask
+
+
+def _less_left_over(
+    seconds: Tensor | Sequence[float] | None, video_grid_thw: Tensor | None
+) -> Tensor | Sequence[float] | None:
+    """Return the seconds less those beyond the last video."""
+    num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
+    if seconds is None or len(seconds) <= num_videos:
+        return seconds
+    return seconds[:num_videos]
 
 
 def _types(mm_token_type_ids: Tensor | None) -> Tensor:

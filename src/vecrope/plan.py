@@ -151,8 +151,6 @@ class RopeIndexPlan:
             self._padded_width(pad_to_multiple_of), rank, world_size, layout, device=self.device
         )
         width = self.num_tokens if self.seq_len is None else self.seq_len
-        if width == 0:
-            raise ValueError("a plan without tokens has none to share among ranks")
         rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
         index = (rows * width + columns.clamp(max=width - 1)).to(self.starts.dtype).contiguous()
         inside = columns < width

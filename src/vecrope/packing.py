@@ -21,7 +21,7 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def plan_sequences(
     inputs: Inputs,
     spec: MRopeSpec,
-    sequence_ids: Tensor | None,
+    sequence_ids: Tensor,
     max_sequences: int | None,
     *,
     validate: bool,
@@ -32,9 +32,6 @@ def plan_sequences(
     Padding belongs to the sequence before it, and before the first sequence to that; it is masked.
     Deltas are measured against the tokens of the sequence alone, as if each were a prompt.
     """
-    if sequence_ids is None:
-        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
-    checks.check_metadata(inputs, spec, max_segments)
     _check_metadata(inputs, spec, sequence_ids, max_sequences)
     input_ids, tracing = inputs.input_ids, torch.compiler.is_compiling()
     if max_sequences is None and (tracing or not (validate or input_ids.is_cpu)):
@@ -163,7 +160,7 @@ def _check_metadata(
             raise ValueError(
                 f"{name} must be None with sequence_ids, which tell padding and sequences apart"
             )
-    if spec.own_rule is not None or spec.mask_rule != "skip":
+    if spec.mask_rule != "skip":
         raise ValueError(
             f"sequence_ids must be None: {spec.model_type} under convention {spec.convention!r} "
             "leaves no token out; pack its sequences without padding, with cu_seqlens"

@@ -80,8 +80,9 @@ def get_rope_index(
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
-        text_positions: put a row in front that counts the unmasked tokens of each sequence, as
-            transformers' text models take it to tell packed sequences apart.
+        text_positions: put a row in front that counts the unmasked tokens of each sequence, 0 at
+            masked ones. transformers' text models tell packed sequences apart by it, where they are
+            given neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises:
             once, where the kernels of `vecrope.kernels` answer, if the values are good.
@@ -101,9 +102,9 @@ def get_rope_index(
         int64, or (num_sequences, 1) with `cu_seqlens` or `sequence_ids`: the row's largest position
         plus one (0 for a row without an unmasked token), less its padded or its valid length as
         `spec.delta_length` says; with `sequence_ids` its valid length. The axes are temporal,
-        height, width; (4, B, T) with `text_positions`, which come first. Neither aliases an input.
-        A family with a rule of its own may have other axes, and deltas in the dtype of
-        `input_ids`: its room says so.
+        height, width; with `text_positions` there is a fourth in front. Neither aliases an input. A
+        family with a rule of its own may have other axes, and deltas in the dtype of `input_ids`:
+        its room says so.
 
         If `max_segments` or `max_sequences` is too small and cannot be refused (`validate=False`,
         or tracing), or if under tracing `validate` finds a misfit, every position on the three axes
@@ -148,36 +149,14 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    planned = text_positions or pad_to_multiple_of is not None
-    if sequence_ids is None and max_sequences is None and not planned:
+    extras = (sequence_ids, max_sequences, pad_to_multiple_of)
+    if not text_positions and all(extra is None for extra in extras):
         return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
-    if planned and isinstance(spec, MRopeSpec) and spec.own_rule is not None:
-        raise ValueError(
-            f"text_positions and pad_to_multiple_of must not be given: {spec.model_type} has a "
-            "numbering of its own, without a plan to lay out anew"
-        )
-    plan = _plan(inputs, spec, sequence_ids, max_sequences, validate, max_segments)
+    plan = _plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences)
     position_ids = plan.position_ids(
         text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
     )
     return position_ids, plan.rope_deltas
-
-
-def _plan(
-    inputs: Inputs,
-    spec: MRopeSpec,
-    sequence_ids: Tensor | None,
-    max_sequences: int | None,
-    validate: bool,
-    max_segments: int | None,
-) -> RopeIndexPlan:
-    if sequence_ids is not None or max_sequences is not None:
-        return plan_sequences(
-            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
-        )
-    checks.check_metadata(inputs, spec, max_segments)
-    prepared = prepare(inputs, spec, validate, max_segments)
-    return build_plan(prepared, spec, validate, max_segments)
 
 
 def rope_index_of(
@@ -255,11 +234,6 @@ def plan_rope_index(
         >>> plan.decode(2)[0]
         tensor([[4, 5]])
     """
-    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
-        raise ValueError(
-            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
-            "use get_rope_index"
-        )
     inputs = Inputs(
         input_ids,
         image_grid_thw,
@@ -269,7 +243,31 @@ def plan_rope_index(
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
     )
-    return narrowed(_plan(inputs, spec, sequence_ids, max_sequences, validate, max_segments))
+    return narrowed(_plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences))
+
+
+def _plan_of(
+    inputs: Inputs,
+    spec: MRopeSpec,
+    sequence_ids: Tensor | None,
+    validate: bool,
+    max_segments: int | None,
+    max_sequences: int | None,
+) -> RopeIndexPlan:
+    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
+        raise ValueError(
+            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
+            "use get_rope_index, without sequence_ids, text_positions and pad_to_multiple_of"
+        )
+    checks.check_metadata(inputs, spec, max_segments)
+    if sequence_ids is not None:
+        return plan_sequences(
+            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
+        )
+    if max_sequences is not None:
+        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
+    prepared = prepare(inputs, spec, validate, max_segments)
+    return build_plan(prepared, spec, validate, max_segments)
 
 
 def _one_of(

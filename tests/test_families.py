@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import each_core, each_rule, spec_of
+from oracles import each_core, each_rule, spec_of, transformers_rope_index
 from support import (
     FITTING,
     assert_same,
@@ -215,6 +215,25 @@ def test_default_seconds_are_rounded_as_a_number_is(rate, order, dtype, form):
         given = rope_index(prompt, second_per_grid_ts=[seconds], **form)
         assert_same(rope_index(prompt, **form), given)
         assert_same(given, prompt.expected())
+
+
+@each_form
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64],
+    ids=str,
+)
+def test_seconds_of_any_dtype_are_rounded_as_transformers_rounds_them(dtype, form):
+    for rate in (2, 25, 0.5):
+        spec = replace(spec_of("qwen2_5_vl", "transformers"), tokens_per_second=rate)
+        for seconds in (2 / 0.3, 2 / 23.976, 3.0):
+            prompt = Prompt.from_symbols(
+                spec,
+                [f"<{'V' * 60}>"],
+                video_grid_thw=[[60, 2, 2]],
+                second_per_grid_ts=torch.tensor([seconds]).to(dtype),
+            )
+            assert_same(rope_index(prompt, **form), transformers_rope_index(prompt))
 
 
 @each_rule

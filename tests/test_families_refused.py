@@ -195,3 +195,53 @@ def test_refuses(family, rows, arguments, message):
     if message != "second_per_grid_ts must keep all positions below":
         with pytest.raises(Refusal):
             prompt.expected()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "message"),
+    [
+        ("1", TypeError, "second_per_grid_ts must be a tensor or a sequence of floats, got str"),
+        (1.0, TypeError, "second_per_grid_ts must be a tensor or a sequence of floats, got float"),
+        ([True], TypeError, "second_per_grid_ts must hold numbers, got True"),
+        (["1"], TypeError, "second_per_grid_ts must hold numbers, got '1'"),
+        (
+            torch.ones(1, dtype=torch.bool),
+            TypeError,
+            "second_per_grid_ts must be of a floating-point or integer dtype, got torch.bool",
+        ),
+        (
+            torch.ones(1, 1),
+            ValueError,
+            r"second_per_grid_ts must have shape \(1,\), .* got \(1, 1\)",
+        ),
+    ],
+    ids=["text", "a number", "true in a list", "text in a list", "bools", "a table"],
+)
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_refuses_seconds_of_another_type(convention, seconds, error, message):
+    prompt = build("qwen2_5_vl", convention, ["t<V>"], video_grid_thw=[[1, 2, 2]])
+    with pytest.raises(error, match=message):
+        rope_index(prompt, second_per_grid_ts=seconds)
+
+
+def test_refuses_seconds_by_two_names():
+    prompt = build("qwen2_5_vl", "sglang", ["t<V>"], video_grid_thw=[[1, 2, 2]])
+    again = rope_index(prompt, second_per_grid_ts=None, second_per_grids=[1.0])
+    assert torch.equal(again[0], rope_index(prompt, second_per_grid_ts=[1.0])[0])
+    with pytest.raises(ValueError, match="second_per_grid_ts and second_per_grids are the same"):
+        rope_index(prompt, second_per_grid_ts=[1.0], second_per_grids=[1.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("audio_seqlens", torch.ones(1, dtype=torch.int64), "audio_seqlens must be None: qwen2_vl"),
+        ("images_per_sample", torch.ones(1, dtype=torch.int64), "images_per_sample must be None"),
+        ("target_sizes", torch.ones(1, 2, dtype=torch.int64), "target_sizes must be None"),
+        ("use_audio_in_video", True, "use_audio_in_video must be False: qwen2_vl hears no audio"),
+    ],
+)
+def test_refuses_what_is_for_other_families(name, value, message):
+    prompt = build("qwen2_vl", "transformers", ["t"])
+    with pytest.raises(ValueError, match=message):
+        rope_index(prompt, **{name: value})

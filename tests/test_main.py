@@ -187,6 +187,20 @@ def test_a_clip_of_one_block_is_laid_out_between_its_markers():
     assert prompt.video_grid_thw.tolist() == [[6, 16, 24]]
 
 
+def test_a_family_with_a_rule_of_its_own_is_not_confirmed(run_prompt, tmp_path):
+    config = {
+        "model_type": "isaac",
+        "image_token_id": 5,
+        "vision_config": {"pixel_shuffle_scale_factor": 2},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code, _, err = run_prompt(
+        *("--config", "config.json", "--convention", "vllm"), input_ids=[1, 2]
+    )
+    assert code == 2
+    assert "error: prompt.json: 'isaac' is numbered by a rule of its own under convention" in err
+
+
 def test_a_family_without_a_layout_needs_a_prompt(run, tmp_path):
     path = tmp_path / "config.json"
     ids = {"image_token_id": 5, "video_token_id": 6}

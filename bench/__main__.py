@@ -33,20 +33,33 @@ workloads:
   batch    32 rows of 4,096: images, videos, padding on both sides
   short    one row of 300: a 64-token image and a 64-token video frame
   long     as video, of 1,048,576 to 8,388,608 tokens; not for what takes seconds there
+  qwen2_5_vl, qwen3_vl, ernie4_5_vl_moe, qwen3_omni_moe
+           that family's prompts, one row of 1,024, 16,384 and 131,072 tokens: a 256-token image, a
+           video of 256-token steps in half of the row (a block, with seconds where the family has
+           them, or frames between timestamps), text, and with qwen3_omni_moe audio
+  step     one step of 256 requests of up to 4,096 tokens, their prompts known: every fourth has a
+           chunk of at most 512 of its prompt, the others decode a token each
+  step-decode  the same, all decoding
 
 providers:
-  vecrope                  vecrope.get_rope_index as users call it: eager, values checked
+  vecrope                  vecrope.get_rope_index as users call it: eager, values checked; for steps
+                           RopeIndexPlan.step of the plan of all requests
   vecrope-unchecked        with validate=False
   vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True), with a
                            capacity of segments; a graph serves many points, and has its compile
                            time at the first
+  vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
+  vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step
   vecrope-runner           vecrope.RopeIndexRunner called on the prompt; needs a CUDA device
   vecrope-runner-in-place  the same with the prompt in the runner's own buffers
+  dense                    for steps: positions written out as (256, 3, 4096) int32, and a gather;
+                           that is how vLLM's runner holds them, as wide as a prompt may be
   loop                     vecrope.testing.reference: the readable loop, on Python lists
-  transformers             Glm4vModel.get_rope_index, installed
+  transformers             get_rope_index of the family's model, installed
   sglang-old               get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old
-  sglang                   the same of an SGLang as of 0.5.23, needs --sglang
-  vllm                     get_mrope_input_positions of vLLM's GLM-4V, needs --vllm
+  sglang                   the family's function of an SGLang as of 0.5.23, needs --sglang; for
+                           steps _compute_mrope_positions_extend and _decode
+  vllm                     get_mrope_input_positions of vLLM's models, needs --vllm
   text-only                sglang's answer to a prompt of text alone, as a lower bound, needs
                            --sglang
 """

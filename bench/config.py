@@ -57,6 +57,7 @@ class Measurement:
         compile_s: wall time of the first call, where that call compiled.
         peak_bytes: most tensor memory allocated during a call, beyond what stood before it. Of
             Python objects and numpy arrays it knows nothing.
+        held_bytes: what is kept of the requests between two steps.
         repeats: number of calls behind the percentiles.
     """
 
@@ -66,6 +67,7 @@ class Measurement:
     device_us: float | None = None
     compile_s: float | None = None
     peak_bytes: int | None = None
+    held_bytes: int | None = None
     repeats: int | None = None
 
 
@@ -105,6 +107,7 @@ class Result:
     device_us: float | None
     compile_s: float | None
     peak_bytes: int | None
+    held_bytes: int | None
     repeats: int | None
     threads: int
     device: str
@@ -122,7 +125,7 @@ class Result:
 
 
 COLUMNS = tuple(field.name for field in fields(Result))
-_INTEGERS = ("T", "B", "threads", "peak_bytes", "repeats")
+_INTEGERS = ("T", "B", "threads", "peak_bytes", "held_bytes", "repeats")
 _FLOATS = ("median_us", "p20_us", "p80_us", "device_us", "compile_s")
 
 

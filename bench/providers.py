@@ -16,17 +16,23 @@ import torch
 from torch import Tensor
 
 import vecrope
-from bench.workloads import MODEL_TYPE, Workload
+from bench import omni, steps
+from bench.prompts import MODEL_TYPE, Workload, runs_of
 from vecrope import Convention
 from vecrope.testing import reference
-from vecrope.testing.rules import rules_of
+from vecrope.testing.rules import rules_of, seconds_of
 
-Answer = tuple[Tensor, Tensor]
+# Positions and deltas of prompts, or the positions of a step alone.
+Answer = tuple[Tensor, ...]
+
+STEPS = ("step", "step-decode")
 
 
 @cache
 def loop_answer(workload: Workload, convention: Convention) -> Answer:
     """Return what the loop reference says, as tensors on the CPU."""
+    if workload.step is not None:
+        return steps.step_answer(workload, convention)
     return _to_answer(_prepare_loop(workload.to("cpu"), convention)())
 
 
@@ -60,6 +66,9 @@ class Provider:
         host_only: whether it computes on the host, wherever its input is.
         one_row_only: whether it knows no batch and no padding.
         only: the workloads that it is for, or none: all of them.
+        families: the model types that it knows, or none: all of them.
+        steps: whether it can number a step of requests.
+        held_bytes: what it keeps of the requests of a workload between two steps.
         gpu_only: whether it needs a CUDA device.
         slow: whether to spare it batches of millions of tokens.
     """
@@ -74,13 +83,20 @@ class Provider:
     host_only: bool = False
     one_row_only: bool = False
     only: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    steps: bool = False
+    held_bytes: Callable[[Workload], int] | None = None
     gpu_only: bool = False
     slow: bool = True
 
     def why_not(self, workload: Workload) -> str:
         """Say why this provider does not apply to a workload; empty if it does."""
         if self.only and workload.name not in self.only:
-            return f"a baseline for {', '.join(self.only)} only"
+            return f"for {', '.join(self.only)} only"
+        if workload.step is not None and not self.steps:
+            return "numbers prompts, not steps"
+        if self.families and workload.model_type not in self.families:
+            return f"for {', '.join(self.families)} only"
         if self.one_row_only and (
             workload.attention_mask is not None or len(workload.input_ids) > 1
         ):
@@ -95,13 +111,21 @@ class Provider:
 
 
 def vecrope_provider() -> Provider:
-    """Return vecrope as users call it: eager, values checked."""
+    """Return vecrope as users call it: eager, values checked; for a step, its plan."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        if workload.step is not None:
+            return steps.prepare_vecrope(workload, "sglang")
+        return _prepare_vecrope(workload, "sglang")
+
     return Provider(
         "vecrope",
         vecrope_version(),
         "sglang",
-        lambda workload: _prepare_vecrope(workload, "sglang"),
+        prepare,
         slow=False,
+        steps=True,
+        held_bytes=steps.vecrope_bytes,
     )
 
 
@@ -109,9 +133,86 @@ def vecrope_unchecked_provider() -> Provider:
     """Return vecrope without checks of values."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
+        if workload.step is not None:
+            return steps.prepare_vecrope_unchecked(workload, "sglang")
         return _prepare_vecrope(workload, "sglang", validate=False)
 
-    return Provider("vecrope-unchecked", vecrope_version(), "sglang", prepare, slow=False)
+    return Provider(
+        "vecrope-unchecked",
+        vecrope_version(),
+        "sglang",
+        prepare,
+        slow=False,
+        steps=True,
+        held_bytes=steps.vecrope_bytes,
+    )
+
+
+def vecrope_placeholders_provider() -> Provider:
+    """Return vecrope told where the placeholders are, as vLLM's functions are."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        runs = torch.tensor(runs_of(workload), dtype=torch.int64).view(-1, 3)
+        starts, stops, kinds = runs.to(workload.input_ids.device).unbind(1)
+        arguments = {
+            name: value
+            for name, value in tensor_arguments(workload).items()
+            if name != "attention_mask"
+        }
+        spec = _spec(workload, "vllm")
+        num_tokens, lengths = workload.input_ids.shape[1], stops - starts
+        return lambda: vecrope.get_rope_index_from_placeholders(
+            num_tokens, spec, offsets=starts, lengths=lengths, modalities=kinds, **arguments
+        )
+
+    def convert(answer: Answer) -> Answer:
+        position_ids, rope_deltas = answer
+        return position_ids[:, None], rope_deltas
+
+    return Provider(
+        "vecrope-placeholders",
+        vecrope_version(),
+        "vllm",
+        prepare,
+        convert=convert,
+        one_row_only=True,
+        families=(MODEL_TYPE, "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe"),
+    )
+
+
+def vecrope_concatenate_provider() -> Provider:
+    """Return a step of requests whose plans are put together for it."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        return steps.prepare_vecrope_concatenate(workload, "sglang")
+
+    return _step_provider("vecrope-concatenate", "sglang", prepare, steps.vecrope_bytes)
+
+
+def dense_provider() -> Provider:
+    """Return a step of requests whose positions are written out, as wide as the longest may be."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        return steps.prepare_dense(workload, "vllm")
+
+    return _step_provider("dense", "vllm", prepare, steps.dense_bytes)
+
+
+def _step_provider(
+    name: str,
+    convention: Convention,
+    prepare: Callable[[Workload], Callable[[], Answer]],
+    held_bytes: Callable[[Workload], int],
+) -> Provider:
+    return Provider(
+        name,
+        vecrope_version(),
+        convention,
+        prepare,
+        only=STEPS,
+        steps=True,
+        held_bytes=held_bytes,
+    )
 
 
 def vecrope_compiled_provider() -> Provider:
@@ -135,7 +236,13 @@ def vecrope_runner_provider() -> Provider:
         return lambda: runner(workload.input_ids, **arguments)
 
     return Provider(
-        "vecrope-runner", vecrope_version(), "sglang", prepare, gpu_only=True, slow=False
+        "vecrope-runner",
+        vecrope_version(),
+        "sglang",
+        prepare,
+        gpu_only=True,
+        slow=False,
+        families=(MODEL_TYPE,),
     )
 
 
@@ -154,7 +261,13 @@ def vecrope_runner_in_place_provider() -> Provider:
         return lambda: runner.replay(num_rows, seq_len, masked=masked)
 
     return Provider(
-        "vecrope-runner-in-place", vecrope_version(), "sglang", prepare, gpu_only=True, slow=False
+        "vecrope-runner-in-place",
+        vecrope_version(),
+        "sglang",
+        prepare,
+        gpu_only=True,
+        slow=False,
+        families=(MODEL_TYPE,),
     )
 
 
@@ -165,7 +278,7 @@ def _make_runner(workload: Workload) -> vecrope.RopeIndexRunner:
         for grids in (workload.image_grid_thw, workload.video_grid_thw)
     )
     runner = vecrope.RopeIndexRunner(
-        vecrope.MRopeSpec.for_model(MODEL_TYPE, convention="sglang"),
+        _spec(workload, "sglang"),
         max_rows=num_rows,
         max_tokens=seq_len,
         max_images=images,
@@ -195,9 +308,18 @@ def vecrope_version() -> str:
 
 
 def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
-    """Return the keyword arguments that every `get_rope_index` takes."""
-    names = ("image_grid_thw", "video_grid_thw", "attention_mask")
+    """Return the keyword arguments that the family's `get_rope_index` takes."""
+    names = ["image_grid_thw", "video_grid_thw", "attention_mask"]
+    names += [
+        name
+        for name in ("second_per_grid_ts", "audio_seqlens")
+        if getattr(workload, name) is not None
+    ]
     return {name: getattr(workload, name) for name in names}
+
+
+def _spec(workload: Workload, convention: Convention) -> vecrope.MRopeSpec:
+    return vecrope.MRopeSpec.for_model(workload.model_type, convention=convention)
 
 
 def _prepare_vecrope(
@@ -206,7 +328,7 @@ def _prepare_vecrope(
     function: Any = vecrope.get_rope_index,
     **options: Any,
 ) -> Callable[[], Answer]:
-    spec = vecrope.MRopeSpec.for_model(MODEL_TYPE, convention=convention)
+    spec = _spec(workload, convention)
     arguments = {**tensor_arguments(workload), **options}
     return lambda: function(workload.input_ids, spec, **arguments)
 
@@ -219,16 +341,21 @@ def _compiled_function() -> Any:
 
 
 def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
-    spec = vecrope.MRopeSpec.for_model(MODEL_TYPE, convention=convention)
+    if workload.model_type == omni.MODEL_TYPE:
+        return omni.prepare_loop(workload, convention)
+    spec = _spec(workload, convention)
     arguments: dict[str, Any] = {
         name: value.tolist()
         for name, value in tensor_arguments(workload).items()
         if value is not None
     }
-    arguments |= rules_of(spec)
+    arguments |= {**seconds_of(workload.second_per_grid_ts), **rules_of(spec)}
+    if convention == "transformers":  # whose functions read nothing else
+        arguments["mm_token_type_ids"] = workload.mm_token_type_ids.tolist()
     input_ids = workload.input_ids.tolist()
     return lambda: reference.get_rope_index(input_ids, **arguments)
 
 
-def _to_answer(lists: tuple[list[Any], list[Any]]) -> Answer:
-    return torch.tensor(lists[0]), torch.tensor(lists[1])
+def _to_answer(answer: tuple[Any, Any]) -> Answer:
+    position_ids, rope_deltas = map(torch.as_tensor, answer)
+    return position_ids, rope_deltas

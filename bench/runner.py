@@ -42,6 +42,7 @@ class _Point:
     wall_us: list[float] = field(default_factory=list)
     device_us: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
+    held_bytes: int | None = None
 
     def measurement(self) -> Measurement:
         if self.status != "ok":
@@ -54,6 +55,7 @@ class _Point:
             device_us=statistics.median(self.device_us) if self.device_us else None,
             compile_s=self.compile_s,
             peak_bytes=self.peak_bytes,
+            held_bytes=self.held_bytes,
             repeats=len(self.wall_us),
         )
 
@@ -132,6 +134,9 @@ def _measure_memory(point: _Point, config: Config) -> None:
     assert point.call is not None
     if not point.provider.host_only:
         point.peak_bytes = measure_memory(point.call, config)
+    workload = make_workload(config.workload, config.seq_len, config.device)
+    if workload.step is not None and point.provider.held_bytes is not None:
+        point.held_bytes = point.provider.held_bytes(workload)
 
 
 def difference(answer: Answer, expected: Answer) -> str:
@@ -139,7 +144,7 @@ def difference(answer: Answer, expected: Answer) -> str:
 
     The dtype of `rope_deltas` is left to the provider, everything else is compared.
     """
-    names = ("position_ids", "rope_deltas")
+    names = ("position_ids", "rope_deltas")[: len(expected)]
     for name, got, want in zip(names, answer, expected, strict=True):
         if got.shape != want.shape:
             return f"{name} must have shape {tuple(want.shape)}, got {tuple(got.shape)}"

@@ -8,7 +8,7 @@ from bench.config import Result
 
 _HEADER = (
     "workload", "T", "B", "provider", "median µs", "p20 µs", "p80 µs", "device µs", "compile s",
-    "peak KiB", "÷ vecrope",
+    "peak KiB", "held KiB", "÷ vecrope",
 )  # fmt: skip
 _LEFT = (0, 3)  # columns of words; the others are numbers
 
@@ -26,10 +26,10 @@ def format_table(results: Sequence[Result]) -> str:
         if row.median_us is not None:
             vecrope_us = base.get((row.workload, row.T, row.B))
             ratio = row.median_us / vecrope_us if vecrope_us else None
-            peak = None if row.peak_bytes is None else row.peak_bytes / 1024
+            peak, held = (None if b is None else b / 1024 for b in (row.peak_bytes, row.held_bytes))
             times = (row.median_us, row.p20_us, row.p80_us, row.device_us, row.compile_s)
             cells += [_number(value, 1) for value in times]
-            cells += [_number(peak, 1), _number(ratio, 2)]
+            cells += [_number(peak, 1), _number(held, 1), _number(ratio, 2)]
         lines.append(cells)
     widths = [
         max(map(len, filled)) for filled in zip(*(_filled(line) for line in lines), strict=True)

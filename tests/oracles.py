@@ -228,45 +228,39 @@ def vllm_placeholder_range():
 
 
 @cache
-def vllm_function(model_type):
-    """Return a function of a configuration, tokens and features."""
-    if model_type not in _VLLM_CLASSES:
-        iterate = _load_vllm("qwen3_vl", f"{_QWEN3_VL}._iter_mm_grid_hw")
-        name = "_get_mrope_input_positions"
-        namespace = {_QWEN3_VL: SimpleNamespace(**iterate)}
-        function = _load_vllm("qwen3_vl", f"{_QWEN3_VL}.{name}", **namespace)[name]
-        return lambda config, tokens, features: function(tokens, features, config)
-    module, model_class = _VLLM_CLASSES[model_type]
-    names = [f"{model_class}.get_mrope_input_positions"]
-    namespace = {}
-    if model_type != "bailing_moe_v3_vl":
-        names.append(f"{model_class}.iter_mm_grid_thw")
-    if model_type == "keye":
-        names.append(f"{model_class}._split_video_grid_thw")
-    if model_type == "keye_vl1_5":
+def vllm_class(model_type):
+    """Return a class of the name and module of a family's model, with its methods of positions."""
+    module, name = _VLLM_CLASSES.get(model_type, ("qwen3_vl", _QWEN3_VL))
+    methods, namespace = ["get_mrope_input_positions"], {}
+    static = {
+        "keye": ["_split_video_grid_thw"],
+        "qwen3_vl": ["_iter_mm_grid_hw", "_get_mrope_input_positions"],
+    }.get(module, [])
+    if module not in ("bailing_moe_v3_vl", "qwen3_vl"):
+        methods.append("iter_mm_grid_thw")
+    if module == "keye_vl1_5":
         namespace = _load_vllm(module, "split_thw")
-    methods = _load_vllm(module, *names, **namespace)
-
-    def function(config, tokens, features):
-        model = SimpleNamespace(config=config)
-        if model_type == "keye":
-            model._split_video_grid_thw = methods["_split_video_grid_thw"]
-        if "iter_mm_grid_thw" in methods:
-            model.iter_mm_grid_thw = MethodType(methods["iter_mm_grid_thw"], model)
-        return methods["get_mrope_input_positions"](model, tokens, features)
-
-    return function
+    if module == "qwen3_vl":
+        iterate = _load_vllm(module, f"{name}._iter_mm_grid_hw")
+        namespace = {name: SimpleNamespace(**iterate)}
+    found = _load_vllm(module, *(f"{name}.{method}" for method in methods + static), **namespace)
+    found.update({method: staticmethod(found[method]) for method in static})
+    return type(name, (), {**found, "__module__": f"vllm.model_executor.models.{module}"})
 
 
-def vllm_rope_index(prompt):
+def vllm_function(model, tokens, features):
+    return model.get_mrope_input_positions(tokens, features)
+
+
+def vllm_rope_index(prompt, function=vllm_function):
     """Answer as vLLM does for each row's unmasked tokens; masked places hold the padding value."""
     spec = prompt.spec
-    function = vllm_function(spec.model_type)
+    model = vllm_class(spec.model_type)()
     symbols = dict(zip("".join(prompt.symbols), prompt.input_ids.flatten().tolist(), strict=True))
     vision = {"spatial_merge_size": spec.spatial_merge_size}
     if spec.tokens_per_second is not None:
         vision["tokens_per_second"] = spec.tokens_per_second
-    config = SimpleNamespace(
+    model.config = SimpleNamespace(
         vision_config=SimpleNamespace(**vision),
         spatial_conv_size=spec.spatial_merge_size,
         temporal_conv_size=spec.temporal_merge_size,
@@ -282,7 +276,7 @@ def vllm_rope_index(prompt):
         tokens = prompt.input_ids[row, keep]
         types = prompt.mm_token_type_ids[row, keep]
         features = list(_vllm_features(prompt, types, images, videos))
-        positions, delta = function(config, tokens.tolist(), features)
+        positions, delta = function(model, tokens.tolist(), features)
         position_ids[:, row, keep] = positions
         rope_deltas[row] = delta
     return position_ids, rope_deltas

@@ -8,22 +8,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_support import SGLANG_WHEEL, VLLM_WHEEL, needs_sglang, needs_vllm
 
 from bench import runner
 from bench.__main__ import main
 from bench.config import COLUMNS, Config, Environment, ResultWriter, read_results
 from bench.plot import plot
 from bench.providers import (
+    STEPS,
     Provider,
+    dense_provider,
     loop_answer,
     loop_provider,
     tensor_arguments,
+    vecrope_concatenate_provider,
+    vecrope_placeholders_provider,
     vecrope_provider,
     vecrope_unchecked_provider,
 )
 from bench.registry import PROVIDERS, make_providers
 from bench.table import format_table
-from bench.upstreams import text_only_provider, transformers_provider
+from bench.upstreams import (
+    sglang_provider,
+    text_only_provider,
+    transformers_provider,
+    vllm_provider,
+)
 from bench.wheels import Wheel, load
 from bench.workloads import SIZES, make_workload
 from vecrope import MRopeSpec, get_rope_index
@@ -33,6 +43,7 @@ SPEC = MRopeSpec.for_model("glm4v", convention="sglang")
 ENVIRONMENT = Environment("a CPU", 1, "0.1.0", "abc", "2.13.0", "3.11.0", "2026-01-01")
 SMALL = [("seed", 1), ("seed", 2), ("seed", 512), ("seed", 1024), ("short", 300), ("video", 4096)]
 LARGE = [("video", 32768), ("batch", 4096)]
+FAMILIES = ["qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe", "qwen3_omni_moe"]
 
 points = pytest.mark.parametrize(("name", "seq_len"), SMALL + LARGE)
 
@@ -54,6 +65,8 @@ def test_sizes_are_those_that_the_help_names():
     assert SIZES["video"] == (4096, 32768, 131072)
     assert (SIZES["batch"], SIZES["short"]) == ((4096,), (300,))
     assert SIZES["long"] == (2**20, 2**21, 2**22, 2**23)
+    assert {SIZES[name] for name in FAMILIES} == {(1024, 16384, 131072)}
+    assert {SIZES[name] for name in STEPS} == {(4096,)}
 
 
 @points
@@ -134,6 +147,34 @@ def test_batch_is_the_same_each_time():
     assert torch.equal(make_workload("batch", 4096).input_ids, first.input_ids)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_workload_of_a_family_holds_an_image_a_video_and_text(name):
+    for seq_len in SIZES[name]:
+        workload = make_workload(name, seq_len)
+        spec = MRopeSpec.for_model(name, convention="sglang")
+        assert workload.model_type == name
+        assert workload.input_ids.shape == (1, seq_len)
+        counts = torch.bincount(workload.mm_token_type_ids[0]).tolist()
+        assert counts[1:] == [256, seq_len // 2]
+        frames = seq_len // 512 * spec.temporal_merge_size
+        assert workload.image_grid_thw.tolist() == [[1, 32, 32]]
+        assert workload.video_grid_thw.tolist() == [[frames, 32, 32]]
+        assert (workload.second_per_grid_ts is not None) == (spec.video_time == "seconds")
+        assert (workload.audio_seqlens is not None) == (name == "qwen3_omni_moe")
+
+
+def test_step_mixes_chunks_of_prompts_with_decoding():
+    for name, chunks in (("step", 64), ("step-decode", 0)):
+        workload = make_workload(name, 4096)
+        requests, computed, scheduled = workload.step
+        lengths = workload.attention_mask.sum(1).tolist()
+        assert len(requests) == len(workload.input_ids) == 256
+        assert [request.input_ids.shape[1] for request in requests] == lengths
+        in_prefill = [at < length for at, length in zip(computed, lengths, strict=True)]
+        assert sum(in_prefill) == chunks
+        assert max(scheduled) == (512 if chunks else 1)
+
+
 # Providers
 
 
@@ -146,6 +187,82 @@ def test_provider_gives_the_expected_answer(name, seq_len, make):
     assert (row.status, row.error) == ("ok", "")
     assert row.p20_us <= row.median_us <= row.p80_us
     assert row.repeats >= 2
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        vecrope_provider,
+        vecrope_unchecked_provider,
+        vecrope_placeholders_provider,
+        loop_provider,
+        transformers_provider,
+    ],
+)
+def test_provider_gives_the_expected_answer_for_a_family(name, make):
+    row = run_quick(make(), name, 1024)
+    if make is vecrope_placeholders_provider and name == "qwen3_omni_moe":
+        assert row.status == "not applicable"
+    else:
+        assert (row.status, row.error) == ("ok", "")
+
+
+@pytest.mark.parametrize(("name", "seq_len"), [("seed", 1), ("seed", 1024), ("video", 4096)])
+def test_placeholders_give_the_expected_answer(name, seq_len):
+    row = run_quick(vecrope_placeholders_provider(), name, seq_len)
+    assert (row.status, row.error) == ("ok", "")
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        vecrope_provider,
+        vecrope_unchecked_provider,
+        vecrope_concatenate_provider,
+        dense_provider,
+    ],
+)
+def test_provider_gives_the_expected_step(name, make):
+    row = run_quick(make(), name, 4096)
+    assert (row.status, row.error) == ("ok", "")
+    dense = 256 * 3 * 4096 * 4
+    assert row.held_bytes == dense if make is dense_provider else row.held_bytes < dense / 32
+
+
+@needs_sglang
+@pytest.mark.parametrize(("name", "seq_len"), [*SMALL, *[(name, 1024) for name in FAMILIES]])
+def test_sglang_gives_the_expected_answer(name, seq_len):
+    row = run_quick(sglang_provider(Path(SGLANG_WHEEL)), name, seq_len)
+    assert (row.status, row.error) == ("ok", "")
+
+
+@needs_sglang
+@pytest.mark.parametrize("name", STEPS)
+def test_sglang_gives_the_expected_step(name):
+    row = run_quick(sglang_provider(Path(SGLANG_WHEEL)), name, 4096)
+    assert (row.status, row.error) == ("ok", "")
+    workload = make_workload(name, 4096)
+    assert row.held_bytes == 24 * int(workload.attention_mask.sum()) + 8 * 256
+
+
+@needs_vllm
+@pytest.mark.parametrize(("name", "seq_len"), [*SMALL, *[(name, 1024) for name in FAMILIES]])
+def test_vllm_gives_the_expected_answer(name, seq_len):
+    row = run_quick(vllm_provider(Path(VLLM_WHEEL)), name, seq_len)
+    assert (row.status, row.error) == ("ok", "")
+
+
+def test_provider_of_prompts_does_not_apply_to_a_step():
+    row = run_quick(loop_provider(), "step-decode", 4096)
+    assert (row.status, row.error) == ("not applicable", "numbers prompts, not steps")
+
+
+def test_provider_of_a_family_does_not_apply_to_another():
+    provider = replace(loop_provider(), families=("glm4v",))
+    row = run_quick(provider, "qwen3_vl", 1024)
+    assert (row.status, row.error) == ("not applicable", "for glm4v only")
 
 
 def test_oracle_follows_the_convention():
@@ -315,10 +432,11 @@ def test_wheel_of_another_distribution_is_refused(wheel):
 
 def test_installed_providers_are_the_default():
     made = make_providers(None, {"sglang": None, "sglang_old": None, "vllm": None})
-    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-runner"]
-    names += ["vecrope-runner-in-place", "loop", "transformers"]
+    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-placeholders"]
+    names += ["vecrope-concatenate", "vecrope-runner", "vecrope-runner-in-place", "dense"]
+    names += ["loop", "transformers"]
     assert [provider.name for provider in made] == names
-    assert list(PROVIDERS[:7]) == names
+    assert list(PROVIDERS[:10]) == names
 
 
 def test_long_batches_are_for_those_that_answer_in_time():
@@ -329,6 +447,7 @@ def test_long_batches_are_for_those_that_answer_in_time():
     reasons = {provider.why_not(workload) for provider in made} - {""}
     assert reasons == {
         "takes seconds a call at this length",
+        "for step, step-decode only",
         "needs a CUDA device; run it with --device cuda",
     }
 

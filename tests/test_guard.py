@@ -12,6 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench.config import Config
+from bench.providers import (
+    vecrope_concatenate_provider,
+    vecrope_placeholders_provider,
+    vecrope_provider,
+    vecrope_unchecked_provider,
+)
 from bench.runner import measure_memory
 from bench.workloads import make_workload
 from vecrope import get_rope_index
@@ -28,6 +34,27 @@ CEILINGS = [
     ("seed", 131072, 56, 3),
     ("video", 131072, 56, 3),
     ("batch", 4096, 133, 4),
+]
+
+# The same of other families, from their ids and from the places of their placeholders.
+FAMILY_CEILINGS = [
+    (vecrope_provider, "qwen2_5_vl", 1024, 79, 3),
+    (vecrope_provider, "qwen2_5_vl", 16384, 363, 7),
+    (vecrope_provider, "qwen3_vl", 1024, 41, 3),
+    (vecrope_provider, "qwen3_vl", 16384, 313, 7),
+    (vecrope_provider, "ernie4_5_vl_moe", 1024, 301, 6),
+    (vecrope_provider, "ernie4_5_vl_moe", 16384, 331, 6),
+    (vecrope_placeholders_provider, "seed", 131072, 41, 1),
+    (vecrope_placeholders_provider, "video", 131072, 45, 1),
+    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 327, 1),
+    (vecrope_placeholders_provider, "qwen3_vl", 16384, 46, 1),
+    (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 290, 1),
+]
+# Of a step of 256 requests.
+STEP_CEILINGS = [
+    (vecrope_provider, "step", 50),
+    (vecrope_unchecked_provider, "step-decode", 42),
+    (vecrope_concatenate_provider, "step", 77),
 ]
 
 
@@ -71,13 +98,31 @@ def storage(tensor):
 
 @pytest.mark.parametrize(("name", "seq_len", "operators", "temporaries"), CEILINGS)
 def test_operators_and_temporaries(name, seq_len, operators, temporaries):
-    function = call(name, seq_len)
-    function()  # constants of the spec are made once
-    recorder = Recorder(large=make_workload(name, seq_len).input_ids.numel())
-    with recorder:
-        function()
+    recorder = record(call(name, seq_len), make_workload(name, seq_len).input_ids.numel())
     assert recorder.operators.total() <= operators, recorder.operators
     assert recorder.temporaries.total() <= temporaries, recorder.temporaries
+
+
+@pytest.mark.parametrize(("make", "name", "seq_len", "operators", "temporaries"), FAMILY_CEILINGS)
+def test_operators_and_temporaries_of_families(make, name, seq_len, operators, temporaries):
+    recorder = record(make().prepare(make_workload(name, seq_len)), seq_len)
+    assert recorder.operators.total() <= operators, recorder.operators
+    assert recorder.temporaries.total() <= temporaries, recorder.temporaries
+
+
+@pytest.mark.parametrize(("make", "name", "operators"), STEP_CEILINGS)
+def test_operators_of_a_step(make, name, operators):
+    workload = make_workload(name, 4096)
+    recorder = record(make().prepare(workload), sum(workload.step.scheduled))
+    assert recorder.operators.total() <= operators, recorder.operators
+
+
+def record(function, large):
+    function()  # constants of the spec are made once
+    recorder = Recorder(large)
+    with recorder:
+        function()
+    return recorder
 
 
 def test_the_recorder_tells_views_and_writes_from_temporaries():

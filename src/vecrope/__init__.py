@@ -9,11 +9,14 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from vecrope.collate import collate
 from vecrope.glm_image_decode import get_decode_position_ids
+from vecrope.packing import sequence_ids_from_position_ids
 from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plan import RopeIndexPlan, concatenate_plans
 from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
+from vecrope.shards import ShardLayout, shard_indices
 from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [
@@ -22,10 +25,14 @@ __all__ = [
     "RopeIndexPlan",
     "RopeIndexRunner",
     "RunnerInputs",
+    "ShardLayout",
+    "collate",
     "concatenate_plans",
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",
     "plan_from_placeholders",
     "plan_rope_index",
+    "sequence_ids_from_position_ids",
+    "shard_indices",
 ]

@@ -24,6 +24,8 @@ def check_grids(
 
     If `lenient` it is enough that no side is smaller.
     """
+    if _surely_sound(image_grid_thw, video_grid_thw, spec):
+        return
     merge = spec.spatial_merge_size
     for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
         unsound = (grids <= 0).any(1) & (grids != 0).any(1)
@@ -66,6 +68,21 @@ def check_grids(
             f"video_grid_thw row {at} must have at least temporal_merge_size "
             f"{spec.temporal_merge_size} frames, got {grid}"
         )
+
+
+def _surely_sound(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec) -> bool:
+    """Say, in few operators, that all is well; False for what takes a closer look."""
+    grids = torch.cat((image_grid_thw, video_grid_thw))
+    if not grids.shape[0]:
+        return True
+    merge = spec.spatial_merge_size
+    if int(grids.amin()) < 1 or float(grids.double().prod(1).sum()) >= _MAX_TOKENS * merge**2:
+        return False
+    if not spec.multi_frame_images and (image_grid_thw[:, 0] > 1).any():
+        return False
+    if spec.temporal_merge_size > 1 and (video_grid_thw[:, 0] < spec.temporal_merge_size).any():
+        return False
+    return not (grids[:, 1:] % merge).any()
 
 
 def check_seconds(

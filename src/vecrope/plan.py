@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from vecrope.positions import Layout, all_positions, positions_at
+from vecrope.shards import ShardLayout, shard_indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,9 @@ class RopeIndexPlan:
     28 bytes a segment (44 where a family spaces videos in time) and 24 a row.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
-    last is that of the first token that is decoded, and so on without end.
+    last is that of the first token that is decoded, and so on without end. Where rows of the input
+    hold several sequences each (`sequence_ids`), the rows of the plan are the sequences, each with
+    the padding behind it; `position_ids` and `shard` have the rows of the input all the same.
 
     Attributes:
         starts: (S,) ascending index, in the batch, of each segment's first token.
@@ -82,27 +85,82 @@ class RopeIndexPlan:
         Args:
             text_positions: put a row in front that counts the unmasked tokens of each row, as
                 transformers' text models take it to tell packed sequences apart.
-            pad_to_multiple_of: add columns of `padding_value` at the right up to a multiple.
+            pad_to_multiple_of: add columns of `padding_value` at the right up to a multiple, of 0
+                in the row of `text_positions`.
 
         Returns:
             (3, B, T) or (4, B, T) in the plan's dtype; (3, N) or (4, N) for packed input.
+
+        Raises:
+            ValueError: if `pad_to_multiple_of` is less than 1.
         """
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of must be at least 1, got {pad_to_multiple_of}")
+        width = self._padded_width(pad_to_multiple_of)
         if self.exact:
             positions = all_positions(self._layout, self.num_tokens, self.dtype)
         else:
             index = self._all_tokens()
             positions = positions_at(self._layout, index).to(self.dtype)
-        if text_positions:
-            text = self._text_positions(self._all_tokens())
-            positions = torch.cat((text.to(self.dtype)[None], positions))
         if self.seq_len is not None:
-            positions = positions.view(positions.shape[0], self.num_rows, self.seq_len)
-        if pad_to_multiple_of is None:
-            return positions
-        room = -positions.shape[-1] % pad_to_multiple_of
-        return pad(positions, (0, room), value=self.padding_value)
+            positions = positions.view(3, self._num_input_rows, self.seq_len)
+        room = (0, width - positions.shape[-1])
+        padded = pad(positions, room, value=self.padding_value) if room[1] else positions
+        if not text_positions:
+            return padded
+        text = self._text_positions(self._all_tokens()).to(self.dtype).view(positions.shape[1:])
+        return torch.cat((pad(text, room)[None], padded))
+
+    def shard(
+        self,
+        rank: int,
+        world_size: int,
+        layout: ShardLayout = "contiguous",
+        *,
+        text_positions: bool = False,
+        pad_to_multiple_of: int | None = None,
+    ) -> Tensor:
+        """Return the positions of one rank's tokens under context parallelism.
+
+        It is `position_ids` at the columns of `vecrope.shard_indices`, expanded for these alone.
+        Does not synchronise.
+
+        Args:
+            rank: of this process in the group, from 0.
+            world_size: number of ranks in the group.
+            layout: `"contiguous"` chunks, or `"zigzag"`: one chunk from the front and one from the
+                back of the sequence.
+            text_positions: as in `position_ids`.
+            pad_to_multiple_of: as in `position_ids`; a multiple of `world_size`, for `"zigzag"` of
+                twice that, always suffices.
+
+        Returns:
+            (3, B, T / world_size) or (4, B, T / world_size) in the plan's dtype, of the padded T;
+            (3, N / world_size) or (4, N / world_size) for packed input.
+
+        Raises:
+            ValueError: for a rank that is not in the group, fewer tokens than ranks, and a length
+                that cannot be cut into equal chunks.
+
+        Example:
+            >>> import torch, vecrope
+            >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="transformers")
+            >>> plan = vecrope.plan_rope_index(torch.tensor([[7, 8, 9, 9, 8, 7]]), spec)
+            >>> plan.shard(0, 2, "zigzag", pad_to_multiple_of=4)[0]
+            tensor([[0, 1, 0, 0]])
+        """
+        columns = shard_indices(
+            self._padded_width(pad_to_multiple_of), rank, world_size, layout, device=self.device
+        )
+        width = self.num_tokens if self.seq_len is None else self.seq_len
+        if width == 0:
+            raise ValueError("a plan without tokens has none to share among ranks")
+        rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
+        index = (rows * width + columns.clamp(max=width - 1)).to(self.starts.dtype).contiguous()
+        inside = columns < width
+        positions = torch.where(inside, positions_at(self._layout, index), self.padding_value)
+        if text_positions:
+            text = torch.where(inside, self._text_positions(index), 0)
+            positions = torch.cat((text.to(positions.dtype)[None], positions))
+        return (positions[:, 0] if self.seq_len is None else positions).to(self.dtype)
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Return the positions of the tokens from `start` to before `stop` in every row.
@@ -292,6 +350,19 @@ class RopeIndexPlan:
     def _layout(self) -> Layout:
         return Layout(self.starts, self.table, self.pace)
 
+    @property
+    def _num_input_rows(self) -> int:
+        """Rows of the input, each of which may hold several rows of the plan; 1 if packed."""
+        if not self.seq_len:
+            return 1 if self.seq_len is None else self.num_rows
+        return self.num_tokens // self.seq_len
+
+    def _padded_width(self, multiple: int | None) -> int:
+        if multiple is not None and multiple < 1:
+            raise ValueError(f"pad_to_multiple_of must be at least 1, got {multiple}")
+        width = self.num_tokens if self.seq_len is None else self.seq_len
+        return width if multiple is None else width + -width % multiple
+
     def _all_tokens(self) -> Tensor:
         return torch.arange(self.num_tokens, dtype=self.starts.dtype, device=self.device)
 
@@ -322,29 +393,36 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         found = {getattr(plan, name) for plan in plans}
         if len(found) > 1:
             raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
-    offsets, total = [], 0
-    for plan in plans:
-        offsets.append(total)
-        total += plan.num_tokens
-    starts = torch.cat([plan.starts + at for plan, at in zip(plans, offsets, strict=True)])
-    table = torch.cat([plan.table for plan in plans], 1)
-    counts = torch.tensor([plan.starts.shape[0] for plan in plans], device="cpu")
-    shift = torch.tensor(offsets).repeat_interleave(counts, output_size=starts.shape[0])
-    table[0] += shift.to(device=table.device, dtype=table.dtype)
-    paces = [plan.pace for plan in plans]
-    if any((pace is None) != (paces[0] is None) for pace in paces):
+    paces = [plan.pace for plan in plans if plan.pace is not None]
+    if len(paces) not in (0, len(plans)):
         raise ValueError("plans must be of one family: some space videos in time and some do not")
-    bounds = [plan.row_bounds[:-1] + at for plan, at in zip(plans, offsets, strict=True)]
-    end = plans[-1].row_bounds[-1:] + offsets[-1]
+    starts = torch.cat([plan.starts for plan in plans])
+    table = torch.cat([plan.table for plan in plans], 1)
+    bounds = torch.cat([plan.row_bounds for plan in plans])
+    # By how much each segment and each bound is shifted; all but the last plan's last bound, which
+    # is the next plan's first.
+    sizes = torch.tensor(
+        [(plan.num_tokens, plan.starts.shape[0], plan.num_rows) for plan in plans], device="cpu"
+    )
+    num_tokens, segments, rows = sizes.unbind(1)
+    begin = num_tokens.cumsum(0) - num_tokens
+    number = torch.arange(len(plans), device="cpu")
+    number = number.repeat_interleave(rows, output_size=bounds.shape[0] - len(plans))
+    number = pad(number, (0, 1), value=len(plans) - 1)
+    kept = torch.arange(number.shape[0], device="cpu") + number
+    shift = begin.repeat_interleave(segments, output_size=starts.shape[0])
+    shift = shift.to(starts.device, starts.dtype)
+    table[0] += shift
+    bounds = bounds[kept.to(bounds.device)] + begin[number].to(bounds.device, bounds.dtype)
     return replace(
         plans[0],
-        starts=starts,
+        starts=starts.add_(shift),
         table=table,
-        pace=None if paces[0] is None else torch.cat([p for p in paces if p is not None], 1),
-        row_bounds=torch.cat([*bounds, end]),
+        pace=torch.cat(paces, 1) if paces else None,
+        row_bounds=bounds,
         next_positions=torch.cat([plan.next_positions for plan in plans]),
         rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
-        num_tokens=total,
+        num_tokens=sum(plan.num_tokens for plan in plans),
         seq_len=None,
         exact=all(plan.exact for plan in plans),
     )

@@ -15,7 +15,7 @@ from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream, make_stream
 
-_LEAST = torch.iinfo(torch.int64).min
+LEAST = torch.iinfo(torch.int64).min
 
 
 def build_plan(
@@ -54,7 +54,7 @@ def build_plan(
     invalid = segments.runs.count > segments.runs.starts.shape[0]
     if tracing and validate:
         invalid = invalid | fit.layout_fault(items, segments, lenient=inputs.lenient)
-    return _voided(plan, invalid)
+    return voided(plan, invalid)
 
 
 def plan_of(
@@ -94,7 +94,7 @@ def _empty_plan(stream: Stream, spec: MRopeSpec, dtype: torch.dtype) -> RopeInde
     )
 
 
-def _voided(plan: RopeIndexPlan, invalid: torch.Tensor) -> RopeIndexPlan:
+def voided(plan: RopeIndexPlan, invalid: torch.Tensor) -> RopeIndexPlan:
     """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer.
 
     Every position of the prompt is then -1, and what is decoded after it far below 0.
@@ -110,7 +110,7 @@ def _voided(plan: RopeIndexPlan, invalid: torch.Tensor) -> RopeIndexPlan:
         plan,
         table=torch.stack(columns),
         next_positions=torch.where(invalid, -(2**31), plan.next_positions),
-        rope_deltas=torch.where(invalid, _LEAST, plan.rope_deltas),
+        rope_deltas=torch.where(invalid, LEAST, plan.rope_deltas),
     )
 
 

@@ -17,6 +17,7 @@ from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
 from vecrope.isaac import isaac_rope_index
 from vecrope.omni import omni_rope_index
+from vecrope.packing import plan_sequences
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
@@ -35,6 +36,7 @@ def get_rope_index(
     video_grid_thw: Tensor | None = None,
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    sequence_ids: Tensor | None = None,
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
@@ -43,8 +45,11 @@ def get_rope_index(
     images_per_sample: Tensor | None = None,
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,
+    text_positions: bool = False,
+    pad_to_multiple_of: int | None = None,
     validate: bool = True,
     max_segments: int | None = None,
+    max_sequences: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids of a batch and the offsets that decoding continues from.
 
@@ -60,6 +65,10 @@ def get_rope_index(
         video_grid_thw: (num_videos, 3) likewise.
         attention_mask: (B, T) bool or integers, 1 or True for a token; None: all are.
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
+        sequence_ids: (B, T) integers, for rows that hold several sequences: 1, 2, ... in ascending
+            order in each row, 0 at padding, as in `[1, 1, 2, 2, 2, 0]`. Positions start over in
+            each sequence. It takes the place of `attention_mask`.
+            `vecrope.sequence_ids_from_position_ids` finds it in text positions.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
         second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
@@ -71,6 +80,9 @@ def get_rope_index(
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
+        text_positions: put a row in front that counts the unmasked tokens of each sequence, as
+            transformers' text models take it to tell packed sequences apart.
+        pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises:
             once, where the kernels of `vecrope.kernels` answer, if the values are good.
             False promises no synchronisation; what invalid values then give is not specified.
@@ -80,17 +92,22 @@ def get_rope_index(
             videos and masked tokens in the batch. None: on a CPU the exact number, elsewhere and
             under tracing the number of tokens, which always suffices. With a capacity given no
             operation depends on values.
+        max_sequences: with `sequence_ids`, the number of rows of `rope_deltas`: those beyond the
+            last sequence hold 0. None: the exact number, which reads values; it has to be given
+            under tracing, and with `validate=False` on a device other than the CPU.
 
     Returns:
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
-        int64, or (num_sequences, 1): the row's largest position plus one (0 for a row without an
-        unmasked token), less its padded or its valid length as `spec.delta_length` says. The axes
-        are temporal, height, width. Neither aliases an input. A family with a rule of its own may
-        have other axes, and deltas in the dtype of `input_ids`: its room says so.
+        int64, or (num_sequences, 1) with `cu_seqlens` or `sequence_ids`: the row's largest position
+        plus one (0 for a row without an unmasked token), less its padded or its valid length as
+        `spec.delta_length` says; with `sequence_ids` its valid length. The axes are temporal,
+        height, width; (4, B, T) with `text_positions`, which come first. Neither aliases an input.
+        A family with a rule of its own may have other axes, and deltas in the dtype of
+        `input_ids`: its room says so.
 
-        If `max_segments` is too small and cannot be refused (`validate=False`, or tracing), or if
-        under tracing `validate` finds a misfit, every position is -1 and every delta the least
-        int64: no valid answer, and never a plausible one.
+        If `max_segments` or `max_sequences` is too small and cannot be refused (`validate=False`,
+        or tracing), or if under tracing `validate` finds a misfit, every position on the three axes
+        is -1 and every delta the least int64: no valid answer, and never a plausible one.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -131,7 +148,36 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
+    planned = text_positions or pad_to_multiple_of is not None
+    if sequence_ids is None and max_sequences is None and not planned:
+        return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
+    if planned and isinstance(spec, MRopeSpec) and spec.own_rule is not None:
+        raise ValueError(
+            f"text_positions and pad_to_multiple_of must not be given: {spec.model_type} has a "
+            "numbering of its own, without a plan to lay out anew"
+        )
+    plan = _plan(inputs, spec, sequence_ids, max_sequences, validate, max_segments)
+    position_ids = plan.position_ids(
+        text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
+    )
+    return position_ids, plan.rope_deltas
+
+
+def _plan(
+    inputs: Inputs,
+    spec: MRopeSpec,
+    sequence_ids: Tensor | None,
+    max_sequences: int | None,
+    validate: bool,
+    max_segments: int | None,
+) -> RopeIndexPlan:
+    if sequence_ids is not None or max_sequences is not None:
+        return plan_sequences(
+            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
+        )
+    checks.check_metadata(inputs, spec, max_segments)
+    prepared = prepare(inputs, spec, validate, max_segments)
+    return build_plan(prepared, spec, validate, max_segments)
 
 
 def rope_index_of(
@@ -161,11 +207,13 @@ def plan_rope_index(
     video_grid_thw: Tensor | None = None,
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
+    sequence_ids: Tensor | None = None,
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
     validate: bool = True,
     max_segments: int | None = None,
+    max_sequences: int | None = None,
 ) -> RopeIndexPlan:
     """Return the positions of a batch as a plan: some bytes a segment, expanded where needed.
 
@@ -176,6 +224,7 @@ def plan_rope_index(
         video_grid_thw: (num_videos, 3).
         attention_mask: (B, T).
         cu_seqlens: (num_sequences + 1,).
+        sequence_ids: (B, T).
         mm_token_type_ids: (B, T).
         second_per_grid_ts: (num_videos,).
         second_per_grids: the same.
@@ -183,6 +232,7 @@ def plan_rope_index(
             `get_rope_index` does.
         max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
             and under tracing the number of tokens, which makes a plan larger than the positions.
+        max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:
         The plan, on the device of `input_ids`.
@@ -219,9 +269,7 @@ def plan_rope_index(
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
     )
-    checks.check_metadata(inputs, spec, max_segments)
-    prepared = prepare(inputs, spec, validate, max_segments)
-    return narrowed(build_plan(prepared, spec, validate, max_segments))
+    return narrowed(_plan(inputs, spec, sequence_ids, max_sequences, validate, max_segments))
 
 
 def _one_of(

@@ -81,6 +81,28 @@ def test_the_kernels_equal_the_loop(by_types, spec):
 
 
 @each_spec
+def test_grids_left_over_change_nothing_but_the_faults(spec):
+    """An adapter whose upstream ignores them takes this answer where nothing is checked."""
+
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        merge = spec.spatial_merge_size
+        extra = torch.tensor([[1, 2 * merge + 1, merge], [1, merge, 3 * merge]])
+        more = {
+            name: extra
+            if getattr(prompt, name) is None
+            else torch.cat((getattr(prompt, name), extra))
+            for name in ("image_grid_thw", "video_grid_thw")
+        }
+        buffers = run(replace(prompt, **more), by_types=True)
+        assert_same((buffers.position_ids, buffers.rope_deltas), prompt.expected())
+        assert buffers.faults.any()
+
+    check()
+
+
+@each_spec
 def test_the_kernels_notice_what_the_loop_refuses(spec):
     @few_examples
     @given(misfitting(spec))

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support import assert_no_answer, assert_same, grid_list, kept
 from tiny_models import LAYOUTS, spec_of_model, tiny_model
@@ -13,7 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
 from vecrope import get_rope_index
+from vecrope.inputs import Inputs
 from vecrope.integrations.transformers import patched
+from vecrope.rope_index import rope_index_of
 from vecrope.testing import Prompt, conversations, token_soup
 
 each_family = pytest.mark.parametrize("model_type", LAYOUTS)
@@ -420,7 +422,29 @@ def test_a_type_that_is_none():
         raise ours
 
 
-# Traced
+# Static and traced
+
+
+@each_rule
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_left_over_grids_are_ignored_in_a_static_table(model_type, validate):
+    module = module_of(model_type)
+
+    @given(conversations(spec_of_model(model_type)), LEFT_OVER, LEFT_OVER)
+    def check(prompt, images, videos):
+        changed = with_grids_left_over(prompt, images, videos)
+        assume(grids_are_sound(changed))
+        theirs = outcome(module, changed)
+        ours = rope_index_of(
+            Inputs(**changed.arguments(), lenient=True),
+            changed.spec,
+            validate=validate,
+            max_segments=256,
+        )
+        assert_same(ours, theirs)
+
+    check()
+
 
 TWO_ROWS = {
     "few": (["tt<II>t", "t<II>tt"], [[1, 2, 4]] * 3),

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-import transformers
 from tiny_models import LAYOUTS, spec_of_model, tiny_config, tiny_model
 from transformers.models.glm4v.modeling_glm4v import Glm4vForConditionalGeneration, Glm4vModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
@@ -223,6 +222,8 @@ def test_a_block_leaves_what_it_found(target):
 
 
 def test_a_version_that_is_not_known(monkeypatch):
+    import transformers  # here, because while it is imported it takes its own place
+
     monkeypatch.setattr(transformers, "__version__", "5.24.1")
     with pytest.raises(RuntimeError, match=r"version 5\.23, got 5\.24\.1: install 'transformers=="):
         patch(Qwen2VLModel)

@@ -319,7 +319,9 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
         elif spec.marker_rule in ("none", "adjacent"):
             seconds = inputs.second_per_grid_ts
             answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
-    if answer is None and spec.frames_by_markers:
+    # With types it does not matter how a family would tell its placeholders apart.
+    by_types = types is not None and (spec.separate_frames or videos is None or len(videos) == 0)
+    if answer is None and (spec.frames_by_markers or by_types):
         kept = None if mask is None else mask.to(input_ids.device)
         types = None if types is None else types.to(input_ids.device)
         answer = regular_rope_index(input_ids, spec, images, videos, kept, types)

@@ -149,8 +149,8 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    extras = (sequence_ids, max_sequences, pad_to_multiple_of)
-    if not text_positions and all(extra is None for extra in extras):
+    planned = text_positions or pad_to_multiple_of is not None
+    if sequence_ids is None and max_sequences is None and not planned:
         return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
     plan = _plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences)
     position_ids = plan.position_ids(
@@ -325,7 +325,9 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
         kept = None if mask is None else mask.to(input_ids.device)
         types = None if types is None else types.to(input_ids.device)
         answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
-    return None if answer is None else (answer[0].to(dtype), answer[1])
+    if answer is None or input_ids.dtype == dtype:
+        return answer
+    return answer[0].to(dtype), answer[1]
 
 
 _ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {

@@ -106,8 +106,8 @@ def _pace(
     if spec.video_time != "seconds":
         if spec.image_time == "frames":
             return None
-        factors = torch.ones((2, num_images + video_grid_thw.shape[0]), dtype=torch.float32)
-        factors = factors.to(video_grid_thw.device)
+        size, device = (2, num_images + video_grid_thw.shape[0]), video_grid_thw.device
+        factors = torch.ones(size, dtype=torch.float32, device=device)
         factors[0, :num_images].fill_(0)
         return factors
     videos = video_pace(video_grid_thw.shape[0], spec, seconds, video_grid_thw.device)

@@ -377,7 +377,9 @@ class RopeIndexPlan:
 
 
 def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
-    """Return one plan of the rows of several, as packed sequences; does not synchronise.
+    """Return one plan of the rows of several, as packed sequences.
+
+    On a device other than the CPU it copies some numbers a plan from the host, which may wait.
 
     Args:
         plans: on one device and of one dtype, with at least one among them.

@@ -130,7 +130,7 @@ def any_spec(draw):
     marker_rule = draw(st.sampled_from(["none", "last", "count", "adjacent"]))
     by_markers = marker_rule in ("last", "count")
     separate = draw(st.booleans())
-    fields = {}
+    fields = {"frames_may_touch": draw(st.booleans())}
     if not separate:
         fields["temporal_merge_size"] = draw(st.integers(1, 3))
         if draw(st.booleans()):

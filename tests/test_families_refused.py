@@ -43,6 +43,24 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             r"image_grid_thw row 0 must have a height and width divisible by spatial_merge_size 2",
             image_grid_thw=[[1, 5, 7]],
         ),
+        # vLLM makes a block of them, with a time axis, and of fewer one that covers text
+        *refused(
+            "frames that touch",
+            pairs(GLM, "vllm"),
+            ["ttttttt", "[I>III]"],
+            r"row 1, video 0: its grid \(4, 2, 2\) needs something between its frames, got nothing "
+            r"at frame 1; vllm would number the video as a block",
+            video_grid_thw=[[4, 2, 2]],
+        ),
+        *refused(
+            "frames that touch behind a masked token",
+            pairs(GLM, "vllm"),
+            "t[ItItI]",
+            r"row 0, video 0: its grid \(3, 2, 2\) needs something between its frames, got nothing "
+            r"at frame 1; vllm",
+            video_grid_thw=[[3, 2, 2]],
+            mask=["11101111"],
+        ),
         # the upstreams ignore it
         *refused(
             "a grid left over",

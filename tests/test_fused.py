@@ -30,7 +30,8 @@ from vecrope import fused, kernels
 
 few_examples = settings(max_examples=15, deadline=None)
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
-SPECS["vllm"] = spec_of("glm4v", "vllm")
+# Whether frames touch the kernels do not see; who calls them has it checked elsewhere.
+SPECS["vllm"] = replace(spec_of("glm4v", "vllm"), frames_may_touch=True)
 SPECS["mixed"] = replace(SPECS["sglang"], span_rule="hw", spatial_merge_size=3, padding_value=-7)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
@@ -243,6 +244,20 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
     else:
         position_ids, _ = rope_index(misfit, validate=False)
         assert position_ids.shape == (3, 2, 7)
+
+
+TOUCHING = Prompt.from_symbols(spec_of("glm4v", "vllm"), ["[II]"], video_grid_thw=[[2, 2, 2]])
+
+
+def test_frames_that_touch_where_they_must_not_are_refused(runner, monkeypatch):
+    runner.spec = TOUCHING.spec
+    runner_answer(runner, TOUCHING)
+    message = "video 0: its grid .* needs something between its frames"
+    with pytest.raises(ValueError, match=message):
+        runner.check()
+    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    with pytest.raises(ValueError, match=message):
+        rope_index(TOUCHING)
 
 
 @pytest.mark.parametrize(

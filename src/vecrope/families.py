@@ -126,7 +126,7 @@ def _glm(image: int, video_start: int, video_end: int, *, vllm: bool = True) -> 
         "sglang": {**_SGLANG, **_FRAMES_BY_MARKERS, "mask_rule": "skip", "padding_value": 1},
     }
     if vllm:
-        rules["vllm"] = {**_VLLM, **_FRAMES_BY_MARKERS}
+        rules["vllm"] = {**_VLLM, **_FRAMES_BY_MARKERS, "frames_may_touch": False}
     return Family(
         rules,
         _MARKER_PATHS,

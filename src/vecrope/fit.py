@@ -151,8 +151,9 @@ def check_layout(
 def layout_fault(items: Items, segments: Segments, *, lenient: bool = False) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
     fault = _broken(segments).any() | _misfit(items, segments, lenient).any()
-    if segments.unannounced is not None:
-        fault = fault | segments.unannounced.any()
+    for flags in (segments.unannounced, segments.joined):
+        if flags is not None:
+            fault = fault | flags.any()
     return fault
 
 
@@ -179,7 +180,9 @@ def raise_layout_fault(
             _raise_cut_short(int(same[-1]), items, segments, grids, spec)
         _raise_surplus(int(segments.modality[at]) - IMAGE, at, segments, grids, expected, found)
     misfit = _misfit(items, segments, lenient).tolist()
-    if segments.unannounced is not None and not any(misfit):
+    if not any(misfit):
+        if segments.joined is not None and bool(segments.joined.any()):
+            _raise_joined(segments.joined, items, segments, grids, spec)
         _raise_unannounced(items, segments, grids, spec)
     kind = int(not misfit[0])
     if found[kind] > expected[kind]:
@@ -249,6 +252,23 @@ def _raise_unannounced(
         f"row {int(segments.rows[at])}, {_KINDS[kind]} {row}: its grid "
         f"{tuple(grids[kind][row].tolist())} needs a vision_start_token_id "
         f"{spec.vision_start_token_id} {what}, got another token; SGLang would number them as text"
+    )
+
+
+def _raise_joined(
+    joined: Tensor,
+    items: Items,
+    segments: Segments,
+    grids: tuple[Tensor, Tensor],
+    spec: MRopeSpec,
+) -> NoReturn:
+    at = int(joined.nonzero()[0])
+    row = int(segments.items[at]) - items.num_images
+    grid = tuple(grids[1][row].tolist())
+    frame = int(segments.starts[at] - segments.origin[at]) // _group_tokens(segments, at)
+    raise ValueError(
+        f"row {int(segments.rows[at])}, video {row}: its grid {grid} needs something between its "
+        f"frames, got nothing at frame {frame}; {spec.convention} would number the video as a block"
     )
 
 

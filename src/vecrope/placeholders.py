@@ -181,6 +181,8 @@ def _frames_of_one_prompt(
     first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
     if not _in_order(first, counts, num_tokens - 1):
         return None
+    if not spec.frames_may_touch and not set(first).isdisjoint(map(add, first, counts)):
+        return None
     if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
         return None
     starts, ends, size = offsets.unsqueeze(1), (offsets + lengths).unsqueeze(1), frames.size

@@ -288,7 +288,8 @@ def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tens
     mask = inputs.attention_mask
     if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
         return None
-    pipeline = _pipeline_for(inputs.input_ids)
+    # The kernels do not see whether frames touch.
+    pipeline = _pipeline_for(inputs.input_ids) if spec.frames_may_touch or not validate else None
     if pipeline is None:
         return None
     answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
@@ -321,7 +322,9 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
             answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
     # With types it does not matter how a family would tell its placeholders apart.
     by_types = types is not None and (spec.separate_frames or videos is None or len(videos) == 0)
-    if answer is None and (spec.frames_by_markers or by_types):
+    # A masked token between two frames would hide that they touch.
+    seen = mask is None or spec.frames_may_touch
+    if answer is None and seen and (spec.frames_by_markers or by_types):
         kept = None if mask is None else mask.to(input_ids.device)
         types = None if types is None else types.to(input_ids.device)
         answer = regular_rope_index(input_ids, spec, images, videos, kept, types)

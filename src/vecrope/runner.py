@@ -291,7 +291,10 @@ class RopeIndexRunner:
                 item, what was expected and what was found.
         """
         memory, arguments = self._memory, self._last_arguments
-        if memory is None or arguments is None or not any(memory.buffers.faults.tolist()):
+        if memory is None or arguments is None:
+            return
+        # The kernels do not see whether frames touch.
+        if self.spec.frames_may_touch and not any(memory.buffers.faults.tolist()):
             return
         input_ids, images, videos, mask = arguments
         get_rope_index(

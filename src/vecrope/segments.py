@@ -58,6 +58,9 @@ class Segments:
     # (S,) bool: an item or a frame in it starts without the marker that the spec asks for right
     # before; None: it asks for none.
     unannounced: Tensor | None
+    # (S,) bool: a frame in it follows one of the same video, with no unmasked token in between,
+    # where the spec forbids that; None: it does not.
+    joined: Tensor | None
     runs: Runs
     next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
@@ -133,6 +136,13 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         alone = end_group - first_group <= 1
         visual = (modality == IMAGE) | (modality == VIDEO)
         unannounced = visual & (lengths > 0) & ~(announced & alone)
+    interrupted = first_group * group_tokens != place
+    joined = None
+    if not spec.frames_may_touch:
+        key = torch.where(modality == VIDEO, item, -1) * stream.num_rows + rows
+        joined = end_group - first_group > 1
+        joined |= ~interrupted & (place > 0) & (key == _previous(key, (lengths > 0) & ~masked))
+        joined &= modality == VIDEO
     return Segments(
         starts=starts,
         lengths=lengths,
@@ -146,8 +156,9 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         in_group=in_group,
         span=span,
         pace=None if items.pace is None else items.pace[:, item],
-        interrupted=first_group * group_tokens != place,
+        interrupted=interrupted,
         unannounced=unannounced,
+        joined=joined,
         runs=runs,
         next_positions=row_end.to(torch.int64),
         rope_deltas=(row_end - row_length).to(torch.int64).unsqueeze(1),
@@ -168,6 +179,13 @@ def _lengths(starts: Tensor, stream: Stream) -> Tensor:
 
 def _ceil_div(value: Tensor, divisor: Tensor) -> Tensor:
     return (value + divisor - 1) // divisor
+
+
+def _previous(values: Tensor, kept: Tensor) -> Tensor:
+    """Return the value of the last segment before each that is `kept`, or of the first one."""
+    number = torch.arange(kept.shape[0], dtype=values.dtype, device=kept.device)
+    before = number.masked_fill(~kept, -1).cummax(0).values
+    return values[pad(before[:-1], (1, 0), value=-1).clamp(min=0)]
 
 
 def _item_of(items: Items, modality: Tensor, ranks: Tensor) -> Tensor:

@@ -70,6 +70,8 @@ class MRopeSpec:
             start there must be a `vision_start_token_id` (SGLang).
         separate_frames: whether each frame of a video is numbered as an image of its own, with or
             without text before the next one; otherwise a video is one block.
+        frames_may_touch: whether separate frames of one video may stand with nothing in between.
+            vLLM takes those of GLM-4V for a block, which no prompt of its processor holds.
         image_time: the temporal offsets of the frames of one image: their number (`"frames"`) or 0
             (`"none"`).
         video_time: the temporal offsets of the frames of one video that is a block: their number
@@ -115,6 +117,7 @@ class MRopeSpec:
     temporal_merge_size: int = 1
     marker_rule: MarkerRule
     separate_frames: bool
+    frames_may_touch: bool = True
     image_time: ImageTime = "frames"
     video_time: VideoTime = "frames"
     tokens_per_second: float | None = None

@@ -51,6 +51,7 @@ def get_rope_index(
     temporal_merge_size: int = 1,
     marker_rule: Literal["none", "last", "count", "adjacent"],
     separate_frames: bool,
+    frames_may_touch: bool = True,
     image_time: Literal["frames", "none"] = "frames",
     video_time: Literal["frames", "seconds"] = "frames",
     tokens_per_second: float | None = None,
@@ -84,6 +85,7 @@ def get_rope_index(
         marker_rule: whether `token_types` needs markers, or, `"adjacent"`, whether a
             `vision_start_token_id` has to stand right before each block of placeholders.
         separate_frames: whether each frame of a video is a block, or the video is.
+        frames_may_touch: whether such frames may stand with nothing in between.
         image_time: whether the frames of an image lie at temporal offsets 0, 1, ... or all at 0.
         video_time: whether those of a video that is a block lie at 0, 1, ... or at its seconds.
         tokens_per_second: positions a second.
@@ -173,7 +175,7 @@ def get_rope_index(
             types = [mm_token_type_ids[row][index] for index in kept]
             _check_row("mm_token_type_ids", row, types, allowed=(TEXT, IMAGE, VIDEO))
 
-        positions = _walk(types, marked, pending, span_rule, row)
+        positions = _walk(types, marked, pending, frames_may_touch, span_rule, row)
         for axis in range(3):
             line = [padding_value] * len(ids)
             for index, position in zip(kept, positions, strict=True):
@@ -265,6 +267,7 @@ def _walk(
     types: Sequence[int],
     marked: Sequence[bool] | None,
     pending: dict[int, deque[_Block]],
+    frames_may_touch: bool,
     span_rule: str,
     row: int,
 ) -> list[tuple[int, int, int]]:
@@ -281,6 +284,7 @@ def _walk(
             start += length
             continue
         end = len(positions) + length
+        before: str | None = None
         while len(positions) < end:
             left = end - len(positions)
             if not pending[kind]:
@@ -290,6 +294,9 @@ def _walk(
             tokens = len(times) * h * w
             if tokens > left:
                 raise Refusal(f"row {row} ends a run inside {source}: {left} of {tokens} tokens")
+            if source == before and not frames_may_touch:
+                raise Refusal(f"row {row} has frames of {source} with nothing in between")
+            before = source
             if marked is not None and not marked[len(positions)]:
                 raise Refusal(f"row {row} has no vision_start_token_id right before {source}")
             positions += [

@@ -132,10 +132,13 @@ def token_soup(
 
     images: list[Grid] = []
     videos: list[Grid] = []
+    # In place of the number of frames, 1, one that frames have in common if they may be joined.
     frames: list[Grid] = []
+    apart = 0
     for kind, length in _visual_runs(spec, rows, mask):
         cut = draw(st.integers(0, length - 1)) if touching else 0
-        for tokens in filter(None, (cut, length - cut)):
+        for place, tokens in enumerate(filter(None, (cut, length - cut))):
+            apart += place * (not spec.frames_may_touch)
             if kind == IMAGE:
                 images.append(
                     draw(_grid_of(tokens, max_t=tokens if spec.multi_frame_images else 1))
@@ -145,7 +148,8 @@ def token_soup(
             else:
                 again = bool(frames) and frames[-1][1] * frames[-1][2] == tokens
                 again = again and draw(st.booleans())
-                frames.append(frames[-1] if again else draw(_grid_of(tokens, max_t=1)))
+                _, h, w = frames[-1] if again else draw(_grid_of(tokens, max_t=1))
+                frames.append((apart, h, w))
     for (_, h, w), run in groupby(frames):
         left = len(list(run))
         while left:
@@ -203,7 +207,8 @@ def _video(
     h, w = draw(sizes)
     symbol = "I" if spec.video_token_id is None else "V"
     before, after = "[]" if spec.video_token_id is None else "<>"
-    if not spec.separate_frames or (touching and draw(st.booleans())):
+    may_touch = touching and spec.frames_may_touch
+    if not spec.separate_frames or (may_touch and draw(st.booleans())):
         symbols = before + symbol * (t * h * w) + after
     else:
         frame = "<" + symbol * (h * w) + ">"

@@ -68,6 +68,7 @@ def test_a_graph_answers_other_prompts_of_its_shapes(spec):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
 def test_compiled_kernels_keep_every_rounding():
     spec = SPECS["transformers"]
     compiled = torch.compile(get_rope_index, fullgraph=True, dynamic=True)

@@ -25,7 +25,7 @@ from support import (
 from vecrope import get_rope_index
 from vecrope.regular import regular_rope_index
 from vecrope.rope_index import fused_pipeline
-from vecrope.short import MAX_TOKENS, short_rope_index
+from vecrope.short import short_rope_index
 from vecrope.testing import Prompt, Refusal
 
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
@@ -77,6 +77,15 @@ def table_rope_index(*args, **arguments):
         return without_short(*args, **arguments)
 
 
+def by_bytes(*args, **arguments):
+    with (
+        mock.patch("vecrope.short._BYTES_FROM", 0),
+        mock.patch("vecrope.modality._WORDS_FROM", 0),
+        mock.patch("vecrope.rope_index.regular_rope_index", return_value=None),
+    ):
+        return get_rope_index(*args, **arguments)
+
+
 def static_rope_index(input_ids, spec, **arguments):
     return get_rope_index(input_ids, spec, max_segments=max(input_ids.numel(), 1), **arguments)
 
@@ -85,6 +94,7 @@ UNSEEN = count(1)
 
 FORMS = {
     "all fast paths": get_rope_index,
+    "bytes": by_bytes,
     "fast path": without_short,
     "table": table_rope_index,
     "static": static_rope_index,
@@ -331,11 +341,28 @@ def test_a_frame_between_two_ends_is_refused(spec, form):
 
 
 @each_convention
-def test_the_path_of_short_prompts_ends_where_it_says(spec):
-    for seq_len, takes_it in ((MAX_TOKENS - 4, "short"), (MAX_TOKENS - 3, "regular")):
-        row = "tIIII".ljust(seq_len, "t")
-        prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[1, 4, 4]])
+def test_the_path_of_few_placeholders_ends_where_it_says(spec, monkeypatch):
+    monkeypatch.setattr("vecrope.short._FEW", 8)
+    for images, seq_len, takes_it in (
+        *((2, 80, "short"), (3, 80, "regular")),
+        *((3, 32 * 12, "short"), (3, 32 * 12 - 1, "regular")),
+    ):
+        row = ("tIIII" * images).ljust(seq_len, "t")
+        prompt = Prompt.from_symbols(spec, [row], image_grid_thw=[[1, 4, 4]] * images)
         assert _path_taken(prompt) == takes_it
+
+
+@each_convention
+def test_the_path_of_few_placeholders_takes_few_runs(spec, monkeypatch):
+    monkeypatch.setattr("vecrope.short._BYTES_FROM", 0)
+    monkeypatch.setattr("vecrope.short._MAX_RUNS", 6)
+    prompt = Prompt.from_symbols(
+        spec, ["ttt[It]ttt"], video_grid_thw=[[1, 2, 2]], image_grid_thw=[]
+    )
+    for above, takes_it in ((0, "short"), (1, "regular")):
+        prompt.input_ids[0, :above] = max(spec.markers) + 1
+        assert _path_taken(prompt) == takes_it
+        assert_same(rope_index(prompt), prompt.expected())
 
 
 def test_frames_of_one_patch_by_one_are_expanded():
@@ -460,7 +487,7 @@ def test_an_open_video_without_a_grid_is_refused(spec, form):
 def test_a_long_prompt_is_answered_like_a_short_one(form):
     spec = spec_of("glm4v", "sglang")
     row = "tt" + "<IIII>t" * 2 + "[IIIItIIIIt]"
-    row = row.ljust(MAX_TOKENS + 1, "t")
+    row = row.ljust(40_001, "t")
     prompt = Prompt.from_symbols(
         spec, [row], image_grid_thw=[[1, 4, 4]] * 2, video_grid_thw=[[2, 4, 4]]
     )

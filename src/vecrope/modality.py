@@ -10,6 +10,8 @@ from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
 
 TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
+# Words of eight flags from which on it pays to look for those that are not 0 first.
+_WORDS_FROM = 4096
 
 
 def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
@@ -59,9 +61,9 @@ def compact(
 
 
 def set_indices(flags: Tensor) -> Tensor:
-    """Return the ascending indices at which `flags` (N,) bool is set."""
+    """Return the ascending indices at which `flags` (N,), of bools or bytes, is not 0."""
     num_words = flags.shape[0] // 8
-    if num_words < 512:
+    if num_words < _WORDS_FROM:
         return flags.nonzero().view(-1)
     # Most flags are not set, and eight at a time are passed over faster.
     whole = flags[: num_words * 8]

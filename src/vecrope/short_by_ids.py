@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from vecrope.items import temporal_offset, video_pace
-from vecrope.short import MAX_TOKENS
 from vecrope.spec import MRopeSpec
+
+# Tokens and placeholders together; beyond, passes over single bytes are faster.
+_MAX_TOKENS = 24 * 1024
 
 
 class _Blocks(NamedTuple):
@@ -64,7 +66,7 @@ def short_by_ids_rope_index(
         (3, 1, T) in the dtype of `input_ids`, and (1, 1) int64.
     """
     num_rows, seq_len = input_ids.shape
-    if num_rows > 1 or seq_len > MAX_TOKENS or spec.image_token_id is None:
+    if num_rows > 1 or seq_len > _MAX_TOKENS or spec.image_token_id is None:
         return None
     images = [] if image_grid_thw is None else image_grid_thw.tolist()
     videos = [] if video_grid_thw is None else video_grid_thw.tolist()
@@ -73,7 +75,7 @@ def short_by_ids_rope_index(
         return None
     found = (input_ids == _ids(spec, input_ids.dtype)).nonzero()
     totals = [blocks.number * blocks.area for blocks in kinds]
-    if found.shape[0] != sum(totals) or seq_len + found.shape[0] > MAX_TOKENS:
+    if found.shape[0] != sum(totals) or seq_len + found.shape[0] > _MAX_TOKENS:
         return None
     # All tokens of the first kind come first, whatever stands between them in the prompt.
     if int(found[:, 0].sum()) != (totals[-1] if videos else 0):

@@ -106,6 +106,21 @@ def test_sglang_takes_a_newline_after_a_picture_for_text(upstream, row, sizes, a
         assert rope_deltas.tolist() == [[delta]]
 
 
+def test_a_crop_may_end_its_row():
+    prompt = CanvasPrompt.from_symbols(
+        canvas_spec("transformers"),
+        ["t(II)<IIII"],
+        target_sizes=[[4, 8], [8, 8]],
+    )
+    position_ids, _ = get_rope_index(spec=prompt.spec, **prompt.arguments())
+    assert position_ids[:, 0].tolist() == [
+        [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [0, 0, 1, 1, 3, 1, 1, 1, 2, 2],
+        [0, 0, 1, 2, 3, 1, 1, 2, 1, 2],
+    ]
+    assert torch.equal(position_ids, prompt.expected()[0])
+
+
 def test_lines_end_at_newlines_and_the_thumbnail_is_spread_over_them():
     spec = canvas_spec("transformers", "4x")
     prompt = CanvasPrompt.from_symbols(

@@ -77,6 +77,15 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             r"image_grid_thw row 1 \(1, 2, 2\) is left over",
             image_grid_thw=[[1, 2, 6], [1, 2, 2]],
         ),
+        # transformers fails, SGLang numbers the second token of the video as text
+        *refused(
+            "as many tokens in all, of the other kind",
+            pairs((*QWEN2, *FRAMES_BY_STAMPS), *EVERYWHERE),
+            "t<I>t<VV>",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs 2 tokens, got 1|beyond the last grid",
+            image_grid_thw=[[1, 2, 4]],
+            video_grid_thw=[[1, 2, 2]],
+        ),
         # transformers takes 2 for a token, SGLang for padding
         *refused(
             "a mask value",
@@ -99,6 +108,13 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             "It<IIt",
             r"row 0, image 0: its grid \(1, 2, 4\) needs",
             image_grid_thw=[[1, 2, 4]],
+        ),
+        *refused(
+            "a placeholder that begins the prompt",
+            ADJACENT,
+            "It>",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]],
         ),
         *refused(
             "two images behind one marker",

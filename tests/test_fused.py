@@ -28,7 +28,7 @@ if torch.cuda.is_available():
 
 from vecrope import fused, kernels
 
-few_examples = settings(max_examples=15, deadline=None)
+few_examples = settings(max_examples=max(6, settings.default.max_examples // 4), deadline=None)
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
 # Whether frames touch the kernels do not see; who calls them has it checked elsewhere.
 SPECS["vllm"] = replace(spec_of("glm4v", "vllm"), frames_may_touch=True)
@@ -267,6 +267,66 @@ def test_frames_that_touch_where_they_must_not_are_refused(runner, monkeypatch):
 def test_which_ids_the_kernels_take(on_cuda, num_tokens, takes):
     ids = SimpleNamespace(is_cuda=on_cuda, numel=lambda: num_tokens)
     assert _pipeline_for(ids) is (fused if takes else None)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_segments": 9}, {"cu_seqlens": torch.tensor([0, 5])}])
+def test_what_the_kernels_are_asked(changes, monkeypatch):
+    """With a plain batch of a family that they know they answer, and nobody else."""
+    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    asked = []
+    kernels_answer = fused.fused_rope_index
+    monkeypatch.setattr(
+        fused, "fused_rope_index", lambda *a, **k: asked.append(a) or kernels_answer(*a, **k)
+    )
+    for spec, takes in (
+        (SPECS["sglang"], not changes),
+        (SPECS["vllm"], not changes),
+        (spec_of("qwen3_vl", "transformers"), False),
+    ):
+        ids = torch.tensor([[5, 6, 7, 5, 6]], dtype=torch.int32)
+        ids = ids[0] if "cu_seqlens" in changes else ids
+        asked.clear()
+        position_ids, _ = get_rope_index(ids, spec, **changes)
+        assert bool(asked) is takes
+        assert position_ids.dtype == (torch.int64 if spec.convention == "vllm" else torch.int32)
+        assert torch.equal(position_ids.flatten(1), torch.arange(5).expand(3, -1))
+
+
+def test_a_mask_that_the_family_ignores_is_not_for_the_kernels(monkeypatch):
+    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    monkeypatch.setattr(fused, "fused_rope_index", None)
+    spec = replace(SPECS["sglang"], mask_rule="ignore")
+    ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 1, 1]])
+    position_ids, _ = get_rope_index(ids, spec, attention_mask=mask)
+    assert position_ids[0].tolist() == [[0, 1, 2]]
+
+
+def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
+    searched, launched = [], []
+
+    class Compiled:
+        def __getitem__(self, grid):
+            return lambda *_: launched.append(grid)
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *_: searched.append(grid) or Compiled()
+
+    monkeypatch.setattr(fused, "_KERNELS", (Kernel(), Kernel(), Kernel()))
+    monkeypatch.setattr(kernels, "COMPILED_TAKE_CONSTANTS", True)
+    launch = fused.Launcher(SPECS["transformers"], torch.device("cpu"))
+    ids = torch.ones((1, 20), dtype=torch.int64)
+    buffers = fused.make_buffers((1, 20), 0, torch.int64, ids.device)
+    for dtype in (torch.int64, torch.int64, torch.int32):
+        launch(ids.to(dtype), None, None, None, None, buffers)
+    assert searched == [(3, 1, 1), (4, 1, 1), (3, 1, 1)] * 2
+    assert launched == searched[:3]
+
+
+def test_arguments_on_another_device_are_brought_over():
+    launch = fused.Launcher(SPECS["sglang"], torch.device("meta"))
+    ready = launch._ready(torch.ones((4, 2), dtype=torch.bool).t())
+    assert (ready.device.type, ready.dtype, ready.is_contiguous()) == ("meta", torch.uint8, True)
 
 
 def test_the_kernels_take_a_bool_for_a_number():

@@ -71,6 +71,22 @@ def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
         prompt.expected()
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "grid", "message"),
+    [
+        ("glm_image, sglang", "t<I<I>t", (1, 1, 3), "has a start inside of the image from 2 to 5"),
+        ("isaac", "tIt", (1, 3, 2), "must be divisible by 2"),
+        ("isaac", "tIt", (1, 2, 3), "must be divisible by 2"),
+    ],
+)
+def test_what_the_reference_says_of_what_it_refuses(name, row, grid, message):
+    prompt = OwnPrompt(SPECS[name], ids_of(row).tolist(), image_grid_thw=[grid])
+    with pytest.raises(Refusal, match=message):
+        prompt.expected()
+    with pytest.raises(ValueError, match="row 0"):
+        answer(prompt)
+
+
 # Rows, sequences, dtypes
 
 

@@ -116,6 +116,29 @@ def test_a_dtype_that_cannot_be():
         make("cpu", dtype=torch.float32)
 
 
+def test_positions_that_are_always_int64_in_another_dtype():
+    with pytest.raises(ValueError, match=r"dtype must be torch\.int64 under convention 'vllm'"):
+        make("cpu", spec_of("glm4v", "vllm"), dtype=torch.int32)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "names"),
+    [
+        ("qwen2_5_vl", "second_per_grid_ts"),
+        ("glm_image", "images_per_sample"),
+        ("qwen3_omni_moe", "audio_seqlens, .*, use_audio_in_video"),
+    ],
+)
+def test_families_that_are_numbered_by_more(model_type, names):
+    with pytest.raises(ValueError, match=f"a runner takes no {names}, which '{model_type}'"):
+        make("cpu", spec_of(model_type, "transformers"))
+
+
+def test_families_that_the_kernels_do_not_know():
+    with pytest.raises(ValueError, match=r"knows the families whose frames .* got 'qwen3_vl'"):
+        make("cuda", spec_of("qwen3_vl", "transformers"))
+
+
 def test_another_device_is_refused():
     runner = make("cpu")
     with pytest.raises(ValueError, match="input_ids must be on cpu, as the runner is, got meta"):

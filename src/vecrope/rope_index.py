@@ -283,14 +283,13 @@ def _one_of(
 
 def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor] | None:
     """Return the answer of the CUDA kernels, or None where they cannot take the call."""
-    if not spec.frames_by_markers or not inputs.input_ids.is_cuda or inputs.cu_seqlens is not None:
+    pipeline = _pipeline_for(inputs.input_ids)
+    if pipeline is None or not spec.frames_by_markers or inputs.cu_seqlens is not None:
         return None
     mask = inputs.attention_mask
     if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
         return None
-    # The kernels do not see whether frames touch.
-    pipeline = _pipeline_for(inputs.input_ids) if spec.frames_may_touch or not validate else None
-    if pipeline is None:
+    if validate and not spec.frames_may_touch:  # which the kernels do not see
         return None
     answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
         inputs.input_ids,

@@ -67,8 +67,9 @@ class RopeIndexRunner:
     Raises:
         TypeError: if `dtype` is another.
         ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or if together
-            they allow 2**30 tokens; on a CUDA device for a family that its kernels do not know; or
-            if the upstream's positions are always int64 and `dtype` is not.
+            they allow 2**30 tokens; for a family that is numbered by more than these arguments; on
+            a CUDA device for one that its kernels do not know; or if the upstream's positions are
+            always int64 and `dtype` is not.
         RuntimeError: on a CUDA device without Triton, which comes with torch's builds for CUDA.
 
     Example:
@@ -114,6 +115,12 @@ class RopeIndexRunner:
             )
         if dtype not in (torch.int64, torch.int32):
             raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+        if spec.arguments:
+            names = ", ".join(sorted(spec.arguments))
+            raise ValueError(
+                f"a runner takes no {names}, which {spec.model_type!r} is numbered by; "
+                "use get_rope_index"
+            )
         if spec.position_dtype == "int64" and dtype != torch.int64:
             raise ValueError(
                 f"dtype must be torch.int64 under convention {spec.convention!r}, got {dtype}"

@@ -154,8 +154,6 @@ def pictures_of(
         for start, end in zip(opening, ending, strict=False):
             if end <= start + 1 or any(start < other < end for other in opening):
                 raise Refusal(f"tokens {start} and {end} do not enclose one crop")
-            if crops and crops[-1].end >= start:
-                raise Refusal(f"token {start} opens a crop inside of another")
             crops.append(Crop(start + 1, end, types[start + 1]))
     else:
         start = 0

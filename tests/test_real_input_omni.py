@@ -291,7 +291,7 @@ def test_the_processor_lays_out_what_it_is_given(model_type, scene, frame_rate):
 def fits(batch, position_ids):
     """Say whether the audio tokens stand where the model has audio: with one position on all axes.
 
-    Of the tokens of a frame, all but its first have several.
+    Most tokens of a frame have several.
     """
     uneven = (position_ids != position_ids[:1]).any(0)
     audio = batch["input_ids"] == IDS["audio_token"]

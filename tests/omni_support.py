@@ -121,17 +121,22 @@ def configuration(spec):
     )
 
 
-def transformers_rope_index(prompt):
-    """Answer as transformers does; it needs a mask wherever it does not look at the ids."""
-    thinker = transformers_class(prompt.spec.model_type)
+def transformers_function(model_type, config):
+    """Return the function of a thinker that has this configuration and nothing else."""
+    thinker = transformers_class(model_type)
     model = SimpleNamespace(
-        config=configuration(prompt.spec), spatial_merge_size=prompt.spec.spatial_merge_size
+        config=config, spatial_merge_size=config.vision_config.spatial_merge_size
     )
     for name in ("get_llm_pos_ids_for_vision", "get_chunked_index"):
         setattr(model, name, MethodType(getattr(thinker, name), model))
+    return MethodType(thinker.get_rope_index, model)
+
+
+def transformers_rope_index(prompt):
+    """Answer as transformers does; it needs a mask wherever it does not look at the ids."""
+    function = transformers_function(prompt.spec.model_type, configuration(prompt.spec))
     mask = kept(prompt).long() if prompt.attention_mask is None else prompt.attention_mask
-    arguments = {**without_zeros(prompt).arguments(), "attention_mask": mask}
-    return thinker.get_rope_index(model, **arguments)
+    return function(**{**without_zeros(prompt).arguments(), "attention_mask": mask})
 
 
 # SGLang and vLLM, from wheels

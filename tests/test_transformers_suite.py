@@ -1,12 +1,14 @@
 """The tests of transformers' release that come with it, on tiny models, patched and not.
 
-Its source distribution holds the tests that all models share, and not those of each model.
+Its source distribution holds the tests that all models share, and not those of each model. They
+import `parameterized`, which nothing else here does, so that it is to be installed for them.
 """
 
 import os
 import subprocess
 import sys
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,7 @@ for name in os.environ["FAMILIES"].split():
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     """Unpack the tests; of what they import and do not come with it, give them empty classes."""
+    assert find_spec("parameterized"), "transformers' tests import parameterized: install it"
     root = tmp_path_factory.mktemp("suite")
     with tarfile.open(SOURCE) as archive:
         members = [each for each in archive.getmembers() if each.name.split("/")[1:2] == ["tests"]]

@@ -105,6 +105,29 @@ def find_frame_runs(
     return FrameRuns(at, starts, ends, is_video, text, table)
 
 
+def types_of_ids(input_ids: Tensor, spec: MRopeSpec, scratch: Tensor) -> Tensor:
+    """Return (B, T) uint8 types by the ids of images and videos: 0 text, 1 image, 2 video.
+
+    Args:
+        input_ids: (B, T), on a CPU.
+        spec: of a family whose videos have an id of their own, or none.
+        scratch: (B, T) in the dtype of `input_ids`, overwritten.
+    """
+    image, video = spec.image_token_id, spec.video_token_id
+    assert image is not None
+    if video is None:
+        return (input_ids == image).view(torch.uint8)
+    if abs(image - video) > 1:
+        return (input_ids == image).view(torch.uint8).add_(input_ids == video, alpha=2)
+    # Ids below become 0, these two 1 and 2, ids above 3; the last are text as the first are.
+    below = min(image, video) - 1
+    types = torch.clamp(input_ids, below, below + 3, out=scratch).to(torch.uint8)
+    types.sub_(below % 256)
+    if image > video:
+        types.bitwise_xor_(3)
+    return types.sub_((types >> 1).bitwise_and_(types), alpha=3)
+
+
 class _Codes(NamedTuple):
     """What matters, clamped to `low` and `high`, cast, less `offset`. 0 is left for masked."""
 

@@ -1,21 +1,23 @@
 """The layout that nearly every prompt has, expanded on a CPU with one addition a token and axis.
 
 A layout is regular where every run of placeholders is exactly one frame, an image's or a video's,
-and no row ends in one. Then no base position is needed: within a grid line, a text run or a masked
-run each axis has a constant slope of 0 or 1, and what happens where a line starts and behind a
-frame depends on that frame's grid alone. The positions are the cumulative sum of these increments,
-row by row. Whatever is not regular (frames that touch, masked tokens inside an image, grids that do
-not fit) is left to the segment table.
+or one video that is a block, and no row ends in one. Then no base position is needed: within a grid
+line, a text run or a masked run each axis has a constant slope of 0 or 1, and what happens where a
+line starts and behind a frame depends on that frame's grid alone. The positions are the cumulative
+sum of these increments, row by row. Whatever is not regular (frames that touch, masked tokens
+inside an image, grids that do not fit) is left to the segment table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope.frames import MASKED, RunTable, find_frame_runs
+from vecrope.blocks import Blocks, blocks_of, write_blocks
+from vecrope.frames import MASKED, RunTable, find_frame_runs, types_of_ids
 from vecrope.spec import MRopeSpec
 
 
@@ -26,6 +28,11 @@ class OneSize(NamedTuple):
     width: int
     span: int
 
+    @property
+    def area(self) -> int:
+        """Tokens of each frame."""
+        return self.height * self.width
+
 
 class Sizes(NamedTuple):
     """The same, frame by frame."""
@@ -35,13 +42,18 @@ class Sizes(NamedTuple):
     span: Tensor  # (F, 1)
     tallest: int
 
+    @property
+    def area(self) -> Tensor:
+        """(F, 1) tokens of each frame."""
+        return self.height * self.width
+
 
 class Frames(NamedTuple):
-    """What the grids describe, all images before all videos."""
+    """What the grids describe, all images before all videos; a block counts as a frame."""
 
     num_images: int
     num_video_frames: int
-    size: OneSize | Sizes
+    size: OneSize | Sizes | Blocks
 
 
 def regular_rope_index(
@@ -51,6 +63,7 @@ def regular_rope_index(
     video_grid_thw: Tensor | None,
     kept: Tensor | None,
     token_types: Tensor | None,
+    seconds: Tensor | Sequence[float] | None,
 ) -> tuple[Tensor, Tensor] | None:
     """Return the positions and deltas of a regular layout, or None if it is not one.
 
@@ -63,15 +76,19 @@ def regular_rope_index(
         video_grid_thw: (num_videos, 3), or None.
         kept: (B, T) bool, True = token; None: every one is.
         token_types: (B, T), to be read instead of the ids.
+        seconds: (num_videos,) as `second_per_grid_ts`.
 
     Returns:
         (3, B, T) in the dtype of `input_ids`, and (B, 1) int64.
     """
     num_rows, seq_len = input_ids.shape
-    frames = frames_of(num_rows * seq_len, spec, image_grid_thw, video_grid_thw)
+    frames = frames_of(num_rows * seq_len, spec, image_grid_thw, video_grid_thw, seconds)
     if frames is None:
         return None
     positions = input_ids.new_empty((3, num_rows, seq_len))
+    announced = spec.marker_rule == "adjacent" and token_types is None
+    if token_types is None and spec.marker_rule in ("none", "adjacent"):
+        token_types = types_of_ids(input_ids, spec, scratch=positions[0])
     runs = find_frame_runs(
         input_ids,
         spec,
@@ -87,11 +104,16 @@ def regular_rope_index(
         return None
     at, starts, ends = runs.at, runs.starts, runs.ends
     size = frames.size
-    if isinstance(size, Sizes) and runs.is_video is not None and frames.num_images:
+    if not isinstance(size, OneSize) and runs.is_video is not None and frames.num_images:
         # Into the order of the grids: all images, then all videos.
         order = runs.is_video.argsort(dim=0, stable=True)
         at, starts, ends = at.take(order), starts.take(order), ends.take(order)
-    if not torch.equal(starts + size.height * size.width, ends):
+    if not torch.equal(starts + size.area, ends):
+        return None
+    if announced and not _announced(input_ids, spec, starts):
+        return None
+    outreach = isinstance(size, Blocks) and spec.span_rule == "hw" and size.outreaches
+    if outreach and kept is not None:
         return None
 
     # Within a frame time and height stand still from token to token, width does not.
@@ -103,8 +125,10 @@ def regular_rope_index(
     if kept is None:
         positions[:, :, 0].zero_()
         positions.cumsum_(2)
-        # No row ends in a frame, so its last token is at its largest position.
-        return positions, positions[0, :, -1:].to(torch.int64) - (seq_len - 1)
+        # No row ends in a frame, so its last token is at its largest position, unless a block
+        # reaches further than it moves the position.
+        largest = positions[0].amax(1, keepdim=True) if outreach else positions[0, :, -1:]
+        return positions, largest.to(torch.int64) - (seq_len - 1)
 
     next_positions = _step_aside(positions, runs.table, at, size.span, spec.padding_value)
     positions[:, :, 0] = kept[:, 0].logical_not() * spec.padding_value
@@ -114,9 +138,13 @@ def regular_rope_index(
 
 
 def frames_of(
-    num_tokens: int, spec: MRopeSpec, image_grid_thw: Tensor | None, video_grid_thw: Tensor | None
+    num_tokens: int,
+    spec: MRopeSpec,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    seconds: Tensor | Sequence[float] | None = None,
 ) -> Frames | None:
-    """Return the frames' sizes and numbers, a frame being one token deep.
+    """Return the frames' sizes and numbers, a frame being one token deep if it is not a block.
 
     None if a grid is not positive, not divisible or larger than the batch, if an image has a
     temporal extent, or if one frame is so much taller than the others that to give each as many
@@ -126,6 +154,11 @@ def frames_of(
         None if grids is None or not grids.shape[0] else grids
         for grids in (image_grid_thw, video_grid_thw)
     )
+    if videos is not None and not spec.separate_frames:
+        blocks = blocks_of(num_tokens, spec, images, videos, seconds)
+        if blocks is None:
+            return None
+        return Frames(blocks.num_images, videos.shape[0], blocks)
     if images is not None and videos is not None:
         grids = torch.cat((images, videos))
     elif images is not None:
@@ -172,8 +205,13 @@ def frames_of(
     return Frames(num_images, num_video_frames, Sizes(heights, widths, spans, tallest))
 
 
-def write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, size: OneSize | Sizes) -> None:
+def write_frames(
+    tokens: Tensor, starts: Tensor, ends: Tensor, size: OneSize | Sizes | Blocks
+) -> None:
     """Write the increments (3, B T) at the lines of each frame and behind it."""
+    if isinstance(size, Blocks):
+        write_blocks(tokens, starts, ends, size)
+        return
     if isinstance(size, Sizes):
         height, width, span, tallest = size
         number = torch.arange(tallest, device=starts.device)
@@ -193,6 +231,16 @@ def write_frames(tokens: Tensor, starts: Tensor, ends: Tensor, size: OneSize | S
     tokens[2].scatter_(0, lines, back.view(-1))
     tokens.index_fill_(1, starts.view(-1), 1)
     tokens.index_add_(1, ends.view(-1), behind)
+
+
+def _announced(input_ids: Tensor, spec: MRopeSpec, starts: Tensor) -> bool:
+    """Say whether the marker that the spec asks for stands right before each frame, in its row."""
+    if not starts.shape[0]:
+        return True
+    if not int((starts % input_ids.shape[1]).amin()):
+        return False
+    before = input_ids.reshape(-1).take(starts - 1)
+    return int((before != spec.vision_start_token_id).sum()) == 0
 
 
 def _step_aside(

@@ -319,14 +319,13 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
         elif spec.marker_rule in ("none", "adjacent"):
             seconds = inputs.second_per_grid_ts
             answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
-    # With types it does not matter how a family would tell its placeholders apart.
-    by_types = types is not None and (spec.separate_frames or videos is None or len(videos) == 0)
     # A masked token between two frames would hide that they touch.
     seen = mask is None or spec.frames_may_touch
-    if answer is None and seen and (spec.frames_by_markers or by_types):
+    if answer is None and seen and spec.image_token_id is not None:
         kept = None if mask is None else mask.to(input_ids.device)
         types = None if types is None else types.to(input_ids.device)
-        answer = regular_rope_index(input_ids, spec, images, videos, kept, types)
+        seconds = inputs.second_per_grid_ts
+        answer = regular_rope_index(input_ids, spec, images, videos, kept, types, seconds)
     if answer is None or input_ids.dtype == dtype:
         return answer
     return answer[0].to(dtype), answer[1]

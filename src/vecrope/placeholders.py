@@ -94,7 +94,8 @@ def plan_from_placeholders(
     bounds = torch.tensor([0, *counts], dtype=index_dtype, device=device).cumsum(0)
     bounds = bounds.to(index_dtype)
     no_ids = torch.empty(0, dtype=dtype, device=device)
-    stream = Stream(no_ids, None, None, bounds, (sum(counts),), exact)
+    # Like token types, the modalities are believed: no marker is looked for.
+    stream = Stream(no_ids, no_ids, None, bounds, (sum(counts),), exact)
     items = make_items(images, videos, spec, index_dtype, second_per_grid_ts)
     starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
     run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
@@ -139,7 +140,8 @@ def get_rope_index_from_placeholders(
     num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
     checks.check_seconds_argument(second_per_grid_ts, num_videos, spec)
     eager = offsets.is_cpu and not torch.compiler.is_compiling()
-    if eager and len(counts) == 1 and (spec.separate_frames or not num_videos):
+    frames = spec.separate_frames or not num_videos
+    if eager and len(counts) == 1 and frames and (rows is None or not rows.any()):
         answer = _frames_of_one_prompt(
             counts[0], spec, offsets, lengths, modalities, image_grid_thw, video_grid_thw, dtype
         )
@@ -297,7 +299,8 @@ def _check_values(
         )
     limit = torch.tensor(counts, device=rows.device)[rows]
     unknown = (modalities != IMAGE) & (modalities != VIDEO)
-    misplaced = (offsets < before) | (lengths < 1) | (ends > limit)
+    # The end of a run of any length would wrap.
+    misplaced = (offsets < before) | (lengths < 1) | (lengths > limit - offsets)
     for at in (unknown | misplaced).nonzero()[:1, 0].tolist():
         if bool(unknown[at]):
             raise ValueError(f"modalities must hold 1 or 2, got {int(modalities[at])} at run {at}")

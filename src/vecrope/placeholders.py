@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks, fit
 from vecrope.items import make_items
-from vecrope.modality import IMAGE, TEXT, VIDEO
+from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import narrowed, plan_of
 from vecrope.positions import fill_runs
@@ -53,7 +53,8 @@ def plan_from_placeholders(
         video_grid_thw: (num_videos, 3) likewise.
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
-        validate: check the values, which synchronises where they are not on a CPU.
+        validate: check the values, which synchronises where they are not on a CPU; not to be asked
+            under tracing. False reads none of them, but copies `num_tokens` from the host.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -99,6 +100,8 @@ def plan_from_placeholders(
     items = make_items(images, videos, spec, index_dtype, second_per_grid_ts)
     starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
     run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
+    # A run of no text would reach one position further than the block before it.
+    modality = torch.where(run_lengths > 0, modality, MASKED)
     ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
     runs = Runs(starts, run_lengths, modality, ranks, found, None)
     segments = build_segments(stream, spec, items, runs)
@@ -230,7 +233,7 @@ def _interleave(
     starts = bounds.new_empty(num_rows + 2 * num_runs)
     modality = torch.full_like(starts, TEXT, dtype=torch.uint8)
     place = rows + 2 * torch.arange(num_runs, device=rows.device) + 1
-    before = torch.searchsorted(rows, torch.arange(num_rows, device=rows.device))
+    before = torch.searchsorted(rows.contiguous(), torch.arange(num_rows, device=rows.device))
     starts[torch.arange(num_rows, device=rows.device) + 2 * before] = bounds[:-1]
     starts[place] = begin.to(starts.dtype)
     starts[place + 1] = (begin + lengths).to(starts.dtype)

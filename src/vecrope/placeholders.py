@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks, fit
 from vecrope.items import make_items
-from vecrope.modality import IMAGE, TEXT, VIDEO
+from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import narrowed, plan_of
 from vecrope.positions import fill_runs
@@ -53,7 +53,8 @@ def plan_from_placeholders(
         video_grid_thw: (num_videos, 3) likewise.
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
-        validate: check the values, which synchronises where they are not on a CPU.
+        validate: check the values, which synchronises where they are not on a CPU; not to be asked
+            under tracing. False reads none of them, but copies `num_tokens` from the host.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -94,10 +95,13 @@ def plan_from_placeholders(
     bounds = torch.tensor([0, *counts], dtype=index_dtype, device=device).cumsum(0)
     bounds = bounds.to(index_dtype)
     no_ids = torch.empty(0, dtype=dtype, device=device)
-    stream = Stream(no_ids, None, None, bounds, (sum(counts),), exact)
+    # Like token types, the modalities are believed: no marker is looked for.
+    stream = Stream(no_ids, no_ids, None, bounds, (sum(counts),), exact)
     items = make_items(images, videos, spec, index_dtype, second_per_grid_ts)
     starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
     run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
+    # A run of no text would reach one position further than the block before it.
+    modality = torch.where(run_lengths > 0, modality, MASKED)
     ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
     runs = Runs(starts, run_lengths, modality, ranks, found, None)
     segments = build_segments(stream, spec, items, runs)
@@ -139,7 +143,8 @@ def get_rope_index_from_placeholders(
     num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
     checks.check_seconds_argument(second_per_grid_ts, num_videos, spec)
     eager = offsets.is_cpu and not torch.compiler.is_compiling()
-    if eager and len(counts) == 1 and (spec.separate_frames or not num_videos):
+    frames = spec.separate_frames or not num_videos
+    if eager and len(counts) == 1 and frames and (rows is None or not rows.any()):
         answer = _frames_of_one_prompt(
             counts[0], spec, offsets, lengths, modalities, image_grid_thw, video_grid_thw, dtype
         )
@@ -230,7 +235,7 @@ def _interleave(
     starts = bounds.new_empty(num_rows + 2 * num_runs)
     modality = torch.full_like(starts, TEXT, dtype=torch.uint8)
     place = rows + 2 * torch.arange(num_runs, device=rows.device) + 1
-    before = torch.searchsorted(rows, torch.arange(num_rows, device=rows.device))
+    before = torch.searchsorted(rows.contiguous(), torch.arange(num_rows, device=rows.device))
     starts[torch.arange(num_rows, device=rows.device) + 2 * before] = bounds[:-1]
     starts[place] = begin.to(starts.dtype)
     starts[place + 1] = (begin + lengths).to(starts.dtype)
@@ -299,7 +304,8 @@ def _check_values(
         )
     limit = torch.tensor(counts, device=rows.device)[rows]
     unknown = (modalities != IMAGE) & (modalities != VIDEO)
-    misplaced = (offsets < before) | (lengths < 1) | (ends > limit)
+    # The end of a run of any length would wrap.
+    misplaced = (offsets < before) | (lengths < 1) | (lengths > limit - offsets)
     for at in (unknown | misplaced).nonzero()[:1, 0].tolist():
         if bool(unknown[at]):
             raise ValueError(f"modalities must hold 1 or 2, got {int(modalities[at])} at run {at}")

@@ -21,7 +21,8 @@ class RopeIndexPlan:
 
     `vecrope.plan_rope_index` and `vecrope.plan_from_placeholders` make plans. A plan is a pytree of
     tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. It takes
-    28 bytes a segment (44 where a family spaces videos in time) and 24 a row.
+    28 bytes a segment (36 or 44 where a family spaces videos in time, by the precision of the
+    seconds), 20 a row and 4 more. From 2**30 tokens on its indices have 64 bits.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
     last is that of the first token that is decoded, and so on without end. Where rows of the input
@@ -188,6 +189,8 @@ class RopeIndexPlan:
     ) -> Tensor:
         """Return the positions of any tokens, in any order.
 
+        Indices on another device than the plan are copied to it, which may wait.
+
         Args:
             token_index: integers of any shape, indices in a row from 0; beyond its end are the
                 tokens that are decoded. Without `rows` the first dimension is the rows of the
@@ -207,8 +210,7 @@ class RopeIndexPlan:
                 continue
             if not isinstance(values, Tensor):
                 raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
-            if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-                raise TypeError(f"{name} must be integers, got {values.dtype}")
+            _check_integers(name, values)
         if rows is None:
             if token_index.dim() == 0 or token_index.shape[0] != self.num_rows:
                 raise ValueError(
@@ -224,7 +226,9 @@ class RopeIndexPlan:
                 raise ValueError(f"rows must be from 0 to {self.num_rows - 1}, got {wrong}")
         if validate and token_index.numel() and int(token_index.amin()) < 0:
             raise ValueError(f"token_index must not be negative, got {int(token_index.amin())}")
-        rows, token_index = rows.to(self.device), token_index.to(self.device)
+        # In 64 bits: a byte is no index but a mask, and the lengths would wrap in it.
+        rows = rows.to(self.device, torch.int64)
+        token_index = token_index.to(self.device, torch.int64)
         begin = self.row_bounds[rows]
         length = self.row_bounds[rows + 1] - begin
         beyond = token_index - length
@@ -238,7 +242,8 @@ class RopeIndexPlan:
 
         Args:
             num_tokens: how many for each row.
-            start: how many tokens of the row have been decoded before; a number, or (B,) integers.
+            start: how many tokens of the row have been decoded before; a number, or (B,) integers,
+                which are copied where they are on another device, and that may wait.
 
         Returns:
             (3, B, num_tokens) in the plan's dtype. All axes are alike.
@@ -271,8 +276,9 @@ class RopeIndexPlan:
         prompt, one or more decoded tokens, a chunk that runs from the one into the other, or none.
 
         Args:
-            num_computed_tokens: (B,) integers, tokens of each row that lie behind.
-            num_scheduled_tokens: (B,) integers, tokens of each row in this step.
+            num_computed_tokens: (B,) integers, tokens of each row that lie behind. A list, or a
+                tensor on another device than the plan, is copied to it, which may wait.
+            num_scheduled_tokens: (B,) integers, tokens of each row in this step; likewise.
             out: (3, at least `num_tokens`) integers, written at its first columns; None: new.
             num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
                 which synchronises where they are a tensor that is not on a CPU. With more columns
@@ -319,6 +325,7 @@ class RopeIndexPlan:
                 raise ValueError(
                     f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
                 )
+        computed, scheduled = computed.to(self.device), scheduled.to(self.device)
         ends = scheduled.cumsum(0)
         column = torch.arange(num_tokens, device=self.device)
         rows = torch.searchsorted(ends, column, right=True).clamp(max=self.num_rows - 1)
@@ -334,15 +341,15 @@ class RopeIndexPlan:
 
     def _per_row(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
         if not isinstance(numbers, Tensor):
-            numbers = torch.tensor(numbers)
-        if numbers.is_floating_point() or numbers.dtype == torch.bool:
-            raise TypeError(f"{name} must be integers, got {numbers.dtype}")
+            # Without a number there is none that says its type.
+            numbers = torch.tensor(numbers, dtype=None if len(numbers) else torch.int64)
+        _check_integers(name, numbers)
         if numbers.shape != (self.num_rows,):
             raise ValueError(
                 f"{name} must have shape ({self.num_rows},), a number for each row of the plan, "
                 f"got {tuple(numbers.shape)}"
             )
-        return numbers.to(device=self.device, dtype=torch.int64)
+        return numbers.to(torch.int64)
 
     @property
     def _layout(self) -> Layout:
@@ -385,7 +392,8 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         plans: on one device and of one dtype, with at least one among them.
 
     Raises:
-        ValueError: if there is none, or if devices, dtypes or families differ.
+        ValueError: if there is none, or if devices, dtypes, families or the precision of their
+            seconds differ.
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
@@ -396,9 +404,20 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     paces = [plan.pace for plan in plans if plan.pace is not None]
     if len(paces) not in (0, len(plans)):
         raise ValueError("plans must be of one family: some space videos in time and some do not")
+    precisions = {pace.dtype for pace in paces}
+    if len(precisions) > 1:
+        # The product of a frame's number and its seconds is rounded to their precision.
+        raise ValueError(
+            "plans must have seconds of one precision, got "
+            f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype, for no videos "
+            "as an empty tensor"
+        )
     starts = torch.cat([plan.starts for plan in plans])
     table = torch.cat([plan.table for plan in plans], 1)
     bounds = torch.cat([plan.row_bounds for plan in plans])
+    total = sum(plan.num_tokens for plan in plans)
+    if total >= 2**30:
+        starts, table, bounds = starts.long(), table.long(), bounds.long()
     # By how much each segment and each bound is shifted; all but the last plan's last bound, which
     # is the next plan's first.
     sizes = torch.tensor(
@@ -422,10 +441,15 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         row_bounds=bounds,
         next_positions=torch.cat([plan.next_positions for plan in plans]),
         rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
-        num_tokens=sum(plan.num_tokens for plan in plans),
+        num_tokens=total,
         seq_len=None,
         exact=all(plan.exact for plan in plans),
     )
+
+
+def _check_integers(name: str, values: Tensor) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
 
 
 _LEAVES = (
@@ -440,6 +464,14 @@ def _flatten(plan: RopeIndexPlan) -> tuple[list[Any], tuple[Any, ...]]:
     return [getattr(plan, name) for name in _LEAVES], constants
 
 
+def _flatten_with_keys(
+    plan: RopeIndexPlan,
+) -> tuple[list[tuple[pytree.KeyEntry, Any]], tuple[Any, ...]]:
+    leaves, constants = _flatten(plan)
+    keys = map(pytree.GetAttrKey, _LEAVES)
+    return list(zip(keys, leaves, strict=True)), constants
+
+
 def _unflatten(leaves: Any, constants: Any) -> RopeIndexPlan:
     named = zip((*_LEAVES, *_CONSTANTS), (*leaves, *constants), strict=True)
     return RopeIndexPlan(**dict(named))
@@ -450,4 +482,5 @@ pytree.register_pytree_node(
     _flatten,
     _unflatten,
     serialized_type_name="vecrope.RopeIndexPlan",
+    flatten_with_keys_fn=_flatten_with_keys,
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from vecrope import fit
-from vecrope.items import make_items
+from vecrope.items import Items, make_items
 from vecrope.plan import RopeIndexPlan
 from vecrope.positions import layout_of
 from vecrope.prepare import Prepared
@@ -42,7 +42,7 @@ def build_plan(
     if stream.num_tokens == 0:
         if validate and not tracing and not inputs.lenient:
             fit.check_none_left_over(items)
-        return _empty_plan(stream, spec, dtype)
+        return _empty_plan(stream, items, spec, dtype)
     segments = segment_stream(stream, spec, items, max_segments)
     if validate and not tracing:
         fit.check_layout(
@@ -74,7 +74,7 @@ def plan_of(
     )
 
 
-def _empty_plan(stream: Stream, spec: MRopeSpec, dtype: torch.dtype) -> RopeIndexPlan:
+def _empty_plan(stream: Stream, items: Items, spec: MRopeSpec, dtype: torch.dtype) -> RopeIndexPlan:
     """Return the plan of rows without a token, with one segment of text that none lies in."""
     num_rows, device = stream.num_rows, stream.row_bounds.device
     table = torch.ones((6, 1), dtype=stream.index_dtype, device=device)
@@ -82,7 +82,7 @@ def _empty_plan(stream: Stream, spec: MRopeSpec, dtype: torch.dtype) -> RopeInde
     return RopeIndexPlan(
         starts=torch.zeros(1, dtype=stream.index_dtype, device=device),
         table=table,
-        pace=None,
+        pace=None if items.pace is None else items.pace[:, items.text].unsqueeze(1),
         row_bounds=stream.row_bounds,
         next_positions=torch.zeros(num_rows, dtype=torch.int64, device=device),
         rope_deltas=torch.zeros((num_rows, 1), dtype=torch.int64, device=device),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import each_core, each_rule, spec_of, transformers_rope_index
+from oracles import EVERYWHERE, build, each_core, each_rule, spec_of, transformers_rope_index
 from support import (
     FITTING,
     assert_same,
@@ -119,6 +119,45 @@ def test_no_tokens_give_no_positions_of_the_dtype_of_the_spec(spec, form):
     assert position_ids.shape == (3, 3, 0)
     assert position_ids.dtype == (torch.int64 if spec.position_dtype == "int64" else torch.int32)
     assert_same([rope_deltas], [torch.zeros(3, 1, dtype=torch.int64)])
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@pytest.mark.parametrize(
+    ("model_type", "row", "videos"),
+    [
+        ("qwen2_vl", "t<II>t<VVVVVVVV>tt<VV>t", [[2, 4, 4], [1, 2, 4]]),
+        ("qwen2_5_vl", "t<II>t<VVVVVVVV>tt<VV>t", [[2, 4, 4], [1, 2, 4]]),
+        ("qwen3_vl", "t<II>t<VV>tt<VV>tttttttt", [[2, 4, 2]]),
+        ("cosmos3_edge", "t<II>t<VV>tt<VV>tttttttt", [[2, 4, 2]]),
+        ("ernie4_5_vl_moe", "t<II>t[VVVVVVVV]tt[VV]tt", [[5, 4, 4], [2, 2, 4]]),
+        ("glm4v", "t<II>t[<II>t<II>]ttttttt", [[2, 2, 4]]),
+    ],
+)
+def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention, monkeypatch):
+    """Of any family, as a row or as a padded batch, from ids and from types, beside another row."""
+    monkeypatch.setattr("vecrope.rope_index.build_plan", None)
+    grids = {"image_grid_thw": [[1, 2, 4]], "video_grid_thw": videos}
+    single = build(model_type, convention, [row], **grids)
+    text = "t" * (len(row) - 1) + "<"
+    double = build(model_type, convention, [row, text], **grids)
+    masked = build(model_type, convention, [row], mask=["1" * (len(row) - 1) + "0"], **grids)
+    # With a mask the table has to see whether frames touch.
+    for prompt in (single, double, masked) if single.spec.frames_may_touch else (single, double):
+        assert_same(rope_index(prompt), prompt.expected())
+        types = prompt.mm_token_type_ids
+        assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_a_marker_at_the_end_of_a_row_announces_nothing_in_the_next(convention, form):
+    rows = ["tt<", "II>", "<II"]
+    prompt = build("qwen2_vl", convention, rows, image_grid_thw=[[1, 2, 4]] * 2)
+    if convention == "sglang":
+        with pytest.raises(ValueError, match=r"row 1, image 0: its grid .* vision_start_token_id"):
+            rope_index(prompt, **form)
+    else:
+        assert_same(rope_index(prompt, **form), prompt.expected())
 
 
 # Any spec at all

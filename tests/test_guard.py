@@ -39,16 +39,16 @@ CEILINGS = [
 # The same of other families, from their ids and from the places of their placeholders.
 FAMILY_CEILINGS = [
     (vecrope_provider, "qwen2_5_vl", 1024, 79, 3),
-    (vecrope_provider, "qwen2_5_vl", 16384, 348, 7),
+    (vecrope_provider, "qwen2_5_vl", 16384, 142, 5),
     (vecrope_provider, "qwen3_vl", 1024, 41, 3),
-    (vecrope_provider, "qwen3_vl", 16384, 298, 7),
-    (vecrope_provider, "ernie4_5_vl_moe", 1024, 301, 6),
-    (vecrope_provider, "ernie4_5_vl_moe", 16384, 301, 6),
+    (vecrope_provider, "qwen3_vl", 16384, 68, 5),
+    (vecrope_provider, "ernie4_5_vl_moe", 1024, 95, 3),
+    (vecrope_provider, "ernie4_5_vl_moe", 16384, 95, 3),
     (vecrope_placeholders_provider, "seed", 131072, 41, 1),
-    (vecrope_placeholders_provider, "video", 131072, 45, 1),
-    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 327, 1),
-    (vecrope_placeholders_provider, "qwen3_vl", 16384, 46, 1),
-    (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 290, 1),
+    (vecrope_placeholders_provider, "video", 131072, 46, 3),
+    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 111, 3),
+    (vecrope_placeholders_provider, "qwen3_vl", 16384, 47, 3),
+    (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 85, 3),
 ]
 # Of a step of 256 requests.
 STEP_CEILINGS = [

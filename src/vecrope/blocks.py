@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -30,11 +31,6 @@ class Blocks(NamedTuple):
         """(F, 1) tokens of each block."""
         return self.depth * self.height * self.width
 
-    @property
-    def outreaches(self) -> bool:
-        """Whether a block reaches further than it moves the position."""
-        return bool((self.reach > self.span).any())
-
 
 def blocks_of(
     num_tokens: int,
@@ -54,25 +50,24 @@ def blocks_of(
     """
     merge, temporal_merge = spec.spatial_merge_size, spec.temporal_merge_size
     grids = videos if images is None else torch.cat((images, videos))
-    grids = grids.to(torch.int64)
     num_images = 0 if images is None else images.shape[0]
-    least, most = (extreme.tolist() for extreme in torch.aminmax(grids, dim=0))
-    if min(least) < 1 or max(most) > num_tokens * max(merge, temporal_merge):
+    # Numbers on a CPU are read faster than a tensor operator is dispatched.
+    depths, heights, widths = zip(*grids.tolist(), strict=True)
+    sides = heights + widths
+    if min(depths) < 1 or min(sides) < 1 or any(map(merge.__rmod__, sides)):
         return None
-    depth, patches = grids[:, :1], grids[:, 1:]
-    sizes = patches // merge
-    if not torch.equal(sizes * merge, patches):
+    if max(depths) > num_tokens * temporal_merge or max(sides) > num_tokens * merge:
         return None
-    if num_images and int(depth[:num_images].amax()) > 1:
+    if max(depths[:num_images], default=1) > 1 or min(depths[num_images:]) < temporal_merge:
         return None
+    grids = grids.to(torch.int64)
+    depth, sizes = grids[:, :1], grids[:, 1:] // merge
     if temporal_merge > 1:
-        depth = depth.clone()
-        depth[num_images:] //= temporal_merge
-        if not int(depth.amin()):
-            return None
+        depth = depth // temporal_merge
+        depth[:num_images] = 1
     pace, reach = None, depth
     if spec.video_time == "seconds":
-        if not _seconds_are_sound(spec, seconds, most[0]):
+        if not _seconds_are_sound(spec, seconds, max(depths)):
             return None
         pace = video_pace(videos.shape[0], spec, seconds, videos.device)
         if num_images:
@@ -126,7 +121,7 @@ def _seconds_are_sound(
     if seconds is None:
         return spec.default_seconds is not None
     assert spec.tokens_per_second is not None
-    values = torch.as_tensor(seconds, dtype=torch.float64)
-    offsets = float(values.sum()) * spec.tokens_per_second * num_frames
-    # A sum that is not a number is less than nothing.
-    return bool(values.amin() >= 0) and offsets < _MAX_OFFSET
+    values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+    if not all(map(isfinite, values)) or min(values) < 0:
+        return False
+    return sum(values) * spec.tokens_per_second * num_frames < _MAX_OFFSET

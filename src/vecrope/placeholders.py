@@ -15,7 +15,7 @@ from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import narrowed, plan_of
 from vecrope.positions import fill_runs
-from vecrope.regular import OneSize, frames_of, write_frames
+from vecrope.regular import OneSize, frames_of, largest_of, write_frames
 from vecrope.segments import Runs, build_segments, ranks_of
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
@@ -127,7 +127,7 @@ def get_rope_index_from_placeholders(
     """Return the position ids and deltas of requests from the runs of placeholders in them.
 
     They are those of the plan that `plan_from_placeholders` makes of the same arguments. For one
-    prompt of images and frames on a CPU there is a faster way to them, without the plan.
+    prompt on a CPU there is a faster way to them, without the plan.
 
     Returns:
         `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)
@@ -143,10 +143,10 @@ def get_rope_index_from_placeholders(
     num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
     checks.check_seconds_argument(second_per_grid_ts, num_videos, spec)
     eager = offsets.is_cpu and not torch.compiler.is_compiling()
-    frames = spec.separate_frames or not num_videos
-    if eager and len(counts) == 1 and frames and (rows is None or not rows.any()):
+    if eager and len(counts) == 1 and (rows is None or not rows.any()):
+        grids = (image_grid_thw, video_grid_thw)
         answer = _frames_of_one_prompt(
-            counts[0], spec, offsets, lengths, modalities, image_grid_thw, video_grid_thw, dtype
+            counts[0], spec, offsets, lengths, modalities, *grids, second_per_grid_ts, dtype
         )
         if answer is not None:
             return answer
@@ -174,11 +174,12 @@ def _frames_of_one_prompt(
     modalities: Tensor,
     image_grid_thw: Tensor | None,
     video_grid_thw: Tensor | None,
+    seconds: Tensor | Sequence[float] | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the answer where every run is one frame, none the last of the prompt, or None."""
+    """Return the answer where every run is a frame or a block, none the prompt's last, or None."""
     num_runs = offsets.shape[0]
-    frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw)
+    frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw, seconds)
     if frames is None or num_runs != frames.num_images + frames.num_video_frames or not num_runs:
         return None
     offsets, lengths = offsets.long(), lengths.long()
@@ -192,29 +193,31 @@ def _frames_of_one_prompt(
         return None
     starts, ends, size = offsets.unsqueeze(1), (offsets + lengths).unsqueeze(1), frames.size
     if isinstance(size, OneSize):
-        fits = counts.count(size.height * size.width) == num_runs
+        fits = counts.count(size.area) == num_runs
     else:
         # Into the order of the grids: all images, then all videos.
         order = modalities.argsort(stable=True)
         starts, ends = starts[order], ends[order]
-        fits = torch.equal(starts + size.height * size.width, ends)
+        fits = torch.equal(starts + size.area, ends)
     if not fits:
         return None
     positions = torch.empty((3, num_tokens), dtype=dtype)
     num_placeholders = sum(counts)
     positions[2].fill_(1)
-    if 2 * num_placeholders < num_tokens:
+    if 8 * num_placeholders < num_tokens:
         positions[:2].fill_(1)
         fill_runs(positions[:2], offsets, lengths, num_placeholders, 0)
     else:
-        positions[:2].fill_(0)
-        inner = pad(offsets + lengths, (1, 0))
-        gaps = pad(offsets, (0, 1), value=num_tokens) - inner
-        fill_runs(positions[:2], inner, gaps, num_tokens - num_placeholders, 1)
+        edges = pad(torch.stack((offsets, offsets + lengths), 1).view(-1), (1, 0))
+        steps = torch.ones(2 * num_runs + 1, dtype=dtype)
+        steps[1::2] = 0
+        runs = pad(edges, (0, 1), value=num_tokens).diff()
+        positions[:2].copy_(steps.repeat_interleave(runs, output_size=num_tokens))
     write_frames(positions, starts, ends, size)
     positions[:, 0].zero_()
     positions.cumsum_(1)
-    return positions, positions[:1, -1:].to(torch.int64) - (num_tokens - 1)
+    largest = largest_of(positions[:1], size, spec).to(torch.int64)
+    return positions, largest - (num_tokens - 1)
 
 
 def _in_order(offsets: list[int], lengths: list[int], limit: int) -> bool:

@@ -112,9 +112,6 @@ def regular_rope_index(
         return None
     if announced and not _announced(input_ids, spec, starts):
         return None
-    outreach = isinstance(size, Blocks) and spec.span_rule == "hw" and size.outreaches
-    if outreach and kept is not None:
-        return None
 
     # Within a frame time and height stand still from token to token, width does not.
     positions[:2].copy_(runs.text if kept is None else runs.text.logical_and_(kept))
@@ -125,14 +122,14 @@ def regular_rope_index(
     if kept is None:
         positions[:, :, 0].zero_()
         positions.cumsum_(2)
-        # No row ends in a frame, so its last token is at its largest position, unless a block
-        # reaches further than it moves the position.
-        largest = positions[0].amax(1, keepdim=True) if outreach else positions[0, :, -1:]
-        return positions, largest.to(torch.int64) - (seq_len - 1)
+        return positions, largest_of(positions[0], size, spec).to(torch.int64) - (seq_len - 1)
 
     next_positions = _step_aside(positions, runs.table, at, size.span, spec.padding_value)
     positions[:, :, 0] = kept[:, 0].logical_not() * spec.padding_value
     positions.cumsum_(2)
+    if _outreaches(size, spec):
+        reached = (positions[0] + 1).mul_(kept).amax(1, keepdim=True)
+        next_positions = torch.maximum(next_positions, reached)
     lengths = seq_len if spec.delta_length == "padded" else kept.sum(1, keepdim=True)
     return positions, next_positions - lengths
 
@@ -233,14 +230,26 @@ def write_frames(
     tokens.index_add_(1, ends.view(-1), behind)
 
 
+def largest_of(temporal: Tensor, size: OneSize | Sizes | Blocks, spec: MRopeSpec) -> Tensor:
+    """Return each row's largest position, (B, 1), by (B, T) of which no row ends in a frame."""
+    return temporal.amax(1, keepdim=True) if _outreaches(size, spec) else temporal[:, -1:]
+
+
+def _outreaches(size: OneSize | Sizes | Blocks, spec: MRopeSpec) -> bool:
+    """Say whether a block reaches further than it moves the position."""
+    if not isinstance(size, Blocks) or spec.span_rule == "thw":
+        return False
+    return bool((size.reach > size.span).any())
+
+
 def _announced(input_ids: Tensor, spec: MRopeSpec, starts: Tensor) -> bool:
     """Say whether the marker that the spec asks for stands right before each frame, in its row."""
     if not starts.shape[0]:
         return True
     if not int((starts % input_ids.shape[1]).amin()):
         return False
-    before = input_ids.reshape(-1).take(starts - 1)
-    return int((before != spec.vision_start_token_id).sum()) == 0
+    before = input_ids.reshape(-1).take(starts.view(-1) - 1)
+    return before.tolist().count(spec.vision_start_token_id) == starts.shape[0]
 
 
 def _step_aside(

@@ -73,9 +73,11 @@ def short_by_ids_rope_index(
     kinds = _kinds(spec, images, videos, seconds)
     if kinds is None:
         return None
-    found = (input_ids == _ids(spec, input_ids.dtype)).nonzero()
     totals = [blocks.number * blocks.area for blocks in kinds]
-    if found.shape[0] != sum(totals) or seq_len + found.shape[0] > _MAX_TOKENS:
+    if seq_len + sum(totals) > _MAX_TOKENS:
+        return None
+    found = (input_ids == _ids(spec, input_ids.dtype)).nonzero()
+    if found.shape[0] != sum(totals):
         return None
     # All tokens of the first kind come first, whatever stands between them in the prompt.
     if int(found[:, 0].sum()) != (totals[-1] if videos else 0):

@@ -46,9 +46,9 @@ FAMILY_CEILINGS = [
     (vecrope_provider, "ernie4_5_vl_moe", 16384, 331, 6),
     (vecrope_placeholders_provider, "seed", 131072, 41, 1),
     (vecrope_placeholders_provider, "video", 131072, 45, 1),
-    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 327, 1),
+    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 329, 1),
     (vecrope_placeholders_provider, "qwen3_vl", 16384, 46, 1),
-    (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 290, 1),
+    (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 292, 1),
 ]
 # Of a step of 256 requests.
 STEP_CEILINGS = [

@@ -214,7 +214,8 @@ def prompts_of_frames(draw, spec):
     merge = spec.spatial_merge_size
     for _ in range(draw(st.integers(1, 4))):
         h, w = size or (draw(sides), draw(sides))
-        text = draw(st.integers(1, 9))
+        # Frames of several sizes take this form where there is text enough for the tallest of them.
+        text = draw(st.integers(1 if size else 6, 9))
         video = spec.separate_frames and draw(st.booleans())
         frames = draw(st.integers(1, 3)) if video else 1
         (videos if video else images).append((frames, h * merge, w * merge))

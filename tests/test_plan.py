@@ -304,7 +304,7 @@ def test_joined_plans_are_the_rows_of_all(spec):
     check()
 
 
-FRAMES_IN_TIME = Prompt.from_symbols(PACED, ["t<VVVVV>t"], video_grid_thw=[[5, 2, 2]])
+FRAMES_IN_TIME = Prompt.from_symbols(PACED, [f"t<{26 * 'V'}>t"], video_grid_thw=[[26, 2, 2]])
 
 
 def of_seconds(seconds):
@@ -323,14 +323,16 @@ def test_a_row_without_a_token_joins_plans_that_are_spaced_in_time():
 
 
 def test_seconds_of_two_precisions_would_be_rounded_to_one():
-    # In 32 bits the product is rounded up to a whole number.
-    seconds = [1 / 3]
+    # In 32 bits the product of 25 and this is rounded up to a whole number.
+    seconds = [1 / 25]
     narrow, wide = (
         of_seconds(integers(seconds, dtype=dtype)) for dtype in (torch.float32, torch.float64)
     )
     for plans in ([narrow, narrow], [wide, wide]):
         got = concatenate_plans(plans).position_ids()
         assert torch.equal(got, torch.cat([plan.position_ids().flatten(1) for plan in plans], 1))
+    widened = replace(narrow, pace=narrow.pace.double())
+    assert not torch.equal(widened.position_ids(), narrow.position_ids())
     with pytest.raises(
         ValueError,
         match=r"seconds of one precision, got \['torch.float32', 'torch.float64'\]; give second_",

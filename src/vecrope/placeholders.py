@@ -101,7 +101,7 @@ def plan_from_placeholders(
     starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
     run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
     # A run of no text would reach one position further than the block before it.
-    modality = torch.where(run_lengths > 0, modality, MASKED)
+    modality.masked_fill_(run_lengths < 1, MASKED)
     ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
     runs = Runs(starts, run_lengths, modality, ranks, found, None)
     segments = build_segments(stream, spec, items, runs)

@@ -20,7 +20,7 @@ from support import (
 from vecrope import RopeIndexRunner, get_rope_index
 from vecrope.rope_index import _pipeline_for
 from vecrope.runner import _Memory
-from vecrope.testing import Prompt, Refusal
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
 
 pytest.importorskip("triton", reason="needs Triton")
 if torch.cuda.is_available():
@@ -28,12 +28,21 @@ if torch.cuda.is_available():
 
 from vecrope import fused, kernels
 
-few_examples = settings(max_examples=max(6, settings.default.max_examples // 4), deadline=None)
+# The interpreter takes a while for each.
+few_examples = settings(max_examples=settings.default.max_examples // 4, deadline=None)
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
 # Whether frames touch the kernels do not see; who calls them has it checked elsewhere.
 SPECS["vllm"] = replace(spec_of("glm4v", "vllm"), frames_may_touch=True)
 SPECS["mixed"] = replace(SPECS["sglang"], span_rule="hw", spatial_merge_size=3, padding_value=-7)
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+# One of either marker rule.
+each_other_spec = pytest.mark.parametrize(
+    "spec", [SPECS["transformers"], SPECS["mixed"]], ids=["transformers", "mixed"]
+)
+
+
+def short(spec):
+    return conversations(spec, max_rows=2, max_segments=3) | token_soup(spec, max_rows=2)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +77,14 @@ def run(prompt, *, by_types=False, sizes=None):
     return buffers
 
 
-@each_spec
-@pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
+@pytest.mark.parametrize(
+    ("spec", "by_types"),
+    [
+        *(pytest.param(spec, False, id=f"ids-{name}") for name, spec in SPECS.items()),
+        # Types are read alike, whatever the rule of markers.
+        *(pytest.param(SPECS[name], True, id=f"types-{name}") for name in ("sglang", "mixed")),
+    ],
+)
 def test_the_kernels_equal_the_loop(by_types, spec):
     @few_examples
     @given(fitting(spec))
@@ -81,7 +96,9 @@ def test_the_kernels_equal_the_loop(by_types, spec):
     check()
 
 
-@each_spec
+@pytest.mark.parametrize(
+    "spec", [SPECS["transformers"], SPECS["mixed"]], ids=["transformers", "mixed"]
+)
 def test_grids_left_over_change_nothing_but_the_faults(spec):
     """An adapter whose upstream ignores them takes this answer where nothing is checked."""
 
@@ -180,10 +197,10 @@ def test_codes_that_are_none(name, value, at, is_wrong):
     assert (fitting is None) is is_wrong
 
 
-@each_spec
+@each_other_spec
 def test_only_the_rows_and_tokens_in_use_are_read(spec):
-    @settings(max_examples=8, deadline=None)
-    @given(fitting(spec), st.integers(0, 2), st.integers(0, 20))
+    @few_examples
+    @given(short(spec), st.integers(0, 2), st.integers(0, 20))
     def check(prompt, more_rows, more_tokens):
         batch, seq_len = prompt.input_ids.shape
         larger = enlarged(prompt, rows=batch + more_rows, tokens=seq_len + more_tokens, grids=8)

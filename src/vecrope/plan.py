@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
+from vecrope.lines import Lines, positions_on
 from vecrope.positions import Layout, all_positions, positions_at
 from vecrope.shards import ShardLayout, shard_indices
 
@@ -22,7 +23,9 @@ class RopeIndexPlan:
     `vecrope.plan_rope_index` and `vecrope.plan_from_placeholders` make plans. A plan is a pytree of
     tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. It takes
     28 bytes a segment (36 or 44 where a family spaces videos in time, by the precision of the
-    seconds), 20 a row and 4 more. From 2**30 tokens on its indices have 64 bits.
+    seconds), 20 a row and 4 more. From 2**30 tokens on its indices have 64 bits. The plan of a
+    family with a rule of its own has lines for segments, along which every axis stands still or
+    counts up: at most one or two for a line of a grid, at 20 bytes, or 25 with a fourth axis.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
     last is that of the first token that is decoded, and so on without end. Where rows of the input
@@ -31,10 +34,13 @@ class RopeIndexPlan:
 
     Attributes:
         starts: (S,) ascending index, in the batch, of each segment's first token.
-        table: (6, S) integers: origin, base, width, height, frames in a group and span.
+        table: (6, S) integers: origin, base, width, height, frames in a group and span; or (A, S),
+            the first position of each line on A axes.
         pace: (2, S) floats that make a frame's number its temporal offset, or None.
+        slopes: (A + 1, S) int8: by how much each axis counts up on a line, 0 or 1, and 1 for
+            unmasked tokens; None where segments are no lines.
         row_bounds: (B + 1,) where each row starts in the batch, then N.
-        next_positions: (B,) int64, the position of the first token after each row.
+        next_positions: (B,) the position of the first token after each row.
         rope_deltas: (B, 1) int64, as `vecrope.get_rope_index` returns them.
         num_tokens: N, padding included.
         seq_len: T, or None where the input was packed.
@@ -47,6 +53,7 @@ class RopeIndexPlan:
     starts: Tensor
     table: Tensor
     pace: Tensor | None
+    slopes: Tensor | None
     row_bounds: Tensor
     next_positions: Tensor
     rope_deltas: Tensor
@@ -60,6 +67,11 @@ class RopeIndexPlan:
     def num_rows(self) -> int:
         """B, the number of rows or of packed sequences."""
         return self.row_bounds.shape[0] - 1
+
+    @property
+    def num_axes(self) -> int:
+        """A, the number of axes: 3 but for families with a rule of their own."""
+        return 3 if self.slopes is None else self.table.shape[0]
 
     @property
     def device(self) -> torch.device:
@@ -90,19 +102,20 @@ class RopeIndexPlan:
                 in the row of `text_positions`.
 
         Returns:
-            (3, B, T) or (4, B, T) in the plan's dtype; (3, N) or (4, N) for packed input.
+            (A, B, T) in the plan's dtype, A being 3 for nearly all families, or (A, N) for packed
+            input; (A + 1, ...) with `text_positions`.
 
         Raises:
             ValueError: if `pad_to_multiple_of` is less than 1.
         """
         width = self._padded_width(pad_to_multiple_of)
-        if self.exact:
-            positions = all_positions(self._layout, self.num_tokens, self.dtype)
+        if self.exact and self.slopes is None:
+            layout = Layout(self.starts, self.table, self.pace)
+            positions = all_positions(layout, self.num_tokens, self.dtype)
         else:
-            index = self._all_tokens()
-            positions = positions_at(self._layout, index).to(self.dtype)
+            positions = self._expand(self._all_tokens()).to(self.dtype)
         if self.seq_len is not None:
-            positions = positions.view(3, self._num_input_rows, self.seq_len)
+            positions = positions.view(self.num_axes, self._num_input_rows, self.seq_len)
         room = (0, width - positions.shape[-1])
         padded = pad(positions, room, value=self.padding_value) if room[1] else positions
         if not text_positions:
@@ -155,7 +168,7 @@ class RopeIndexPlan:
         rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
         index = (rows * width + columns.clamp(max=width - 1)).to(self.starts.dtype).contiguous()
         inside = columns < width
-        positions = torch.where(inside, positions_at(self._layout, index), self.padding_value)
+        positions = torch.where(inside, self._expand(index), self.padding_value)
         if text_positions:
             text = torch.where(inside, self._text_positions(index), 0)
             positions = torch.cat((text.to(positions.dtype)[None], positions))
@@ -233,7 +246,7 @@ class RopeIndexPlan:
         length = self.row_bounds[rows + 1] - begin
         beyond = token_index - length
         inside = (begin + torch.minimum(token_index, length - 1)).clamp(min=0)
-        positions = positions_at(self._layout, inside.to(self.starts.dtype).contiguous())
+        positions = self._expand(inside.to(self.starts.dtype).contiguous())
         decoded = self.next_positions[rows] + beyond
         return torch.where(beyond < 0, positions, decoded).to(self.dtype)
 
@@ -259,7 +272,7 @@ class RopeIndexPlan:
             start = start.to(self.device)
         first = (self.next_positions + start).unsqueeze(1)
         steps = torch.arange(num_tokens, device=self.device)
-        return (first + steps).to(self.dtype).expand(3, -1, -1)
+        return (first + steps).to(self.dtype).expand(self.num_axes, -1, -1)
 
     def step(
         self,
@@ -333,9 +346,10 @@ class RopeIndexPlan:
         positions = self.at(index, rows, validate=False)
         if out is None:
             return positions
-        if out.dim() != 2 or out.shape[0] != 3 or out.shape[1] < num_tokens:
+        if out.dim() != 2 or out.shape[0] != self.num_axes or out.shape[1] < num_tokens:
             raise ValueError(
-                f"out must have shape (3, at least {num_tokens}), got {tuple(out.shape)}"
+                f"out must have shape ({self.num_axes}, at least {num_tokens}), "
+                f"got {tuple(out.shape)}"
             )
         return out[:, :num_tokens].copy_(positions)
 
@@ -351,9 +365,11 @@ class RopeIndexPlan:
             )
         return numbers.to(torch.int64)
 
-    @property
-    def _layout(self) -> Layout:
-        return Layout(self.starts, self.table, self.pace)
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
+        if self.slopes is not None:
+            return positions_on(Lines(self.starts, self.table, self.slopes), index)
+        return positions_at(Layout(self.starts, self.table, self.pace), index)
 
     @property
     def _num_input_rows(self) -> int:
@@ -373,7 +389,7 @@ class RopeIndexPlan:
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        masked = self.table[5] == 0
+        masked = (self.table[5] if self.slopes is None else self.slopes[-1]) == 0
         bounds = torch.cat((self.starts, self.row_bounds[-1:]))
         gaps = pad(torch.where(masked, bounds.diff(), 0).cumsum(0), (1, 0))
         row = torch.searchsorted(self.row_bounds, index, right=True) - 1
@@ -402,6 +418,11 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         if len(found) > 1:
             raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
     paces = [plan.pace for plan in plans if plan.pace is not None]
+    slopes = [plan.slopes for plan in plans if plan.slopes is not None]
+    if len(slopes) not in (0, len(plans)) or len({plan.num_axes for plan in plans}) > 1:
+        raise ValueError(
+            "plans must be of one family: some have segments, some lines or other axes"
+        )
     if len(paces) not in (0, len(plans)):
         raise ValueError("plans must be of one family: some space videos in time and some do not")
     precisions = {pace.dtype for pace in paces}
@@ -417,7 +438,8 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     bounds = torch.cat([plan.row_bounds for plan in plans])
     total = sum(plan.num_tokens for plan in plans)
     if total >= 2**30:
-        starts, table, bounds = starts.long(), table.long(), bounds.long()
+        starts, bounds = starts.long(), bounds.long()
+        table = table.long() if not slopes else table
     # By how much each segment and each bound is shifted; all but the last plan's last bound, which
     # is the next plan's first.
     sizes = torch.tensor(
@@ -431,13 +453,15 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     kept = torch.arange(number.shape[0], device="cpu") + number
     shift = begin.repeat_interleave(segments, output_size=starts.shape[0])
     shift = shift.to(starts.device, starts.dtype)
-    table[0] += shift
+    if not slopes:
+        table[0] += shift
     bounds = bounds[kept.to(bounds.device)] + begin[number].to(bounds.device, bounds.dtype)
     return replace(
         plans[0],
         starts=starts.add_(shift),
         table=table,
         pace=torch.cat(paces, 1) if paces else None,
+        slopes=torch.cat(slopes, 1) if slopes else None,
         row_bounds=bounds,
         next_positions=torch.cat([plan.next_positions for plan in plans]),
         rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
@@ -453,7 +477,7 @@ def _check_integers(name: str, values: Tensor) -> None:
 
 
 _LEAVES = (
-    *("starts", "table", "pace", "row_bounds", "next_positions", "rope_deltas"),
+    *("starts", "table", "pace", "slopes", "row_bounds", "next_positions", "rope_deltas"),
     *("num_tokens", "seq_len"),
 )
 _CONSTANTS = ("dtype", "padding_value", "exact")

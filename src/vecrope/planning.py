@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch.nn.functional import pad
 
 from vecrope import fit
 from vecrope.items import Items, make_items
+from vecrope.lines import Lines, lines_of
+from vecrope.own import own_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.positions import layout_of
 from vecrope.prepare import Prepared
@@ -21,7 +24,9 @@ LEAST = torch.iinfo(torch.int64).min
 def build_plan(
     prepared: Prepared, spec: MRopeSpec, validate: bool, max_segments: int | None
 ) -> RopeIndexPlan:
-    """Return the plan of a batch of the shared rule."""
+    """Return the plan of a batch."""
+    if spec.own_rule is not None:
+        return _plan_of_lines(prepared, spec, validate)
     inputs, exact, tracing, dtype = prepared
     input_ids, seconds = inputs.input_ids, inputs.second_per_grid_ts
     device = input_ids.device
@@ -61,8 +66,12 @@ def plan_of(
     stream: Stream, segments: Segments, spec: MRopeSpec, dtype: torch.dtype
 ) -> RopeIndexPlan:
     """Return the plan of a segment table."""
+    starts, table, pace = layout_of(segments)
     return RopeIndexPlan(
-        *layout_of(segments),
+        starts=starts,
+        table=table,
+        pace=pace,
+        slopes=None,
         row_bounds=stream.row_bounds,
         next_positions=segments.next_positions,
         rope_deltas=segments.rope_deltas,
@@ -71,6 +80,39 @@ def plan_of(
         dtype=dtype,
         padding_value=spec.padding_value,
         exact=stream.exact,
+    )
+
+
+def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeIndexPlan:
+    """Return the plan of a family with a rule of its own, from its positions."""
+    inputs, exact, _, _ = prepared
+    position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
+    stream = make_stream(
+        inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact
+    )
+    positions, bounds = position_ids.flatten(1), stream.row_bounds
+    lengths = bounds.diff()
+    if spec.delta_length == "valid" and stream.kept is not None:
+        lengths = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
+    if stream.num_tokens:
+        lines = lines_of(positions, stream.kept, bounds, exact=exact)
+    else:
+        empty = positions.new_zeros((positions.shape[0], 1))
+        slopes = torch.ones((positions.shape[0] + 1, 1), dtype=torch.int8, device=empty.device)
+        lines = Lines(bounds.new_zeros(1), empty, slopes)
+    return RopeIndexPlan(
+        starts=lines.starts,
+        table=lines.bases,
+        pace=None,
+        slopes=lines.slopes,
+        row_bounds=bounds,
+        next_positions=rope_deltas.view(-1) + lengths,
+        rope_deltas=rope_deltas,
+        num_tokens=stream.num_tokens,
+        seq_len=stream.shape[1] if len(stream.shape) == 2 else None,
+        dtype=position_ids.dtype,
+        padding_value=spec.padding_value,
+        exact=exact,
     )
 
 
@@ -83,6 +125,7 @@ def _empty_plan(stream: Stream, items: Items, spec: MRopeSpec, dtype: torch.dtyp
         starts=torch.zeros(1, dtype=stream.index_dtype, device=device),
         table=table,
         pace=None if items.pace is None else items.pace[:, items.text].unsqueeze(1),
+        slopes=None,
         row_bounds=stream.row_bounds,
         next_positions=torch.zeros(num_rows, dtype=torch.int64, device=device),
         rope_deltas=torch.zeros((num_rows, 1), dtype=torch.int64, device=device),
@@ -99,16 +142,21 @@ def voided(plan: RopeIndexPlan, invalid: torch.Tensor) -> RopeIndexPlan:
 
     Every position of the prompt is then -1, and what is decoded after it far below 0.
     """
-    origin, base, *layout, span = plan.table.unbind()
-    columns = (
-        origin,
-        torch.where(invalid, -1, base),
-        *(torch.where(invalid, 1, column) for column in layout),
-        torch.where(invalid, 0, span),
-    )
+    if plan.slopes is not None:
+        table = torch.where(invalid, -1, plan.table)
+        plan = replace(plan, slopes=torch.where(invalid, 0, plan.slopes))
+    else:
+        origin, base, *layout, span = plan.table.unbind()
+        columns = (
+            origin,
+            torch.where(invalid, -1, base),
+            *(torch.where(invalid, 1, column) for column in layout),
+            torch.where(invalid, 0, span),
+        )
+        table = torch.stack(columns)
     return replace(
         plan,
-        table=torch.stack(columns),
+        table=table,
         next_positions=torch.where(invalid, -(2**31), plan.next_positions),
         rope_deltas=torch.where(invalid, LEAST, plan.rope_deltas),
     )
@@ -118,9 +166,10 @@ def narrowed(plan: RopeIndexPlan) -> RopeIndexPlan:
     """Return the plan with indices of 32 bits, if they suffice."""
     if plan.starts.dtype == torch.int32 or plan.num_tokens >= 2**30:
         return plan
+    table = plan.table if plan.table.is_floating_point() else plan.table.to(torch.int32)
     return replace(
         plan,
         starts=plan.starts.to(torch.int32),
-        table=plan.table.to(torch.int32),
+        table=table,
         row_bounds=plan.row_bounds.to(torch.int32),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from types import ModuleType
 
@@ -10,19 +10,14 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
-from vecrope.bailing import bailing_rope_index
-from vecrope.canvas import canvas_rope_index
-from vecrope.glm_image import glm_image_rope_index
-from vecrope.hunyuan import hunyuan_rope_index
 from vecrope.inputs import Inputs
-from vecrope.isaac import isaac_rope_index
-from vecrope.omni import omni_rope_index
+from vecrope.own import own_rope_index
 from vecrope.packing import plan_sequences
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
+from vecrope.rules import GlmImage
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -170,7 +165,7 @@ def rope_index_of(
     # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_segments)
     if spec.own_rule is not None:
-        return _ROOMS[type(spec.own_rule)](prepared.inputs, spec, validate=validate)
+        return own_rope_index(prepared.inputs, spec, validate=validate)
     answer = _eager_answer(prepared, spec)
     if answer is not None:
         return answer
@@ -190,15 +185,22 @@ def plan_rope_index(
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
+    audio_seqlens: Tensor | None = None,
+    use_audio_in_video: bool = False,
+    target_sizes: Tensor | None = None,
+    target_sizes_videos: Tensor | None = None,
     validate: bool = True,
     max_segments: int | None = None,
     max_sequences: int | None = None,
 ) -> RopeIndexPlan:
     """Return the positions of a batch as a plan: some bytes a segment, expanded where needed.
 
+    The plan of a family with a rule of its own is made from its positions, and holds a segment a
+    line of a grid.
+
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
-        spec: of a family of the shared rule.
+        spec: of any family but glm_image, whose tokens behind the prompt are images, too.
         image_grid_thw: (num_images, 3).
         video_grid_thw: (num_videos, 3).
         attention_mask: (B, T).
@@ -207,6 +209,10 @@ def plan_rope_index(
         mm_token_type_ids: (B, T).
         second_per_grid_ts: (num_videos,).
         second_per_grids: the same.
+        audio_seqlens: (num_audios,).
+        use_audio_in_video: of the omni families.
+        target_sizes: (num_crops, 2).
+        target_sizes_videos: likewise.
         validate: check the values of the input. False promises no synchronisation, where
             `get_rope_index` does.
         max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
@@ -218,7 +224,7 @@ def plan_rope_index(
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes or values that do not fit, and for a family of its own rule.
+        ValueError: for shapes or values that do not fit, and for glm_image.
 
     Example:
         >>> import torch, vecrope
@@ -242,7 +248,17 @@ def plan_rope_index(
         cu_seqlens,
         mm_token_type_ids,
         _one_of(second_per_grid_ts, second_per_grids),
+        audio_seqlens,
+        use_audio_in_video,
+        None,
+        target_sizes,
+        target_sizes_videos,
     )
+    if isinstance(spec, MRopeSpec) and isinstance(spec.own_rule, GlmImage):
+        raise ValueError(
+            f"{spec.model_type} has no plan: what it generates is images, of which "
+            "get_decode_position_ids has the positions"
+        )
     return narrowed(_plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences))
 
 
@@ -254,11 +270,6 @@ def _plan_of(
     max_segments: int | None,
     max_sequences: int | None,
 ) -> RopeIndexPlan:
-    if isinstance(spec, MRopeSpec) and spec.own_rule is not None:
-        raise ValueError(
-            f"{spec.model_type} has no plan: its positions do not follow from a segment table; "
-            "use get_rope_index, without sequence_ids, text_positions and pad_to_multiple_of"
-        )
     checks.check_metadata(inputs, spec, max_segments)
     if sequence_ids is not None:
         return plan_sequences(
@@ -329,16 +340,6 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
     if answer is None or input_ids.dtype == dtype:
         return answer
     return answer[0].to(dtype), answer[1]
-
-
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
-    Bailing: bailing_rope_index,
-    CanvasRule: canvas_rope_index,
-    GlmImage: glm_image_rope_index,
-    Hunyuan: hunyuan_rope_index,
-    Isaac: isaac_rope_index,
-    OmniRule: omni_rope_index,
-}
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:

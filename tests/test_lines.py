@@ -1,0 +1,183 @@
+"""Plans of families with a rule of their own: their positions, cut into lines."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from omni_support import spec_of as omni_spec_of
+from own_support import SPECS as OWN_SPECS
+from support import assert_same, spec_of
+
+from vecrope import concatenate_plans, get_rope_index, plan_rope_index
+from vecrope.lines import lines_of, positions_on
+from vecrope.testing import OwnPrompt, omni_conversations, own_prompts
+from vecrope.testing.prompt_canvas import canvas_spec
+from vecrope.testing.strategies_canvas import galleries
+
+PROMPTS = {
+    **{name: own_prompts(spec) for name, spec in OWN_SPECS.items() if not name.startswith("glm")},
+    **{f"canvas-{name}": galleries(canvas_spec(name)) for name in ("transformers", "sglang")},
+    **{
+        f"{model_type}-{convention}": omni_conversations(omni_spec_of(model_type, convention, 13))
+        for model_type, convention in (
+            ("qwen2_5_omni", "transformers"),
+            ("qwen3_omni_moe", "transformers"),  # of fractions
+            ("qwen3_omni_moe", "vllm"),
+        )
+    },
+}
+each_family = pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+
+
+def arguments_of(prompt):
+    return {"spec": prompt.spec, **prompt.arguments()}
+
+
+def next_positions(prompt, position_ids, rope_deltas):
+    """Return the position of the token behind each row, by its delta."""
+    lengths = torch.full((position_ids.shape[1],), position_ids.shape[2])
+    if prompt.spec.delta_length == "valid" and prompt.attention_mask is not None:
+        lengths = torch.as_tensor(prompt.attention_mask).sum(1)
+    return rope_deltas.view(-1) + lengths
+
+
+@each_family
+def test_the_plan_is_that_of_the_positions(prompts):
+    @given(prompts, st.integers(0, 5))
+    def check(prompt, beyond):
+        position_ids, rope_deltas = get_rope_index(**arguments_of(prompt))
+        plan = plan_rope_index(**arguments_of(prompt))
+        assert_same((plan.position_ids(), plan.rope_deltas), (position_ids, rope_deltas))
+        after = next_positions(prompt, position_ids, rope_deltas)
+        decoded = (after.unsqueeze(1) + torch.arange(beyond)).to(position_ids.dtype)
+        decoded = decoded.expand(plan.num_axes, -1, -1)
+        assert torch.equal(plan.decode(beyond), decoded)
+        seq_len = position_ids.shape[2]
+        whole = torch.cat((position_ids, decoded), 2)
+        assert torch.equal(plan.slice(0, seq_len + beyond), whole)
+        middle = seq_len // 2
+        assert torch.equal(plan.slice(middle, seq_len + beyond), whole[:, :, middle:])
+
+    check()
+
+
+@each_family
+def test_a_text_row_counts_the_unmasked_tokens(prompts):
+    @given(prompts)
+    def check(prompt):
+        position_ids, _ = get_rope_index(**arguments_of(prompt))
+        padded, _ = get_rope_index(
+            **arguments_of(prompt), text_positions=True, pad_to_multiple_of=8
+        )
+        mask = torch.ones(position_ids.shape[1:], dtype=torch.int64)
+        if prompt.spec.mask_rule == "skip" and prompt.attention_mask is not None:
+            mask = torch.as_tensor(prompt.attention_mask)
+        seq_len = position_ids.shape[2]
+        assert padded.shape[2] == seq_len + -seq_len % 8
+        counts = ((mask.cumsum(1) - 1) * mask).to(position_ids.dtype)
+        assert torch.equal(padded[:, :, :seq_len], torch.cat((counts[None], position_ids)))
+
+    check()
+
+
+@each_family
+def test_joined_plans_are_the_rows_of_all(prompts):
+    @given(prompts, prompts)
+    def check(one, other):
+        plans = [plan_rope_index(**arguments_of(prompt)) for prompt in (one, other)]
+        if plans[0].dtype != plans[1].dtype:  # a batch without grids has the dtype of its ids
+            with pytest.raises(ValueError, match="plans must have one dtype"):
+                concatenate_plans(plans)
+            return
+        joined = concatenate_plans(plans)
+        whole = torch.cat([plan.position_ids().flatten(1) for plan in plans], 1)
+        assert torch.equal(joined.position_ids(), whole)
+        assert torch.equal(joined.decode(3), torch.cat([plan.decode(3) for plan in plans], 1))
+        computed = [int(n) for n in joined.row_bounds.diff() // 2]
+        scheduled = [2] * joined.num_rows
+        want = [
+            plan.slice(n, n + 2)[:, row]
+            for plan, first in zip(plans, (0, plans[0].num_rows), strict=True)
+            for row, n in enumerate(computed[first : first + plan.num_rows])
+        ]
+        assert torch.equal(joined.step(computed, scheduled), torch.cat(want, 1))
+
+    check()
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1, max_size=30),
+    st.lists(st.booleans(), min_size=30, max_size=30),
+    st.lists(st.integers(0, 30), max_size=3),
+    st.sampled_from([torch.int64, torch.float32]),
+    st.booleans(),
+)
+def test_any_positions_are_made_of_lines(cells, flags, cuts, dtype, exact):
+    positions = torch.tensor(cells).t().to(dtype)
+    positions = positions / 2 if dtype == torch.float32 else positions
+    num_tokens = len(cells)
+    bounds = torch.tensor(sorted({0, num_tokens, *(min(cut, num_tokens) for cut in cuts)}))
+    mask = torch.tensor(flags[:num_tokens])
+    lines = lines_of(positions, mask, bounds, exact=exact)
+    index = torch.arange(num_tokens)
+    assert_same([positions_on(lines, index)], [positions])
+    line = torch.searchsorted(lines.starts, index, right=True) - 1
+    assert torch.equal(lines.slopes[-1, line].bool(), mask)
+    assert set(bounds[:-1].tolist()) <= set(lines.starts.tolist())
+    assert not exact or len(lines.starts) == len(line.unique())
+    assert exact or len(lines.starts) == num_tokens
+
+
+def test_a_line_of_a_grid_is_one_or_two():
+    spec = OWN_SPECS["isaac"]
+    prompt = OwnPrompt(spec, [[0] * 9 + [9] * 16 + [0] * 9], image_grid_thw=[(1, 8, 8)])
+    plan = plan_rope_index(**arguments_of(prompt))
+    # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
+    assert len(plan.starts) <= 2 + 2 * 4
+    assert plan.nbytes == 20 * len(plan.starts) + 20 + 4
+
+
+def test_without_tokens_there_is_no_line():
+    for shape in ((2, 0), (0, 3), (0, 0)):
+        ids = torch.zeros(shape, dtype=torch.int64)
+        plan = plan_rope_index(ids, OWN_SPECS["hunyuan_vl of 4 axes"])
+        assert plan.position_ids().shape == (4, *shape)
+        assert plan.decode(2).tolist() == [[[0, 1]] * shape[0]] * 4 or shape[1]
+
+
+def test_sequences_in_rows():
+    spec = OWN_SPECS["isaac"]
+    ids = torch.tensor([[0, 7, 9, 9, 0, 0, 7, 9, 9, 0], [0] * 10])
+    numbers = torch.tensor([[1] * 5 + [2] * 5, [1] * 7 + [0] * 3])
+    grids = torch.tensor([[1, 2, 4]] * 2)
+    position_ids, rope_deltas = get_rope_index(
+        ids, spec, image_grid_thw=grids, sequence_ids=numbers
+    )
+    alone = [
+        get_rope_index(ids[:1, :5], spec, image_grid_thw=grids[:1]),
+        get_rope_index(ids[:1, 5:], spec, image_grid_thw=grids[1:]),
+        get_rope_index(ids[1:, :7], spec),
+    ]
+    assert torch.equal(position_ids[:, 0], torch.cat([one[0][:, 0] for one in alone[:2]], 1))
+    assert torch.equal(position_ids[:, 1, :7], alone[2][0][:, 0])
+    assert not position_ids[:, 1, 7:].any()
+    assert torch.equal(rope_deltas, torch.cat([one[1] for one in alone]))
+
+
+def test_refused():
+    ids = torch.zeros((1, 3), dtype=torch.int64)
+    with pytest.raises(ValueError, match="glm_image has no plan: what it generates is images"):
+        plan_rope_index(ids, OWN_SPECS["glm_image, sglang"])
+    plans = [
+        plan_rope_index(ids, spec)
+        for spec in (
+            OWN_SPECS["hunyuan_vl of 3 axes"],
+            OWN_SPECS["hunyuan_vl of 4 axes"],
+            spec_of("qwen2_vl", "transformers"),
+        )
+    ]
+    for other in plans[1:]:
+        with pytest.raises(ValueError, match="plans must be of one family"):
+            concatenate_plans([plans[0], other])
+    with pytest.raises(ValueError, match=r"out must have shape \(4, at least 3\)"):
+        plans[1].step([0], [3], out=torch.zeros((3, 3), dtype=torch.int64))

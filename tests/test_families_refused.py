@@ -20,6 +20,7 @@ def refused(name, families, rows, message, **arguments):
 
 
 OTHERS_OF_VLLM = ("paddleocr_vl", "cohere_compass", "openpangu_vl", "bailing_moe_v3_vl")
+LIMIT = r"second_per_grid_ts must keep all positions below 2\*\*30"
 VISION_START = "needs a vision_start_token_id"
 ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
 
@@ -203,13 +204,41 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
                 second_per_grid_ts=torch.tensor([1.0, value]),
             )
         ),
-        *refused(
-            "seconds without end",
-            pairs("qwen2_5_vl", *EVERYWHERE),
-            "t<V>",
-            "second_per_grid_ts must keep all positions below",
-            video_grid_thw=[[1, 2, 2]],
-            second_per_grid_ts=[1e18],
+        *(
+            case
+            for name, seconds in {
+                "a negative time": [-0.5, 1.0],
+                "a time that is no number": [float("nan"), 1.0],
+                "a time without end": [float("inf"), 1.0],
+                "no number behind a time": [1.0, float("nan")],
+            }.items()
+            for case in refused(
+                name,
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                "t<V>t<V>t",
+                "second_per_grid_ts must be finite and not negative, got .* for video",
+                video_grid_thw=[[1, 2, 2]] * 2,
+                second_per_grid_ts=seconds,
+            )
+        ),
+        *(
+            case
+            for name, seconds in {
+                "seconds without end": [1e18, 0.0],
+                "seconds up to the limit": [2.0**29, 0.0],
+                "seconds up to the limit together": [2.0**28, 2.0**28],
+            }.items()
+            for row, videos in {"t<V>t<V>t": 2, "t<V>t": 1}.items()
+            if sum(seconds[:videos]) >= 2**29
+            for case in refused(
+                f"{name} in {videos}",
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                row,
+                LIMIT,
+                fields={"tokens_per_second": 2},
+                video_grid_thw=[[1, 2, 2]] * videos,
+                second_per_grid_ts=seconds[:videos],
+            )
         ),
         *refused(
             "no seconds and no default",
@@ -226,9 +255,53 @@ def test_refuses(family, rows, arguments, message):
     for form in FORMS.values():
         with pytest.raises(ValueError, match=message):
             rope_index(prompt, **form)
-    if message != "second_per_grid_ts must keep all positions below":
+    if message != LIMIT:
         with pytest.raises(Refusal):
             prompt.expected()
+
+
+NOT_POSITIVE, ODD, TOO_MANY = (
+    "_grid_thw row 0 must be positive",
+    "_grid_thw row 0 must have a height and width divisible",
+    r"_grid_thw must describe fewer than 2\*\*30 tokens",
+)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "tokens", "message"),
+    [
+        pytest.param((1, 3, 2), 1, ODD, id="an odd height"),
+        pytest.param((1, 2, 3), 1, ODD, id="an odd width"),
+        pytest.param((1, -2, -2), 1, NOT_POSITIVE, id="negative sides"),
+        pytest.param((-1, -2, 2), 1, NOT_POSITIVE, id="a negative depth and a negative height"),
+        # As products of 64 bits, which wrap, these are what the prompt holds.
+        pytest.param((2**61 + 1, 8, 4), 8, TOO_MANY, id="a depth without end"),
+        pytest.param((1, 2**62 + 2, 16), 8, TOO_MANY, id="a height without end"),
+        pytest.param((1, 16, 2**62 + 2), 8, TOO_MANY, id="a width without end"),
+    ],
+)
+def test_a_faulty_grid_of_a_block_is_refused_though_the_tokens_would_fit_it(
+    size, tokens, message, rows, model_type
+):
+    for convention in EVERYWHERE:
+        merge = spec_of(model_type, convention).temporal_merge_size
+        video = [size[0] * merge, *size[1:]]
+        row = f"t<{'V' * tokens}>t"
+        prompt = build(model_type, convention, [row, "t" * len(row)][:rows], video_grid_thw=[video])
+        for form in FORMS.values():
+            with pytest.raises(ValueError, match=message):
+                rope_index(prompt, **form)
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_an_image_of_no_frame_beside_a_block_is_refused(convention):
+    grids = {"image_grid_thw": [[0, 2, 2]], "video_grid_thw": [[2, 2, 2]]}
+    prompt = build("ernie4_5_vl_moe", convention, ["t<I>[V]t"], **grids)
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match="image_grid_thw row 0 must be positive"):
+            rope_index(prompt, **form)
 
 
 @pytest.mark.parametrize(

@@ -137,14 +137,15 @@ def _kinds(
             if not _seconds_are_sound(spec, frames, seconds):
                 return None
             frames //= spec.temporal_merge_size
+            # The offsets of more would take memory that no prompt asks for.
+            if not 0 < frames <= _MAX_TOKENS:
+                return None
             if spec.separate_frames:
                 number, frames = frames, 1
         if frames > 1:
             offsets = _offsets(spec, frames, seconds)
             if spec.span_rule == "thw":
                 span = max(span, int(offsets[-1]) + 1)
-        if not frames or not number:
-            return None
         kinds.append(_Blocks(number, frames, height, width, span, offsets))
     return kinds
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from vecrope.testing import Prompt, assert_matches
 FORMS = {"exact": {}, "static": {"max_segments": 500}}
 # Of what differs little from one set of rules to the next.
 HALF = settings.default.max_examples // 2
+UNSEEN = count(400_000)
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
@@ -121,18 +123,22 @@ def test_no_tokens_give_no_positions_of_the_dtype_of_the_spec(spec, form):
     assert_same([rope_deltas], [torch.zeros(3, 1, dtype=torch.int64)])
 
 
-@pytest.mark.parametrize("convention", EVERYWHERE)
-@pytest.mark.parametrize(
+each_usual_prompt = pytest.mark.parametrize(
     ("model_type", "row", "videos"),
     [
         ("qwen2_vl", "t<II>t<VVVVVVVV>tt<VV>t", [[2, 4, 4], [1, 2, 4]]),
         ("qwen2_5_vl", "t<II>t<VVVVVVVV>tt<VV>t", [[2, 4, 4], [1, 2, 4]]),
+        ("qwen2_5_vl", "t<II>t<VVVVVVVV>tt", [[2, 4, 4]]),
         ("qwen3_vl", "t<II>t<VV>tt<VV>tttttttt", [[2, 4, 2]]),
         ("cosmos3_edge", "t<II>t<VV>tt<VV>tttttttt", [[2, 4, 2]]),
         ("ernie4_5_vl_moe", "t<II>t[VVVVVVVV]tt[VV]tt", [[5, 4, 4], [2, 2, 4]]),
         ("glm4v", "t<II>t[<II>t<II>]ttttttt", [[2, 2, 4]]),
     ],
 )
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@each_usual_prompt
 def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention, monkeypatch):
     """Of any family, as a row or as a padded batch, from ids and from types, beside another row."""
     monkeypatch.setattr("vecrope.rope_index.build_plan", None)
@@ -146,6 +152,26 @@ def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention
         assert_same(rope_index(prompt), prompt.expected())
         types = prompt.mm_token_type_ids
         assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@each_usual_prompt
+def test_nothing_depends_on_the_default_device(model_type, row, videos, convention):
+    # What is kept of a spec is made at its first use.
+    fields = {"image_token_id": next(UNSEEN)}
+    grids = {"image_grid_thw": [[1, 2, 4]], "video_grid_thw": videos}
+    single = build(model_type, convention, [row], fields=fields, **grids)
+    double = build(model_type, convention, [row, "t" * len(row)], fields=fields, **grids)
+    for prompt in (single, double):
+        seconds = (
+            [1.0] * len(prompt.video_grid_thw) if prompt.spec.video_time == "seconds" else None
+        )
+        expected = replace(prompt, second_per_grid_ts=seconds).expected()
+        for form in FORMS.values():
+            with torch.device("meta"):
+                answer = rope_index(prompt, second_per_grid_ts=seconds, **form)
+            assert {tensor.device.type for tensor in answer} == {"cpu"}
+            assert_same(answer, expected)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)

@@ -308,6 +308,25 @@ def test_by_hand(num_tokens, arguments, expected, deltas):
     assert rope_deltas.tolist() == plan.rope_deltas.tolist() == deltas
 
 
+@pytest.mark.parametrize("num_tokens", [8, 80])
+@each_spec
+def test_nothing_depends_on_the_default_device(spec, num_tokens):
+    merge, frames = spec.spatial_merge_size, spec.temporal_merge_size
+    arguments = runs((1, 2, IMAGE), (4, 2, VIDEO))
+    arguments["image_grid_thw"] = integers([[1, merge, 2 * merge]])
+    arguments["video_grid_thw"] = integers([[frames, 2 * merge, merge]])
+    if spec.video_time == "seconds":
+        arguments["second_per_grid_ts"] = [1.5]
+    want = get_rope_index_from_placeholders(num_tokens, spec, **arguments)
+    with torch.device("meta"):
+        answer = get_rope_index_from_placeholders(num_tokens, spec, **arguments)
+        plan = plan_from_placeholders(num_tokens, spec, **arguments)
+        planned = plan.position_ids(), plan.rope_deltas
+    for got in (answer, planned):
+        assert {tensor.device.type for tensor in got} == {"cpu"}
+        assert_same(got, want)
+
+
 # Refused
 
 

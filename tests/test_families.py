@@ -154,6 +154,34 @@ def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention
         assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
 
 
+@pytest.mark.parametrize(
+    ("image", "video"),
+    [
+        *((5, 6), (6, 5), (5, 7), (7, 5), (0, 1), (1, 0), (255, 256), (256, 255), (257, 256)),
+        *((511, 513), (5, None), (256, None)),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_ids_next_to_those_of_placeholders_are_text(rows, image, video, monkeypatch):
+    monkeypatch.setattr("vecrope.rope_index.build_plan", None)
+    monkeypatch.setattr("vecrope.rope_index.short_by_ids_rope_index", lambda *_: None)
+    spec = spec_of("qwen3_vl", "transformers")
+    spec = replace(spec, image_token_id=image, video_token_id=video)
+    ids = {image, video} - {None}
+    near = {token_id + by for token_id in ids for by in (-256, -3, -2, -1, 1, 2, 3, 256)} - ids
+    near = torch.tensor(sorted(token_id for token_id in near if token_id >= 0))
+    row = "t" * len(near) + "IIt" + ("t" if video is None else "V") * 2 + "t" * len(near)
+    prompt = Prompt.from_symbols(
+        spec,
+        [row] * rows,
+        image_grid_thw=[[1, 4, 2]] * rows,
+        video_grid_thw=None if video is None else [[1, 2, 4]] * rows,
+    )
+    prompt.input_ids[:, : len(near)] = near
+    prompt.input_ids[:, -len(near) :] = near.flip(0)
+    assert_same(rope_index(prompt), prompt.expected())
+
+
 @pytest.mark.parametrize("convention", EVERYWHERE)
 @each_usual_prompt
 def test_nothing_depends_on_the_default_device(model_type, row, videos, convention):

@@ -154,6 +154,14 @@ def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention
         assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
 
 
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_blocks_of_one_patch_take_no_segment_table(convention, monkeypatch):
+    monkeypatch.setattr("vecrope.rope_index.build_plan", None)
+    fields, rows = {"spatial_merge_size": 1}, ["t<V>t<V>t", "tttttttt<"]
+    prompt = build("qwen2_vl", convention, rows, fields=fields, video_grid_thw=[[1, 1, 1]] * 2)
+    assert_same(rope_index(prompt), prompt.expected())
+
+
 @pytest.mark.parametrize(
     ("image", "video"),
     [

@@ -146,6 +146,14 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             r"image_grid_thw row 0 must have one frame, as vllm asks of .*, got \(2, 2, 2\)",
             image_grid_thw=[[2, 2, 2]],
         ),
+        *refused(
+            "an image of two frames beside a block",
+            pairs(QWEN2, "vllm"),
+            "t<II>t<V>t",
+            r"image_grid_thw row 0 must have one frame, as vllm asks of .*, got \(2, 2, 2\)",
+            image_grid_thw=[[2, 2, 2]],
+            video_grid_thw=[[1, 2, 2]],
+        ),
         # vLLM spreads five tokens over two frames and skips the empty one
         *refused(
             "pruned frames",
@@ -221,6 +229,15 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
                 second_per_grid_ts=seconds,
             )
         ),
+        *refused(
+            "seconds up to the limit of the deeper video",
+            pairs("qwen2_5_vl", *EVERYWHERE),
+            "t<V>t<VVVV>t",
+            LIMIT,
+            fields={"tokens_per_second": 2},
+            video_grid_thw=[[1, 2, 2], [4, 2, 2]],
+            second_per_grid_ts=[0.0, 2.0**27],
+        ),
         *(
             case
             for name, seconds in {
@@ -280,6 +297,7 @@ NOT_POSITIVE, ODD, TOO_MANY = (
         pytest.param((2**61 + 1, 8, 4), 8, TOO_MANY, id="a depth without end"),
         pytest.param((1, 2**62 + 2, 16), 8, TOO_MANY, id="a height without end"),
         pytest.param((1, 16, 2**62 + 2), 8, TOO_MANY, id="a width without end"),
+        pytest.param((1, 2 - 2**62, 16), 8, NOT_POSITIVE, id="a negative height without end"),
     ],
 )
 def test_a_faulty_grid_of_a_block_is_refused_though_the_tokens_would_fit_it(

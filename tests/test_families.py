@@ -19,6 +19,7 @@ from support import (
 )
 
 from vecrope import MRopeSpec, get_rope_index
+from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.testing import Prompt, assert_matches
 
 FORMS = {"exact": {}, "static": {"max_segments": 500}}
@@ -152,6 +153,28 @@ def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention
         assert_same(rope_index(prompt), prompt.expected())
         types = prompt.mm_token_type_ids
         assert_same(rope_index(prompt, mm_token_type_ids=types), prompt.expected())
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl"])
+def test_images_in_one_row_and_a_video_in_the_next(model_type, convention):
+    grids = {"image_grid_thw": [[1, 2, 4]], "video_grid_thw": [[1, 2, 4]]}
+    prompt = build(model_type, convention, ["t<II>t", "t<VV>t"], **grids)
+    assert_same(rope_index(prompt), prompt.expected())
+
+
+@pytest.mark.parametrize(("limit", "takes_it"), [(10, True), (9, False)])
+def test_the_form_of_short_prompts_counts_tokens_and_placeholders(limit, takes_it, monkeypatch):
+    prompt = build(
+        *("qwen3_vl", "transformers", ["t<I>t<V>"]),
+        image_grid_thw=[[1, 2, 2]],
+        video_grid_thw=[[1, 2, 2]],
+    )
+    grids = prompt.image_grid_thw, prompt.video_grid_thw
+    monkeypatch.setattr("vecrope.short_by_ids._MAX_TOKENS", limit)
+    answer = short_by_ids_rope_index(prompt.input_ids, prompt.spec, *grids, None)
+    assert (answer is not None) == takes_it
+    assert_same(rope_index(prompt), prompt.expected())
 
 
 @pytest.mark.parametrize("convention", EVERYWHERE)

@@ -8,7 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import EVERYWHERE, build, each_core, each_rule, spec_of, transformers_rope_index
+from oracles import (
+    EVERYWHERE,
+    build,
+    each_core,
+    each_rule,
+    pairs,
+    spec_of,
+    transformers_rope_index,
+)
 from support import (
     FITTING,
     assert_same,
@@ -160,6 +168,57 @@ def test_usual_prompts_take_no_segment_table(model_type, row, videos, convention
 def test_images_in_one_row_and_a_video_in_the_next(model_type, convention):
     grids = {"image_grid_thw": [[1, 2, 4]], "video_grid_thw": [[1, 2, 4]]}
     prompt = build(model_type, convention, ["t<II>t", "t<VV>t"], **grids)
+    assert_same(rope_index(prompt), prompt.expected())
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe"])
+def test_images_of_as_many_tokens_keep_their_sides(model_type, convention):
+    for grids in ([[1, 2, 4], [1, 4, 2]], [[1, 4, 2], [1, 2, 4]]):
+        prompt = build(model_type, convention, ["t<II>t<II>tt"], image_grid_thw=grids)
+        assert_same(rope_index(prompt), prompt.expected())
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_video_reaches_beyond_the_end_from_behind_images(rows, model_type, convention):
+    for row in ("t<IIII>t<IIII>t[<VVVVVVVV>]", "[<VVVVVVVV>]t<IIII>t"):
+        prompt = build(
+            *(model_type, convention, [row, "t" * len(row)][:rows]),
+            image_grid_thw=[[1, 4, 4]] * (row.count("I") // 4),
+            video_grid_thw=[[8 * spec_of(model_type, convention).temporal_merge_size, 2, 2]],
+        )
+        assert_same(rope_index(prompt), prompt.expected())
+
+
+@pytest.mark.parametrize(
+    ("family", "row", "images", "videos"),
+    [
+        *(
+            (family, row, images, videos)
+            for family in pairs(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), *EVERYWHERE)
+            for row, images, videos in (
+                ("t<II>t<II>t", [[1, 2, 4]] * 2, None),
+                ("t<VV>t", None, [[1, 2, 4]]),
+                ("t<II>t<VVVV>t", [[1, 2, 4]], [[1, 4, 4]]),
+            )
+        ),
+        *(
+            (family, "t<VVVVVVVV>t", None, [[4, 2, 4]])
+            for family in pairs(("qwen2_vl", "qwen2_5_vl"), *EVERYWHERE)
+        ),
+        *(
+            (family, "t<VV>t<VV>t<VV>t", None, [[3, 2, 4]])
+            for family in pairs("qwen3_vl", *EVERYWHERE)
+        ),
+        (("ernie4_5_vl_moe", "transformers"), "t<II>t[VVVV]t", [[1, 2, 4]], [[4, 2, 4]]),
+    ],
+)
+def test_the_form_of_short_prompts_takes_the_usual_ones(family, row, images, videos, monkeypatch):
+    monkeypatch.setattr("vecrope.rope_index.regular_rope_index", None)
+    monkeypatch.setattr("vecrope.rope_index.build_plan", None)
+    prompt = build(*family, [row], image_grid_thw=images, video_grid_thw=videos)
     assert_same(rope_index(prompt), prompt.expected())
 
 

@@ -154,6 +154,42 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             image_grid_thw=[[2, 2, 2]],
             video_grid_thw=[[1, 2, 2]],
         ),
+        *refused(
+            "a token of the other kind in place of the last",
+            pairs((*QWEN2, *FRAMES_BY_STAMPS), *EVERYWHERE),
+            "t<IVt<Vt",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs 2 tokens, got 1|beyond the last grid",
+            image_grid_thw=[[1, 2, 4]],
+            video_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "an image in two runs",
+            CORE,
+            "t<I>t<I>t",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs 2 tokens, got 1",
+            image_grid_thw=[[1, 2, 4]],
+        ),
+        *refused(
+            "images of as many tokens in all",
+            CORE,
+            "t<II>t<II>t",
+            r"row 0, image . holds|row 0, image .: its grid .* needs . token|beyond the last grid",
+            image_grid_thw=[[1, 2, 2], [1, 2, 6]],
+        ),
+        *refused(
+            "an image of no height and no token",
+            CORE,
+            "ttt",
+            "image_grid_thw row 0 must be positive",
+            image_grid_thw=[[1, 0, 2]],
+        ),
+        *refused(
+            "fewer frames than are merged, and no token",
+            pairs("ernie4_5_vl_moe", *EVERYWHERE),
+            "ttt",
+            r"video_grid_thw row 0 must have at least temporal_merge_size 2 frames, got \(1",
+            video_grid_thw=[[1, 2, 2]],
+        ),
         # vLLM spreads five tokens over two frames and skips the empty one
         *refused(
             "pruned frames",

@@ -179,6 +179,14 @@ def test_images_of_as_many_tokens_keep_their_sides(model_type, convention):
         assert_same(rope_index(prompt), prompt.expected())
 
 
+@pytest.mark.parametrize("convention", ["transformers", "vllm"])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen3_vl"])
+def test_images_and_frames_may_touch(model_type, convention):
+    grids = {"image_grid_thw": [[1, 2, 4]] * 2, "video_grid_thw": [[1, 2, 4]]}
+    prompt = build(model_type, convention, ["tIIIIVVt"], **grids)
+    assert_same(rope_index(prompt), prompt.expected())
+
+
 @pytest.mark.parametrize("convention", EVERYWHERE)
 @pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"])
 @pytest.mark.parametrize("rows", [1, 2])

@@ -118,6 +118,20 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             image_grid_thw=[[1, 2, 2]],
         ),
         *refused(
+            "a placeholder that begins a prompt that a marker ends",
+            ADJACENT,
+            "It<",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "the first of two placeholders begins a prompt that a marker ends",
+            ADJACENT,
+            "It<It<",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]] * 2,
+        ),
+        *refused(
             "two images behind one marker",
             ADJACENT,
             "t<III",
@@ -264,6 +278,28 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
                 video_grid_thw=[[1, 2, 2]] * 2,
                 second_per_grid_ts=seconds,
             )
+        ),
+        *(
+            case
+            for value in (-0.25, -0.5, float("nan"), float("inf"))
+            for case in refused(
+                f"{value} seconds of the only video",
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                "t<V>t",
+                f"second_per_grid_ts must be finite and not negative, got {value} for video 0",
+                fields={"tokens_per_second": 2},
+                video_grid_thw=[[1, 2, 2]],
+                second_per_grid_ts=[value],
+            )
+        ),
+        *refused(
+            "seconds up to the limit of the only video",
+            pairs("qwen2_5_vl", *EVERYWHERE),
+            "t<VVVV>t",
+            LIMIT,
+            fields={"tokens_per_second": 2},
+            video_grid_thw=[[4, 2, 2]],
+            second_per_grid_ts=[2.0**27],
         ),
         *refused(
             "seconds up to the limit of the deeper video",

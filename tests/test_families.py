@@ -228,6 +228,9 @@ def test_the_form_of_short_prompts_takes_the_usual_ones(family, row, images, vid
     monkeypatch.setattr("vecrope.rope_index.build_plan", None)
     prompt = build(*family, [row], image_grid_thw=images, video_grid_thw=videos)
     assert_same(rope_index(prompt), prompt.expected())
+    with torch.device("meta"):
+        answer = rope_index(prompt)
+    assert_same(answer, prompt.expected())
 
 
 @pytest.mark.parametrize(("limit", "takes_it"), [(10, True), (9, False)])

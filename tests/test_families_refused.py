@@ -379,10 +379,32 @@ def test_a_faulty_grid_of_a_block_is_refused_though_the_tokens_would_fit_it(
         merge = spec_of(model_type, convention).temporal_merge_size
         video = [size[0] * merge, *size[1:]]
         row = f"t<{'V' * tokens}>t"
-        prompt = build(model_type, convention, [row, "t" * len(row)][:rows], video_grid_thw=[video])
-        for form in FORMS.values():
-            with pytest.raises(ValueError, match=message):
-                rope_index(prompt, **form)
+        for image in ("", "<I>"):
+            both = [image + row, "t" * len(image + row)]
+            images = [[1, 2, 2]] if image else None
+            grids = {"image_grid_thw": images, "video_grid_thw": [video]}
+            prompt = build(model_type, convention, both[:rows], **grids)
+            for form in FORMS.values():
+                with pytest.raises(ValueError, match=message):
+                    rope_index(prompt, **form)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_a_block_is_not_measured_in_bytes(convention, rows):
+    row = "t<VVVV>".ljust(32, "t")
+    prompt = build("qwen2_vl", convention, [row, "t" * 32][:rows], video_grid_thw=[[1, 52, 20]])
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=r"its grid \(1, 52, 20\) needs 260 tokens, got 4"):
+            rope_index(prompt, video_grid_thw=prompt.video_grid_thw.to(torch.uint8), **form)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_grid_for_a_family_that_sees_nothing_is_left_over(kind):
+    prompt = build("qwen3_asr", "sglang", ["ttt"], **{f"{kind}_grid_thw": [[1, 2, 2]]})
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=rf"{kind}_grid_thw row 0 \(1, 2, 2\) is left over"):
+            rope_index(prompt, **form)
 
 
 @pytest.mark.parametrize("convention", EVERYWHERE)

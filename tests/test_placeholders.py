@@ -490,6 +490,12 @@ REFUSED = {
         ValueError,
         "modalities must hold 1 or 2, got 257 at run 0",
     ),
+    "a block that bytes would measure wrongly": (
+        32,
+        runs((1, 4, VIDEO), video_grid_thw=integers([[1, 52, 20]], dtype=torch.uint8)),
+        ValueError,
+        "row 0, video 0: its grid (1, 52, 20) needs 260 tokens, got 4",
+    ),
     "an unknown modality among others": (
         12,
         runs((1, 4, IMAGE), (6, 4, 3), image_grid_thw=PICTURE),

@@ -20,6 +20,7 @@ def refused(name, families, rows, message, **arguments):
 
 
 OTHERS_OF_VLLM = ("paddleocr_vl", "cohere_compass", "openpangu_vl", "bailing_moe_v3_vl")
+LIMIT = r"second_per_grid_ts must keep all positions below 2\*\*30"
 VISION_START = "needs a vision_start_token_id"
 ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
 
@@ -117,6 +118,20 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             image_grid_thw=[[1, 2, 2]],
         ),
         *refused(
+            "a placeholder that begins a prompt that a marker ends",
+            ADJACENT,
+            "It<",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "the first of two placeholders begins a prompt that a marker ends",
+            ADJACENT,
+            "It<It<",
+            f"row 0, image 0.*{VISION_START}",
+            image_grid_thw=[[1, 2, 2]] * 2,
+        ),
+        *refused(
             "two images behind one marker",
             ADJACENT,
             "t<III",
@@ -144,6 +159,50 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             "t<II>",
             r"image_grid_thw row 0 must have one frame, as vllm asks of .*, got \(2, 2, 2\)",
             image_grid_thw=[[2, 2, 2]],
+        ),
+        *refused(
+            "an image of two frames beside a block",
+            pairs(QWEN2, "vllm"),
+            "t<II>t<V>t",
+            r"image_grid_thw row 0 must have one frame, as vllm asks of .*, got \(2, 2, 2\)",
+            image_grid_thw=[[2, 2, 2]],
+            video_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "a token of the other kind in place of the last",
+            pairs((*QWEN2, *FRAMES_BY_STAMPS), *EVERYWHERE),
+            "t<IVt<Vt",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs 2 tokens, got 1|beyond the last grid",
+            image_grid_thw=[[1, 2, 4]],
+            video_grid_thw=[[1, 2, 2]],
+        ),
+        *refused(
+            "an image in two runs",
+            CORE,
+            "t<I>t<I>t",
+            r"row 0, image 0: its grid \(1, 2, 4\) needs 2 tokens, got 1",
+            image_grid_thw=[[1, 2, 4]],
+        ),
+        *refused(
+            "images of as many tokens in all",
+            CORE,
+            "t<II>t<II>t",
+            r"row 0, image . holds|row 0, image .: its grid .* needs . token|beyond the last grid",
+            image_grid_thw=[[1, 2, 2], [1, 2, 6]],
+        ),
+        *refused(
+            "an image of no height and no token",
+            CORE,
+            "ttt",
+            "image_grid_thw row 0 must be positive",
+            image_grid_thw=[[1, 0, 2]],
+        ),
+        *refused(
+            "fewer frames than are merged, and no token",
+            pairs("ernie4_5_vl_moe", *EVERYWHERE),
+            "ttt",
+            r"video_grid_thw row 0 must have at least temporal_merge_size 2 frames, got \(1",
+            video_grid_thw=[[1, 2, 2]],
         ),
         # vLLM spreads five tokens over two frames and skips the empty one
         *refused(
@@ -203,13 +262,72 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
                 second_per_grid_ts=torch.tensor([1.0, value]),
             )
         ),
+        *(
+            case
+            for name, seconds in {
+                "a negative time": [-0.5, 1.0],
+                "a time that is no number": [float("nan"), 1.0],
+                "a time without end": [float("inf"), 1.0],
+                "no number behind a time": [1.0, float("nan")],
+            }.items()
+            for case in refused(
+                name,
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                "t<V>t<V>t",
+                "second_per_grid_ts must be finite and not negative, got .* for video",
+                video_grid_thw=[[1, 2, 2]] * 2,
+                second_per_grid_ts=seconds,
+            )
+        ),
+        *(
+            case
+            for value in (-0.25, -0.5, float("nan"), float("inf"))
+            for case in refused(
+                f"{value} seconds of the only video",
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                "t<V>t",
+                f"second_per_grid_ts must be finite and not negative, got {value} for video 0",
+                fields={"tokens_per_second": 2},
+                video_grid_thw=[[1, 2, 2]],
+                second_per_grid_ts=[value],
+            )
+        ),
         *refused(
-            "seconds without end",
+            "seconds up to the limit of the only video",
             pairs("qwen2_5_vl", *EVERYWHERE),
-            "t<V>",
-            "second_per_grid_ts must keep all positions below",
-            video_grid_thw=[[1, 2, 2]],
-            second_per_grid_ts=[1e18],
+            "t<VVVV>t",
+            LIMIT,
+            fields={"tokens_per_second": 2},
+            video_grid_thw=[[4, 2, 2]],
+            second_per_grid_ts=[2.0**27],
+        ),
+        *refused(
+            "seconds up to the limit of the deeper video",
+            pairs("qwen2_5_vl", *EVERYWHERE),
+            "t<V>t<VVVV>t",
+            LIMIT,
+            fields={"tokens_per_second": 2},
+            video_grid_thw=[[1, 2, 2], [4, 2, 2]],
+            second_per_grid_ts=[0.0, 2.0**27],
+        ),
+        *(
+            case
+            for name, seconds in {
+                "seconds without end": [1e18, 0.0],
+                "seconds up to the limit": [2.0**29, 0.0],
+                "seconds up to the limit together": [2.0**28, 2.0**28],
+            }.items()
+            for row, videos in {"t<V>t<V>t": 2, "t<V>t": 1}.items()
+            if sum(seconds[:videos]) >= 2**29
+            for case in refused(
+                f"{name} in {videos}",
+                pairs("qwen2_5_vl", *EVERYWHERE),
+                row,
+                LIMIT,
+                fields={"tokens_per_second": 2},
+                video_grid_thw=[[1, 2, 2]] * videos,
+                second_per_grid_ts=seconds[:videos],
+            )
         ),
         *refused(
             "no seconds and no default",
@@ -226,9 +344,76 @@ def test_refuses(family, rows, arguments, message):
     for form in FORMS.values():
         with pytest.raises(ValueError, match=message):
             rope_index(prompt, **form)
-    if message != "second_per_grid_ts must keep all positions below":
+    if message != LIMIT:
         with pytest.raises(Refusal):
             prompt.expected()
+
+
+NOT_POSITIVE, ODD, TOO_MANY = (
+    "_grid_thw row 0 must be positive",
+    "_grid_thw row 0 must have a height and width divisible",
+    r"_grid_thw must describe fewer than 2\*\*30 tokens",
+)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"])
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "tokens", "message"),
+    [
+        pytest.param((1, 3, 2), 1, ODD, id="an odd height"),
+        pytest.param((1, 2, 3), 1, ODD, id="an odd width"),
+        pytest.param((1, -2, -2), 1, NOT_POSITIVE, id="negative sides"),
+        pytest.param((-1, -2, 2), 1, NOT_POSITIVE, id="a negative depth and a negative height"),
+        # As products of 64 bits, which wrap, these are what the prompt holds.
+        pytest.param((2**61 + 1, 8, 4), 8, TOO_MANY, id="a depth without end"),
+        pytest.param((1, 2**62 + 2, 16), 8, TOO_MANY, id="a height without end"),
+        pytest.param((1, 16, 2**62 + 2), 8, TOO_MANY, id="a width without end"),
+        pytest.param((1, 2 - 2**62, 16), 8, NOT_POSITIVE, id="a negative height without end"),
+    ],
+)
+def test_a_faulty_grid_of_a_block_is_refused_though_the_tokens_would_fit_it(
+    size, tokens, message, rows, model_type
+):
+    for convention in EVERYWHERE:
+        merge = spec_of(model_type, convention).temporal_merge_size
+        video = [size[0] * merge, *size[1:]]
+        row = f"t<{'V' * tokens}>t"
+        for image in ("", "<I>"):
+            both = [image + row, "t" * len(image + row)]
+            images = [[1, 2, 2]] if image else None
+            grids = {"image_grid_thw": images, "video_grid_thw": [video]}
+            prompt = build(model_type, convention, both[:rows], **grids)
+            for form in FORMS.values():
+                with pytest.raises(ValueError, match=message):
+                    rope_index(prompt, **form)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_a_block_is_not_measured_in_bytes(convention, rows):
+    row = "t<VVVV>".ljust(32, "t")
+    prompt = build("qwen2_vl", convention, [row, "t" * 32][:rows], video_grid_thw=[[1, 52, 20]])
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=r"its grid \(1, 52, 20\) needs 260 tokens, got 4"):
+            rope_index(prompt, video_grid_thw=prompt.video_grid_thw.to(torch.uint8), **form)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_grid_for_a_family_that_sees_nothing_is_left_over(kind):
+    prompt = build("qwen3_asr", "sglang", ["ttt"], **{f"{kind}_grid_thw": [[1, 2, 2]]})
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match=rf"{kind}_grid_thw row 0 \(1, 2, 2\) is left over"):
+            rope_index(prompt, **form)
+
+
+@pytest.mark.parametrize("convention", EVERYWHERE)
+def test_an_image_of_no_frame_beside_a_block_is_refused(convention):
+    grids = {"image_grid_thw": [[0, 2, 2]], "video_grid_thw": [[2, 2, 2]]}
+    prompt = build("ernie4_5_vl_moe", convention, ["t<I>[V]t"], **grids)
+    for form in FORMS.values():
+        with pytest.raises(ValueError, match="image_grid_thw row 0 must be positive"):
+            rope_index(prompt, **form)
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,37 @@ def test_by_hand(num_tokens, arguments, expected, deltas):
     assert rope_deltas.tolist() == plan.rope_deltas.tolist() == deltas
 
 
+@pytest.mark.parametrize("num_tokens", [8, 80])
+@pytest.mark.parametrize("video", [True, False])
+@each_spec
+def test_nothing_depends_on_the_default_device(spec, video, num_tokens):
+    merge, frames = spec.spatial_merge_size, spec.temporal_merge_size
+    arguments = runs((1, 2, IMAGE), (4, 2, VIDEO)) if video else runs((1, 2, IMAGE))
+    arguments["image_grid_thw"] = integers([[1, merge, 2 * merge]])
+    if video:
+        arguments["video_grid_thw"] = integers([[frames, 2 * merge, merge]])
+    if video and spec.video_time == "seconds":
+        arguments["second_per_grid_ts"] = [1.5]
+    want = get_rope_index_from_placeholders(num_tokens, spec, **arguments)
+    with torch.device("meta"):
+        answer = get_rope_index_from_placeholders(num_tokens, spec, **arguments)
+        plan = plan_from_placeholders(num_tokens, spec, **arguments)
+        planned = plan.position_ids(), plan.rope_deltas
+    for got in (answer, planned):
+        assert {tensor.device.type for tensor in got} == {"cpu"}
+        assert_same(got, want)
+
+
+def test_sides_are_counted_exactly():
+    """Also those that are no float of 32 bits, where no other grid says that they are integers."""
+    tokens = 2**24 + 1
+    arguments = runs((1, tokens, IMAGE), image_grid_thw=integers([[1, 2, 2 * tokens]]))
+    plan = plan_from_placeholders(tokens + 2, QWEN, **arguments)
+    assert plan.slice(tokens, tokens + 2).tolist() == [[[1, tokens + 1]]] * 2 + [
+        [[tokens, tokens + 1]]
+    ]
+
+
 # Refused
 
 
@@ -459,6 +490,31 @@ REFUSED = {
         GOOD | {"modalities": integers([257])},
         ValueError,
         "modalities must hold 1 or 2, got 257 at run 0",
+    ),
+    "a block that bytes would measure wrongly": (
+        32,
+        runs((1, 4, VIDEO), video_grid_thw=integers([[1, 52, 20]], dtype=torch.uint8)),
+        ValueError,
+        "row 0, video 0: its grid (1, 52, 20) needs 260 tokens, got 4",
+    ),
+    "an unknown modality among others": (
+        12,
+        runs((1, 4, IMAGE), (6, 4, 3), image_grid_thw=PICTURE),
+        ValueError,
+        "modalities must hold 1 or 2, got 3 at run 1",
+    ),
+    "a second row of one prompt": (
+        12,
+        runs((1, 4, IMAGE, 0), (6, 4, IMAGE, 1), image_grid_thw=PICTURE.repeat(2, 1)),
+        ValueError,
+        "rows must ascend from 0 to 0, got 1 at run 1",
+    ),
+    "frames that touch where they may not": (
+        12,
+        runs((1, 4, VIDEO), (5, 4, VIDEO), video_grid_thw=integers([[2, 4, 4]]))
+        | {"spec": spec_of("glm4v", "vllm")},
+        ValueError,
+        "row 0, video 0: its grid (2, 4, 4) needs something between its frames",
     ),
     "a run before its prompt": (
         8,
@@ -682,6 +738,14 @@ def test_unchecked_no_value_is_read(spec):
     assert (positions.shape, planned.shape, deltas.shape) == ((3, 11), (3, 11), (2, 1))
     assert chunk.shape == (3, 2, 10)
     assert {tensor.device.type for tensor in (positions, deltas, planned, chunk)} == {"meta"}
+
+
+def test_unchecked_no_value_is_read_of_one_prompt():
+    arguments = fake_arguments("meta") | {"rows": None}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        positions, deltas, planned, _ = answer_of(11, QWEN, arguments)
+    assert (positions.shape, planned.shape, deltas.shape) == ((3, 11), (3, 11), (1, 1))
+    assert {tensor.device.type for tensor in (positions, deltas, planned)} == {"meta"}
 
 
 @each_function

@@ -599,6 +599,20 @@ def test_lists_are_checked_on_the_host_and_copied(device):
             plan.step([3, 0], [4, 2])
 
 
+def test_nothing_depends_on_the_default_device():
+    plan = example()
+
+    def answers():
+        joined = concatenate_plans([plan, plan])
+        return plan.step([3, 0], [4, 2]), plan.slice(1, 9), plan.decode(2), joined.position_ids()
+
+    want = answers()
+    with torch.device("meta"):
+        got = answers()
+    assert {tensor.device.type for tensor in got} == {"cpu"}
+    assert_same(got, want)
+
+
 # Refused
 
 

@@ -340,6 +340,39 @@ def test_a_frame_between_two_ends_is_refused(spec, form):
         rope_index(prompt, form)
 
 
+@each_form
+@each_convention
+def test_an_image_right_before_a_video_is_none_of_its_frames(spec, form):
+    prompt = Prompt.from_symbols(spec, ["I[t]t"], video_grid_thw=[[1, 2, 2]])
+    with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+        rope_index(prompt, form)
+
+
+@each_form
+@each_convention
+def test_an_id_beyond_the_markers_is_none(spec, form):
+    fields = {"image_token_id": 10, "video_start_token_id": 12, "video_end_token_id": 11}
+    prompt = Prompt.from_symbols(replace(spec, **fields), ["tIt]"], video_grid_thw=[[1, 2, 2]])
+    prompt.input_ids[0, 0] = 13
+    with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
+        rope_index(prompt, form)
+
+
+@each_convention
+@pytest.mark.parametrize("row", ["tIt", "tItIt]", "t[It]It"])
+def test_the_path_of_few_placeholders_finds_them_by_bytes(spec, row, monkeypatch):
+    monkeypatch.setattr("vecrope.short._BYTES_FROM", 0)
+    images = row.count("I") - row.count("[")
+    prompt = Prompt.from_symbols(
+        spec,
+        [row],
+        image_grid_thw=[[1, 2, 2]] * images,
+        video_grid_thw=[[1, 2, 2]] * row.count("["),
+    )
+    assert _path_taken(prompt) == "short"
+    assert_same(rope_index(prompt), prompt.expected())
+
+
 @each_convention
 def test_the_path_of_few_placeholders_ends_where_it_says(spec, monkeypatch):
     monkeypatch.setattr("vecrope.short._FEW", 8)

@@ -58,7 +58,7 @@ def blocks_of(
         return None
     if max(depths) > num_tokens * temporal_merge or max(sides) > num_tokens * merge:
         return None
-    if max(depths[:num_images], default=1) > 1 or min(depths[num_images:]) < temporal_merge:
+    if any(depth > 1 for depth in depths[:num_images]):
         return None
     grids = grids.to(torch.int64)
     depth, sizes = grids[:, :1], grids[:, 1:] // merge

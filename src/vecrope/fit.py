@@ -97,7 +97,7 @@ def check_seconds(
                 f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
             )
         return
-    values = torch.as_tensor(seconds, dtype=torch.float64).to(video_grid_thw.device)
+    values = torch.as_tensor(seconds, dtype=torch.float64, device=video_grid_thw.device)
     assert spec.tokens_per_second is not None
     offsets = values * (spec.tokens_per_second * video_grid_thw[:, 0])
     unsound = ~(values.isfinite() & (values >= 0))

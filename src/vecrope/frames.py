@@ -37,7 +37,7 @@ class FrameRuns(NamedTuple):
     starts: Tensor  # (F, 1) int64 token indices
     ends: Tensor  # (F, 1) first token behind
     is_video: Tensor | None  # (F, 1) bool; None: none is a video's
-    text: Tensor  # (B, T) bool: everything but placeholders
+    text: Tensor  # (B, T) bool, or bytes of 0 and 1: everything but placeholders
     table: RunTable
 
 
@@ -87,7 +87,7 @@ def find_frame_runs(
         text = codes.bitwise_xor_(rule.image).bool()
     else:
         visual = values >= rule.image
-        text = codes.bitwise_and_(rule.image).bool().logical_not_()
+        text = codes.bitwise_and_(rule.image).logical_not_()
     if not bool(text[:, -1].all()):
         return None
     at = visual.nonzero()

@@ -131,7 +131,7 @@ def video_pace(
         default = spec.default_seconds or 0.0
         seconds = torch.full((num_videos,), default, dtype=torch.float64, device=device)
     elif not isinstance(seconds, Tensor):
-        seconds = torch.tensor(seconds, dtype=torch.float64)
+        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
     seconds = seconds.to(device)
     if not seconds.is_floating_point():
         seconds = seconds.double()

@@ -201,7 +201,7 @@ def _frames_of_one_prompt(
         fits = torch.equal(starts + size.area, ends)
     if not fits:
         return None
-    positions = torch.empty((3, num_tokens), dtype=dtype)
+    positions = offsets.new_empty((3, num_tokens), dtype=dtype)
     num_placeholders = sum(counts)
     positions[2].fill_(1)
     if 8 * num_placeholders < num_tokens:
@@ -209,7 +209,7 @@ def _frames_of_one_prompt(
         fill_runs(positions[:2], offsets, lengths, num_placeholders, 0)
     else:
         edges = pad(torch.stack((offsets, offsets + lengths), 1).view(-1), (1, 0))
-        steps = torch.ones(2 * num_runs + 1, dtype=dtype)
+        steps = offsets.new_ones(2 * num_runs + 1, dtype=dtype)
         steps[1::2] = 0
         runs = pad(edges, (0, 1), value=num_tokens).diff()
         positions[:2].copy_(steps.repeat_interleave(runs, output_size=num_tokens))

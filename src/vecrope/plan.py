@@ -356,7 +356,8 @@ class RopeIndexPlan:
     def _per_row(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
         if not isinstance(numbers, Tensor):
             # Without a number there is none that says its type.
-            numbers = torch.tensor(numbers, dtype=None if len(numbers) else torch.int64)
+            dtype = None if len(numbers) else torch.int64
+            numbers = torch.tensor(numbers, dtype=dtype, device="cpu")
         _check_integers(name, numbers)
         if numbers.shape != (self.num_rows,):
             raise ValueError(

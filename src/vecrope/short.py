@@ -151,7 +151,7 @@ def _find_by_bytes(
         return None
     run_ends = [*accumulate(counts)]
     markers = []
-    if start in kinds or end in kinds:
+    if start in kinds:
         if (kinds.count(start), kinds.count(end)) != (1, 1):
             return None
         runs = kinds.index(start), kinds.index(end)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
-from math import isfinite
 from typing import NamedTuple
 
 import torch
@@ -137,14 +136,15 @@ def _kinds(
             if not _seconds_are_sound(spec, frames, seconds):
                 return None
             frames //= spec.temporal_merge_size
+            # The offsets of more would take memory that no prompt asks for.
+            if not 0 < frames <= _MAX_TOKENS:
+                return None
             if spec.separate_frames:
                 number, frames = frames, 1
         if frames > 1:
             offsets = _offsets(spec, frames, seconds)
             if spec.span_rule == "thw":
                 span = max(span, int(offsets[-1]) + 1)
-        if not frames or not number:
-            return None
         kinds.append(_Blocks(number, frames, height, width, span, offsets))
     return kinds
 
@@ -158,8 +158,8 @@ def _seconds_are_sound(
     if seconds is None:
         return spec.default_seconds is not None
     assert spec.tokens_per_second is not None
-    value = float(seconds[0])
-    return isfinite(value) and 0 <= value * spec.tokens_per_second * frames < 2**30
+    # What is no number is not in between either.
+    return 0 <= float(seconds[0]) * spec.tokens_per_second * frames < 2**30
 
 
 def _offsets(spec: MRopeSpec, frames: int, seconds: Tensor | Sequence[float] | None) -> Tensor:
@@ -200,7 +200,7 @@ def _steps(blocks: _Blocks, input_ids: Tensor) -> Tensor:
         steps += [1, *[1 - width] * later, span - width + 1]
         return input_ids.new_tensor(steps).view(3, 1, height + 1)
     lines = input_ids.new_zeros((3, depth, height))
-    lines[0, 1:, 0] = offsets.diff().to(lines.dtype)
+    lines[0, 1:, 0] = offsets.diff()
     lines[1].fill_(1)
     lines[1, 1:, 0].fill_(-later)
     lines[2].fill_(1 - width)

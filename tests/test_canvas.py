@@ -137,6 +137,7 @@ def test_lines_of_different_lengths_are_taken_for_one():
     prompt = CanvasPrompt.from_symbols(spec, ["(I)<I><I>n<I>t"], target_sizes=[[4, 4]] * 4)
     position_ids, _ = rope_index(prompt)
     assert position_ids[2, 0].tolist() == [0, 0, 3, 0, 0, 0, 1, 1, 1, 3, 2, 2, 2, 4]
+    assert torch.equal(position_ids, prompt.expected()[0])
 
 
 def test_masked_tokens_are_at_0_and_count_as_that_in_deltas():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omni_support import spec_of as omni_spec_of
 from own_support import SPECS as OWN_SPECS
-from support import assert_same, spec_of
+from support import assert_no_answer, assert_same, spec_of
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.lines import lines_of, positions_on
@@ -162,6 +162,15 @@ def test_sequences_in_rows():
     assert torch.equal(position_ids[:, 1, :7], alone[2][0][:, 0])
     assert not position_ids[:, 1, 7:].any()
     assert torch.equal(rope_deltas, torch.cat([one[1] for one in alone]))
+
+
+def test_too_few_sequences_give_no_answer():
+    ids, numbers = torch.zeros((1, 4), dtype=torch.int64), torch.tensor([[1, 1, 2, 2]])
+    options = {"sequence_ids": numbers, "max_sequences": 1, "validate": False}
+    assert_no_answer(get_rope_index(ids, OWN_SPECS["isaac"], **options))
+    plan = plan_rope_index(ids, OWN_SPECS["isaac"], **options)
+    assert int(plan.decode().max()) < 0
+    assert not plan.slopes.any()
 
 
 def test_refused():

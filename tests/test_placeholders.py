@@ -352,7 +352,7 @@ REFUSED = {
         8,
         GOOD | {"spec": spec_of("glm_image", "sglang")},
         ValueError,
-        "glm_image has no plan: its positions do not follow from a segment table",
+        "glm_image has no plan from placeholders: it is numbered by a rule of its own",
     ),
     "a dtype of positions": (
         8,

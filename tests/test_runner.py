@@ -1,4 +1,5 @@
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -137,6 +138,12 @@ def test_families_that_are_numbered_by_more(model_type, names):
 def test_families_that_the_kernels_do_not_know():
     with pytest.raises(ValueError, match=r"knows the families whose frames .* got 'qwen3_vl'"):
         make("cuda", spec_of("qwen3_vl", "transformers"))
+
+
+def test_the_runner_is_on_the_device_of_its_memory(monkeypatch):
+    ids = torch.empty(0, device="meta")
+    monkeypatch.setattr("vecrope.runner._Memory", lambda *_: SimpleNamespace(input_ids=ids))
+    assert make("cuda").device == torch.device("meta")
 
 
 def test_another_device_is_refused():

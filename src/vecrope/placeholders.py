@@ -260,7 +260,7 @@ def _check_runs(
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
     if spec.own_rule is not None:
         raise ValueError(
-            f"{spec.model_type} has no plan: its positions do not follow from a segment table"
+            f"{spec.model_type} has no plan from placeholders: it is numbered by a rule of its own"
         )
     if dtype not in (torch.int64, torch.int32):
         raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")

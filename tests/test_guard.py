@@ -44,6 +44,7 @@ FAMILY_CEILINGS = [
     (vecrope_provider, "qwen3_vl", 16384, 68, 5),
     (vecrope_provider, "ernie4_5_vl_moe", 1024, 95, 3),
     (vecrope_provider, "ernie4_5_vl_moe", 16384, 95, 3),
+    (vecrope_placeholders_provider, "seed", 512, 4, 2),
     (vecrope_placeholders_provider, "seed", 131072, 41, 1),
     (vecrope_placeholders_provider, "video", 131072, 46, 3),
     (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 111, 3),

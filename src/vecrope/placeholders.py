@@ -180,8 +180,11 @@ def _frames_of_one_prompt(
     """Return the answer where every run is a frame or a block, none the prompt's last, or None."""
     num_runs = offsets.shape[0]
     frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw, seconds)
-    if frames is None or num_runs != frames.num_images + frames.num_video_frames or not num_runs:
+    if frames is None or num_runs != frames.num_images + frames.num_video_frames:
         return None
+    if not num_runs:
+        text = torch.arange(num_tokens, dtype=dtype, device=offsets.device)
+        return text.expand(3, -1).contiguous(), offsets.new_zeros((1, 1), dtype=torch.int64)
     offsets, lengths = offsets.long(), lengths.long()
     # Numbers on a CPU are read faster than a tensor operator is dispatched.
     first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()

@@ -146,7 +146,7 @@ def _codes_of_ids(spec: MRopeSpec) -> _Codes:
     ids = spec.markers
     # Any other id is clamped to the one below or above these.
     zero, high = min(ids) - 2, max(ids) + 1
-    offset, dtype = zero, torch.int64
+    offset, dtype = zero, torch.int32
     if high - zero < 256:
         # The cast keeps the last eight bits. From a multiple of 256 on they count from 0.
         block = zero - zero % 256

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_models import FIRST_TEXT_ID, LAYOUTS, inputs_of, tiny_model
-from tiny_own_models import MODELS, own_inputs_of, tiny_own_model
+from tiny_own_models import MODELS, WITH_SOUND, own_inputs_of, tiny_own_model
 
 from vecrope.families import FAMILIES
 from vecrope.integrations.transformers import patched
@@ -11,7 +11,8 @@ from vecrope.integrations.transformers import patched
 EACH = pytest.mark.parametrize(
     ("model_type", "layout"),
     [(model_type, layout) for model_type, layouts in LAYOUTS.items() for layout in layouts]
-    + [(model_type, "own rule") for model_type in MODELS],
+    + [(model_type, "own rule") for model_type in MODELS]
+    + [(model_type, "with sound") for model_type in WITH_SOUND],
 )
 
 
@@ -26,7 +27,7 @@ def _quiet():
 
 def model_and_inputs(model_type, layout):
     if model_type in MODELS:
-        return tiny_own_model(model_type), own_inputs_of(model_type)
+        return tiny_own_model(model_type), own_inputs_of(model_type, layout)
     return tiny_model(model_type), inputs_of(model_type, layout)
 
 

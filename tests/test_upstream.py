@@ -414,15 +414,12 @@ def test_prompts_are_answered_as_by_vllm(model_type):
 
 @needs_vllm
 def test_vllm_numbers_frames_of_glm_without_anything_between_them_as_one_block():
-    """There vecrope numbers each frame, as it does under the other conventions."""
+    """There vecrope refuses, under vLLM's convention; under the others it numbers each frame."""
     prompt = Prompt.from_symbols(spec_of("glm4v", "vllm"), ["[IIII]"], video_grid_thw=[[2, 2, 4]])
     assert vllm_rope_index(prompt)[0][:, 0].tolist() == [
         [0, 1, 1, 2, 2, 3],
         [0, 1, 1, 1, 1, 3],
         [0, 1, 2, 1, 2, 3],
     ]
-    assert rope_index(prompt)[0][:, 0].tolist() == [
-        [0, 1, 1, 3, 3, 5],
-        [0, 1, 1, 3, 3, 5],
-        [0, 1, 2, 3, 4, 5],
-    ]
+    with pytest.raises(ValueError, match="vllm would number the video as a block"):
+        rope_index(prompt)

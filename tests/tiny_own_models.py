@@ -15,14 +15,16 @@ def tiny_own_model(model_type):
     return MODELS[model_type]().eval()
 
 
-def own_inputs_of(model_type):
-    return INPUTS[model_type]()
+def own_inputs_of(model_type, kind="own rule"):
+    return (INPUTS if kind == "own rule" else WITH_SOUND)[model_type]()
 
 
-def _batch(*rows):
-    """Return ids and a mask: rows padded on the left with 0."""
+def _batch(*rows, right=False):
+    """Return ids and a mask: rows padded with 0, on the left if not on the right."""
     width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    gaps = [[0] * (width - len(row)) for row in rows]
+    pairs = zip(rows, gaps, strict=True) if right else zip(gaps, rows, strict=True)
+    ids = torch.tensor([left + after for left, after in pairs])
     return {"input_ids": ids, "attention_mask": (ids != 0).long()}
 
 
@@ -200,6 +202,27 @@ def _thinker_inputs(audio_tokens):
     }
 
 
+def _inputs_with_sound(audio_tokens, pieces):
+    """Audio alone and a clip with its sound, in pieces, in one row; two images in the other."""
+    start, end = IDS["vision_start_token_id"], IDS["vision_end_token_id"]
+    audio = [_AUDIO_START, *[_AUDIO] * audio_tokens, _AUDIO_END]
+    image = [start, IMAGE, IMAGE, end]
+    ids = {"V": IDS["video_token_id"], "A": _AUDIO}
+    clip = [start, _AUDIO_START, *(ids[piece] for piece in pieces), _AUDIO_END, end]
+    generator = torch.Generator().manual_seed(0)
+    return {
+        **_batch([20, *audio, 21, *clip, 22], [23, *image, 24, *image, 25], right=True),
+        "image_grid_thw": torch.tensor([[1, 2, 4]] * 2),
+        "pixel_values": seeded_patches(16, frames=2),
+        "video_grid_thw": torch.tensor([[2, 2, 4]]),
+        "pixel_values_videos": seeded_patches(16, frames=2),
+        "video_second_per_grid": torch.tensor([1.5]),
+        "input_features": torch.randn(2, 8, 100, generator=generator),
+        "feature_attention_mask": torch.ones(2, 100, dtype=torch.int64),
+        "use_audio_in_video": True,
+    }
+
+
 MODELS = {
     "hunyuan_vl": _hunyuan,
     "glm_image": _glm_image,
@@ -213,4 +236,9 @@ INPUTS = {
     "minicpmv4_7": _minicpm_inputs,
     "qwen2_5_omni_thinker": lambda: _thinker_inputs(25),
     "qwen3_omni_moe_thinker": lambda: _thinker_inputs(13),
+}
+# At two positions a second the frames are at 0 and 3: in one chunk of four, and merged by time.
+WITH_SOUND = {
+    "qwen2_5_omni_thinker": lambda: _inputs_with_sound(25, "V" * 4 + "A" * 25),
+    "qwen3_omni_moe_thinker": lambda: _inputs_with_sound(13, "VVAAAVV" + "A" * 10),
 }

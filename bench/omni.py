@@ -111,8 +111,8 @@ def load_vllm(wheel: Wheel) -> Callable[[Workload], Callable[[], Any]]:
     return prepare
 
 
-def _config() -> SimpleNamespace:
-    spec = MRopeSpec.for_model(MODEL_TYPE, convention="transformers")
+def configuration(spec: MRopeSpec) -> SimpleNamespace:
+    """Return what the functions read of a thinker's configuration."""
     rule = spec.own_rule
     assert isinstance(rule, OmniRule)
     return SimpleNamespace(
@@ -124,8 +124,14 @@ def _config() -> SimpleNamespace:
         position_id_per_seconds=spec.tokens_per_second,
         seconds_per_chunk=rule.seconds_per_chunk,
         audio_config=SimpleNamespace(n_window=rule.n_window),
-        vision_config=SimpleNamespace(spatial_merge_size=spec.spatial_merge_size),
+        vision_config=SimpleNamespace(
+            spatial_merge_size=spec.spatial_merge_size, tokens_per_second=spec.tokens_per_second
+        ),
     )
+
+
+def _config() -> SimpleNamespace:
+    return configuration(MRopeSpec.for_model(MODEL_TYPE, convention="transformers"))
 
 
 def _vllm_features(workload: Workload) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench.omni import configuration
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec, get_rope_index
 
@@ -101,24 +102,6 @@ def transformers_class(model_type):
             Qwen3OmniMoeThinkerForConditionalGeneration as Thinker,
         )
     return Thinker
-
-
-def configuration(spec):
-    """Return what the upstreams read of a thinker's configuration."""
-    rule = spec.own_rule
-    return SimpleNamespace(
-        image_token_id=spec.image_token_id,
-        video_token_id=spec.video_token_id,
-        audio_token_id=rule.audio_token_id,
-        vision_start_token_id=spec.vision_start_token_id,
-        audio_start_token_id=rule.audio_start_token_id,
-        position_id_per_seconds=spec.tokens_per_second,
-        seconds_per_chunk=rule.seconds_per_chunk,
-        audio_config=SimpleNamespace(n_window=rule.n_window),
-        vision_config=SimpleNamespace(
-            spatial_merge_size=spec.spatial_merge_size, tokens_per_second=spec.tokens_per_second
-        ),
-    )
 
 
 def transformers_function(model_type, config):

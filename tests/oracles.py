@@ -142,6 +142,17 @@ def sglang_functions():
     )
 
 
+def ernie_configuration(spec):
+    """Return what SGLang reads of Ernie's original configuration."""
+    return SimpleNamespace(
+        im_patch_id=spec.image_token_id,
+        video_start_token_id=spec.video_start_token_id,
+        video_end_token_id=spec.video_end_token_id,
+        spatial_conv_size=spec.spatial_merge_size,
+        temporal_conv_size=spec.temporal_merge_size,
+    )
+
+
 def sglang_rope_index(prompt):
     """Answer as SGLang does; where it answers (3, 1, T) for any number of rows, for each row.
 
@@ -166,13 +177,7 @@ def sglang_rope_index(prompt):
             rope_deltas = rope_deltas - leaked
         return position_ids, rope_deltas
     if spec.model_type == "ernie4_5_vl_moe":
-        config = SimpleNamespace(
-            im_patch_id=spec.image_token_id,
-            video_start_token_id=spec.video_start_token_id,
-            video_end_token_id=spec.video_end_token_id,
-            spatial_conv_size=spec.spatial_merge_size,
-            temporal_conv_size=spec.temporal_merge_size,
-        )
+        config = ernie_configuration(spec)
         answer = sglang_functions()["get_rope_index_ernie45"](prompt.input_ids, config, **grids)
     else:
         answer = sglang_functions()["get_rope_index"](

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from oracles import families_of, spec_of
+from oracles import ernie_configuration, families_of, spec_of
 from own_support import SGLANG_WHEEL, needs_sglang
 from support import assert_same, grid_list, grid_tensor
 
@@ -53,13 +53,7 @@ def call(prompt, functions=ours, *, model_type=None, **changes):
     arguments = {**prompt.arguments(), **changes}
     grids = {name: arguments[name] for name in GRIDS}
     if spec.model_type == "ernie4_5_vl_moe":
-        config = SimpleNamespace(
-            im_patch_id=spec.image_token_id,
-            video_start_token_id=spec.video_start_token_id,
-            video_end_token_id=spec.video_end_token_id,
-            spatial_conv_size=spec.spatial_merge_size,
-            temporal_conv_size=spec.temporal_merge_size,
-        )
+        config = ernie_configuration(spec)
         return functions.get_rope_index_ernie45(arguments["input_ids"], config, **grids)
     omni = {}
     if spec.own_rule is not None:

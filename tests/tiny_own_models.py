@@ -184,21 +184,28 @@ def _qwen3_omni():
     return _thinker(Qwen3OmniMoeConfig, Qwen3OmniMoeThinkerForConditionalGeneration)
 
 
-def _thinker_inputs(audio_tokens):
-    start, end = IDS["vision_start_token_id"], IDS["vision_end_token_id"]
-    audio = [_AUDIO_START, *[_AUDIO] * audio_tokens, _AUDIO_END]
-    image = [start, IMAGE, IMAGE, end]
-    clip = [start, *[IDS["video_token_id"]] * 4, end]
+def _media(*, num_audios):
+    """Two images of two tokens, a clip of two frames of two, and audio of a second each."""
     generator = torch.Generator().manual_seed(0)
     return {
-        **_batch([20, *audio, 21, *image, 22], [23, *image, 24, *clip, 25]),
         "image_grid_thw": torch.tensor([[1, 2, 4]] * 2),
         "pixel_values": seeded_patches(16, frames=2),
         "video_grid_thw": torch.tensor([[2, 2, 4]]),
         "pixel_values_videos": seeded_patches(16, frames=2),
         "video_second_per_grid": torch.tensor([1.5]),
-        "input_features": torch.randn(1, 8, 100, generator=generator),
-        "feature_attention_mask": torch.ones(1, 100, dtype=torch.int64),
+        "input_features": torch.randn(num_audios, 8, 100, generator=generator),
+        "feature_attention_mask": torch.ones(num_audios, 100, dtype=torch.int64),
+    }
+
+
+def _thinker_inputs(audio_tokens):
+    start, end = IDS["vision_start_token_id"], IDS["vision_end_token_id"]
+    audio = [_AUDIO_START, *[_AUDIO] * audio_tokens, _AUDIO_END]
+    image = [start, IMAGE, IMAGE, end]
+    clip = [start, *[IDS["video_token_id"]] * 4, end]
+    return {
+        **_batch([20, *audio, 21, *image, 22], [23, *image, 24, *clip, 25]),
+        **_media(num_audios=1),
     }
 
 
@@ -209,16 +216,9 @@ def _inputs_with_sound(audio_tokens, pieces):
     image = [start, IMAGE, IMAGE, end]
     ids = {"V": IDS["video_token_id"], "A": _AUDIO}
     clip = [start, _AUDIO_START, *(ids[piece] for piece in pieces), _AUDIO_END, end]
-    generator = torch.Generator().manual_seed(0)
     return {
         **_batch([20, *audio, 21, *clip, 22], [23, *image, 24, *image, 25], right=True),
-        "image_grid_thw": torch.tensor([[1, 2, 4]] * 2),
-        "pixel_values": seeded_patches(16, frames=2),
-        "video_grid_thw": torch.tensor([[2, 2, 4]]),
-        "pixel_values_videos": seeded_patches(16, frames=2),
-        "video_second_per_grid": torch.tensor([1.5]),
-        "input_features": torch.randn(2, 8, 100, generator=generator),
-        "feature_attention_mask": torch.ones(2, 100, dtype=torch.int64),
+        **_media(num_audios=2),
         "use_audio_in_video": True,
     }
 

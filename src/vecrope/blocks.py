@@ -58,7 +58,7 @@ def blocks_of(
         return None
     if max(depths) > num_tokens * temporal_merge or max(sides) > num_tokens * merge:
         return None
-    if any(depth > 1 for depth in depths[:num_images]):
+    if max(depths[:num_images], default=1) > 1:
         return None
     grids = grids.to(torch.int64)
     depth, sizes = grids[:, :1], grids[:, 1:] // merge
@@ -67,7 +67,7 @@ def blocks_of(
         depth[:num_images] = 1
     pace, reach = None, depth
     if spec.video_time == "seconds":
-        if not _seconds_are_sound(spec, seconds, max(depths)):
+        if not seconds_are_sound(spec, seconds, max(depths)):
             return None
         pace = video_pace(videos.shape[0], spec, seconds, videos.device)
         if num_images:
@@ -114,10 +114,16 @@ def write_blocks(tokens: Tensor, starts: Tensor, ends: Tensor, blocks: Blocks) -
     tokens.index_add_(1, ends.view(-1), behind)
 
 
-def _seconds_are_sound(
+def seconds_are_sound(
     spec: MRopeSpec, seconds: Tensor | Sequence[float] | None, num_frames: int
 ) -> bool:
-    """Say whether the seconds of videos are there where needed, finite, and not too many."""
+    """Say whether the seconds of videos are there where needed, finite, and not too many.
+
+    Args:
+        spec: of a family that spaces videos in time.
+        seconds: (num_videos,) on a CPU, of at least one video, or None.
+        num_frames: the most frames of a video.
+    """
     if seconds is None:
         return spec.default_seconds is not None
     assert spec.tokens_per_second is not None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecrope.items import Items
 from vecrope.modality import IMAGE, MASKED, VIDEO
-from vecrope.segments import Segments
+from vecrope.segments import Segments, previous_of
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
@@ -293,9 +293,7 @@ def _raise_cut_short(
 def _broken(segments: Segments) -> Tensor:
     """Return (S,) bool: the segment starts inside a group that does not run on up to it."""
     masked = segments.modality == MASKED
-    number = torch.arange(masked.shape[0], dtype=segments.starts.dtype, device=masked.device)
-    before = number.masked_fill(masked, -1).cummax(0).values
-    before = torch.nn.functional.pad(before[:-1], (1, 0), value=-1)
+    before = previous_of(~masked, segments.starts.dtype)
     previous = before.clamp(min=0)
     runs_on = (
         (before >= 0)

@@ -217,6 +217,7 @@ def plan_rope_index(
             `get_rope_index` does.
         max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
             and under tracing the number of tokens, which makes a plan larger than the positions.
+            The plan of a family with a rule of its own has that many wherever it is not exact.
         max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:

@@ -141,7 +141,8 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
     if not spec.frames_may_touch:
         key = torch.where(modality == VIDEO, item, -1) * stream.num_rows + rows
         joined = end_group - first_group > 1
-        joined |= ~interrupted & (place > 0) & (key == _previous(key, (lengths > 0) & ~masked))
+        previous = previous_of((lengths > 0) & ~masked, starts.dtype).clamp(min=0)
+        joined |= ~interrupted & (place > 0) & (key == key[previous])
         joined &= modality == VIDEO
     return Segments(
         starts=starts,
@@ -181,11 +182,11 @@ def _ceil_div(value: Tensor, divisor: Tensor) -> Tensor:
     return (value + divisor - 1) // divisor
 
 
-def _previous(values: Tensor, kept: Tensor) -> Tensor:
-    """Return the value of the last segment before each that is `kept`, or of the first one."""
-    number = torch.arange(kept.shape[0], dtype=values.dtype, device=kept.device)
+def previous_of(kept: Tensor, index_dtype: torch.dtype) -> Tensor:
+    """Return (S,) the number of the last segment before each that is `kept` (S,), -1 for none."""
+    number = torch.arange(kept.shape[0], dtype=index_dtype, device=kept.device)
     before = number.masked_fill(~kept, -1).cummax(0).values
-    return values[pad(before[:-1], (1, 0), value=-1).clamp(min=0)]
+    return pad(before[:-1], (1, 0), value=-1)
 
 
 def _item_of(items: Items, modality: Tensor, ranks: Tensor) -> Tensor:

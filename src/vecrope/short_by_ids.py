@@ -10,11 +10,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vecrope.blocks import seconds_are_sound
 from vecrope.items import temporal_offset, video_pace
 from vecrope.spec import MRopeSpec
 
@@ -84,8 +86,8 @@ def short_by_ids_rope_index(
     indices = found[:, 1]
     parts = (indices[: totals[0]], indices[totals[0] :])
     places = [_places(part, blocks) for part, blocks in zip(parts, kinds, strict=False)]
-    starts = [start for place in places for start in place.starts]
-    ends = [end for place in places for end in place.ends]
+    starts = [*chain.from_iterable(place.starts for place in places)]
+    ends = [*chain.from_iterable(place.ends for place in places)]
     # Ascending indices are consecutive in every block if they are in the sum. None may touch.
     if sum(ends) - sum(starts) != sum(totals) or not set(starts).isdisjoint(ends):
         return None
@@ -133,7 +135,7 @@ def _kinds(
         height, width = height // merge, width // merge
         number, span, offsets = len(grids), max(height, width), None
         if grids is videos:
-            if not _seconds_are_sound(spec, frames, seconds):
+            if spec.video_time == "seconds" and not seconds_are_sound(spec, seconds, frames):
                 return None
             frames //= spec.temporal_merge_size
             # The offsets of more would take memory that no prompt asks for.
@@ -147,19 +149,6 @@ def _kinds(
                 span = max(span, int(offsets[-1]) + 1)
         kinds.append(_Blocks(number, frames, height, width, span, offsets))
     return kinds
-
-
-def _seconds_are_sound(
-    spec: MRopeSpec, frames: int, seconds: Tensor | Sequence[float] | None
-) -> bool:
-    """Say whether the seconds of the one video are there where needed, finite, and not too many."""
-    if spec.video_time == "frames":
-        return True
-    if seconds is None:
-        return spec.default_seconds is not None
-    assert spec.tokens_per_second is not None
-    # What is no number is not in between either.
-    return 0 <= float(seconds[0]) * spec.tokens_per_second * frames < 2**30
 
 
 def _offsets(spec: MRopeSpec, frames: int, seconds: Tensor | Sequence[float] | None) -> Tensor:

@@ -15,12 +15,13 @@ from torch._subclasses.fake_tensor import (
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.lines import lines_of, positions_on
+from vecrope.rules import GlmImage
 from vecrope.testing import OwnPrompt, omni_conversations, own_prompts
 from vecrope.testing.prompt_canvas import canvas_spec
 from vecrope.testing.strategies_canvas import galleries
 
 PROMPTS = {
-    **{name: own_prompts(spec) for name, spec in OWN_SPECS.items() if not name.startswith("glm")},
+    **{name: own_prompts(spec) for name, spec in OWN_SPECS.items()},
     **{f"canvas-{name}": galleries(canvas_spec(name)) for name in ("transformers", "sglang")},
     **{
         f"{model_type}-{convention}": omni_conversations(omni_spec_of(model_type, convention, 13))
@@ -38,25 +39,31 @@ def arguments_of(prompt):
     return {"spec": prompt.spec, **prompt.arguments()}
 
 
-def next_positions(prompt, position_ids, rope_deltas):
-    """Return the position of the token behind each row, by its delta."""
+def positions_behind(prompt, position_ids, rope_deltas, num_tokens):
+    """Return the (A, B, num_tokens) positions of what follows each row: images, or by its delta."""
     lengths = torch.full((position_ids.shape[1],), position_ids.shape[2])
     if prompt.spec.delta_length == "valid" and prompt.attention_mask is not None:
         lengths = torch.as_tensor(prompt.attention_mask).sum(1)
-    return rope_deltas.view(-1) + lengths
+    after = (rope_deltas.view(-1) + lengths).unsqueeze(1) + torch.arange(num_tokens)
+    positions = after.to(position_ids.dtype).repeat(position_ids.shape[0], 1, 1)
+    if isinstance(prompt.spec.own_rule, GlmImage):
+        for row, columns in enumerate(prompt.expected_decode()):
+            images = torch.tensor(columns[:num_tokens], dtype=positions.dtype).view(-1, 3).t()
+            positions[:, row, : images.shape[1]] = images
+    return positions
 
 
 @each_family
 def test_the_plan_is_that_of_the_positions(prompts):
-    @given(prompts, st.integers(0, 5))
+    @given(prompts, st.integers(0, 12))
     def check(prompt, beyond):
         position_ids, rope_deltas = get_rope_index(**arguments_of(prompt))
         plan = plan_rope_index(**arguments_of(prompt))
         assert_same((plan.position_ids(), plan.rope_deltas), (position_ids, rope_deltas))
-        after = next_positions(prompt, position_ids, rope_deltas)
-        decoded = (after.unsqueeze(1) + torch.arange(beyond)).to(position_ids.dtype)
-        decoded = decoded.expand(plan.num_axes, -1, -1)
+        decoded = positions_behind(prompt, position_ids, rope_deltas, beyond)
         assert torch.equal(plan.decode(beyond), decoded)
+        late = beyond // 3
+        assert torch.equal(plan.decode(beyond - late, start=late), decoded[:, :, late:])
         seq_len = position_ids.shape[2]
         whole = torch.cat((position_ids, decoded), 2)
         assert torch.equal(plan.slice(0, seq_len + beyond), whole)
@@ -97,11 +104,11 @@ def test_joined_plans_are_the_rows_of_all(prompts):
         joined = concatenate_plans(plans)
         whole = torch.cat([plan.position_ids().flatten(1) for plan in plans], 1)
         assert torch.equal(joined.position_ids(), whole)
-        assert torch.equal(joined.decode(3), torch.cat([plan.decode(3) for plan in plans], 1))
+        assert torch.equal(joined.decode(9), torch.cat([plan.decode(9) for plan in plans], 1))
         computed = [int(n) for n in joined.row_bounds.diff() // 2]
-        scheduled = [2] * joined.num_rows
+        scheduled = [7] * joined.num_rows
         want = [
-            plan.slice(n, n + 2)[:, row]
+            plan.slice(n, n + 7)[:, row]
             for plan, first in zip(plans, (0, plans[0].num_rows), strict=True)
             for row, n in enumerate(computed[first : first + plan.num_rows])
         ]
@@ -191,8 +198,6 @@ def test_too_few_sequences_give_no_answer():
 
 def test_refused():
     ids = torch.zeros((1, 3), dtype=torch.int64)
-    with pytest.raises(ValueError, match="glm_image has no plan: what it generates is images"):
-        plan_rope_index(ids, OWN_SPECS["glm_image, sglang"])
     plans = [
         plan_rope_index(ids, spec)
         for spec in (

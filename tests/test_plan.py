@@ -778,6 +778,21 @@ REFUSED = {
         ValueError,
         r"plans must have one padding_value, got \['0', '1'\]",
     ),
+    "a start of floats": (
+        lambda: PLAN.decode(start=torch.tensor([1.0, 2.0])),
+        TypeError,
+        r"start must be integers, got torch\.float32",
+    ),
+    "a float to start from": (
+        lambda: PLAN.decode(start=0.5),
+        TypeError,
+        r"start must be an integer, got 0\.5",
+    ),
+    "an out of half precision": (
+        lambda: PLAN.step([0, 0], [2, 2], out=torch.empty((3, 4), dtype=torch.bfloat16)),
+        TypeError,
+        r"out must be torch\.int64, int64 or int32, got torch\.bfloat16",
+    ),
     "plans of two families": (
         lambda: concatenate_plans([PLAN, of_seconds([1.0])]),
         ValueError,

@@ -150,7 +150,7 @@ def assigned_numbers(source):
 def test_no_number_is_copied_from_the_host():
     assert assigned_numbers("a[0, 1] = 0\nb[c] = True\nd[0] = e\nf = 1\n") == [1, 2]
     rooms = ("checks", "items", "modality", "positions", "rope_index", "segments", "stream")
-    rooms += ("bailing", "glm_image", "glm_image_decode", "hunyuan", "isaac", "rooms")
+    rooms += ("bailing", "glm_image", "glm_image_decode", "hunyuan", "isaac", "rooms", "tail")
     for room in rooms:
         source = Path(vecrope.__file__).with_name(f"{room}.py").read_text(encoding="utf-8")
         assert assigned_numbers(source) == [], room

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.glm_image import Reading, read_markers
@@ -12,6 +11,7 @@ from vecrope.inputs import Inputs
 from vecrope.prepare import prepare
 from vecrope.rules import GlmImage
 from vecrope.spec import MRopeSpec
+from vecrope.tail import Tail, positions_on_tail
 
 
 def get_decode_position_ids(
@@ -92,7 +92,8 @@ def get_decode_position_ids(
     tracing = prepared.tracing
     _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
     reading = read_markers(prepared.inputs, spec, validate=validate)
-    generated, lengths = _lengths(reading, spec)
+    tail = tail_of(reading, spec)
+    lengths = tail.rows[1]
     if max_decode_tokens is None:
         max_decode_tokens = int(lengths.max())
     elif validate and not tracing and int(lengths.max()) > max_decode_tokens:
@@ -101,7 +102,9 @@ def get_decode_position_ids(
             f"max_decode_tokens must be at least {int(lengths[row])} for row {row}, "
             f"got {max_decode_tokens}"
         )
-    positions = _expand(reading, generated, max_decode_tokens)
+    rows = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
+    column = torch.arange(max_decode_tokens, device=lengths.device)
+    positions = positions_on_tail(tail, rows, column).transpose(0, 1)
     fault = lengths.max() > max_decode_tokens
     if validate and tracing:
         fault = fault | reading.misfit
@@ -122,12 +125,24 @@ def _check_capacity(max_decode_tokens: int | None, may_read: bool) -> None:
         raise ValueError(f"max_decode_tokens must not be negative, got {max_decode_tokens}")
 
 
-def _lengths(reading: Reading, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Return the tokens of images that each row generates, and its columns, (B,) int64 both."""
-    tokens = reading.grids[:, 1:].prod(1, dtype=torch.int64).masked_fill(~reading.targets, 0)
-    generated = _sum_in_rows(reading, tokens)
+def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
+    """Return what the rows of a batch generate: their images that are not complete, last first."""
+    frames, height, width = reading.grids.long().unbind(1)
+    side, area = torch.maximum(height, width), height * width
+    gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
+    start = reading.valid.long() + gain
+    side, area = (value.masked_fill(~reading.targets, 0) for value in (side, area))
+    generated, taken = _sum_in_rows(reading, area), _sum_in_rows(reading, side)
     ends = generated if spec.convention == "sglang" else reading.grids_in_row
-    return generated, (generated + 1).masked_fill(ends == 0, 0)
+    count = (generated + 1).masked_fill(ends == 0, 0)
+
+    # Backwards through the whole batch, every row's last target is its first.
+    first, before = _sum_behind(area), _sum_behind(side)
+    base = (start - _sum_behind(taken))[reading.grid_rows] + before
+    images = torch.stack((first, base, width.clamp(min=1))).flip(1)
+    last = torch.stack((area.sum(), *start.new_ones(2)))
+    rows = torch.stack((_sum_behind(generated), count, start + taken))
+    return Tail(torch.cat((images, last.unsqueeze(1)), 1), rows)
 
 
 def _sum_in_rows(reading: Reading, values: Tensor) -> Tensor:
@@ -136,31 +151,6 @@ def _sum_in_rows(reading: Reading, values: Tensor) -> Tensor:
     return sums.scatter_add(0, reading.grid_rows.long(), values)
 
 
-def _expand(reading: Reading, generated: Tensor, columns: int) -> Tensor:
-    """Return the (B, 3, D) int64 positions of D columns."""
-    frames, height, width = reading.grids.long().unbind(1)
-    side, area = torch.maximum(height, width), height * width
-    gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
-    start = reading.valid.long() + gain
-    side, area = (value.masked_fill(~reading.targets, 0) for value in (side, area))
-    taken = _sum_in_rows(reading, side)
-
-    # Backwards through the whole batch, every row's last target is its first.
-    ends, reach = area.flip(0).cumsum(0), side.flip(0).cumsum(0)
-    first, base = ends - area.flip(0), reach - side.flip(0)
-    # The row after the last target takes the columns of a batch that has none.
-    first, base, width = pad(torch.stack((first, base, width.flip(0))), (0, 1), value=1).unbind()
-    column = torch.arange(columns, device=ends.device)
-    place = _sum_behind(generated).unsqueeze(1) + column
-    target = torch.searchsorted(ends, place, right=True)
-    place = place - first[target]
-    line = place // width[target]
-    anchor = (start - _sum_behind(taken)).unsqueeze(1) + base[target]
-    cells = torch.stack((anchor, anchor + line, anchor + place - line * width[target]), 1)
-    inside = (column < generated.unsqueeze(1)).unsqueeze(1)
-    return torch.where(inside, cells, (start + taken).view(-1, 1, 1))
-
-
 def _sum_behind(values: Tensor) -> Tensor:
-    """Return (B,) the sums of what stands behind each of `values` (B,)."""
+    """Return the sums of what stands behind each of `values` (B,)."""
     return values.flip(0).cumsum(0).flip(0) - values

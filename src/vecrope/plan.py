@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from vecrope.lines import Lines, positions_on
 from vecrope.positions import Layout, all_positions, positions_at
 from vecrope.shards import ShardLayout, shard_indices
+from vecrope.tail import Tail, concatenate_tails, positions_on_tail
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,13 @@ class RopeIndexPlan:
     28 bytes a segment (36 or 44 where a family spaces videos in time, by the precision of the
     seconds), 20 a row and 4 more. From 2**30 tokens on its indices have 64 bits. The plan of a
     family with a rule of its own has lines for segments, along which every axis stands still or
-    counts up: at most one or two for a line of a grid, at 20 bytes, or 25 with a fourth axis.
+    counts up: at most one or two for a line of a grid, at 20 bytes, or 25 with a fourth axis. The
+    one family that generates images, glm_image, adds 24 bytes a grid, 24 a row and 24 more.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
-    last is that of the first token that is decoded, and so on without end. Where rows of the input
+    last is that of the first token that is decoded, and so on without end; of glm_image these are
+    the images to be generated, their end, and text that counts on from the prompt's length, as its
+    deltas of 0 say. Where rows of the input
     hold several sequences each (`sequence_ids`), the rows of the plan are the sequences, each with
     the padding behind it; `position_ids` and `shard` have the rows of the input all the same.
 
@@ -39,8 +43,12 @@ class RopeIndexPlan:
         pace: (2, S) floats that make a frame's number its temporal offset, or None.
         slopes: (A + 1, S) int8: by how much each axis counts up on a line, 0 or 1, and 1 for
             unmasked tokens; None where segments are no lines.
+        tail: (3, U) int64: index, first position and columns of each image that the rows generate,
+            as `vecrope.tail.Tail` has them; None where text alone is generated.
+        tail_rows: (3, B) int64: index and number of the tokens that each row generates, and the
+            position of the last; or None.
         row_bounds: (B + 1,) where each row starts in the batch, then N.
-        next_positions: (B,) the position of the first token after each row.
+        next_positions: (B,) the position of the first token of text after each row.
         rope_deltas: (B, 1) int64, as `vecrope.get_rope_index` returns them.
         num_tokens: N, padding included.
         seq_len: T, or None where the input was packed.
@@ -62,6 +70,8 @@ class RopeIndexPlan:
     dtype: torch.dtype
     padding_value: int
     exact: bool
+    tail: Tensor | None = None
+    tail_rows: Tensor | None = None
 
     @property
     def num_rows(self) -> int:
@@ -247,7 +257,7 @@ class RopeIndexPlan:
         beyond = token_index - length
         inside = (begin + torch.minimum(token_index, length - 1)).clamp(min=0)
         positions = self._expand(inside.to(self.starts.dtype).contiguous())
-        decoded = self.next_positions[rows] + beyond
+        decoded = self._decoded(rows, beyond)
         return torch.where(beyond < 0, positions, decoded).to(self.dtype)
 
     def decode(self, num_tokens: int = 1, *, start: int | Tensor = 0) -> Tensor:
@@ -259,20 +269,26 @@ class RopeIndexPlan:
                 which are copied where they are on another device, and that may wait.
 
         Returns:
-            (3, B, num_tokens) in the plan's dtype. All axes are alike.
+            (A, B, num_tokens) in the plan's dtype, A being 3 for nearly all families. All axes are
+            alike, but in images that are generated.
 
         Raises:
+            TypeError: if `start` is not of integers.
             ValueError: if `num_tokens` is negative or `start` has another shape.
         """
         if num_tokens < 0:
             raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
+        if isinstance(start, float):
+            raise TypeError(f"start must be an integer, got {start}")
+        if isinstance(start, Tensor):
+            _check_integers("start", start)
         if isinstance(start, Tensor) and start.shape not in ((), (self.num_rows,)):
             raise ValueError(f"start must have shape ({self.num_rows},), got {tuple(start.shape)}")
         if isinstance(start, Tensor):
-            start = start.to(self.device)
-        first = (self.next_positions + start).unsqueeze(1)
-        steps = torch.arange(num_tokens, device=self.device)
-        return (first + steps).to(self.dtype).expand(self.num_axes, -1, -1)
+            start = start.to(self.device).unsqueeze(-1)
+        rows = torch.arange(self.num_rows, device=self.device).unsqueeze(1)
+        index = start + torch.arange(num_tokens, device=self.device)
+        return self._decoded(rows, index).to(self.dtype).expand(self.num_axes, -1, -1)
 
     def step(
         self,
@@ -302,7 +318,7 @@ class RopeIndexPlan:
             (3, num_tokens) in the plan's dtype, or that view of `out`.
 
         Raises:
-            TypeError: for numbers that are not integers.
+            TypeError: for numbers that are not integers, or an `out` that cannot hold them.
             ValueError: for another number of rows, for negative numbers, for an `out` that is too
                 small, or for a `num_tokens` that is too small.
 
@@ -346,6 +362,8 @@ class RopeIndexPlan:
         positions = self.at(index, rows, validate=False)
         if out is None:
             return positions
+        if out.dtype not in (self.dtype, torch.int64, torch.int32):
+            raise TypeError(f"out must be {self.dtype}, int64 or int32, got {out.dtype}")
         if out.dim() != 2 or out.shape[0] != self.num_axes or out.shape[1] < num_tokens:
             raise ValueError(
                 f"out must have shape ({self.num_axes}, at least {num_tokens}), "
@@ -365,6 +383,17 @@ class RopeIndexPlan:
                 f"got {tuple(numbers.shape)}"
             )
         return numbers.to(torch.int64)
+
+    def _decoded(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Return the positions of tokens behind the prompts, `index` of them behind `rows`' ends.
+
+        (...) where all axes are alike, or (3, ...).
+        """
+        positions = self.next_positions[rows] + index
+        if self.tail is None or self.tail_rows is None:
+            return positions
+        generated = positions_on_tail(Tail(self.tail, self.tail_rows), rows, index)
+        return torch.where(index < self.tail_rows[1, rows], generated, positions)
 
     def _expand(self, index: Tensor) -> Tensor:
         """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
@@ -420,9 +449,16 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
             raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
     paces = [plan.pace for plan in plans if plan.pace is not None]
     slopes = [plan.slopes for plan in plans if plan.slopes is not None]
-    if len(slopes) not in (0, len(plans)) or len({plan.num_axes for plan in plans}) > 1:
+    tails = [
+        Tail(plan.tail, plan.tail_rows)
+        for plan in plans
+        if plan.tail is not None and plan.tail_rows is not None
+    ]
+    mixed = any(len(parts) not in (0, len(plans)) for parts in (slopes, tails))
+    if mixed or len({plan.num_axes for plan in plans}) > 1:
         raise ValueError(
-            "plans must be of one family: some have segments, some lines or other axes"
+            "plans must be of one family: some have segments, some lines, other axes or images to "
+            "be generated"
         )
     if len(paces) not in (0, len(plans)):
         raise ValueError("plans must be of one family: some space videos in time and some do not")
@@ -457,6 +493,7 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     if not slopes:
         table[0] += shift
     bounds = bounds[kept.to(bounds.device)] + begin[number].to(bounds.device, bounds.dtype)
+    tail = concatenate_tails(tails) if tails else None
     return replace(
         plans[0],
         starts=starts.add_(shift),
@@ -469,6 +506,8 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         num_tokens=total,
         seq_len=None,
         exact=all(plan.exact for plan in plans),
+        tail=None if tail is None else tail.images,
+        tail_rows=None if tail is None else tail.rows,
     )
 
 
@@ -479,7 +518,7 @@ def _check_integers(name: str, values: Tensor) -> None:
 
 _LEAVES = (
     *("starts", "table", "pace", "slopes", "row_bounds", "next_positions", "rope_deltas"),
-    *("num_tokens", "seq_len"),
+    *("tail", "tail_rows", "num_tokens", "seq_len"),
 )
 _CONSTANTS = ("dtype", "padding_value", "exact")
 

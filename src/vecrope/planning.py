@@ -8,12 +8,15 @@ import torch
 from torch.nn.functional import pad
 
 from vecrope import fit
+from vecrope.glm_image import read_markers
+from vecrope.glm_image_decode import tail_of
 from vecrope.items import Items, make_items
 from vecrope.lines import Lines, lines_of
 from vecrope.own import own_rope_index
 from vecrope.plan import RopeIndexPlan
 from vecrope.positions import layout_of
 from vecrope.prepare import Prepared
+from vecrope.rules import GlmImage
 from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream, make_stream
@@ -85,7 +88,7 @@ def plan_of(
 
 def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeIndexPlan:
     """Return the plan of a family with a rule of its own, from its positions."""
-    inputs, exact, _, _ = prepared
+    inputs, exact, tracing, _ = prepared
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
     stream = make_stream(
         inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact
@@ -100,7 +103,7 @@ def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeI
         empty = positions.new_zeros((positions.shape[0], 1))
         slopes = torch.ones((positions.shape[0] + 1, 1), dtype=torch.int8, device=empty.device)
         lines = Lines(bounds.new_zeros(1), empty, slopes)
-    return RopeIndexPlan(
+    plan = RopeIndexPlan(
         starts=lines.starts,
         table=lines.bases,
         pace=None,
@@ -114,6 +117,12 @@ def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeI
         padding_value=spec.padding_value,
         exact=exact,
     )
+    if not isinstance(spec.own_rule, GlmImage):
+        return plan
+    reading = read_markers(inputs, spec, validate=False)
+    tail = tail_of(reading, spec)
+    plan = replace(plan, tail=tail.images, tail_rows=tail.rows)
+    return voided(plan, reading.misfit) if validate and tracing else plan
 
 
 def _empty_plan(stream: Stream, items: Items, spec: MRopeSpec, dtype: torch.dtype) -> RopeIndexPlan:
@@ -145,6 +154,8 @@ def voided(plan: RopeIndexPlan, invalid: torch.Tensor) -> RopeIndexPlan:
     if plan.slopes is not None:
         table = torch.where(invalid, -1, plan.table)
         plan = replace(plan, slopes=torch.where(invalid, 0, plan.slopes))
+        if plan.tail_rows is not None:
+            plan = replace(plan, tail_rows=torch.where(invalid, 0, plan.tail_rows))
     else:
         origin, base, *layout, span = plan.table.unbind()
         columns = (

@@ -17,7 +17,6 @@ from vecrope.plan import RopeIndexPlan
 from vecrope.planning import build_plan, narrowed
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
-from vecrope.rules import GlmImage
 from vecrope.short import short_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
@@ -187,6 +186,7 @@ def plan_rope_index(
     second_per_grids: Tensor | Sequence[float] | None = None,
     audio_seqlens: Tensor | None = None,
     use_audio_in_video: bool = False,
+    images_per_sample: Tensor | None = None,
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,
     validate: bool = True,
@@ -200,7 +200,7 @@ def plan_rope_index(
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
-        spec: of any family but glm_image, whose tokens behind the prompt are images, too.
+        spec: of any family.
         image_grid_thw: (num_images, 3).
         video_grid_thw: (num_videos, 3).
         attention_mask: (B, T).
@@ -211,6 +211,7 @@ def plan_rope_index(
         second_per_grids: the same.
         audio_seqlens: (num_audios,).
         use_audio_in_video: of the omni families.
+        images_per_sample: (B,), of glm_image.
         target_sizes: (num_crops, 2).
         target_sizes_videos: likewise.
         validate: check the values of the input. False promises no synchronisation, where
@@ -225,7 +226,7 @@ def plan_rope_index(
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes or values that do not fit, and for glm_image.
+        ValueError: for shapes or values that do not fit.
 
     Example:
         >>> import torch, vecrope
@@ -251,15 +252,10 @@ def plan_rope_index(
         _one_of(second_per_grid_ts, second_per_grids),
         audio_seqlens,
         use_audio_in_video,
-        None,
+        images_per_sample,
         target_sizes,
         target_sizes_videos,
     )
-    if isinstance(spec, MRopeSpec) and isinstance(spec.own_rule, GlmImage):
-        raise ValueError(
-            f"{spec.model_type} has no plan: what it generates is images, of which "
-            "get_decode_position_ids has the positions"
-        )
     return narrowed(_plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences))
 
 

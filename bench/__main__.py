@@ -52,6 +52,7 @@ providers:
                            capacity of segments; a graph serves many points, and has its compile
                            time at the first
   vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
+  vecrope-plan             the positions of vecrope.plan_from_placeholders, told the same
   vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step
   vecrope-runner           vecrope.RopeIndexRunner called on the prompt; needs a CUDA device
   vecrope-runner-in-place  the same with the prompt in the runner's own buffers

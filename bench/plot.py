@@ -17,6 +17,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "vecrope": {"color": "#0072B2", "linewidth": 2.4, "marker": "o", "zorder": 3},
     "vecrope-unchecked": {"color": "#56B4E9", "marker": "o"},
     "vecrope-placeholders": {"color": "#56B4E9", "linestyle": "--", "marker": "D"},
+    "vecrope-plan": {"color": "#56B4E9", "linestyle": ":", "marker": "d"},
     "vecrope-compiled": {"color": "#009E73", "marker": "s"},
     "vecrope-runner": {"color": "#004166", "linestyle": "--", "marker": "s"},
     "vecrope-runner-in-place": {"color": "#004166", "marker": "s"},

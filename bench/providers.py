@@ -148,9 +148,22 @@ def vecrope_unchecked_provider() -> Provider:
     )
 
 
+def _positions_of_plan(num_tokens: int, spec: vecrope.MRopeSpec, **arguments: Any) -> Answer:
+    plan = vecrope.plan_from_placeholders(num_tokens, spec, **arguments)
+    return plan.position_ids(), plan.rope_deltas
+
+
+def vecrope_plan_provider() -> Provider:
+    """Return the plan that vecrope makes of placeholders, its positions written out in full."""
+    return _told_placeholders("vecrope-plan", _positions_of_plan)
+
+
 def vecrope_placeholders_provider() -> Provider:
     """Return vecrope told where the placeholders are, as vLLM's functions are."""
+    return _told_placeholders("vecrope-placeholders", vecrope.get_rope_index_from_placeholders)
 
+
+def _told_placeholders(name: str, function: Callable[..., Answer]) -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         runs = torch.tensor(runs_of(workload), dtype=torch.int64).view(-1, 3)
         starts, stops, kinds = runs.to(workload.input_ids.device).unbind(1)
@@ -161,7 +174,7 @@ def vecrope_placeholders_provider() -> Provider:
         }
         spec = _spec(workload, "vllm")
         num_tokens, lengths = workload.input_ids.shape[1], stops - starts
-        return lambda: vecrope.get_rope_index_from_placeholders(
+        return lambda: function(
             num_tokens, spec, offsets=starts, lengths=lengths, modalities=kinds, **arguments
         )
 
@@ -170,7 +183,7 @@ def vecrope_placeholders_provider() -> Provider:
         return position_ids[:, None], rope_deltas
 
     return Provider(
-        "vecrope-placeholders",
+        name,
         vecrope_version(),
         "vllm",
         prepare,

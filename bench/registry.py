@@ -13,6 +13,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope-unchecked": providers.vecrope_unchecked_provider,
     "vecrope-compiled": providers.vecrope_compiled_provider,
     "vecrope-placeholders": providers.vecrope_placeholders_provider,
+    "vecrope-plan": providers.vecrope_plan_provider,
     "vecrope-concatenate": providers.vecrope_concatenate_provider,
     "vecrope-runner": providers.vecrope_runner_provider,
     "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,

@@ -22,6 +22,7 @@ from bench.providers import (
     tensor_arguments,
     vecrope_concatenate_provider,
     vecrope_placeholders_provider,
+    vecrope_plan_provider,
     vecrope_provider,
     vecrope_unchecked_provider,
 )
@@ -209,8 +210,9 @@ def test_provider_gives_the_expected_answer_for_a_family(name, make):
 
 @pytest.mark.parametrize(("name", "seq_len"), [("seed", 1), ("seed", 1024), ("video", 4096)])
 def test_placeholders_give_the_expected_answer(name, seq_len):
-    row = run_quick(vecrope_placeholders_provider(), name, seq_len)
-    assert (row.status, row.error) == ("ok", "")
+    for provider in (vecrope_placeholders_provider(), vecrope_plan_provider()):
+        row = run_quick(provider, name, seq_len)
+        assert (row.status, row.error) == ("ok", "")
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -447,10 +449,16 @@ def test_wheel_of_another_distribution_is_refused(wheel):
 def test_installed_providers_are_the_default():
     made = make_providers(None, {"sglang": None, "sglang_old": None, "vllm": None})
     names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-placeholders"]
-    names += ["vecrope-concatenate", "vecrope-runner", "vecrope-runner-in-place", "dense"]
+    names += [
+        "vecrope-plan",
+        "vecrope-concatenate",
+        "vecrope-runner",
+        "vecrope-runner-in-place",
+        "dense",
+    ]
     names += ["loop", "transformers"]
     assert [provider.name for provider in made] == names
-    assert list(PROVIDERS[:10]) == names
+    assert list(PROVIDERS[:11]) == names
 
 
 def test_long_batches_are_for_those_that_answer_in_time():

@@ -15,6 +15,7 @@ from bench.config import Config
 from bench.providers import (
     vecrope_concatenate_provider,
     vecrope_placeholders_provider,
+    vecrope_plan_provider,
     vecrope_provider,
     vecrope_unchecked_provider,
 )
@@ -44,12 +45,14 @@ FAMILY_CEILINGS = [
     (vecrope_provider, "qwen3_vl", 16384, 68, 5),
     (vecrope_provider, "ernie4_5_vl_moe", 1024, 95, 3),
     (vecrope_provider, "ernie4_5_vl_moe", 16384, 95, 3),
-    (vecrope_placeholders_provider, "seed", 512, 4, 2),
-    (vecrope_placeholders_provider, "seed", 131072, 41, 1),
-    (vecrope_placeholders_provider, "video", 131072, 46, 3),
+    (vecrope_placeholders_provider, "seed", 512, 5, 2),
+    (vecrope_placeholders_provider, "seed", 131072, 35, 1),
+    (vecrope_placeholders_provider, "video", 131072, 43, 3),
     (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 111, 3),
-    (vecrope_placeholders_provider, "qwen3_vl", 16384, 47, 3),
+    (vecrope_placeholders_provider, "qwen3_vl", 16384, 44, 3),
     (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 85, 3),
+    (vecrope_plan_provider, "seed", 131072, 72, 1),
+    (vecrope_plan_provider, "video", 131072, 80, 3),
 ]
 # Of a step of 256 requests.
 STEP_CEILINGS = [

@@ -1,5 +1,5 @@
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import pytest
@@ -15,13 +15,16 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from torch.utils import _pytree as pytree
 
 import vecrope.placeholders
 from vecrope import (
+    concatenate_plans,
     get_rope_index,
     get_rope_index_from_placeholders,
     plan_from_placeholders,
 )
+from vecrope.items import has_pace
 from vecrope.testing import Prompt
 
 SPECS = {
@@ -34,6 +37,8 @@ SPECS = {
     "ernie4_5_vl_moe-vllm": spec_of("ernie4_5_vl_moe", "vllm"),
     "ernie4_5_vl_moe-transformers": spec_of("ernie4_5_vl_moe", "transformers"),
 }
+# Those whose plans of one prompt may be made without a table of runs.
+OF_FRAMES = {name: spec for name, spec in SPECS.items() if not has_pace(spec)}
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 QWEN = spec_of("qwen2_vl", "vllm")
 IMAGE, VIDEO = 1, 2
@@ -196,7 +201,7 @@ def test_several_prompts(spec):
 
 @each_spec
 def test_the_table_answers_what_the_frames_do(spec, monkeypatch):
-    monkeypatch.setattr(vecrope.placeholders, "_frames_of_one_prompt", lambda *_: None)
+    monkeypatch.setattr(vecrope.placeholders, "_whole_frames", lambda *_: None)
 
     @given(one_prompt(spec))
     def check(request):
@@ -249,6 +254,53 @@ def test_frames_of_one_prompt_need_no_plan(spec, validate, monkeypatch):
         assert_same(answer, request.by_ids)
 
     check()
+
+
+@pytest.mark.parametrize("spec", OF_FRAMES.values(), ids=OF_FRAMES.keys())
+def test_a_plan_of_frames_is_that_of_the_table(spec):
+    @given(prompts_of_frames(spec) | one_prompt(spec), prompts_of_frames(spec))
+    def check(request, after):
+        plans, tables = [], []
+        for each in (request, after):
+            plans.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(vecrope.placeholders, "_whole_frames", lambda *_: None)
+                tables.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
+        plan, table = plans[0], tables[0]
+        assert plans[1].whole_frames
+        assert not table.whole_frames
+        leaves, structure = pytree.tree_flatten(plan)
+        rebuilt = pytree.tree_unflatten(leaves, structure)
+        for got in (plan, rebuilt, replace(plan, whole_frames=False)):
+            assert_same([got.position_ids()], [table.position_ids()])
+        end = plan.num_tokens + 3
+        assert_same([plan.slice(0, end), plan.decode(2)], [table.slice(0, end), table.decode(2)])
+        assert_same([plan.rope_deltas], [table.rope_deltas])
+        dtypes = {name: getattr(plan, name).dtype for name in ("starts", "table", "row_bounds")}
+        assert dtypes == {name: getattr(table, name).dtype for name in dtypes}
+        if plan.dtype == plans[1].dtype:
+            joined, want = concatenate_plans(plans), concatenate_plans(tables)
+            assert_same([joined.position_ids()], [want.position_ids()])
+            assert_same([joined.decode()], [want.decode()])
+
+    check()
+
+
+def test_a_plan_of_frames_has_text_and_frames_in_turn():
+    spec = spec_of("glm4v", "vllm")
+    arguments = runs((0, 4, 1), (6, 2, 1), image_grid_thw=grid_tensor([[1, 4, 4], [1, 2, 4]]))
+    plan = plan_from_placeholders(9, spec, **arguments)
+    assert plan.whole_frames
+    assert plan.starts.tolist() == [0, 0, 4, 6, 8]
+    assert plan.table.tolist() == [
+        [0, 0, 4, 6, 8],
+        [0, 0, 2, 4, 6],
+        [1, 2, 1, 2, 1],
+        [1, 2, 1, 1, 1],
+        [1, 1, 1, 1, 1],
+        [1, 2, 1, 2, 1],
+    ]
+    assert plan.position_ids()[2].tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 6]
 
 
 NO_RUN = dict.fromkeys(("offsets", "lengths", "modalities"), torch.zeros(0, dtype=torch.int64))

@@ -97,15 +97,20 @@ def temporal_offset(frame: Tensor, pace: Tensor) -> Tensor:
     return (frame.to(pace.dtype) * pace[0] * pace[1]).to(frame.dtype)
 
 
+def has_pace(spec: MRopeSpec) -> bool:
+    """Say whether a table of items has a pace: a frame's number is not always its position."""
+    return spec.video_time == "seconds" or spec.image_time != "frames"
+
+
 def _pace(
     num_images: int,
     video_grid_thw: Tensor,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
 ) -> Tensor | None:
+    if not has_pace(spec):
+        return None
     if spec.video_time != "seconds":
-        if spec.image_time == "frames":
-            return None
         size, device = (2, num_images + video_grid_thw.shape[0]), video_grid_thw.device
         factors = torch.ones(size, dtype=torch.float32, device=device)
         factors[0, :num_images].fill_(0)

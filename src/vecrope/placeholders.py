@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope import checks, fit
-from vecrope.items import make_items
+from vecrope.blocks import Blocks
+from vecrope.items import has_pace, make_items
 from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
 from vecrope.planning import narrowed, plan_of
-from vecrope.positions import fill_runs
-from vecrope.regular import OneSize, frames_of, largest_of, write_frames
+from vecrope.regular import OneSize, frames_of, largest_of
 from vecrope.segments import Runs, build_segments, ranks_of
 from vecrope.spec import MRopeSpec
 from vecrope.stream import Stream
+from vecrope.whole import WholeFrames, positions_of_frames, table_of_frames
 
 
 def plan_from_placeholders(
@@ -76,11 +77,15 @@ def plan_from_placeholders(
                 [0, 1, 2, 3, 4]])
     """
     counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
-    _check_runs(counts, spec, offsets, lengths, modalities, rows, dtype)
+    runs = (offsets, lengths, modalities)
     grids = (image_grid_thw, video_grid_thw)
-    checks.check_grid_shapes(*grids)
+    _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
     device = offsets.device
     exact = offsets.is_cpu and not torch.compiler.is_compiling()
+    if not has_pace(spec):  # else every plan of the family has one, also where it is of no use
+        whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
+        if whole is not None and not isinstance(whole.size, Blocks):
+            return _plan_of_frames(counts[0], whole, spec, dtype)
     if rows is None:
         rows = torch.zeros_like(offsets)
     if validate:
@@ -88,7 +93,6 @@ def plan_from_placeholders(
     index_dtype = torch.int64 if exact else torch.int32
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
     images, videos = (no_grid if grid is None else grid.to(device) for grid in grids)
-    checks.check_seconds_argument(second_per_grid_ts, videos.shape[0], spec)
     if validate:
         fit.check_grids(images, videos, spec)
         fit.check_seconds(second_per_grid_ts, videos, spec)
@@ -103,8 +107,9 @@ def plan_from_placeholders(
     # A run of no text would reach one position further than the block before it.
     modality.masked_fill_(run_lengths < 1, MASKED)
     ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
-    runs = Runs(starts, run_lengths, modality, ranks, found, None)
-    segments = build_segments(stream, spec, items, runs)
+    segments = build_segments(
+        stream, spec, items, Runs(starts, run_lengths, modality, ranks, found, None)
+    )
     if validate:
         fit.check_layout(items, segments, images, videos, spec, None)
     return narrowed(plan_of(stream, segments, spec, dtype))
@@ -138,18 +143,17 @@ def get_rope_index_from_placeholders(
         ValueError: for shapes or values that do not fit, or a family of its own rule.
     """
     counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
-    _check_runs(counts, spec, offsets, lengths, modalities, rows, dtype)
-    checks.check_grid_shapes(image_grid_thw, video_grid_thw)
-    num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
-    checks.check_seconds_argument(second_per_grid_ts, num_videos, spec)
-    eager = offsets.is_cpu and not torch.compiler.is_compiling()
-    if eager and len(counts) == 1 and (rows is None or not rows.any()):
-        grids = (image_grid_thw, video_grid_thw)
-        answer = _frames_of_one_prompt(
-            counts[0], spec, offsets, lengths, modalities, *grids, second_per_grid_ts, dtype
-        )
-        if answer is not None:
-            return answer
+    runs = (offsets, lengths, modalities)
+    grids = (image_grid_thw, video_grid_thw)
+    _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
+    whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
+    if whole is not None:
+        positions = positions_of_frames(counts[0], whole, dtype)
+        if isinstance(whole.size, OneSize):
+            moved = whole.starts.shape[0] * (whole.size.span - whole.size.area)
+            return positions, offsets.new_full((1, 1), moved, dtype=torch.int64)
+        largest = largest_of(positions[:1], whole.size, spec).to(torch.int64)
+        return positions, largest - (counts[0] - 1)
     plan = plan_from_placeholders(
         counts,
         spec,
@@ -166,61 +170,66 @@ def get_rope_index_from_placeholders(
     return plan.position_ids(), plan.rope_deltas
 
 
-def _frames_of_one_prompt(
-    num_tokens: int,
+def _whole_frames(
+    counts: list[int],
     spec: MRopeSpec,
-    offsets: Tensor,
-    lengths: Tensor,
-    modalities: Tensor,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
+    runs: tuple[Tensor, Tensor, Tensor],
+    rows: Tensor | None,
+    grids: tuple[Tensor | None, Tensor | None],
     seconds: Tensor | Sequence[float] | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer where every run is a frame or a block, none the prompt's last, or None."""
-    num_runs = offsets.shape[0]
-    frames = frames_of(num_tokens, spec, image_grid_thw, video_grid_thw, seconds)
+) -> WholeFrames | None:
+    """Return the frames of one prompt on a CPU, all of which has been checked then, or None."""
+    offsets, lengths, modalities = runs
+    if not offsets.is_cpu or torch.compiler.is_compiling():
+        return None
+    if len(counts) != 1 or not counts[0] or (rows is not None and rows.any()):
+        return None
+    num_tokens, num_runs = counts[0], offsets.shape[0]
+    frames = frames_of(num_tokens, spec, *grids, seconds)
     if frames is None or num_runs != frames.num_images + frames.num_video_frames:
         return None
-    if not num_runs:
-        text = torch.arange(num_tokens, dtype=dtype, device=offsets.device)
-        return text.expand(3, -1).contiguous(), offsets.new_zeros((1, 1), dtype=torch.int64)
     offsets, lengths = offsets.long(), lengths.long()
     # Numbers on a CPU are read faster than a tensor operator is dispatched.
     first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
-    if not _in_order(first, counts, num_tokens - 1):
+    if num_runs and not _in_order(first, counts, num_tokens - 1):
         return None
     if not spec.frames_may_touch and not set(first).isdisjoint(map(add, first, counts)):
         return None
     if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
         return None
-    starts, ends, size = offsets.unsqueeze(1), (offsets + lengths).unsqueeze(1), frames.size
+    size, order = frames.size, None
     if isinstance(size, OneSize):
         fits = counts.count(size.area) == num_runs
     else:
-        # Into the order of the grids: all images, then all videos.
+        # The grids' order: all images, then all videos.
         order = modalities.argsort(stable=True)
-        starts, ends = starts[order], ends[order]
-        fits = torch.equal(starts + size.area, ends)
+        fits = torch.equal(lengths[order].unsqueeze(1), size.area)
     if not fits:
         return None
-    positions = offsets.new_empty((3, num_tokens), dtype=dtype)
-    num_placeholders = sum(counts)
-    positions[2].fill_(1)
-    if 8 * num_placeholders < num_tokens:
-        positions[:2].fill_(1)
-        fill_runs(positions[:2], offsets, lengths, num_placeholders, 0)
-    else:
-        edges = pad(torch.stack((offsets, offsets + lengths), 1).view(-1), (1, 0))
-        steps = offsets.new_ones(2 * num_runs + 1, dtype=dtype)
-        steps[1::2] = 0
-        runs = pad(edges, (0, 1), value=num_tokens).diff()
-        positions[:2].copy_(steps.repeat_interleave(runs, output_size=num_tokens))
-    write_frames(positions, starts, ends, size)
-    positions[:, 0].zero_()
-    positions.cumsum_(1)
-    largest = largest_of(positions[:1], size, spec).to(torch.int64)
-    return positions, largest - (num_tokens - 1)
+    return WholeFrames(offsets, offsets + lengths, sum(counts), size, order)
+
+
+def _plan_of_frames(
+    num_tokens: int, whole: WholeFrames, spec: MRopeSpec, dtype: torch.dtype
+) -> RopeIndexPlan:
+    index_dtype = torch.int32 if num_tokens < 2**30 else torch.int64
+    segments, table, moved = table_of_frames(whole, index_dtype)
+    rope_deltas = moved.long().unsqueeze(1)
+    return RopeIndexPlan(
+        starts=segments,
+        table=table,
+        pace=None,
+        slopes=None,
+        row_bounds=segments.new_tensor([0, num_tokens]),
+        next_positions=rope_deltas[0] + num_tokens,
+        rope_deltas=rope_deltas,
+        num_tokens=num_tokens,
+        seq_len=None,
+        dtype=dtype,
+        padding_value=spec.padding_value,
+        exact=True,
+        whole_frames=True,
+    )
 
 
 def _in_order(offsets: list[int], lengths: list[int], limit: int) -> bool:
@@ -249,16 +258,16 @@ def _interleave(
     return starts, modality
 
 
-def _check_runs(
+def _check_metadata(
     counts: Sequence[object],
     spec: MRopeSpec,
-    offsets: Tensor,
-    lengths: Tensor,
-    modalities: Tensor,
+    runs: tuple[Tensor, Tensor, Tensor],
     rows: Tensor | None,
+    grids: tuple[Tensor | None, Tensor | None],
+    seconds: Tensor | Sequence[float] | None,
     dtype: torch.dtype,
 ) -> None:
-    """Check types, shapes and dtypes of runs of placeholders."""
+    """Check types, shapes and dtypes of runs of placeholders and of grids."""
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
     if spec.own_rule is not None:
@@ -274,7 +283,8 @@ def _check_runs(
             raise ValueError(f"num_tokens must not be negative, got {count}")
     if not counts:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
-    given = {"offsets": offsets, "lengths": lengths, "modalities": modalities}
+    offsets = runs[0]
+    given = dict(zip(("offsets", "lengths", "modalities"), runs, strict=True))
     if rows is not None:
         given["rows"] = rows
     elif len(counts) > 1:
@@ -288,6 +298,9 @@ def _check_runs(
                 f"{name} must have shape (R,) as offsets {tuple(offsets.shape)}, "
                 f"got {tuple(values.shape)}"
             )
+    checks.check_grid_shapes(*grids)
+    num_videos = 0 if grids[1] is None else grids[1].shape[0]
+    checks.check_seconds_argument(seconds, num_videos, spec)
 
 
 def _check_values(

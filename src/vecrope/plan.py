@@ -15,6 +15,7 @@ from vecrope.lines import Lines, positions_on
 from vecrope.positions import Layout, all_positions, positions_at
 from vecrope.shards import ShardLayout, shard_indices
 from vecrope.tail import Tail, concatenate_tails, positions_on_tail
+from vecrope.whole import positions_of_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,8 @@ class RopeIndexPlan:
         padding_value: the position of masked tokens.
         exact: whether the table has just as many rows as there are segments; `position_ids` may
             then read values.
+        whole_frames: whether the table is that of one prompt in which text, maybe none, and whole
+            frames take turns, as `vecrope.whole.table_of_frames` makes it.
     """
 
     starts: Tensor
@@ -72,6 +75,7 @@ class RopeIndexPlan:
     exact: bool
     tail: Tensor | None = None
     tail_rows: Tensor | None = None
+    whole_frames: bool = False
 
     @property
     def num_rows(self) -> int:
@@ -119,7 +123,9 @@ class RopeIndexPlan:
             ValueError: if `pad_to_multiple_of` is less than 1.
         """
         width = self._padded_width(pad_to_multiple_of)
-        if self.exact and self.slopes is None:
+        if self.exact and self.whole_frames:
+            positions = positions_of_table(self.starts, self.table, self.num_tokens, self.dtype)
+        elif self.exact and self.slopes is None:
             layout = Layout(self.starts, self.table, self.pace)
             positions = all_positions(layout, self.num_tokens, self.dtype)
         else:
@@ -508,6 +514,7 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         exact=all(plan.exact for plan in plans),
         tail=None if tail is None else tail.images,
         tail_rows=None if tail is None else tail.rows,
+        whole_frames=False,
     )
 
 
@@ -520,7 +527,7 @@ _LEAVES = (
     *("starts", "table", "pace", "slopes", "row_bounds", "next_positions", "rope_deltas"),
     *("tail", "tail_rows", "num_tokens", "seq_len"),
 )
-_CONSTANTS = ("dtype", "padding_value", "exact")
+_CONSTANTS = ("dtype", "padding_value", "exact", "whole_frames")
 
 
 def _flatten(plan: RopeIndexPlan) -> tuple[list[Any], tuple[Any, ...]]:

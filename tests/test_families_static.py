@@ -125,9 +125,9 @@ def warm_up(spec):
 
 # Each rule occurs in one of these, or where GLM-4V alone is compiled.
 COMPILED = [
-    *(("qwen2_5_vl", convention) for convention in ("transformers", "sglang", "vllm")),
-    *(("qwen3_vl", convention) for convention in ("transformers", "sglang")),
-    *(("ernie4_5_vl_moe", convention) for convention in ("transformers", "sglang")),
+    *(("qwen2_5_vl", convention) for convention in ("transformers", "vllm")),
+    ("qwen3_vl", "sglang"),
+    ("ernie4_5_vl_moe", "transformers"),
     ("glm4v", "vllm"),
 ]
 

@@ -246,7 +246,9 @@ def roomy(prompt):
     )
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if "axes" not in name or "4" in name])
+@pytest.mark.parametrize(
+    "name", ["hunyuan_vl of 4 axes", "glm_image, transformers", "isaac", "bailing"]
+)
 def test_compiled_once_it_answers_alike_and_a_misfit_has_no_answer(name):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
@@ -359,8 +361,9 @@ def is_refused(prompt):
     return False
 
 
-@each_spec
-def test_prompts_shrink_to_one_text_token(spec):
+@pytest.mark.parametrize("name", ["hunyuan_vl of 3 axes", "glm_image, sglang", "isaac", "bailing"])
+def test_prompts_shrink_to_one_text_token(name):
+    spec = SPECS[name]
     prompt = find(own_prompts(spec), lambda _: True, settings=settings(FIND, phases=tuple(Phase)))
     assert (prompt.input_ids, prompt.attention_mask) == ([[0]], None)
 

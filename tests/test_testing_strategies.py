@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import re
 import subprocess
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hypothesis import Phase, find, given, settings
+from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 from oracles import each_rule
 
 from vecrope import MRopeSpec
@@ -145,14 +148,29 @@ def video_ends(prompt):
     return list(itertools.accumulate((t for t, _, _ in grids(prompt)[1]), initial=0))
 
 
-def each(features):
-    return [pytest.param(feature, id=name) for name, feature in features.items()]
+def never_drawn(strategy, features):
+    """Return the names of the features that no prompt of one search has."""
+    missing = dict(features)
+
+    def is_last(prompt):
+        for name in [name for name, feature in missing.items() if feature(prompt)]:
+            del missing[name]
+        return not missing
+
+    with contextlib.suppress(NoSuchExample):
+        any_such(strategy, is_last)
+    return [*missing]
 
 
-@pytest.mark.parametrize("feature", each(ANYWHERE))
+def test_what_is_never_drawn_is_named():
+    features = {"a prompt": lambda p: p.symbols, "no prompt": lambda p: not p.symbols}
+    prompts = st.just(Prompt.from_symbols(SGLANG, ["t"]))
+    assert never_drawn(prompts, features) == ["no prompt"]
+
+
 @pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
-def test_both_strategies_draw(strategy, feature):
-    assert any_such(strategy(SGLANG), feature)
+def test_both_strategies_draw_every_feature(strategy):
+    assert never_drawn(strategy(SGLANG), ANYWHERE) == []
 
 
 @pytest.mark.parametrize(
@@ -193,15 +211,12 @@ def gap(prompt):
     return int(times[1] - times[0])
 
 
-@pytest.mark.parametrize("feature", each(TIMES))
 @pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
-def test_both_strategies_draw_seconds(strategy, feature):
+def test_both_strategies_draw_seconds(strategy):
     # One row of one piece, so that a video on its own is not rare.
     small = {"max_segments": 1} if strategy is conversations else {"max_pieces": 2}
-    assert any_such(
-        strategy(QWEN2_5["transformers"], max_rows=1, **small),
-        lambda p: bool(grids(p)[1]) and feature(p),
-    )
+    prompts = strategy(QWEN2_5["transformers"], max_rows=1, **small)
+    assert never_drawn(prompts.filter(lambda p: bool(grids(p)[1])), TIMES) == []
 
 
 @pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
@@ -250,9 +265,8 @@ def test_conversations_pad_rows_on_different_sides():
 
 
 @SPECS
-@pytest.mark.parametrize("feature", each(SOUP))
-def test_soup_draws(feature, spec):
-    assert any_such(token_soup(spec), feature)
+def test_soup_draws_every_feature(spec):
+    assert never_drawn(token_soup(spec), SOUP) == []
 
 
 def runs_and_items(prompt):
@@ -695,13 +709,10 @@ def test_the_library_does_not_load_its_testing():
     assert run("import sys, vecrope; print('vecrope.testing' in sys.modules)").split() == ["False"]
 
 
-@pytest.mark.parametrize("name", ["conversations", "token_soup"])
-def test_a_missing_hypothesis_is_named(name):
+def test_a_missing_hypothesis_is_named():
     with pytest.raises(subprocess.CalledProcessError) as failure:
-        run(f"{WITHOUT_HYPOTHESIS}from vecrope.testing import {name}")
-    message = (
-        f"ImportError: vecrope.testing.{name} needs hypothesis: pip install 'vecrope[testing]'"
-    )
+        run(f"{WITHOUT_HYPOTHESIS}from vecrope.testing import token_soup")
+    message = "ImportError: vecrope.testing.token_soup needs hypothesis: pip install 'vecrope[testi"
     assert message in failure.value.stderr
 
 

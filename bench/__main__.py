@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import sys
 import tempfile
@@ -20,6 +21,10 @@ from bench.registry import PROVIDERS, WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
 from bench.table import format_table
 from bench.workloads import SIZES, make_workload
+
+# Parameters of glibc's mallopt, by their numbers in malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 _RUN_DESCRIPTION = """\
 Measure how long vecrope and the functions that it replaces take to number the tokens of a prompt.
@@ -110,6 +115,7 @@ def _run(argv: Sequence[str]) -> int:
         except (ValueError, OSError) as error:
             parser.error(str(error))
         stack.enter_context(_threads(options.threads))
+        _keep_freed_memory()
         stack.enter_context(_empty_compile_cache())
         results = []
         writer = ResultWriter(file) if file else None
@@ -182,6 +188,18 @@ def _run_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--csv", type=Path, metavar="FILE", help="write the rows to FILE, replacing it")
     return parser
+
+
+def _keep_freed_memory() -> None:
+    """Tell glibc's allocator, where it is in use, to keep what is freed for what comes next.
+
+    By default it returns the top of its heap, or not, depending on what else lies there. An answer
+    of some megabytes then takes a thousand page faults more in one run than in another.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def _positive_int(text: str) -> int:

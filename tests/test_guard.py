@@ -49,10 +49,11 @@ FAMILY_CEILINGS = [
     (vecrope_placeholders_provider, "seed", 131072, 35, 1),
     (vecrope_placeholders_provider, "video", 131072, 43, 3),
     (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 111, 3),
-    (vecrope_placeholders_provider, "qwen3_vl", 16384, 44, 3),
+    (vecrope_placeholders_provider, "qwen3_vl", 16384, 36, 2),
     (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 85, 3),
-    (vecrope_plan_provider, "seed", 131072, 72, 1),
-    (vecrope_plan_provider, "video", 131072, 80, 3),
+    (vecrope_placeholders_provider, "short", 300, 35, 1),
+    (vecrope_plan_provider, "seed", 131072, 61, 1),
+    (vecrope_plan_provider, "video", 131072, 69, 3),
 ]
 # Of a step of 256 requests.
 STEP_CEILINGS = [

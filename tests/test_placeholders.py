@@ -1,5 +1,5 @@
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import pytest
@@ -56,6 +56,10 @@ class Request:
     arguments: dict
     want: tuple[torch.Tensor, torch.Tensor]
     by_ids: tuple[torch.Tensor, torch.Tensor]
+
+    def grids(self):
+        both = (self.arguments["image_grid_thw"], self.arguments["video_grid_thw"])
+        return [grid for grids in both if grids is not None for grid in grids.tolist()]
 
 
 def groups_of(spec, images, videos):
@@ -267,11 +271,13 @@ def test_a_plan_of_frames_is_that_of_the_table(spec):
                 patch.setattr(vecrope.placeholders, "_whole_frames", lambda *_: None)
                 tables.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
         plan, table = plans[0], tables[0]
-        assert plans[1].whole_frames
-        assert not table.whole_frames
+        sizes = {(height, width) for _, height, width in after.grids()}
+        assert (plans[1].frame_size is not None) == (len(sizes) < 2)
+        assert table.frame_size is None
         leaves, structure = pytree.tree_flatten(plan)
         rebuilt = pytree.tree_unflatten(leaves, structure)
-        for got in (plan, rebuilt, replace(plan, whole_frames=False)):
+        assert rebuilt.frame_size is None
+        for got in (plan, rebuilt):
             assert_same([got.position_ids()], [table.position_ids()])
         end = plan.num_tokens + 3
         assert_same([plan.slice(0, end), plan.decode(2)], [table.slice(0, end), table.decode(2)])
@@ -288,19 +294,19 @@ def test_a_plan_of_frames_is_that_of_the_table(spec):
 
 def test_a_plan_of_frames_has_text_and_frames_in_turn():
     spec = spec_of("glm4v", "vllm")
-    arguments = runs((0, 4, 1), (6, 2, 1), image_grid_thw=grid_tensor([[1, 4, 4], [1, 2, 4]]))
-    plan = plan_from_placeholders(9, spec, **arguments)
-    assert plan.whole_frames
-    assert plan.starts.tolist() == [0, 0, 4, 6, 8]
+    arguments = runs((0, 6, 1), (8, 6, 1), image_grid_thw=grid_tensor([[1, 4, 6], [1, 4, 6]]))
+    plan = plan_from_placeholders(15, spec, **arguments)
+    assert plan.frame_size == (2, 3)
+    assert plan.starts.tolist() == [0, 0, 6, 8, 14]
     assert plan.table.tolist() == [
-        [0, 0, 4, 6, 8],
-        [0, 0, 2, 4, 6],
+        [0, 0, 6, 8, 14],
+        [0, 0, 3, 5, 8],
+        [1, 3, 1, 3, 1],
         [1, 2, 1, 2, 1],
-        [1, 2, 1, 1, 1],
         [1, 1, 1, 1, 1],
-        [1, 2, 1, 2, 1],
+        [1, 3, 1, 3, 1],
     ]
-    assert plan.position_ids()[2].tolist() == [0, 1, 0, 1, 2, 3, 4, 5, 6]
+    assert plan.position_ids()[2].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8]
 
 
 NO_RUN = dict.fromkeys(("offsets", "lengths", "modalities"), torch.zeros(0, dtype=torch.int64))

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope import checks, fit
-from vecrope.blocks import Blocks
 from vecrope.items import has_pace, make_items
 from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.plan import RopeIndexPlan
@@ -84,8 +83,8 @@ def plan_from_placeholders(
     exact = offsets.is_cpu and not torch.compiler.is_compiling()
     if not has_pace(spec):  # else every plan of the family has one, also where it is of no use
         whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
-        if whole is not None and not isinstance(whole.size, Blocks):
-            return _plan_of_frames(counts[0], whole, spec, dtype)
+        if whole is not None and isinstance(whole.size, OneSize):
+            return _plan_of_frames(counts[0], whole, whole.size, spec, dtype)
     if rows is None:
         rows = torch.zeros_like(offsets)
     if validate:
@@ -210,25 +209,27 @@ def _whole_frames(
 
 
 def _plan_of_frames(
-    num_tokens: int, whole: WholeFrames, spec: MRopeSpec, dtype: torch.dtype
+    num_tokens: int, whole: WholeFrames, size: OneSize, spec: MRopeSpec, dtype: torch.dtype
 ) -> RopeIndexPlan:
+    """Return the plan of one prompt of frames of one size."""
+    starts, ends = whole.starts, whole.ends
     index_dtype = torch.int32 if num_tokens < 2**30 else torch.int64
-    segments, table, moved = table_of_frames(whole, index_dtype)
-    rope_deltas = moved.long().unsqueeze(1)
+    table = table_of_frames(starts, ends, size, index_dtype)
+    moved = starts.shape[0] * (size.span - size.area)
     return RopeIndexPlan(
-        starts=segments,
+        starts=table[0].clone(),
         table=table,
         pace=None,
         slopes=None,
-        row_bounds=segments.new_tensor([0, num_tokens]),
-        next_positions=rope_deltas[0] + num_tokens,
-        rope_deltas=rope_deltas,
+        row_bounds=table.new_tensor([0, num_tokens]),
+        next_positions=starts.new_full((1,), num_tokens + moved),
+        rope_deltas=starts.new_full((1, 1), moved),
         num_tokens=num_tokens,
         seq_len=None,
         dtype=dtype,
         padding_value=spec.padding_value,
         exact=True,
-        whole_frames=True,
+        frame_size=(size.height, size.width),
     )
 
 

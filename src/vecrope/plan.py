@@ -57,8 +57,9 @@ class RopeIndexPlan:
         padding_value: the position of masked tokens.
         exact: whether the table has just as many rows as there are segments; `position_ids` may
             then read values.
-        whole_frames: whether the table is that of one prompt in which text, maybe none, and whole
-            frames take turns, as `vecrope.whole.table_of_frames` makes it.
+        frame_size: height and width of all frames, in tokens, if the table is that of one prompt in
+            which text, maybe none, and whole frames take turns, as `vecrope.whole.table_of_frames`
+            makes it; None for any other. Operations on the plan as a pytree forget it.
     """
 
     starts: Tensor
@@ -75,7 +76,7 @@ class RopeIndexPlan:
     exact: bool
     tail: Tensor | None = None
     tail_rows: Tensor | None = None
-    whole_frames: bool = False
+    frame_size: tuple[int, int] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -123,8 +124,10 @@ class RopeIndexPlan:
             ValueError: if `pad_to_multiple_of` is less than 1.
         """
         width = self._padded_width(pad_to_multiple_of)
-        if self.exact and self.whole_frames:
-            positions = positions_of_table(self.starts, self.table, self.num_tokens, self.dtype)
+        if self.frame_size is not None:
+            positions = positions_of_table(
+                self.starts, self.frame_size, self.num_tokens, self.dtype
+            )
         elif self.exact and self.slopes is None:
             layout = Layout(self.starts, self.table, self.pace)
             positions = all_positions(layout, self.num_tokens, self.dtype)
@@ -514,7 +517,7 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         exact=all(plan.exact for plan in plans),
         tail=None if tail is None else tail.images,
         tail_rows=None if tail is None else tail.rows,
-        whole_frames=False,
+        frame_size=None,
     )
 
 
@@ -527,7 +530,7 @@ _LEAVES = (
     *("starts", "table", "pace", "slopes", "row_bounds", "next_positions", "rope_deltas"),
     *("tail", "tail_rows", "num_tokens", "seq_len"),
 )
-_CONSTANTS = ("dtype", "padding_value", "exact", "whole_frames")
+_CONSTANTS = ("dtype", "padding_value", "exact")
 
 
 def _flatten(plan: RopeIndexPlan) -> tuple[list[Any], tuple[Any, ...]]:

@@ -12,8 +12,11 @@ from vecrope.blocks import Blocks
 from vecrope.positions import fill_runs
 from vecrope.regular import OneSize, Sizes, write_frames
 
-# A frame's tokens are written one by one where they are less than this part of a prompt's.
+# Placeholders are addressed one by one where they are less than this part of a prompt, or, if all
+# frames have one size, not more than so many: fewer operators then count for more than passes over
+# all tokens.
 _FEW = 8
+_ONE_BY_ONE = 16384
 
 
 class WholeFrames(NamedTuple):
@@ -26,53 +29,43 @@ class WholeFrames(NamedTuple):
     order: Tensor | None  # (R,) which run each of `size` is the size of; None: they are in order
 
 
-def table_of_frames(whole: WholeFrames, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def table_of_frames(starts: Tensor, ends: Tensor, size: OneSize, dtype: torch.dtype) -> Tensor:
     """Return the segments of text and frames in turn, text, maybe empty, at both ends.
 
     Args:
-        whole: the frames, none of which is a block.
+        starts: (R,) int64, ascending index of each frame's first token.
+        ends: (R,) int64, the first token behind.
+        size: of the frames.
         dtype: of the table.
 
     Returns:
-        (2 R + 1,) and (6, 2 R + 1), as `vecrope.positions.Layout` has them, and (1,) how much
-        further the positions behind the last frame are than the tokens' indices.
+        (6, 2 R + 1), the table of `vecrope.positions.Layout`; its first row is that of the starts.
     """
-    starts, ends, _, size, order = whole
-    assert not isinstance(size, Blocks)
-    segments = pad(torch.stack((starts, ends), 1).view(-1), (1, 0)).to(dtype)
-    num_before = torch.arange(segments.shape[0], dtype=dtype, device=segments.device) >> 1
-    table = segments.new_ones((6, segments.shape[0]))
-    if isinstance(size, OneSize):
-        table[2:, 1::2] = table.new_tensor([[size.width], [size.height], [1], [size.span]])
-        moved = num_before * (size.span - size.area)
-    else:
-        height, width, span = size[:3]
-        if order is not None:
-            by_run = order.argsort()
-            height, width, span = height[by_run], width[by_run], span[by_run]
-        table[2:, 1::2] = torch.cat((width, height, torch.ones_like(width), span), 1).t()
-        moved = pad((span - height * width).view(-1).cumsum(0), (1, 0)).to(dtype)[num_before]
-    table[0] = segments
-    table[1] = segments + moved
-    return segments, table, moved[-1:]
+    table = starts.new_ones((6, 2 * starts.shape[0] + 1), dtype=dtype)
+    table[2:, 1::2] = table.new_tensor([[size.width], [size.height], [1], [size.span]])
+    segments = table[0]
+    segments[:1].zero_()
+    segments[1:].view(-1, 2).copy_(torch.stack((starts, ends), 1))
+    num_before = torch.arange(table.shape[1], dtype=dtype, device=table.device) >> 1
+    torch.add(segments, num_before, alpha=size.span - size.area, out=table[1])
+    return table
 
 
 def positions_of_table(
-    starts: Tensor, table: Tensor, num_tokens: int, dtype: torch.dtype
+    starts: Tensor, size: tuple[int, int], num_tokens: int, dtype: torch.dtype
 ) -> Tensor:
-    """Return the (3, N) positions of a table that `table_of_frames` made; reads values."""
+    """Return the (3, N) positions of a table that `table_of_frames` made, by its starts.
+
+    Args:
+        starts: (2 R + 1,) the starts of its segments.
+        size: height and width of the frames, in tokens.
+        num_tokens: N.
+        dtype: of the positions.
+    """
+    height, width = size
+    frame = OneSize(height, width, max(size))
     starts, ends = starts[1:].long().view(-1, 2).unbind(1)
-    width, height, _, span = table[2:, 1::2].unbind()
-    size: OneSize | Sizes = OneSize(1, 1, 1)
-    if starts.shape[0]:
-        least, most = (extreme.tolist() for extreme in torch.aminmax(table[2:4, 1::2], dim=1))
-        if least == most:
-            size = OneSize(most[1], most[0], max(most))
-        else:
-            sizes = torch.stack((height, width, span)).long().unsqueeze(2)
-            height, width, span = sizes.unbind()
-            size = Sizes(height, width, span, most[1])
-    whole = WholeFrames(starts, ends, int((ends - starts).sum()), size, None)
+    whole = WholeFrames(starts, ends, starts.shape[0] * frame.area, frame, None)
     return positions_of_frames(num_tokens, whole, dtype)
 
 
@@ -84,7 +77,7 @@ def positions_of_frames(num_tokens: int, whole: WholeFrames, dtype: torch.dtype)
         return text.expand(3, -1).contiguous()
     positions = starts.new_empty((3, num_tokens), dtype=dtype)
     few = _FEW * num_placeholders < num_tokens
-    if few and isinstance(size, OneSize):
+    if isinstance(size, OneSize) and (few or num_placeholders <= _ONE_BY_ONE):
         write_few_frames(positions, starts, ends, size)
         return positions
     positions[2].fill_(1)
@@ -105,7 +98,7 @@ def positions_of_frames(num_tokens: int, whole: WholeFrames, dtype: torch.dtype)
 
 
 def write_few_frames(positions: Tensor, starts: Tensor, ends: Tensor, size: OneSize) -> None:
-    """Write positions (3, N) where nearly all tokens are text, on which all axes are alike.
+    """Write positions (3, N) as those of text, on which all axes are alike, and add the frames.
 
     Args:
         positions: written, whatever is in it.

@@ -187,18 +187,23 @@ def _vllm_methods(model_type):
     return load(wheel, member, *(f"{owner}.{name}" for name in names), **namespace)
 
 
-def vllm_rope_index(prompt):
-    """Answer a prompt of one row without padding as vLLM does."""
+def vllm_model(prompt):
+    """Return an object that has what the methods of vLLM's model read, and those methods."""
     model = SimpleNamespace(config=configuration(prompt.spec))
     for name, method in _vllm_methods(prompt.spec.model_type).items():
         setattr(model, name, MethodType(method, model))
-    positions, delta = model.get_mrope_input_positions(
-        prompt.input_ids[0].tolist(), _vllm_features(prompt)
+    return model
+
+
+def vllm_rope_index(prompt):
+    """Answer a prompt of one row without padding as vLLM does."""
+    positions, delta = vllm_model(prompt).get_mrope_input_positions(
+        prompt.input_ids[0].tolist(), vllm_features(prompt)
     )
     return positions.unsqueeze(1), torch.tensor([[delta]])
 
 
-def _vllm_features(prompt):
+def vllm_features(prompt):
     """Return the media of a row as features: where their placeholders begin, and what they hold.
 
     A video with sound stands where its audio starts, and so does its audio.

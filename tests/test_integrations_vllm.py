@@ -376,7 +376,8 @@ def test_pruned_videos_get_vllms_answer(counts):
     model = owner()
     model.config = config
     module = SimpleNamespace(Qwen3VLForConditionalGeneration=owner)
-    method = plugin._method(owner.get_mrope_input_positions, plugin._between_markers)
+    answer = plugin._of_groups(plugin._between_markers)
+    method = plugin._method(owner.get_mrope_input_positions, answer)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plugin, "import_module", lambda _: module)
         ours = method(model, tokens, features)

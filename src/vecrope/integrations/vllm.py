@@ -10,19 +10,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vecrope.modality import IMAGE, VIDEO
-from vecrope.placeholders import get_rope_index_from_placeholders
-from vecrope.spec import MRopeSpec
+from vecrope.integrations.vllm_groups import Group, positions_of_groups
+from vecrope.integrations.vllm_own import answer_canvas, answer_isaac, answer_omni
 
 _logger = logging.getLogger(__name__)
 
@@ -30,20 +28,8 @@ _logger = logging.getLogger(__name__)
 _RELEASE = "0.33"
 _METHOD = "get_mrope_input_positions"
 
-# One grid of positions (an image, a video that is a block, or a frame): the index of its first
-# token, frames, rows and columns in tokens, and positions from one frame to the next; 1 if left
-# out.
-Group = tuple[int, int, int, int] | tuple[int, int, int, int, float]
+_Answer = Callable[[Any, list[int], list[Any]], tuple[Tensor, int]]
 _Groups = Callable[[Any, list[int], list[Any]], Iterable[Group]]
-
-# Groups are in tokens, their paces in positions; rounded as vLLM rounds them, in float64.
-_SPEC = MRopeSpec.for_model(
-    "qwen2_5_vl",
-    convention="vllm",
-    spatial_merge_size=1,
-    tokens_per_second=1.0,
-    multi_frame_images=True,
-)
 
 
 def get_mrope_input_positions(
@@ -67,65 +53,21 @@ def get_mrope_input_positions(
     An assertion of vLLM's about its features, such as one frame an image, is raised as it is.
     """
     for owner in type(model).__mro__:
-        groups_of = _CLASSES.get(owner.__module__, {}).get(owner.__name__)
-        if groups_of is not None:
-            return positions_of_groups(
-                len(input_tokens), list(groups_of(model, input_tokens, mm_features))
-            )
+        answer = _CLASSES.get(owner.__module__, {}).get(owner.__name__)
+        if answer is not None:
+            return answer(model, input_tokens, mm_features)
     known = ", ".join(name for classes in _CLASSES.values() for name in classes)
     raise TypeError(f"model must be one of {known} of vLLM, got {type(model).__name__}")
 
 
-def positions_of_groups(num_tokens: int, groups: Sequence[Group]) -> tuple[Tensor, int]:
-    """Return the M-RoPE positions of a prompt of text and of groups.
+def _of_groups(groups_of: _Groups) -> _Answer:
+    """Return what answers by the groups that a model's features describe."""
 
-    Args:
-        num_tokens: tokens of the prompt, N, at least one.
-        groups: tuples of offset, frames, height, width and, for what is spaced in time, positions
-            from one frame to the next, whose multiples are rounded down. Ascending, and none
-            reaches into the next.
+    def answer(model: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+        groups = list(groups_of(model, input_tokens, mm_features))
+        return positions_of_groups(len(input_tokens), groups)
 
-    Returns:
-        (3, N) int64 on the CPU, and the row's largest position plus one, less N.
-
-    Raises:
-        ValueError: for groups that do not fit the prompt, or no tokens.
-
-    Example:
-        >>> from vecrope.integrations.vllm import positions_of_groups
-        >>> position_ids, delta = positions_of_groups(6, [(1, 2, 1, 2, 1.5)])
-        >>> position_ids
-        tensor([[0, 1, 1, 2, 2, 3],
-                [0, 1, 1, 1, 1, 3],
-                [0, 1, 2, 1, 2, 3]])
-        >>> delta
-        -2
-    """
-    if num_tokens < 1:
-        raise ValueError(f"a prompt must have one token at least, got {num_tokens}")
-    if not groups:
-        return torch.arange(num_tokens).repeat(3, 1), 0
-    table = torch.tensor([group[:4] for group in groups])
-    grids = table[:, 1:]
-    modalities, seconds, videos = torch.full((len(groups),), IMAGE), None, None
-    # To be numbered as images, whose frames are one position apart, costs less.
-    paces = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
-    if any(pace != 1.0 for pace in paces):
-        pace = torch.tensor(paces, dtype=torch.float64)
-        timed = pace != 1.0
-        modalities.masked_fill_(timed, VIDEO)
-        grids, videos, seconds = grids[~timed], grids[timed], pace[timed]
-    position_ids, rope_deltas = get_rope_index_from_placeholders(
-        num_tokens,
-        _SPEC,
-        offsets=table[:, 0],
-        lengths=table[:, 1:].prod(1),
-        modalities=modalities,
-        image_grid_thw=grids,
-        video_grid_thw=videos,
-        second_per_grid_ts=seconds,
-    )
-    return position_ids, int(rope_deltas)
+    return answer
 
 
 def _from_grids(model: Any, _: list[int], mm_features: list[Any]) -> Iterable[Group]:
@@ -178,23 +120,41 @@ def _images(model: Any, _: list[int], mm_features: list[Any]) -> Iterator[Group]
         yield feature.mm_position.offset, frames, height // merge, width // merge
 
 
-# The classes that define the method, by module, and how their groups are read. Others inherit it,
-# count tokens, or follow a rule of their own, and keep what they have.
-_CLASSES: dict[str, dict[str, _Groups]] = {
-    f"vllm.model_executor.models.{module}": {name: groups_of}
-    for module, name, groups_of in (
-        ("bailing_moe_v3_vl", "BailingMoeV3VLForConditionalGeneration", _images),
-        ("cohere_compass", "CohereCompassForConditionalGeneration", _from_grids),
-        ("cosmos3_edge", "Cosmos3EdgeForConditionalGeneration", _between_markers),
-        ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration", _from_grids),
-        ("glm4_1v", "Glm4vForConditionalGeneration", _from_grids),
-        ("keye", "KeyeForConditionalGeneration", _from_grids),
-        ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration", _from_grids),
-        ("openpangu_vl", "OpenPanguVLForConditionalGeneration", _with_separators),
-        ("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", _from_grids),
-        ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", _from_grids),
-        ("qwen2_vl", "Qwen2VLForConditionalGeneration", _from_grids),
-        ("qwen3_vl", "Qwen3VLForConditionalGeneration", _between_markers),
+# The classes that define the method, by module, and what answers for them. Others inherit it, or
+# count tokens, and keep what they have.
+_GROUPS: tuple[tuple[str, str, _Groups], ...] = (
+    ("bailing_moe_v3_vl", "BailingMoeV3VLForConditionalGeneration", _images),
+    ("cohere_compass", "CohereCompassForConditionalGeneration", _from_grids),
+    ("cosmos3_edge", "Cosmos3EdgeForConditionalGeneration", _between_markers),
+    ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration", _from_grids),
+    ("glm4_1v", "Glm4vForConditionalGeneration", _from_grids),
+    ("keye", "KeyeForConditionalGeneration", _from_grids),
+    ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration", _from_grids),
+    ("openpangu_vl", "OpenPanguVLForConditionalGeneration", _with_separators),
+    ("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", _from_grids),
+    ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", _from_grids),
+    ("qwen2_vl", "Qwen2VLForConditionalGeneration", _from_grids),
+    ("qwen3_vl", "Qwen3VLForConditionalGeneration", _between_markers),
+)
+_OWN: tuple[tuple[str, str, _Answer], ...] = (
+    ("isaac", "IsaacForConditionalGeneration", answer_isaac),
+    ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", answer_canvas),
+    (
+        "qwen2_5_omni_thinker",
+        "Qwen2_5OmniThinkerForConditionalGeneration",
+        partial(answer_omni, "qwen2_5_omni"),
+    ),
+    (
+        "qwen3_omni_moe_thinker",
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        partial(answer_omni, "qwen3_omni_moe"),
+    ),
+)
+_CLASSES: dict[str, dict[str, _Answer]] = {
+    f"vllm.model_executor.models.{module}": {name: answer}
+    for module, name, answer in (
+        *((module, name, _of_groups(groups_of)) for module, name, groups_of in _GROUPS),
+        *_OWN,
     )
 }
 # vLLM's own methods, by class, while ours are in their place.
@@ -236,25 +196,24 @@ def unregister() -> None:
 
 
 def _replace_methods(module: ModuleType) -> None:
-    for name, groups_of in _CLASSES[module.__name__].items():
+    for name, answer in _CLASSES[module.__name__].items():
         owner = getattr(module, name, None)
         original = getattr(owner, "__dict__", {}).get(_METHOD)
         if owner is None or original is None:
             _logger.warning("vecrope finds no %s.%s in %s", name, _METHOD, module.__name__)
             continue
         _originals[owner] = original
-        setattr(owner, _METHOD, _method(original, groups_of))
+        setattr(owner, _METHOD, _method(original, answer))
 
 
-def _method(original: Callable[..., Any], groups_of: _Groups) -> Callable[..., Any]:
+def _method(original: Callable[..., Any], answer: _Answer) -> Callable[..., Any]:
     @wraps(original)
     def method(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
         try:
-            groups = list(groups_of(self, input_tokens, mm_features))
-            return positions_of_groups(len(input_tokens), groups)
+            return answer(self, input_tokens, mm_features)
         except ValueError:
-            answer: tuple[Tensor, int] = original(self, input_tokens, mm_features)
-            return answer
+            own: tuple[Tensor, int] = original(self, input_tokens, mm_features)
+            return own
 
     return method
 

@@ -174,6 +174,7 @@ def assert_answers(request, spec, **options):
     for got in ((plan.position_ids(), plan.rope_deltas), answer):
         assert_same(got, request.want)
         assert_same(got, request.by_ids)
+        assert got[0].is_contiguous()
     return plan
 
 
@@ -368,12 +369,19 @@ def test_by_hand(num_tokens, arguments, expected, deltas):
 
 
 @pytest.mark.parametrize("num_tokens", [8, 80])
-@pytest.mark.parametrize("video", [True, False])
+@pytest.mark.parametrize("media", ["none", "an image", "an image and a video"])
 @each_spec
-def test_nothing_depends_on_the_default_device(spec, video, num_tokens):
+def test_nothing_depends_on_the_default_device(spec, media, num_tokens):
     merge, frames = spec.spatial_merge_size, spec.temporal_merge_size
-    arguments = runs((1, 2, IMAGE), (4, 2, VIDEO)) if video else runs((1, 2, IMAGE))
-    arguments["image_grid_thw"] = integers([[1, merge, 2 * merge]])
+    video = media == "an image and a video"
+    if media == "none":
+        arguments = dict(NO_RUN)
+    elif video:
+        arguments = runs((0, 4, IMAGE), (5, 2, VIDEO))
+    else:
+        arguments = runs((1, 4, IMAGE))
+    if media != "none":
+        arguments["image_grid_thw"] = integers([[1, 2 * merge, 2 * merge]])
     if video:
         arguments["video_grid_thw"] = integers([[frames, 2 * merge, merge]])
     if video and spec.video_time == "seconds":

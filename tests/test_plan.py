@@ -1,4 +1,5 @@
 import copy
+import io
 import pickle
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -42,6 +43,7 @@ each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 QWEN = spec_of("qwen2_vl", "transformers")
 PACED = SPECS["qwen2_5_vl-transformers"]
 BEYOND = 9
+GLM_IMAGE = spec_of("glm_image", "transformers")
 integers = torch.tensor
 
 
@@ -515,6 +517,38 @@ def test_exported_equals_eager(spec):
     for plan in plans:
         for call in CALLS:
             assert_same(module(plan, *call), every_way(plan, *call))
+
+
+class Planned(torch.nn.Module):
+    def forward(self, plan, ids, grids):
+        other = plan_rope_index(
+            ids, GLM_IMAGE, image_grid_thw=grids, validate=False, max_segments=12
+        )
+        return plan.slice(0, 8), other, other.decode(4)
+
+
+def test_a_program_that_takes_and_returns_plans_is_saved_and_loaded():
+    plans = examples(PACED)
+    ids, grids = integers([[5, 6, 7, 16384]] * 2), integers([[1, 2, 3], [1, 1, 2]])
+    program = torch.export.export(Planned(), (plans[0], ids, grids))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    positions, plan, decoded = loaded(plans[1], ids, grids.flip(0))
+    want, other, want_decoded = Planned()(plans[1], ids, grids.flip(0))
+    assert_same([positions, decoded], [want, want_decoded])
+    assert (plan.dtype, plan.padding_value, plan.exact) == (torch.int64, 1, False)
+    assert_same(tensors_of(plan), tensors_of(other))
+
+
+def test_a_plan_is_saved_and_loaded():
+    plan, file = example(), io.BytesIO()
+    torch.save({"plan": plan}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["plan"]
+    assert torch.equal(loaded.position_ids(), plan.position_ids())
+    assert loaded.dtype == plan.dtype
 
 
 # Without reading values, and without a copy from the host

@@ -551,10 +551,24 @@ def _unflatten(leaves: Any, constants: Any) -> RopeIndexPlan:
     return RopeIndexPlan(**dict(named))
 
 
+def _to_json(constants: tuple[Any, ...]) -> list[Any]:
+    dtype, *others = constants
+    return [str(dtype).removeprefix("torch."), *others]
+
+
+def _from_json(constants: list[Any]) -> tuple[Any, ...]:
+    dtype, *others = constants
+    return getattr(torch, dtype), *others
+
+
 pytree.register_pytree_node(
     RopeIndexPlan,
     _flatten,
     _unflatten,
     serialized_type_name="vecrope.RopeIndexPlan",
+    to_dumpable_context=_to_json,
+    from_dumpable_context=_from_json,
     flatten_with_keys_fn=_flatten_with_keys,
 )
+# So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
+torch.serialization.add_safe_globals([RopeIndexPlan])

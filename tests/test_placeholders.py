@@ -297,7 +297,7 @@ def test_a_plan_of_frames_has_text_and_frames_in_turn():
     spec = spec_of("glm4v", "vllm")
     arguments = runs((0, 6, 1), (8, 6, 1), image_grid_thw=grid_tensor([[1, 4, 6], [1, 4, 6]]))
     plan = plan_from_placeholders(15, spec, **arguments)
-    assert plan.frame_size == (2, 3)
+    assert (plan.frame_size, plan.exact) == ((2, 3), True)
     assert plan.starts.tolist() == [0, 0, 6, 8, 14]
     assert plan.table.tolist() == [
         [0, 0, 6, 8, 14],
@@ -806,10 +806,11 @@ def test_unchecked_no_value_is_read(spec):
     assert {tensor.device.type for tensor in (positions, deltas, planned, chunk)} == {"meta"}
 
 
-def test_unchecked_no_value_is_read_of_one_prompt():
+@each_spec
+def test_unchecked_no_value_is_read_of_one_prompt(spec):
     arguments = fake_arguments("meta") | {"rows": None}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        positions, deltas, planned, _ = answer_of(11, QWEN, arguments)
+        positions, deltas, planned, _ = answer_of(11, spec, arguments)
     assert (positions.shape, planned.shape, deltas.shape) == ((3, 11), (3, 11), (1, 1))
     assert {tensor.device.type for tensor in (positions, deltas, planned)} == {"meta"}
 

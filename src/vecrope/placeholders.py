@@ -181,7 +181,7 @@ def _whole_frames(
     offsets, lengths, modalities = runs
     if not offsets.is_cpu or torch.compiler.is_compiling():
         return None
-    if len(counts) != 1 or not counts[0] or (rows is not None and rows.any()):
+    if len(counts) != 1 or (rows is not None and rows.any()):
         return None
     num_tokens, num_runs = counts[0], offsets.shape[0]
     frames = frames_of(num_tokens, spec, *grids, seconds)

@@ -189,23 +189,23 @@ def _whole_frames(
         return None
     offsets, lengths = offsets.long(), lengths.long()
     # Numbers on a CPU are read faster than a tensor operator is dispatched.
-    first, counts, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
-    if num_runs and not _in_order(first, counts, num_tokens - 1):
+    first, tokens, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
+    if num_runs and not _in_order(first, tokens, num_tokens - 1):
         return None
-    if not spec.frames_may_touch and not set(first).isdisjoint(map(add, first, counts)):
+    if not spec.frames_may_touch and not set(first).isdisjoint(map(add, first, tokens)):
         return None
     if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
         return None
     size, order = frames.size, None
     if isinstance(size, OneSize):
-        fits = counts.count(size.area) == num_runs
+        fits = tokens.count(size.area) == num_runs
     else:
         # The grids' order: all images, then all videos.
         order = modalities.argsort(stable=True)
         fits = torch.equal(lengths[order].unsqueeze(1), size.area)
     if not fits:
         return None
-    return WholeFrames(offsets, offsets + lengths, sum(counts), size, order)
+    return WholeFrames(offsets, offsets + lengths, sum(tokens), size, order)
 
 
 def _plan_of_frames(

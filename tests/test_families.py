@@ -75,6 +75,18 @@ def test_types_say_what_the_ids_say(spec):
     check()
 
 
+@each_form
+@each_rule
+def test_types_are_believed_where_the_ids_would_fit_as_well(spec, form):
+    if spec.image_token_id is None:
+        return
+    side = 2 * spec.spatial_merge_size
+    prompt = Prompt.from_symbols(spec, ["ttt<IIII>t"], image_grid_thw=[[1, side, side]])
+    ids = Prompt.from_symbols(spec, ["<IIII>tttt"]).input_ids
+    answer = rope_index(prompt, input_ids=ids, mm_token_type_ids=prompt.mm_token_type_ids, **form)
+    assert_same(answer, prompt.expected())
+
+
 @each_rule
 def test_a_rows_answer_does_not_depend_on_the_others(spec):
     @settings(max_examples=HALF)
@@ -200,6 +212,21 @@ def test_a_video_reaches_beyond_the_end_from_behind_images(rows, model_type, con
         assert_same(rope_index(prompt), prompt.expected())
 
 
+@each_form
+@pytest.mark.parametrize("padding_value", [0, 50])
+@pytest.mark.parametrize("model_type", ["qwen2_vl", "qwen2_5_vl", "ernie4_5_vl_moe"])
+def test_masked_tokens_reach_nowhere_beside_a_video_that_reaches_far(
+    model_type, padding_value, form
+):
+    prompt = build(
+        *(model_type, "transformers", ["t<VVVVVVVV>tt", "t" * 13]),
+        mask=["1" * 12 + "0", "0" * 13],
+        fields={"padding_value": padding_value},
+        video_grid_thw=[[8 * spec_of(model_type, "transformers").temporal_merge_size, 2, 2]],
+    )
+    assert_same(rope_index(prompt, **form), prompt.expected())
+
+
 @pytest.mark.parametrize(
     ("family", "row", "images", "videos"),
     [
@@ -304,9 +331,11 @@ def test_nothing_depends_on_the_default_device(model_type, row, videos, conventi
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(
+    "rows", [["tt<", "II>", "<II"], ["ttt<", "II>t", "<II>"]], ids=["image last", "text last"]
+)
 @pytest.mark.parametrize("convention", EVERYWHERE)
-def test_a_marker_at_the_end_of_a_row_announces_nothing_in_the_next(convention, form):
-    rows = ["tt<", "II>", "<II"]
+def test_a_marker_at_the_end_of_a_row_announces_nothing_in_the_next(convention, rows, form):
     prompt = build("qwen2_vl", convention, rows, image_grid_thw=[[1, 2, 4]] * 2)
     if convention == "sglang":
         with pytest.raises(ValueError, match=r"row 1, image 0: its grid .* vision_start_token_id"):

@@ -316,6 +316,12 @@ def test_an_image_and_a_frame_of_as_many_tokens_keep_their_sides(spec, form):
     [
         pytest.param("tIt", {"image_grid_thw": [[1, 3, 2]]}, id="an odd height"),
         pytest.param("tIt", {"image_grid_thw": [[1, 2, 3]]}, id="an odd width"),
+        pytest.param(
+            "tItIIt", {"image_grid_thw": [[1, 3, 2], [1, 2, 4]]}, id="an odd height of one of two"
+        ),
+        pytest.param(
+            "tItIIt", {"image_grid_thw": [[1, 2, 2], [1, 2, 5]]}, id="an odd width of one of two"
+        ),
         pytest.param("ttt", {"image_grid_thw": [[1, 0, 2]]}, id="no height"),
         pytest.param("ttt", {"image_grid_thw": [[1, 2, 0]]}, id="no width"),
         pytest.param("tIt", {"image_grid_thw": [[1, -2, -2]]}, id="negative sides"),
@@ -330,6 +336,16 @@ def test_an_image_and_a_frame_of_as_many_tokens_keep_their_sides(spec, form):
 def test_a_faulty_grid_is_refused_though_the_tokens_would_fit_it(row, grids, form, spec):
     with pytest.raises(ValueError, match=r"must be positive|must have a height and width"):
         rope_index(Prompt.from_symbols(spec, [row], **grids), form)
+
+
+@each_form
+def test_a_grid_whose_tokens_would_wrap_to_one_is_refused(form):
+    width = (3 * 2**64 + 1) // 7
+    row, grids = "ItIt".ljust(40, "t"), [[1, 7, width], [1, 1, 1]]
+    for rows in ([row], [row, "t" * 40]):
+        prompt = Prompt.from_symbols(OTHERS["unmerged"], rows, image_grid_thw=grids)
+        with pytest.raises(ValueError, match=r"fewer than 2\*\*30 tokens, row 0 \(1, 7"):
+            rope_index(prompt, form)
 
 
 @each_form
@@ -413,6 +429,7 @@ def test_frames_of_one_patch_by_one_are_expanded():
     [
         pytest.param("ItItIIt".ljust(20, "t"), [[2, 2, 2], [1, 2, 4]], id="among images"),
         pytest.param("It[It]", [[2, 2, 2]], id="the second in a video"),
+        pytest.param("ItIt[It]", [[2, 2, 2], [1, 2, 2]], id="one run too many in a video"),
     ],
 )
 def test_an_image_in_two_runs_is_refused(row, grids, spec, form):

@@ -248,7 +248,7 @@ def _announced(input_ids: Tensor, spec: MRopeSpec, starts: Tensor) -> bool:
         return True
     if not int((starts % input_ids.shape[1]).amin()):
         return False
-    before = input_ids.reshape(-1).take(starts.view(-1) - 1)
+    before = input_ids.take(starts.view(-1) - 1)
     return before.tolist().count(spec.vision_start_token_id) == starts.shape[0]
 
 

@@ -128,16 +128,27 @@ def test_any_positions_are_made_of_lines(cells, flags, cuts, dtype, exact):
     positions = torch.tensor(cells).t().to(dtype)
     positions = positions / 2 if dtype == torch.float32 else positions
     num_tokens = len(cells)
-    bounds = torch.tensor(sorted({0, num_tokens, *(min(cut, num_tokens) for cut in cuts)}))
+    # Rows without a token among them.
+    bounds = sorted([0, num_tokens, *(min(cut, num_tokens) for cut in cuts)])
+    bounds = torch.tensor(bounds, dtype=torch.int64 if exact else torch.int32)
     mask = torch.tensor(flags[:num_tokens])
     lines = lines_of(positions, mask, bounds, exact=exact)
     index = torch.arange(num_tokens)
     assert_same([positions_on(lines, index)], [positions])
     line = torch.searchsorted(lines.starts, index, right=True) - 1
     assert torch.equal(lines.slopes[-1, line].bool(), mask)
-    assert set(bounds[:-1].tolist()) <= set(lines.starts.tolist())
+    assert lines.starts.dtype == bounds.dtype
+    assert {*lines.slopes.unique().tolist()} <= {0, 1}
+    assert {*bounds.tolist()} <= {*lines.starts.tolist(), num_tokens}
     assert not exact or len(lines.starts) == len(line.unique())
     assert exact or len(lines.starts) == num_tokens
+
+
+def test_fractions_that_differ_by_nearly_one_are_of_two_lines():
+    # In float32 their difference would be rounded to 1, and so would 1 more than the first.
+    positions = torch.tensor([[2.0**-24, 1 + 2.0**-23]])
+    lines = lines_of(positions, None, torch.tensor([0, 2]), exact=True)
+    assert torch.equal(positions_on(lines, torch.arange(2)), positions)
 
 
 def test_of_a_capacity_nothing_is_read():
@@ -147,6 +158,8 @@ def test_of_a_capacity_nothing_is_read():
         bounds = torch.empty(3, dtype=torch.int32, device="meta")
         lines = lines_of(positions, kept, bounds, exact=False)
         assert positions_on(lines, bounds).shape == (3, 3)
+        unmasked = lines_of(positions, None, bounds, exact=False)
+        assert unmasked.slopes.device.type == "meta"
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
             lines_of(positions, kept, bounds, exact=True)
 

@@ -32,7 +32,7 @@ def lines_of(positions: Tensor, kept: Tensor | None, row_bounds: Tensor, *, exac
     """
     num_tokens = positions.shape[1]
     # Of fractions in float64, in which the difference of two float32 is exact.
-    wide = positions.double() if positions.is_floating_point() else positions.long()
+    wide = positions.double() if positions.is_floating_point() else positions
     steps = wide.diff(dim=1)
     goes_on = ((steps == 0) | (steps == 1)).all(0)
     if kept is None:
@@ -45,11 +45,11 @@ def lines_of(positions: Tensor, kept: Tensor | None, row_bounds: Tensor, *, exac
     turns = pad((steps[:, 1:] != steps[:, :-1]).any(0), (2, 0))[:num_tokens]
     begins = broken | (turns & ~pad(broken[:-1], (1, 0)))
     starts, _ = compact(begins, None if exact else num_tokens, row_bounds.dtype)
-    at = starts.clamp(max=num_tokens - 1).long()
+    at = starts.clamp(max=num_tokens - 1)
+    # A line of one token has none: behind it another begins, or it is the last, which is itself.
     second = (at + 1).clamp(max=num_tokens - 1)
-    alone = (second == at) | begins[second]
-    slopes = (wide[:, second] - wide[:, at]).masked_fill(alone, 0)
-    slopes = torch.cat((slopes, kept[at].unsqueeze(0).to(slopes.dtype)))
+    slopes = (wide[:, second] - wide[:, at]).masked_fill(begins[second], 0)
+    slopes = torch.cat((slopes, kept[at].unsqueeze(0)))
     return Lines(starts, positions[:, at], slopes.to(torch.int8))
 
 

@@ -28,7 +28,7 @@ def positions_on_tail(tail: Tail, rows: Tensor, index: Tensor) -> Tensor:
     """
     begin, count, end = tail.rows[:, rows].unbind()
     place = begin + index.clamp(min=0)
-    image = torch.searchsorted(tail.images[0].contiguous(), place, right=True) - 1
+    image = torch.searchsorted(tail.images[0], place, right=True) - 1
     first, base, width = tail.images[:, image].unbind()
     along = place - first
     line = along // width

@@ -457,6 +457,18 @@ def test_a_plan_of_images_joins_none_of_text_alone():
         concatenate_plans(plans)
 
 
+def test_joined_plans_do_not_depend_on_the_default_device():
+    grids = [torch.tensor([[1, 1, width]]) for width in (1, 2)]
+    plans = [plan_rope_index(ids_of("t<"), TRANSFORMERS, image_grid_thw=grid) for grid in grids]
+    with torch.device("meta"):
+        decoded = concatenate_plans(plans).decode(4)
+    assert decoded.tolist() == [
+        [[2, 3, 4, 5], [2, 2, 4, 5]],
+        [[2, 3, 4, 5], [2, 2, 4, 5]],
+        [[2, 3, 4, 5], [2, 3, 4, 5]],
+    ]
+
+
 def test_a_compiled_plan_equals_an_eager_one_and_a_misfit_gives_no_answer():
     def first_tokens(ids, grids):
         plan = plan_rope_index(ids, TRANSFORMERS, image_grid_thw=grids)

@@ -139,7 +139,8 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
     # Backwards through the whole batch, every row's last target is its first.
     first, before = _sum_behind(area), _sum_behind(side)
     base = (start - _sum_behind(taken))[reading.grid_rows] + before
-    images = torch.stack((first, base, width.clamp(min=1))).flip(1)
+    # A grid without tokens, of no columns maybe, begins where the next does and is not found.
+    images = torch.stack((first, base, width)).flip(1)
     last = torch.stack((area.sum(), *start.new_ones(2)))
     rows = torch.stack((_sum_behind(generated), count, start + taken))
     return Tail(torch.cat((images, last.unsqueeze(1)), 1), rows)

@@ -136,6 +136,15 @@ def test_the_text_row_of_rows_and_of_packed_input(packed):
     assert position_ids[:2].tolist() == (want[0] if packed else want)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
+def test_the_text_row_has_the_dtype_of_the_positions(dtype):
+    arguments = ids_of(QWEN, ["tt"]).to(dtype), spec_of("glm4v", "transformers")
+    position_ids, _ = get_rope_index(*arguments, text_positions=True)
+    assert position_ids.dtype == dtype
+    shard = plan_rope_index(*arguments).shard(0, 2, text_positions=True)
+    assert shard.dtype == dtype
+
+
 # Packed equals the sequences one by one
 
 

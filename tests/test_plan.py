@@ -455,6 +455,8 @@ def test_to_another_device_and_to_its_own():
     assert moved.nbytes == plan.nbytes
     static = example(max_segments=20)
     assert not static.to("meta").exact
+    with FakeTensorMode():
+        assert not fake_plan().to("cpu").exact
 
 
 # Compiled and exported
@@ -714,6 +716,11 @@ REFUSED = {
     ),
     "a negative row": (
         lambda: PLAN.at(integers([0]), integers([2, -1])),
+        ValueError,
+        "rows must be from 0 to 1, got -1",
+    ),
+    "a negative row among others that are there": (
+        lambda: PLAN.at(integers([0]), integers([1, -1])),
         ValueError,
         "rows must be from 0 to 1, got -1",
     ),

@@ -130,6 +130,10 @@ def test_shards_of_packed_input_and_of_masked_rows(form, convention, layout):
         assert torch.equal(torch.cat(shards, -1), whole[..., order])
 
 
+def test_a_shard_has_no_text_positions_that_are_not_asked_for():
+    assert plan_of(16).shard(0, 2).shape[0] == 3
+
+
 @pytest.mark.parametrize(
     ("world_size", "options", "message"),
     [

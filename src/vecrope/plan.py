@@ -185,12 +185,13 @@ class RopeIndexPlan:
         )
         width = self.num_tokens if self.seq_len is None else self.seq_len
         rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
-        index = (rows * width + columns.clamp(max=width - 1)).to(self.starts.dtype).contiguous()
+        # The columns of padding lie where the next row does, of which nothing is taken.
+        index = (rows * width + columns).to(self.starts.dtype)
         inside = columns < width
         positions = torch.where(inside, self._expand(index), self.padding_value)
         if text_positions:
             text = torch.where(inside, self._text_positions(index), 0)
-            positions = torch.cat((text.to(positions.dtype)[None], positions))
+            positions = torch.cat((text[None], positions))
         return (positions[:, 0] if self.seq_len is None else positions).to(self.dtype)
 
     def slice(self, start: int, stop: int) -> Tensor:

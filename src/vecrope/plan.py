@@ -263,10 +263,9 @@ class RopeIndexPlan:
         rows = rows.to(self.device, torch.int64)
         token_index = token_index.to(self.device, torch.int64)
         begin = self.row_bounds[rows]
-        length = self.row_bounds[rows + 1] - begin
-        beyond = token_index - length
-        inside = (begin + torch.minimum(token_index, length - 1)).clamp(min=0)
-        positions = self._expand(inside.to(self.starts.dtype).contiguous())
+        beyond = token_index - (self.row_bounds[rows + 1] - begin)
+        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
+        positions = self._expand((begin + token_index).to(self.starts.dtype).contiguous())
         decoded = self._decoded(rows, beyond)
         return torch.where(beyond < 0, positions, decoded).to(self.dtype)
 

@@ -282,6 +282,10 @@ def test_a_buffer_may_have_no_column_to_spare():
     assert_same([buffer], [PLAN.step([0, 2], [2, 3])])
 
 
+def test_every_length_is_a_multiple_of_one():
+    assert_same([PLAN.position_ids(pad_to_multiple_of=1)], [PLAN.position_ids()])
+
+
 # Plans joined
 
 
@@ -382,6 +386,19 @@ def test_as_many_tokens_as_indices_can_number(num_tokens):
     assert joined.step([numbers[0]] * 5, [2] * 5).tolist() == [numbers[:2] * 5] * 3
 
 
+def test_a_plan_joined_with_one_of_a_capacity_is_not_exact():
+    plans = [example(), example(max_segments=20)]
+    assert not concatenate_plans(plans).exact
+    assert not concatenate_plans(plans[::-1]).exact
+
+
+@pytest.mark.parametrize(("num_tokens", "wide"), [(2**29 - 1, False), (2**29, True)])
+def test_joined_plans_have_indices_of_64_bits_where_they_number_as_many(num_tokens, wide):
+    joined = concatenate_plans([text_plan(2**29), text_plan(num_tokens)])
+    indices = joined.starts, joined.table, joined.row_bounds
+    assert {index.dtype for index in indices} == {torch.int64 if wide else torch.int32}
+
+
 @pytest.mark.parametrize(
     ("spec", "seconds", "each"),
     [
@@ -462,7 +479,10 @@ def test_to_another_device_and_to_its_own():
     static = example(max_segments=20)
     assert not static.to("meta").exact
     with FakeTensorMode():
-        assert not fake_plan().to("cpu").exact
+        fake = fake_plan()
+        assert not fake.to("cpu").exact
+        joined = concatenate_plans([fake, fake])
+        assert {leaf.device.type for leaf in tensors_of(joined)} == {"meta"}
 
 
 # Compiled and exported

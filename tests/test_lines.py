@@ -1,5 +1,7 @@
 """Plans of families with a rule of their own: their positions, cut into lines."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -173,12 +175,23 @@ def test_a_line_of_a_grid_is_one_or_two():
     assert plan.nbytes == 20 * len(plan.starts) + 20 + 4
 
 
+@pytest.mark.parametrize("delta_length", ["padded", "valid"])
+def test_decoding_goes_on_behind_masked_tokens_whatever_the_delta_is_measured_by(delta_length):
+    spec = omni_spec_of("qwen2_5_omni", "transformers", 13)
+    spec = replace(spec, delta_length=delta_length)
+    ids, mask = torch.zeros((1, 4), dtype=torch.int64), torch.tensor([[0, 1, 1, 1]])
+    plan = plan_rope_index(ids, spec, attention_mask=mask)
+    assert plan.rope_deltas.tolist() == [[-1 if delta_length == "padded" else 0]]
+    assert plan.decode(2).tolist() == [[[3, 4]]] * 3
+
+
 def test_without_tokens_there_is_no_line():
     for shape in ((2, 0), (0, 3), (0, 0)):
         ids = torch.zeros(shape, dtype=torch.int64)
         plan = plan_rope_index(ids, OWN_SPECS["hunyuan_vl of 4 axes"])
         assert plan.position_ids().shape == (4, *shape)
         assert plan.decode(2).tolist() == [[[0, 1]] * shape[0]] * 4
+        assert plan.slice(1, 4).tolist() == [[[1, 2, 3]] * shape[0]] * 4
 
 
 def test_sequences_in_rows():

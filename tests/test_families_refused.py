@@ -54,6 +54,13 @@ ADJACENT = pairs((*QWEN2, "paddleocr_vl", *FRAMES_BY_STAMPS), "sglang")
             video_grid_thw=[[4, 2, 2]],
         ),
         *refused(
+            "two frames that touch",
+            pairs(GLM, "vllm"),
+            "t[II]",
+            r"its grid \(2, 2, 2\) needs something between its frames, got nothing at frame 0",
+            video_grid_thw=[[2, 2, 2]],
+        ),
+        *refused(
             "frames that touch behind a masked token",
             pairs(GLM, "vllm"),
             "t[ItItI]",

@@ -362,6 +362,7 @@ def test_without_tokens(spec, shape):
     plan = plan_rope_index(torch.zeros(shape, dtype=torch.int64), spec)
     assert plan.position_ids().shape == (3, *shape)
     assert plan.rope_deltas.shape == (batch, 1)
+    assert plan.rope_deltas.dtype == plan.next_positions.dtype == torch.int64
     decoded = torch.arange(2, 5).expand(3, batch, 3)
     assert_same([plan.slice(2, 5), plan.decode(3, start=2)], [decoded] * 2)
     assert_same([plan.at(decoded[0])], [decoded])

@@ -123,7 +123,7 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
     row_end, row_valid = at_rows[:, 1:] - at_rows[:, :-1]
     if spec.span_rule == "hw":
         # A block, which is one group, can reach further than it moves the running position.
-        reach = base + torch.maximum(torch.maximum(width, height), items.extent[item])
+        reach = base + items.extent[item]
         row_end = row_end.scatter_reduce(0, rows.long(), reach.masked_fill(masked, 0), "amax")
     if spec.delta_length == "valid":
         row_length = row_valid
@@ -131,17 +131,18 @@ def build_segments(stream: Stream, spec: MRopeSpec, items: Items, runs: Runs) ->
         row_length = stream.row_bounds[1:] - stream.row_bounds[:-1]
     unannounced = None
     if spec.marker_rule == "adjacent" and stream.token_types is None:
-        before = stream.input_ids[(starts - 1).clamp(min=0)]
+        # Before the first token stands none; it starts its row.
+        before = stream.input_ids[starts - 1]
         announced = (before == spec.vision_start_token_id) & (starts > stream.row_bounds[rows])
         alone = end_group - first_group <= 1
         visual = (modality == IMAGE) | (modality == VIDEO)
-        unannounced = visual & (lengths > 0) & ~(announced & alone)
+        unannounced = visual & ~(announced & alone)
     interrupted = first_group * group_tokens != place
     joined = None
     if not spec.frames_may_touch:
         key = torch.where(modality == VIDEO, item, -1) * stream.num_rows + rows
         joined = end_group - first_group > 1
-        previous = previous_of((lengths > 0) & ~masked, starts.dtype).clamp(min=0)
+        previous = previous_of(~masked, starts.dtype).clamp(min=0)
         joined |= ~interrupted & (place > 0) & (key == key[previous])
         joined &= modality == VIDEO
     return Segments(

@@ -350,6 +350,21 @@ def test_a_grid_whose_tokens_would_wrap_to_one_is_refused(form):
 
 @each_form
 @each_convention
+def test_text_inside_one_of_two_images_is_refused(spec, form):
+    prompt = Prompt.from_symbols(spec, ["tItIttIIt"], image_grid_thw=[[1, 2, 4]] * 2)
+    with pytest.raises(ValueError, match="row 0, image 0: its grid"):
+        rope_index(prompt, form)
+
+
+@each_form
+@each_convention
+def test_a_second_image_may_end_the_prompt(spec, form):
+    prompt = Prompt.from_symbols(spec, ["tIItII"], image_grid_thw=[[1, 2, 4]] * 2)
+    assert_same(rope_index(prompt, form), prompt.expected())
+
+
+@each_form
+@each_convention
 def test_a_frame_between_two_ends_is_refused(spec, form):
     prompt = Prompt.from_symbols(spec, ["]It]"], video_grid_thw=[[1, 2, 2]])
     with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
@@ -471,6 +486,15 @@ def test_ids_that_share_their_last_byte_with_a_special_one_are_text(spec, form):
         ids[row, 5:8] = torch.tensor(_special_ids(spec)) + (256 if row else -256)
     assert_same(rope_index(prompt, form, input_ids=ids), prompt.expected())
     assert _path_taken(prompt, input_ids=ids) == "regular"
+
+
+@each_form
+def test_an_id_that_shares_its_last_byte_with_the_images_is_no_image(form):
+    spec = OTHERS["ids far apart"]
+    prompt = Prompt.from_symbols(spec, ["tIt"], image_grid_thw=[[1, 2, 2]])
+    ids = torch.where(prompt.input_ids == spec.image_token_id, 256 + spec.image_token_id, 11)
+    with pytest.raises(ValueError, match="image_grid_thw row 0"):
+        rope_index(prompt, form, input_ids=ids)
 
 
 @each_form

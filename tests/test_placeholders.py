@@ -603,12 +603,34 @@ REFUSED = {
         "row 0, run 1 of placeholders must lie between tokens 5 and 12 and hold one at least, "
         "got offset 4 and length 4",
     ),
+    "a run over the one before in the second prompt": (
+        [12, 12],
+        runs((1, 4, IMAGE, 0), (1, 4, IMAGE, 1), (4, 4, IMAGE, 1))
+        | {"image_grid_thw": PICTURE.repeat(3, 1)},
+        ValueError,
+        "row 1, run 2 of placeholders must lie between tokens 5 and 12 and hold one at least, "
+        "got offset 4 and length 4",
+    ),
+    "rows that descend behind the first": (
+        [8, 8, 8],
+        runs((1, 4, IMAGE, 0), (1, 4, IMAGE, 2), (1, 4, IMAGE, 1))
+        | {"image_grid_thw": PICTURE.repeat(3, 1)},
+        ValueError,
+        "rows must ascend from 0 to 2, got 1 at run 2",
+    ),
     "a run of nothing": (
         [8, 8],
         TWO | {"lengths": integers([4, 0])},
         ValueError,
         "row 1, run 1 of placeholders must lie between tokens 0 and 8 and hold one at least, "
         "got offset 2 and length 0",
+    ),
+    "a run of nothing behind another of one prompt": (
+        8,
+        runs((1, 4, IMAGE), (6, 0, IMAGE), image_grid_thw=PICTURE),
+        ValueError,
+        "row 0, run 1 of placeholders must lie between tokens 5 and 8 and hold one at least, "
+        "got offset 6 and length 0",
     ),
     "a run whose end wraps": (
         [8, 8],

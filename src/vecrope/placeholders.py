@@ -310,7 +310,7 @@ def _check_values(
     """Check that the runs lie in their prompts, one behind the other; synchronises."""
     if not offsets.shape[0]:
         return
-    if len(counts) == 1 and offsets.is_cpu and not rows.any():
+    if offsets.is_cpu and not rows.any():
         kinds = modalities.tolist()
         known = kinds.count(IMAGE) + kinds.count(VIDEO) == len(kinds)
         if known and _in_order(offsets.tolist(), lengths.tolist(), counts[0]):

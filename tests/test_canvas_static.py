@@ -152,21 +152,27 @@ def test_types_are_traced_too():
 
 
 @pytest.mark.parametrize(
-    ("upstream", "rows", "sizes"),
+    ("upstream", "misfits"),
     [
-        pytest.param("transformers", ["t(I)t"], [[4, 8], [4, 4]], id="sizes"),
-        pytest.param("transformers", ["t(II)t(I)"], [[4, 8], [4, 6]], id="an indivisible size"),
-        pytest.param("transformers", ["It(I)"], [[4, 4], [4, 4]], id="nothing before a crop"),
-        pytest.param("sglang", ["t((I)t(I)"], [[4, 4], [4, 4]], id="markers"),
+        pytest.param(
+            "transformers",
+            {
+                "sizes": ("t(I)tttt(I)", [[4, 8], [4, 4]]),
+                "an indivisible size": ("tttt(II)(I)", [[4, 8], [4, 6]]),
+                "nothing before a crop": ("Ittttttt(I)", [[4, 4], [4, 4]]),
+            },
+        ),
+        pytest.param("sglang", {"markers": ("t((I)t(I)", [[4, 4], [4, 4]])}),
     ],
 )
-def test_under_tracing_what_does_not_fit_gets_no_answer(upstream, rows, sizes):
-    prompt = CanvasPrompt.from_symbols(SPECS[upstream], rows * 2, target_sizes=sizes * 2)
-    arguments = arguments_of(prompt, by_types=False)
-    with pytest.raises(ValueError, match=r"target_sizes|row 0, token"):
-        get_rope_index(spec=prompt.spec, **arguments)
+def test_under_tracing_what_does_not_fit_gets_no_answer(upstream, misfits):
     compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True, dynamic=True)
-    assert_no_answer(compiled(spec=prompt.spec, **arguments))
+    for row, sizes in misfits.values():
+        prompt = CanvasPrompt.from_symbols(SPECS[upstream], [row] * 2, target_sizes=sizes * 2)
+        arguments = arguments_of(prompt, by_types=False)
+        with pytest.raises(ValueError, match=r"target_sizes|row 0, token"):
+            get_rope_index(spec=prompt.spec, **arguments)
+        assert_no_answer(compiled(spec=prompt.spec, **arguments))
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ def test_compiled_equals_eager_and_compiles_once(model_type, convention, compile
     first = warm_up(spec)
     assert_same(rope_index(first, function), first.expected())
 
-    @settings(max_examples=25)
+    @settings(max_examples=10)
     @given(fitting(spec))
     def check(prompt):
         prompt = steady(prompt)

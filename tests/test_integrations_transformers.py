@@ -467,7 +467,7 @@ def test_compiled_it_answers_the_same(target):
             lambda **arguments: module.get_rope_index(**arguments),
             fullgraph=True,
             dynamic=True,
-            backend="aot_eager",
+            backend="eager",
         )
         for name in TWO_ROWS:
             arguments = two_rows("qwen2_vl", name).arguments()

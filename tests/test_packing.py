@@ -165,7 +165,7 @@ def assert_is_one_by_one(answer, packing, spec, answer_alone=None):
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_packed_equals_the_sequences_one_by_one(spec, data):
     packing = data.draw(packings(spec))
     arguments = packing.arguments()
@@ -221,7 +221,7 @@ def test_the_static_form_equals_the_exact_one(spec, data):
 
 
 @given(packing=packings(QWEN))
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_a_plan_has_the_sequences_for_rows(packing):
     plan = plan_rope_index(packing.input_ids, QWEN, **packing.arguments())
     want = get_rope_index(packing.input_ids, QWEN, **packing.arguments())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import spec_of
 from packings import packings
-from support import assert_same, fitting, kept, rope_index
+from support import assert_same, fitting, kept, no_synchronisation, rope_index
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
@@ -881,3 +881,48 @@ def test_refused(call, error, message):
 def test_a_plan_cannot_be_changed():
     with pytest.raises(AttributeError, match="cannot assign to field 'num_tokens'"):
         PLAN.num_tokens = 3
+
+
+# On a GPU
+
+
+def batches(name):
+    """Return a spec, ids and grids: of segments, of segments with a pace, and of lines."""
+    if name == "images to generate":
+        ids = integers([[5, 6, 7, 16384, 7], [5, 16384, 7, 7, 7]])
+        return GLM_IMAGE, ids, integers([[1, 2, 3], [1, 1, 2]])
+    spec = {"frames": QWEN, "seconds": PACED}[name]
+    prompt = Prompt.from_symbols(
+        spec, ["t<II>tt", "<II>ttt"], image_grid_thw=[[1, 2, 4], [1, 4, 2]]
+    )
+    return spec, prompt.input_ids, prompt.image_grid_thw
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("name", ["frames", "seconds", "images to generate"])
+def test_on_a_gpu_plans_are_those_of_the_cpu_and_nothing_waits(name):
+    spec, ids, grids = batches(name)
+    on_cpu = plan_rope_index(ids, spec, image_grid_thw=grids)
+    ids, grids = ids.cuda(), grids.cuda()
+    call = [values.cuda() for values in CALLS[0]]
+    out = torch.empty((3, 6), dtype=torch.int64, device="cuda")
+    with no_synchronisation():
+        plan = plan_rope_index(ids, spec, image_grid_thw=grids, validate=False)
+        got = (
+            *every_way(plan, *call),
+            plan.step(*call[2:], out=out, num_tokens=6, validate=False),
+            plan.shard(0, 2, "zigzag", text_positions=True, pad_to_multiple_of=4),
+        )
+    want = (
+        *every_way(on_cpu, *CALLS[0]),
+        on_cpu.step(*CALLS[0][2:]),
+        on_cpu.shard(0, 2, "zigzag", text_positions=True, pad_to_multiple_of=4),
+    )
+    assert_same([tensor.cpu() for tensor in got], want)
+    # These copy some numbers from the host.
+    joined, joined_on_cpu = concatenate_plans([plan, plan]), concatenate_plans([on_cpu, on_cpu])
+    assert joined.device.type == "cuda"
+    for ways in (lambda plan: plan.position_ids(), lambda plan: plan.decode(9)):
+        assert_same([ways(joined).cpu()], [ways(joined_on_cpu)])

@@ -7,6 +7,7 @@ from hypothesis import given
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.checks import check_metadata
 from vecrope.inputs import Inputs
+from vecrope.items import make_items
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 
 SGLANG = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -767,6 +768,30 @@ def test_values_of_any_strides_are_answered(strided, name, form):
     values = strided(fill((5, 6), dtype=torch.int64))
     prompt = Prompt.from_symbols(SGLANG, ["t" * values.shape[1]] * values.shape[0])
     assert_answers(prompt, **{name: values}, **form)
+
+
+def test_a_size_below_zero_does_not_disorder_the_table():
+    """Unchecked, or before it is found: searches among what does not ascend would write anywhere."""
+    grids = torch.tensor([[1, 4, 4], [1, -2, 4], [-3, 4, 4], [2, 2, 2]])
+    items = make_items(grids, grids, SGLANG, torch.int64)
+    assert items.ends.tolist() == [4, 4, 4, 6, 10, 10, 10, 12]
+
+
+def test_a_pace_does_not_depend_on_the_defaults():
+    """Of images without time beside videos whose frames are counted, which no family has yet."""
+    spec = MRopeSpec.for_model("ernie4_5_vl_moe", convention="transformers", image_time="none")
+    grids = torch.tensor([[600, 2, 2]])
+    want = make_items(grids[:0], grids, spec, torch.int64)
+    assert want.extent.tolist() == [300, 1, 1]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # in which 299 is 300
+    try:
+        with torch.device("meta"):
+            got = make_items(grids[:0], grids, spec, torch.int64)
+    finally:
+        torch.set_default_dtype(before)
+    assert got.extent.tolist() == want.extent.tolist()
+    assert torch.equal(got.pace, want.pace)
 
 
 @pytest.mark.parametrize("spec", [SGLANG, TRANSFORMERS], ids=lambda spec: spec.convention)

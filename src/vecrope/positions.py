@@ -67,7 +67,7 @@ def all_positions(layout: Layout, num_tokens: int, dtype: torch.dtype) -> Tensor
     at = torch.maximum(starts[segment], row_start)
     at_starts = _locate(layout, segment, at)
 
-    slopes = torch.stack((text, text, ~masked)).to(at_starts.dtype)
+    slopes = torch.stack((text, text, ~masked))
     at_ends = at_starts[:, :-1] + slopes[:, segment[:-1]] * (at[1:] - at[:-1] - 1)
     steps = torch.cat((at_starts[:, :1], at_starts[:, 1:] - at_ends), 1).to(dtype)
     positions = starts.new_empty((3, num_tokens), dtype=dtype)

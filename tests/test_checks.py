@@ -771,7 +771,7 @@ def test_values_of_any_strides_are_answered(strided, name, form):
 
 
 def test_a_size_below_zero_does_not_disorder_the_table():
-    """Unchecked, or before it is found: searches among what does not ascend would write anywhere."""
+    """Unchecked, or not yet: searches among what does not ascend would write anywhere."""
     grids = torch.tensor([[1, 4, 4], [1, -2, 4], [-3, 4, 4], [2, 2, 2]])
     items = make_items(grids, grids, SGLANG, torch.int64)
     assert items.ends.tolist() == [4, 4, 4, 6, 10, 10, 10, 12]

@@ -8,6 +8,7 @@ from vecrope import MRopeSpec, get_rope_index
 from vecrope.checks import check_metadata
 from vecrope.inputs import Inputs
 from vecrope.items import make_items
+from vecrope.rope_index import rope_index_of
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 
 SGLANG = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -768,6 +769,18 @@ def test_values_of_any_strides_are_answered(strided, name, form):
     values = strided(fill((5, 6), dtype=torch.int64))
     prompt = Prompt.from_symbols(SGLANG, ["t" * values.shape[1]] * values.shape[0])
     assert_answers(prompt, **{name: values}, **form)
+
+
+def test_without_tokens_grids_are_left_over_only_where_that_is_asked():
+    """It is refused above; not where a caller lets grids be left over, nor where nothing is read."""
+    ids, grids = torch.zeros((2, 0), dtype=torch.int64), torch.tensor([[1, 4, 4]])
+    compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True)
+    for position_ids, rope_deltas in (
+        rope_index_of(Inputs(ids, image_grid_thw=grids, lenient=True), SGLANG),
+        compiled(ids, SGLANG, image_grid_thw=grids),
+    ):
+        assert position_ids.shape == (3, 2, 0)
+        assert rope_deltas.tolist() == [[0], [0]]
 
 
 def test_a_size_below_zero_does_not_disorder_the_table():

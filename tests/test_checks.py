@@ -772,7 +772,7 @@ def test_values_of_any_strides_are_answered(strided, name, form):
 
 
 def test_without_tokens_grids_are_left_over_only_where_that_is_asked():
-    """It is refused above; not where a caller lets grids be left over, nor where nothing is read."""
+    """Refused above, but not where a caller lets grids be left over, nor where nothing is read."""
     ids, grids = torch.zeros((2, 0), dtype=torch.int64), torch.tensor([[1, 4, 4]])
     compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True)
     for position_ids, rope_deltas in (

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.lines import lines_of, positions_on
 from vecrope.rules import GlmImage
-from vecrope.testing import OwnPrompt, omni_conversations, own_prompts
+from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
 from vecrope.testing.prompt_canvas import canvas_spec
 from vecrope.testing.strategies_canvas import galleries
 
@@ -220,6 +220,22 @@ def test_too_few_sequences_give_no_answer():
     plan = plan_rope_index(ids, OWN_SPECS["isaac"], **options)
     assert int(plan.decode().max()) < 0
     assert not plan.slopes.any()
+
+
+def test_fractions_are_written_to_no_buffer_of_integers():
+    spec = omni_spec_of("qwen3_omni_moe", "transformers", 13)
+    prompt = OmniPrompt.from_symbols(
+        spec, ["t<VV>t"], video_grid_thw=[[2, 2, 2]], second_per_grids=[0.1]
+    )
+    plan = plan_rope_index(**arguments_of(prompt))
+    assert plan.dtype == torch.float32
+    out = torch.empty((3, 6))
+    positions = plan.step([0], [6], out=out)
+    assert positions.data_ptr() == out.data_ptr()
+    assert torch.equal(positions, prompt.expected()[0][:, 0])
+    assert not torch.equal(positions, positions.trunc())
+    with pytest.raises(TypeError, match=r"out must be torch\.float32, got torch\.int64"):
+        plan.step([0], [6], out=out.long())
 
 
 def test_refused():

@@ -54,7 +54,8 @@ def plan_from_placeholders(
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
         validate: check the values, which synchronises where they are not on a CPU; not to be asked
-            under tracing. False reads none of them, but copies `num_tokens` from the host.
+            under tracing. False reads none that are not on a CPU, but copies `num_tokens` from the
+            host.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.

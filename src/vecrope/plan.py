@@ -33,9 +33,10 @@ class RopeIndexPlan:
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
     last is that of the first token that is decoded, and so on without end; of glm_image these are
     the images to be generated, their end, and text that counts on from the prompt's length, as its
-    deltas of 0 say. Where rows of the input
-    hold several sequences each (`sequence_ids`), the rows of the plan are the sequences, each with
-    the padding behind it; `position_ids` and `shard` have the rows of the input all the same.
+    deltas of 0 say. Where rows of the input hold several sequences each (`sequence_ids`), the rows
+    of the plan are the sequences, each with the padding behind it; `position_ids` and `shard` have
+    the rows of the input all the same. What is said to have 3 axes has A of them where the family
+    has others.
 
     Attributes:
         starts: (S,) ascending index, in the batch, of each segment's first token.
@@ -291,9 +292,9 @@ class RopeIndexPlan:
             raise TypeError(f"start must be an integer, got {start}")
         if isinstance(start, Tensor):
             _check_integers("start", start)
-        if isinstance(start, Tensor) and start.shape not in ((), (self.num_rows,)):
-            raise ValueError(f"start must have shape ({self.num_rows},), got {tuple(start.shape)}")
-        if isinstance(start, Tensor):
+            shape = tuple(start.shape)
+            if shape not in ((), (self.num_rows,)):
+                raise ValueError(f"start must have shape ({self.num_rows},), got {shape}")
             start = start.to(self.device).unsqueeze(-1)
         rows = torch.arange(self.num_rows, device=self.device).unsqueeze(1)
         index = start + torch.arange(num_tokens, device=self.device)
@@ -317,7 +318,8 @@ class RopeIndexPlan:
             num_computed_tokens: (B,) integers, tokens of each row that lie behind. A list, or a
                 tensor on another device than the plan, is copied to it, which may wait.
             num_scheduled_tokens: (B,) integers, tokens of each row in this step; likewise.
-            out: (3, at least `num_tokens`) integers, written at its first columns; None: new.
+            out: (3, at least `num_tokens`), written at its first columns, of the plan's dtype, or
+                int64 or int32 if that is of integers; None: new.
             num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
                 which synchronises where they are a tensor that is not on a CPU. With more columns
                 than that, the last row goes on in them, so that a step may be padded.
@@ -371,8 +373,10 @@ class RopeIndexPlan:
         positions = self.at(index, rows, validate=False)
         if out is None:
             return positions
-        if out.dtype not in (self.dtype, torch.int64, torch.int32):
-            raise TypeError(f"out must be {self.dtype}, int64 or int32, got {out.dtype}")
+        # Whole numbers would lose what is behind the point of fractions.
+        others = "" if self.dtype.is_floating_point else ", int64 or int32"
+        if out.dtype != self.dtype and not (others and out.dtype in (torch.int64, torch.int32)):
+            raise TypeError(f"out must be {self.dtype}{others}, got {out.dtype}")
         if out.dim() != 2 or out.shape[0] != self.num_axes or out.shape[1] < num_tokens:
             raise ValueError(
                 f"out must have shape ({self.num_axes}, at least {num_tokens}), "

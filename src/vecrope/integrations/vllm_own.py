@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from vecrope.integrations.vllm_groups import positions_of_groups
+from vecrope.modality import IMAGE
+from vecrope.positions import fill_runs
 from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -20,21 +22,23 @@ def answer_isaac(model: Any, input_tokens: list[int], mm_features: list[Any]) ->
     spec = MRopeSpec.for_model(
         "isaac", convention="vllm", image_token_id=0, spatial_merge_size=merge
     )
-    images = list(model.iter_mm_grid_hw(input_tokens, mm_features))
-    types = torch.zeros(len(input_tokens), dtype=torch.int64)
-    for offset, height, width in images:
-        if not 0 <= offset <= len(input_tokens) - height * width:
-            raise ValueError(
-                f"an image of {height} x {width} tokens at {offset} is not within the "
-                f"{len(input_tokens)} tokens of the prompt"
-            )
-        types[offset : offset + height * width] = 1
-    grids = [(1, height * merge, width * merge) for _, height, width in images]
+    num_tokens = len(input_tokens)
+    images = torch.tensor(list(model.iter_mm_grid_hw(input_tokens, mm_features)), dtype=torch.int64)
+    offsets, heights, widths = images.view(-1, 3).unbind(1)
+    lengths = heights * widths
+    outside = (offsets < 0) | (offsets + lengths > num_tokens)
+    for at in outside.nonzero()[:1, 0].tolist():
+        raise ValueError(
+            f"an image of {int(heights[at])} x {int(widths[at])} tokens at {int(offsets[at])} is "
+            f"not within the {num_tokens} tokens of the prompt"
+        )
+    types = torch.zeros((1, num_tokens), dtype=torch.int64)
+    fill_runs(types, offsets, lengths, int(lengths.sum()), IMAGE)
     return _answer(
         input_tokens,
         spec,
-        mm_token_type_ids=types.unsqueeze(0),
-        image_grid_thw=torch.tensor(grids, dtype=torch.int64).view(-1, 3),
+        mm_token_type_ids=types,
+        image_grid_thw=torch.stack((torch.ones_like(heights), heights * merge, widths * merge), 1),
     )
 
 

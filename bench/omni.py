@@ -11,7 +11,7 @@ import torch
 from bench.prompts import VIDEO, Workload, runs_of
 from bench.wheels import Wheel, load
 from vecrope import Convention, MRopeSpec
-from vecrope.rules import OmniRule
+from vecrope.families.rules import OmniRule
 from vecrope.testing import OmniPrompt
 
 MODEL_TYPE = "qwen3_omni_moe"

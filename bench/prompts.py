@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vecrope import MRopeSpec
-from vecrope.rules import OmniRule
+from vecrope.families.rules import OmniRule
 
 MODEL_TYPE = "glm4v"
 TEXT, IMAGE, VIDEO = 0, 1, 2

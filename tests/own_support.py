@@ -12,7 +12,7 @@ from support import assert_same
 
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec, get_rope_index
-from vecrope.rules import Bailing, GlmImage, Hunyuan
+from vecrope.families.rules import Bailing, GlmImage, Hunyuan
 
 TEXT, IMAGE, VIDEO, START, VIDEO_START, END = 0, 9, 10, 7, 8, 6
 SYMBOLS = {"t": TEXT, "I": IMAGE, "V": VIDEO, "<": START, ">": END, "[": VIDEO_START}

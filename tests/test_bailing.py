@@ -24,7 +24,7 @@ from own_support import (
 from support import assert_same, rope_index
 
 from vecrope import MRopeSpec, get_rope_index
-from vecrope.rules import Bailing
+from vecrope.families.rules import Bailing
 from vecrope.testing import conversations, own_misfits, own_prompts
 
 BLOCKS, FRAMES = SPECS["bailing"], SPECS["bailing with timestamps"]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from support import assert_same
 
 from vecrope import MRopeSpec, get_rope_index
-from vecrope.rules import CanvasRule
-from vecrope.spread import spread
+from vecrope.families.rules import CanvasRule
+from vecrope.own_rules.minicpmv4_7.rounded_linspace import spread
 from vecrope.testing import Refusal
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
 from vecrope.testing.strategies_canvas import canvas_soup, galleries

@@ -6,8 +6,8 @@ from hypothesis import given
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.checks import check_metadata
+from vecrope.core.items import make_items
 from vecrope.inputs import Inputs
-from vecrope.items import make_items
 from vecrope.rope_index import rope_index_of
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 

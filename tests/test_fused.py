@@ -26,7 +26,8 @@ pytest.importorskip("triton", reason="needs Triton")
 if torch.cuda.is_available():
     pytest.skip("the kernels run on the GPU here, see test_cuda", allow_module_level=True)
 
-from vecrope import fused, kernels
+from vecrope.forms.triton import kernels
+from vecrope.forms.triton import launch as fused
 
 # The interpreter takes a while for each.
 few_examples = settings(max_examples=settings.default.max_examples // 4, deadline=None)

@@ -28,7 +28,7 @@ from vecrope import (
     get_rope_index,
     plan_rope_index,
 )
-from vecrope.rules import GlmImage
+from vecrope.families.rules import GlmImage
 from vecrope.testing import own_misfits, own_prompts
 
 TRANSFORMERS, SGLANG = SPECS["glm_image, transformers"], SPECS["glm_image, sglang"]

@@ -16,7 +16,7 @@ from transformers import HunYuanVLConfig
 from transformers.models.hunyuan_vl.modeling_hunyuan_vl import HunYuanVLModel
 
 from vecrope import MRopeSpec, get_rope_index
-from vecrope.rules import Hunyuan
+from vecrope.families.rules import Hunyuan
 from vecrope.testing import own_misfits, own_prompts, own_rules
 
 THREE, FOUR = hunyuan_spec(3), hunyuan_spec(4)

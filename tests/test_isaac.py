@@ -19,7 +19,7 @@ from own_support import (
 from support import assert_same
 
 from vecrope import MRopeSpec
-from vecrope.rules import Isaac
+from vecrope.families.rules import Isaac
 from vecrope.testing import own_prompts
 
 SPEC = SPECS["isaac"]

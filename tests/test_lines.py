@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import (
 )
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
-from vecrope.lines import lines_of, positions_on
-from vecrope.rules import GlmImage
+from vecrope.families.rules import GlmImage
+from vecrope.plans.lines import lines_of, positions_on
 from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
 from vecrope.testing.prompt_canvas import canvas_spec
 from vecrope.testing.strategies_canvas import galleries

@@ -10,7 +10,7 @@ from omni_support import each_omni, each_rate, kept, rope_index, rows_of, spec_o
 from support import assert_same
 
 from vecrope import MRopeSpec
-from vecrope.rules import OmniRule
+from vecrope.families.rules import OmniRule
 from vecrope.testing import Refusal
 from vecrope.testing.prompt_omni import OmniPrompt, video_with_sound
 from vecrope.testing.strategies_omni import omni_conversations, omni_soup

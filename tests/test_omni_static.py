@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim
 
 from vecrope import get_rope_index
-from vecrope.omni_bases import chain
+from vecrope.own_rules.omni.bases import chain
 from vecrope.testing.prompt_omni import OmniPrompt, video_with_sound
 from vecrope.testing.strategies_omni import omni_conversations, omni_soup
 

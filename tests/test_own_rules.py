@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn.functional import pad
 
 from vecrope import MRopeSpec, get_decode_position_ids, get_rope_index
-from vecrope.rules import GlmImage, Hunyuan
+from vecrope.families.rules import GlmImage, Hunyuan
 from vecrope.testing import OwnPrompt, Refusal, own_misfits, own_prompts
 
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])

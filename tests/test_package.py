@@ -130,7 +130,7 @@ ON_REQUEST = {
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.testing.strategies_canvas": "hypothesis",
     "vecrope.testing.strategies_omni": "hypothesis",
-    "vecrope.kernels": "triton",
+    "vecrope.forms.triton.kernels": "triton",
 }
 
 
@@ -141,7 +141,7 @@ def test_what_is_imported_on_request_needs_one_package_more(name):
 
 
 def test_the_kernels_are_imported_on_request_only():
-    command = "import sys, vecrope; print('vecrope.kernels' in sys.modules)"
+    command = "import sys, vecrope; print('vecrope.forms.triton.kernels' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
     assert run.stdout.strip() == b"False"
 

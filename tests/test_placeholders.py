@@ -17,14 +17,14 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 
-import vecrope.placeholders
+import vecrope.plans.placeholders
 from vecrope import (
     concatenate_plans,
     get_rope_index,
     get_rope_index_from_placeholders,
     plan_from_placeholders,
 )
-from vecrope.items import has_pace
+from vecrope.core.items import has_pace
 from vecrope.testing import Prompt
 
 SPECS = {
@@ -206,7 +206,7 @@ def test_several_prompts(spec):
 
 @each_spec
 def test_the_table_answers_what_the_frames_do(spec, monkeypatch):
-    monkeypatch.setattr(vecrope.placeholders, "_whole_frames", lambda *_: None)
+    monkeypatch.setattr(vecrope.plans.placeholders, "_whole_frames", lambda *_: None)
 
     @given(one_prompt(spec))
     def check(request):
@@ -248,7 +248,7 @@ def test_frames_of_one_prompt_need_no_plan(spec, validate, monkeypatch):
     def no_plan(*_, **__):
         raise AssertionError("a plan was made")
 
-    monkeypatch.setattr(vecrope.placeholders, "plan_from_placeholders", no_plan)
+    monkeypatch.setattr(vecrope.plans.placeholders, "plan_from_placeholders", no_plan)
 
     @given(prompts_of_frames(spec))
     def check(request):
@@ -269,7 +269,7 @@ def test_a_plan_of_frames_is_that_of_the_table(spec):
         for each in (request, after):
             plans.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(vecrope.placeholders, "_whole_frames", lambda *_: None)
+                patch.setattr(vecrope.plans.placeholders, "_whole_frames", lambda *_: None)
                 tables.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
         plan, table = plans[0], tables[0]
         sizes = {(height, width) for _, height, width in after.grids()}

@@ -27,7 +27,7 @@ from vecrope import (
     plan_from_placeholders,
     plan_rope_index,
 )
-from vecrope.plan import RopeIndexPlan
+from vecrope.plans.plan import RopeIndexPlan
 from vecrope.testing import Prompt
 
 # Frames apart or in one block, spaced by their number or in time; padding skipped or numbered;

@@ -80,7 +80,7 @@ def table_rope_index(*args, **arguments):
 def by_bytes(*args, **arguments):
     with (
         mock.patch("vecrope.short._BYTES_FROM", 0),
-        mock.patch("vecrope.modality._WORDS_FROM", 0),
+        mock.patch("vecrope.core.modality._WORDS_FROM", 0),
         mock.patch("vecrope.rope_index.regular_rope_index", return_value=None),
     ):
         return get_rope_index(*args, **arguments)
@@ -466,8 +466,8 @@ def test_frames_outside_of_their_video_are_not_for_the_path_of_short_prompts():
 
 
 def test_without_triton_there_are_no_kernels(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vecrope.fused", None)
-    monkeypatch.delattr("vecrope.fused", raising=False)
+    monkeypatch.setitem(sys.modules, "vecrope.forms.triton.launch", None)
+    monkeypatch.delattr("vecrope.forms.triton.launch", raising=False)
     fused_pipeline.cache_clear()
     try:
         assert fused_pipeline() is None

@@ -91,7 +91,7 @@ def test_soup_is_accepted_and_refused(accepted, fragment):
 
 def test_a_prompt_prints_as_what_builds_it():
     names = {"OmniPrompt": OmniPrompt, "MRopeSpec": vecrope.MRopeSpec}
-    names |= {"OmniRule": vecrope.rules.OmniRule}
+    names |= {"OmniRule": vecrope.families.rules.OmniRule}
 
     @given(omni_soup(SPEC) | omni_soup(spec_of("qwen2_5_omni", "vllm", 2, seconds_per_chunk=1)))
     def check(prompt):

@@ -16,7 +16,7 @@ from hypothesis.errors import NoSuchExample
 from oracles import each_rule
 
 from vecrope import MRopeSpec
-from vecrope.rules import OwnRule
+from vecrope.families.rules import OwnRule
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 
 SGLANG = MRopeSpec.for_model("glm4v", convention="sglang")

@@ -10,13 +10,13 @@ Notation, used by every docstring:
 """
 
 from vecrope.collate import collate
-from vecrope.glm_image_decode import get_decode_position_ids
-from vecrope.packing import sequence_ids_from_position_ids
-from vecrope.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
-from vecrope.plan import RopeIndexPlan, concatenate_plans
+from vecrope.own_rules.glm_image.decode import get_decode_position_ids
+from vecrope.plans.packing import sequence_ids_from_position_ids
+from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
+from vecrope.plans.plan import RopeIndexPlan, concatenate_plans
+from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.rope_index import get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
-from vecrope.shards import ShardLayout, shard_indices
 from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [

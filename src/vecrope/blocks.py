@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.items import temporal_offset, video_pace
+from vecrope.core.items import temporal_offset, video_pace
 from vecrope.spec import MRopeSpec
 
 _MAX_OFFSET = 2**30
@@ -23,7 +23,7 @@ class Blocks(NamedTuple):
     width: Tensor  # (F, 1)
     span: Tensor  # (F, 1)
     reach: Tensor  # (F, 1) positions from a block's first to behind its last, on the temporal axis
-    pace: Tensor | None  # (2, F) see `vecrope.items.Items`
+    pace: Tensor | None  # (2, F) see `vecrope.core.items.Items`
     num_images: int
 
     @property

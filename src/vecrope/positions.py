@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.items import temporal_offset
+from vecrope.core.items import temporal_offset
 from vecrope.segments import Segments
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.inputs import Inputs
-from vecrope.own import own_rope_index
-from vecrope.packing import plan_sequences
-from vecrope.plan import RopeIndexPlan
-from vecrope.planning import build_plan, narrowed
+from vecrope.own_rules.dispatch import own_rope_index
+from vecrope.plans.build import build_plan, narrowed
+from vecrope.plans.packing import plan_sequences
+from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import Prepared, prepare
 from vecrope.regular import regular_rope_index
 from vecrope.short import short_rope_index
@@ -79,8 +79,7 @@ def get_rope_index(
             given neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises:
-            once, where the kernels of `vecrope.kernels` answer, if the values are good.
-            False promises no synchronisation; what invalid values then give is not specified.
+            once, where the Triton kernels answer, if the values are good. False promises no synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
         max_segments: capacity of the segment table, at least the number of runs of text, images,
@@ -126,8 +125,7 @@ def get_rope_index(
 
     The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
     transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch of the
-    GLM families takes the two or three kernels of `vecrope.kernels`; the other forms are tensor
-    operators.
+    GLM families takes two or three Triton kernels; the other forms are tensor operators.
     """
     inputs = Inputs(
         input_ids,
@@ -340,7 +338,7 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
-    """Return `vecrope.fused` if its kernels can take these ids."""
+    """Return `vecrope.forms.triton.launch` if its kernels can take these ids."""
     pipeline = fused_pipeline() if input_ids.is_cuda else None
     if pipeline is None or not 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
         return None
@@ -349,9 +347,9 @@ def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
 
 @lru_cache
 def fused_pipeline() -> ModuleType | None:
-    """Return `vecrope.fused`, or None where Triton is not installed."""
+    """Return `vecrope.forms.triton.launch`, or None where Triton is not installed."""
     try:
-        from vecrope import fused
+        from vecrope.forms.triton import launch
     except ImportError:
         return None
-    return fused
+    return launch

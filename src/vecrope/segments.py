@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.items import Items
-from vecrope.modality import IMAGE, MASKED, VIDEO, compact, in_video, token_codes
+from vecrope.core.items import Items
+from vecrope.core.modality import IMAGE, MASKED, VIDEO, compact, in_video, token_codes
+from vecrope.core.stream import Stream
 from vecrope.spec import MRopeSpec
-from vecrope.stream import Stream
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vecrope.blocks import seconds_are_sound
-from vecrope.items import temporal_offset, video_pace
+from vecrope.core.items import temporal_offset, video_pace
 from vecrope.spec import MRopeSpec
 
 # Tokens and placeholders together; beyond, passes over single bytes are faster.

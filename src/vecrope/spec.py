@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vecrope.families import class_defaults, read_config
-from vecrope.rules import OwnRule
+from vecrope.families.rules import OwnRule
 
 Convention = Literal["sglang", "transformers", "vllm"]
 MarkerRule = Literal["none", "last", "count", "adjacent"]
@@ -92,7 +92,7 @@ class MRopeSpec:
         delta_length: the length that `rope_deltas` is measured against: the row's `"padded"` length
             or its number of `"valid"` (unmasked) tokens.
         position_dtype: of the positions: that of the `"ids"`, or always `"int64"` or `"float32"`.
-        own_rule: the data of a rule that is not the shared one, of `vecrope.rules`.
+        own_rule: the data of a rule that is not the shared one, of `vecrope.families.rules`.
 
     Raises:
         TypeError: for a field of the wrong type.

@@ -13,7 +13,7 @@ from typing import Any
 from vecrope.cli.confirm import Answer
 from vecrope.cli.prompt import CommandError, Prompt, by
 from vecrope.cli.table import Segment
-from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
 
 _MOST_ROWS = 8
 _INK, _FAINT, _RULE = "#24292f", "#57606a", "#d0d7de"

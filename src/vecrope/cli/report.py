@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from vecrope.cli.confirm import Answer, Timing
 from vecrope.cli.prompt import Prompt, by, image_markers
 from vecrope.cli.table import Segment
-from vecrope.modality import IMAGE, MASKED, VIDEO
+from vecrope.core.modality import IMAGE, MASKED, VIDEO
 from vecrope.spec import MRopeSpec
 
 _COLUMNS = 100

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from vecrope.cli.prompt import Prompt
-from vecrope.items import make_items
-from vecrope.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.items import make_items
+from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.stream import make_stream
 from vecrope.segments import segment_stream
-from vecrope.stream import make_stream
 
 
 @dataclass(frozen=True)

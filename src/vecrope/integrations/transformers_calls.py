@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vecrope.glm_image_decode import get_decode_position_ids
+from vecrope.families.rules import CanvasRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.rope_index import rope_index_of
-from vecrope.rules import CanvasRule
 from vecrope.spec import MRopeSpec
 
 Call = Callable[..., tuple[Tensor, Tensor]]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vecrope.modality import IMAGE, VIDEO
-from vecrope.placeholders import get_rope_index_from_placeholders
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.plans.placeholders import get_rope_index_from_placeholders
 from vecrope.spec import MRopeSpec
 
 # One grid of positions (an image, a video that is a block, or a frame): the index of its first

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vecrope.core.modality import IMAGE
 from vecrope.integrations.vllm_groups import positions_of_groups
-from vecrope.modality import IMAGE
 from vecrope.positions import fill_runs
 from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec

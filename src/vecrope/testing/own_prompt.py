@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan, Isaac
+from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac
 from vecrope.spec import MRopeSpec
 from vecrope.testing import own_rules
 

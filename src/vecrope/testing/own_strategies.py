@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from vecrope.rules import Bailing, GlmImage, Hunyuan
+from vecrope.families.rules import Bailing, GlmImage, Hunyuan
 from vecrope.spec import MRopeSpec
 from vecrope.testing.own_prompt import OwnPrompt, Rows
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vecrope.rules import CanvasRule, DownsampleMode
+from vecrope.families.rules import CanvasRule, DownsampleMode
 from vecrope.spec import Convention, MRopeSpec
 from vecrope.testing import reference_canvas
 from vecrope.testing.reference import IMAGE, VIDEO

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vecrope.rules import OmniRule
+from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
 from vecrope.testing.reference_omni import OmniReference, audio_tokens
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from vecrope.rules import OmniRule
+from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
 from vecrope.testing.prompt_omni import OmniPrompt, sound_block
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from vecrope.checks import check_metadata
+from vecrope.core.items import make_items
+from vecrope.core.stream import make_stream
 from vecrope.inputs import Inputs
-from vecrope.items import make_items
 from vecrope.rope_index import get_rope_index
 from vecrope.segments import find_runs
 from vecrope.spec import MRopeSpec
-from vecrope.stream import make_stream
 
 Grids = Sequence[Sequence[int]] | Tensor | None
 Seconds = Sequence[float] | Tensor | None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vecrope.checks import check_metadata
+from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.integrations.sglang.lenient import (
     Grids,
@@ -19,7 +20,6 @@ from vecrope.integrations.sglang.lenient import (
     whole_tokens,
 )
 from vecrope.rope_index import get_rope_index
-from vecrope.rules import OmniRule
 from vecrope.spec import MRopeSpec
 
 _OMNI = MRopeSpec.for_model("qwen3_omni_moe", convention="sglang")

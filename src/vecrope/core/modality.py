@@ -1,0 +1,103 @@
+"""What each token is: text, image, video or masked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope.core.stream import Stream
+from vecrope.spec import MRopeSpec
+
+TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
+# Words of eight flags from which on it pays to look for those that are not 0 first.
+_WORDS_FROM = 4096
+
+
+def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
+    """Return (N,) uint8 codes that change wherever the modality does.
+
+    Where markers tell videos, their placeholders are still coded `IMAGE`: within a row something
+    else always stands between an image and a video, so `in_video` tells them apart run by run.
+    """
+    if stream.token_types is None:
+        if spec.image_token_id is None:
+            codes = torch.zeros_like(stream.input_ids, dtype=torch.uint8)
+        else:
+            codes = (stream.input_ids == spec.image_token_id).to(torch.uint8)
+        if spec.video_token_id is not None:
+            codes.add_(stream.input_ids == spec.video_token_id, alpha=VIDEO)
+    else:
+        codes = stream.token_types.to(torch.uint8)
+    if stream.kept is None:
+        return codes
+    return torch.where(stream.kept, codes, MASKED)
+
+
+def compact(
+    flags: Tensor, capacity: int | None, index_dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """Return the indices at which `flags` (N,) is set, and how many there are.
+
+    Args:
+        flags: (N,) bool.
+        capacity: None for exactly as many indices as are set, which reads the values; otherwise
+            the number of indices to return: the first ones, then N where there are fewer.
+        index_dtype: of the indices.
+
+    Returns:
+        Ascending indices, (S,) or (capacity,); and with a capacity, which may be too small, the
+        number of flags set, a 0-d tensor.
+    """
+    if capacity is None:
+        return set_indices(flags), None
+    num_tokens = flags.shape[0]
+    ranks = flags.cumsum(0, dtype=index_dtype)
+    # One spare slot takes every write that is not a flag's, or is beyond the capacity.
+    slots = torch.where(flags & (ranks <= capacity), ranks - 1, capacity)
+    table = torch.full((capacity + 1,), num_tokens, dtype=index_dtype, device=flags.device)
+    table[slots] = torch.arange(num_tokens, dtype=index_dtype, device=flags.device)
+    return table[:capacity], ranks[-1]
+
+
+def set_indices(flags: Tensor) -> Tensor:
+    """Return the ascending indices at which `flags` (N,), of bools or bytes, is not 0."""
+    num_words = flags.shape[0] // 8
+    if num_words < _WORDS_FROM:
+        return flags.nonzero().view(-1)
+    # Most flags are not set, and eight at a time are passed over faster.
+    whole = flags[: num_words * 8]
+    words = whole.view(torch.int64).nonzero().view(-1)
+    word, place = whole.view(-1, 8).index_select(0, words).nonzero().unbind(1)
+    tail = flags[num_words * 8 :].nonzero().view(-1)
+    return torch.cat((words.index_select(0, word) * 8 + place, tail + num_words * 8))
+
+
+def in_video(stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor) -> Tensor | None:
+    """Say for each run whether a placeholder in it would be a video's.
+
+    Args:
+        stream: the tokens.
+        spec: its ids and its `marker_rule`.
+        starts: (S,) token indices at which runs start.
+        row_starts: (S,) token indices at which their rows start.
+
+    Returns:
+        (S,) bool, or None where the exact form finds no marker at all.
+    """
+    _, video_start, video_end = spec.markers
+    markers = stream.input_ids == video_start
+    markers |= stream.input_ids == video_end
+    if stream.kept is not None:
+        markers &= stream.kept
+    capacity = None if stream.exact else stream.num_tokens
+    at, _ = compact(markers, capacity, stream.index_dtype)
+    if stream.exact and at.shape[0] == 0:
+        return None
+    opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == video_start
+    before = torch.searchsorted(at, starts.contiguous())
+    if spec.marker_rule == "last":
+        # A leading row stands for "no marker yet", which opens nothing, wherever it stands.
+        return pad(opens, (1, 0))[before] & (pad(at, (1, 0))[before] >= row_starts)
+    depth = pad(torch.where(opens, 1, -1).cumsum(0), (1, 0))
+    return depth[before] > depth[torch.searchsorted(at, row_starts)]

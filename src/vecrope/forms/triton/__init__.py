@@ -1,0 +1,1 @@
+"""The static form as Triton kernels."""

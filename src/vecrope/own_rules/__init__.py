@@ -1,0 +1,1 @@
+"""The families whose rule is not the shared one."""

@@ -1,0 +1,150 @@
+"""Bailing under SGLang: cells centred on the position of their frame, and frames two apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vecrope.core import faults
+from vecrope.core.items import Items, make_items
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.stream import Stream
+from vecrope.families.rules import Bailing
+from vecrope.inputs import Inputs
+from vecrope.own_rules.common import (
+    grids_of,
+    invalidate,
+    open_stream,
+    positions_dtype,
+    positions_of,
+)
+from vecrope.segments import Segments, segment_stream
+from vecrope.spec import MRopeSpec
+
+_FRAME_STEP = 2
+
+
+def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return the positions of `vecrope.get_rope_index` by the rule `Bailing`.
+
+    Frame f of an image or a video stands at the running position plus 2 f, and so do the rows and
+    columns around its middle: they are counted from there in both directions, and may be negative.
+    What follows goes on past the last frame. Images and videos follow their start markers; with
+    `spec.separate_frames` each frame of a video follows the one of images.
+
+    Returns:
+        `position_ids` (3, B, T) in the dtype that the spec names, or (3, N); and `rope_deltas`
+        (B, 1) in that dtype, or (num_sequences, 1): measured on the temporal axis alone.
+
+    Raises:
+        ValueError: with `validate`, if markers, placeholders and grids do not fit each other, or if
+            a position is outside of what the rule says that the checkpoint has room for.
+
+    The rule is that of SGLang's
+    `BailingMRotaryEmbedding.bailing_3drope_get_input_positions_tensor`.
+    """
+    rule = spec.own_rule
+    assert isinstance(rule, Bailing)
+    stream = open_stream(inputs, spec, validate=validate)
+    images = grids_of(stream, inputs.image_grid_thw)
+    videos = grids_of(stream, inputs.video_grid_thw)
+    tracing = torch.compiler.is_compiling()
+    if validate and not tracing:
+        faults.check_grids(images, videos, spec)
+    items = _paced(make_items(images, videos, spec, stream.index_dtype))
+    dtype = positions_dtype(inputs, spec)
+    if stream.num_tokens == 0:
+        if validate and not tracing:
+            faults.check_none_left_over(items)
+        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
+        return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
+    segments = segment_stream(stream, spec, items, None)
+    unannounced = _unannounced(stream, spec, segments)
+    if validate and not tracing:
+        faults.check_layout(items, segments, images, videos, spec, None)
+        _check_announced(stream, spec, segments, unannounced)
+    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
+    time = positions_of(stream, segments)[0]
+    none = torch.zeros_like(segments.base)
+    cells = positions_of(stream, replace(segments, base=none, span=none))[1:]
+    segment = torch.searchsorted(segments.starts, index, right=True) - 1
+    middle = (torch.stack((segments.height, segments.width)) - 1) // 2
+    positions = torch.cat((time.unsqueeze(0), time + cells - middle[:, segment]))
+    outside = _outside(positions, rule)
+    if validate and not tracing and bool(outside.any()):
+        _raise_outside(stream, positions, outside, rule)
+    position_ids = positions.to(dtype).view(3, *stream.shape)
+    rope_deltas = segments.rope_deltas.to(dtype)
+    if validate and tracing:
+        fault = faults.layout_fault(items, segments) | unannounced.any() | outside.any()
+        return invalidate(fault, position_ids, rope_deltas)
+    return position_ids, rope_deltas
+
+
+def _paced(items: Items) -> Items:
+    """Set the frames of all items apart."""
+    pace = torch.stack((torch.full_like(items.extent, _FRAME_STEP), torch.ones_like(items.extent)))
+    span = _FRAME_STEP * (items.table[4] - 1) + 1
+    # Masked tokens have their own span, and a grid of zeros has no frame.
+    span = torch.where(items.table[5] > 0, span, items.table[5])
+    return replace(items, table=torch.cat((items.table[:5], span.unsqueeze(0))), pace=pace)
+
+
+def _unannounced(stream: Stream, spec: MRopeSpec, segments: Segments) -> Tensor:
+    """Return (S,) bool: no marker stands right before an image, a video or a separate frame."""
+    video = segments.modality == VIDEO
+    visual = ((segments.modality == IMAGE) | video) & (segments.lengths > 0)
+    if stream.token_types is not None:
+        return torch.zeros_like(visual)
+    before = stream.input_ids[(segments.starts - 1).clamp(min=0)]
+    announced = _is(before, spec.vision_start_token_id)
+    if not spec.separate_frames:
+        announced = torch.where(video, _is(before, spec.video_start_token_id), announced)
+    announced = announced & (segments.starts > stream.row_bounds[segments.rows])
+    several = segments.lengths > segments.width * segments.height * segments.in_group
+    return visual & (~announced | several)
+
+
+def _is(ids: Tensor, marker: int | None) -> Tensor:
+    return torch.zeros_like(ids, dtype=torch.bool) if marker is None else ids.eq(marker)
+
+
+def _check_announced(
+    stream: Stream, spec: MRopeSpec, segments: Segments, unannounced: Tensor
+) -> None:
+    wrong = unannounced.nonzero()
+    if not wrong.shape[0]:
+        return
+    at = int(wrong[0])
+    row, kind = int(segments.rows[at]), ("image", "video")[int(segments.modality[at]) - IMAGE]
+    what, marker = "an image", spec.vision_start_token_id
+    if kind == "video":
+        what = "each frame of a video" if spec.separate_frames else "a video"
+        marker = marker if spec.separate_frames else spec.video_start_token_id
+    place = int(segments.starts[at] - stream.row_bounds[row])
+    raise ValueError(
+        f"row {row}, token {place}: {what} must follow a start marker, expected the id {marker} "
+        f"right before each, got a run of {int(segments.lengths[at])} {kind} tokens"
+        + (f" after {int(stream.input_ids[segments.starts[at] - 1])}" if place else " without one")
+    )
+
+
+def _outside(positions: Tensor, rule: Bailing) -> Tensor:
+    outside = torch.zeros_like(positions, dtype=torch.bool)
+    if rule.least_position is not None:
+        outside = outside | (positions < rule.least_position)
+    if rule.position_limit is not None:
+        outside = outside | (positions >= rule.position_limit)
+    return outside
+
+
+def _raise_outside(stream: Stream, positions: Tensor, outside: Tensor, rule: Bailing) -> None:
+    axis, token = outside.nonzero()[0].tolist()
+    row = int(stream.row_of(torch.tensor(token)))
+    raise ValueError(
+        f"row {row}, token {token - int(stream.row_bounds[row])}: its position "
+        f"{int(positions[axis, token])} must be at least {rule.least_position} and less than "
+        f"{rule.position_limit}, which is all that the checkpoint has room for"
+    )

@@ -1,0 +1,97 @@
+"""What the rooms of families with a rule of their own share: how a call begins and fails."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope import checks
+from vecrope.core.stream import Stream, make_stream
+from vecrope.inputs import Inputs
+from vecrope.positions import layout_of, positions_at
+from vecrope.segments import Segments
+from vecrope.spec import MRopeSpec
+
+
+def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
+    """Return the tokens as a stream.
+
+    With `validate`, and on a CPU, it is one of the exact form; otherwise no operation on it reads
+    a value.
+    """
+    tracing = torch.compiler.is_compiling()
+    exact = validate and inputs.input_ids.is_cpu and not tracing
+    if not exact and not tracing:
+        checks.check_index_range(inputs.input_ids)
+    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
+    return make_stream(
+        inputs.input_ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
+    )
+
+
+def grids_of(stream: Stream, grid_thw: Tensor | None) -> Tensor:
+    """Return (I, 3) grids: none where none are given."""
+    if grid_thw is not None:
+        return grid_thw
+    return torch.empty((0, 3), dtype=torch.int64, device=stream.input_ids.device)
+
+
+def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
+    """Refuse grids of videos; reads only how many there are.
+
+    Raises:
+        ValueError: if there are any.
+    """
+    if inputs.video_grid_thw is not None and inputs.video_grid_thw.shape[0]:
+        raise ValueError(
+            f"video_grid_thw must be None: {spec.model_type} has no videos, "
+            f"got {inputs.video_grid_thw.shape[0]}"
+        )
+
+
+def token_rows(stream: Stream) -> Tensor:
+    """Return (N,) the row of each token."""
+    return stream.row_of(
+        torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=stream.input_ids.device)
+    )
+
+
+def kept_tokens(stream: Stream) -> Tensor:
+    """Return (N,) bool: the unmasked tokens."""
+    if stream.kept is not None:
+        return stream.kept
+    return torch.ones_like(stream.input_ids, dtype=torch.bool)
+
+
+def count_in_rows(stream: Stream, flags: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Count `flags` (N,) bool, row by row.
+
+    Returns:
+        (N,) how many are set in a token's row up to and with it, and (B,) how many in all of it.
+    """
+    total = pad(flags.cumsum(0, dtype=stream.index_dtype), (1, 0))
+    at_bounds = total[stream.row_bounds]
+    return total[1:] - at_bounds[rows], at_bounds[1:] - at_bounds[:-1]
+
+
+def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `fault` is set, a 0-d bool, replace the answer by one that nobody can believe.
+
+    It is what under tracing stands for an exception: -1 at every token, and the least deltas.
+    """
+    return (
+        torch.where(fault, -1, position_ids),
+        torch.where(fault, torch.iinfo(rope_deltas.dtype).min, rope_deltas),
+    )
+
+
+def positions_of(stream: Stream, segments: Segments) -> Tensor:
+    """Return the (3, N) positions of all tokens, as the shared rule expands a segment table."""
+    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=segments.starts.device)
+    return positions_at(layout_of(segments), index)
+
+
+def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
+    """Return the dtype of the positions."""
+    return inputs.input_ids.dtype if spec.position_dtype == "ids" else torch.int64

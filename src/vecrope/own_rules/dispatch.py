@@ -1,0 +1,38 @@
+"""The room of each family with a rule of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from vecrope.families.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
+from vecrope.inputs import Inputs
+from vecrope.own_rules.bailing import bailing_rope_index
+from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
+from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index
+from vecrope.own_rules.isaac import isaac_rope_index
+from vecrope.own_rules.minicpmv4_7.rope_index import canvas_rope_index
+from vecrope.own_rules.omni.rope_index import omni_rope_index
+from vecrope.spec import MRopeSpec
+
+_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+    Bailing: bailing_rope_index,
+    CanvasRule: canvas_rope_index,
+    GlmImage: glm_image_rope_index,
+    Hunyuan: hunyuan_rope_index,
+    Isaac: isaac_rope_index,
+    OmniRule: omni_rope_index,
+}
+
+
+def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return the positions and deltas of a family with a rule of its own.
+
+    Args:
+        inputs: types, shapes and the mask's values have been checked.
+        spec: with an `own_rule`.
+        validate: check the values of the rest.
+    """
+    assert spec.own_rule is not None
+    return _ROOMS[type(spec.own_rule)](inputs, spec, validate=validate)

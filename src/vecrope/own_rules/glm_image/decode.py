@@ -1,0 +1,157 @@
+"""The positions of the tokens that GLM-Image generates: the images that are still to be drawn."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecrope import checks
+from vecrope.families.rules import GlmImage
+from vecrope.inputs import Inputs
+from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
+from vecrope.own_rules.glm_image.prompt import Reading, read_markers
+from vecrope.prepare import prepare
+from vecrope.spec import MRopeSpec
+
+
+def get_decode_position_ids(
+    input_ids: Tensor,
+    spec: MRopeSpec,
+    *,
+    image_grid_thw: Tensor | None = None,
+    images_per_sample: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    validate: bool = True,
+    max_decode_tokens: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the positions of the tokens that will follow the prompts of a batch.
+
+    A row's grids beyond its complete images are those of the images to be generated, the last of
+    them first. Each is numbered as an image from the running position on that the prompt leaves;
+    one more token, the end, follows the last. The token that follows a prompt of T tokens, padding
+    included, is column 0.
+
+    Args:
+        input_ids: (B, T) int64 or int32, or (N,) with `cu_seqlens`, as for
+            `vecrope.get_rope_index`; so are the arguments not named here.
+        spec: the rules of `glm_image`, under either convention.
+        image_grid_thw: (num_images, 3) integers, in tokens, row by row: of the images in the
+            prompt, then of those to be generated. Rows of zeros are no image. None: nothing is
+            generated.
+        images_per_sample: (B,) integers, the grids of each row; None: every row has all of them.
+        attention_mask: (B, T) bool or integers, 1 or True for a token; None: all are.
+        cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
+        validate: check the values of the input, which synchronises on a device other than the CPU.
+        max_decode_tokens: D, at least the largest number of tokens that a row generates. None: that
+            number, which reads values; under tracing, and with `validate=False` on a device other
+            than the CPU, it has to be given.
+
+    Returns:
+        `decode_position_ids` (B, 3, D) int64, each row continued by its last position, and
+        `decode_lengths` (B,) int64, the columns of each row that are its own. A row without grids
+        has none (transformers leaves it out of the batch), nor has one without images to generate
+        under the convention `"sglang"`, while transformers still has its end: the running position.
+
+        If `max_decode_tokens` is too small and cannot be refused (`validate=False`, or tracing), or
+        if under tracing `validate` finds a misfit, every position and every length is -1.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for another family, and for shapes or values that do not faults.
+
+    Example:
+        >>> import torch, vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("glm_image", convention="transformers")
+        >>> positions, lengths = vecrope.get_decode_position_ids(
+        ...     torch.tensor([[5, 6, 7, 16384]]), spec,
+        ...     image_grid_thw=torch.tensor([[1, 2, 3], [1, 1, 2]]),
+        ... )
+        >>> positions
+        tensor([[[4, 4, 6, 6, 6, 6, 6, 6, 9],
+                 [4, 4, 6, 6, 6, 7, 7, 7, 9],
+                 [4, 5, 6, 7, 8, 6, 7, 8, 9]]])
+        >>> lengths
+        tensor([9])
+
+    The rule is that of transformers' `GlmImageModel.get_rope_index`, which keeps these positions to
+    itself, and of SGLang's `GlmImageProcessor`, which appends them to those of the prompt.
+    """
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw=image_grid_thw,
+        attention_mask=attention_mask,
+        cu_seqlens=cu_seqlens,
+        images_per_sample=images_per_sample,
+    )
+    checks.check_metadata(inputs, spec)
+    # With a capacity nothing is read, as with one of segments.
+    prepared = prepare(inputs, spec, validate, None if max_decode_tokens is None else 1)
+    if not isinstance(spec.own_rule, GlmImage):
+        raise ValueError(f"spec must be one of glm_image, got one of {spec.model_type}")
+    tracing = prepared.tracing
+    _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
+    reading = read_markers(prepared.inputs, spec, validate=validate)
+    tail = tail_of(reading, spec)
+    lengths = tail.rows[1]
+    if max_decode_tokens is None:
+        max_decode_tokens = int(lengths.max())
+    elif validate and not tracing and int(lengths.max()) > max_decode_tokens:
+        row = int(lengths.argmax())
+        raise ValueError(
+            f"max_decode_tokens must be at least {int(lengths[row])} for row {row}, "
+            f"got {max_decode_tokens}"
+        )
+    rows = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
+    column = torch.arange(max_decode_tokens, device=lengths.device)
+    positions = positions_on_tail(tail, rows, column).transpose(0, 1)
+    fault = lengths.max() > max_decode_tokens
+    if validate and tracing:
+        fault = fault | reading.misfit
+    return torch.where(fault, -1, positions), torch.where(fault, -1, lengths)
+
+
+def _check_capacity(max_decode_tokens: int | None, may_read: bool) -> None:
+    if max_decode_tokens is None:
+        if not may_read:
+            raise ValueError(
+                "max_decode_tokens must be given where values cannot be read: under tracing, and "
+                "with validate=False on a device other than the CPU"
+            )
+        return
+    if not isinstance(max_decode_tokens, int) or isinstance(max_decode_tokens, bool):
+        raise TypeError(f"max_decode_tokens must be an int, got {max_decode_tokens!r}")
+    if max_decode_tokens < 0:
+        raise ValueError(f"max_decode_tokens must not be negative, got {max_decode_tokens}")
+
+
+def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
+    """Return what the rows of a batch generate: their images that are not complete, last first."""
+    frames, height, width = reading.grids.long().unbind(1)
+    side, area = torch.maximum(height, width), height * width
+    gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
+    start = reading.valid.long() + gain
+    side, area = (value.masked_fill(~reading.targets, 0) for value in (side, area))
+    generated, taken = _sum_in_rows(reading, area), _sum_in_rows(reading, side)
+    ends = generated if spec.convention == "sglang" else reading.grids_in_row
+    count = (generated + 1).masked_fill(ends == 0, 0)
+
+    # Backwards through the whole batch, every row's last target is its first.
+    first, before = _sum_behind(area), _sum_behind(side)
+    base = (start - _sum_behind(taken))[reading.grid_rows] + before
+    # A grid without tokens, of no columns maybe, begins where the next does and is not found.
+    images = torch.stack((first, base, width)).flip(1)
+    last = torch.stack((area.sum(), *start.new_ones(2)))
+    rows = torch.stack((_sum_behind(generated), count, start + taken))
+    return Tail(torch.cat((images, last.unsqueeze(1)), 1), rows)
+
+
+def _sum_in_rows(reading: Reading, values: Tensor) -> Tensor:
+    """Sum (G,) int64 values of grids to (B,) values of rows."""
+    sums = torch.zeros(reading.valid.shape, dtype=torch.int64, device=values.device)
+    return sums.scatter_add(0, reading.grid_rows.long(), values)
+
+
+def _sum_behind(values: Tensor) -> Tensor:
+    """Return the sums of what stands behind each of `values` (B,)."""
+    return values.flip(0).cumsum(0).flip(0) - values

@@ -1,0 +1,176 @@
+"""HunYuan-VL: the plain index, and on the last three axes the cells of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope.core import faults
+from vecrope.core.modality import IMAGE, token_codes
+from vecrope.core.stream import Stream
+from vecrope.families.rules import Hunyuan
+from vecrope.inputs import Inputs
+from vecrope.own_rules.common import (
+    count_in_rows,
+    grids_of,
+    invalidate,
+    kept_tokens,
+    open_stream,
+    refuse_videos,
+    token_rows,
+)
+from vecrope.spec import MRopeSpec
+
+# Two tokens around an image, which have its placeholder and keep their index.
+_WRAPPERS = 2
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The runs of placeholders in the batch, and the grids that they take, both in order."""
+
+    run: Tensor  # (N,) number of the run that a placeholder stands in
+    place: Tensor  # (N,) its place in the run
+    lengths: Tensor  # (I + 1,) tokens in each run; the last is of all runs without a grid
+    num_runs: Tensor  # 0-d
+    num_grids: Tensor  # 0-d: those that are not all zeros
+    grid: Tensor  # (I + 1,) row of the grid of each run
+    height: Tensor  # (I + 1,) rows, in tokens; 0 for a run without a grid
+    width: Tensor  # (I + 1,) columns, with that of the line ends
+    first: Tensor  # (I + 1,) place of the grid's first token
+
+
+def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return the positions of `vecrope.get_rope_index` by the rule `Hunyuan`.
+
+    Every unmasked token has its index among those of its row. An image is a run of placeholders;
+    each line of it ends in a token of its own. On the last three axes its tokens have their column,
+    their row and the number of the image in the batch. A run may have one more token at both ends,
+    which keep their index, as the processor's `cat_extra_token` asks for. Without any grid all
+    tokens are text.
+
+    Returns:
+        `position_ids` (A, B, T) in the dtype of `input_ids`, or (A, N), for the A axes of the rule;
+        and `rope_deltas` (B, 1) in that dtype, or (num_sequences, 1): 0 but where the row's largest
+        index is an image's.
+
+    Raises:
+        ValueError: with `validate`, if runs and grids do not fit each other.
+
+    The rule is that of transformers' `HunYuanVLModel.get_rope_index`.
+    """
+    rule = spec.own_rule
+    assert isinstance(rule, Hunyuan)
+    refuse_videos(inputs, spec)
+    stream = open_stream(inputs, spec, validate=validate)
+    grids = grids_of(stream, inputs.image_grid_thw)
+    tracing = torch.compiler.is_compiling()
+    if validate and not tracing:
+        faults.check_grids(grids, grids[:0], spec, lenient=inputs.lenient)
+    rows, kept = token_rows(stream), kept_tokens(stream)
+    count, valid = count_in_rows(stream, kept, rows)
+    index = count - 1
+    axes = [index] * rule.num_axes
+    fault = None
+    if inputs.image_grid_thw is not None and stream.num_tokens:
+        placeholder = token_codes(stream, spec) == IMAGE
+        images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
+        fault = _misfit(images)
+        if validate and not tracing and bool(fault):
+            _raise_misfit(images, placeholder, rows, grids)
+        axes[-3:] = _cells(images, placeholder, index)
+    positions = torch.stack(axes)
+    largest = torch.full_like(valid, -1).scatter_reduce(
+        0, rows.long(), positions.amax(0).masked_fill(~kept, -1), "amax"
+    )
+    rope_deltas = (largest + 1 - valid).to(inputs.input_ids.dtype).unsqueeze(1)
+    position_ids = positions.masked_fill(~kept, spec.padding_value).to(inputs.input_ids.dtype)
+    position_ids = position_ids.view(rule.num_axes, *stream.shape)
+    if fault is None or not (validate and tracing):
+        return position_ids, rope_deltas
+    return invalidate(fault, position_ids, rope_deltas)
+
+
+def _find_images(
+    stream: Stream, placeholder: Tensor, rows: Tensor, grids: Tensor, merge: int
+) -> _Images:
+    index_dtype, num_grids = stream.index_dtype, grids.shape[0]
+    other = kept_tokens(stream) & ~placeholder
+    # Grows with every other token and with every row: what two placeholders of a run share.
+    key = other.cumsum(0, dtype=index_dtype) + rows
+    before = pad(key.masked_fill(~placeholder, -1).cummax(0).values[:-1], (1, 0), value=-1)
+    starts = placeholder & (before != key)
+    run = starts.cumsum(0, dtype=index_dtype) - 1
+    rank = placeholder.cumsum(0, dtype=index_dtype) - 1
+    place = rank - rank.masked_fill(~starts, -1).cummax(0).values
+    numbered = run.masked_fill(~placeholder, num_grids).clamp(max=num_grids)
+    lengths = torch.zeros(num_grids + 1, dtype=index_dtype, device=run.device)
+    lengths = lengths.scatter_add(0, numbered.long(), placeholder.to(index_dtype))
+
+    real = grids.any(1).cumsum(0, dtype=index_dtype)
+    wanted = torch.arange(1, num_grids + 2, dtype=index_dtype, device=run.device)
+    grid = torch.searchsorted(real, wanted)
+    # A negative size, refused where values are checked, must not make a width of 0.
+    sides = grids[:, 1:].to(index_dtype).clamp(min=0) // merge
+    sides = pad(sides, (0, 0, 0, 1))[grid]
+    height, width = sides[:, 0], sides[:, 1] + 1
+    return _Images(
+        run=numbered,
+        place=place,
+        lengths=lengths,
+        num_runs=starts.sum(),
+        num_grids=grids.any(1).sum(),
+        grid=grid,
+        height=height,
+        width=width,
+        first=(lengths == height * width + _WRAPPERS).to(index_dtype),
+    )
+
+
+def _odd_lengths(images: _Images) -> Tensor:
+    """Return (I,) bool: the runs that are not as long as their grids ask for."""
+    expected = images.height * images.width + images.first * _WRAPPERS
+    return (images.lengths != expected)[:-1]
+
+
+def _misfit(images: _Images) -> Tensor:
+    """Return, as a 0-d bool, whether runs and grids do not fit each other."""
+    return _odd_lengths(images).any() | (images.num_runs != images.num_grids)
+
+
+def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> list[Tensor]:
+    """Return the column, the row and the number of the image, or the index outside of images."""
+    place = images.place - images.first[images.run]
+    width = images.width[images.run]
+    inside = placeholder & (place >= 0) & (place < images.height[images.run] * width)
+    line = place // width
+    return [torch.where(inside, cell, index) for cell in (place - line * width, line, images.run)]
+
+
+def _raise_misfit(images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor) -> NoReturn:
+    """Raise the ValueError that describes the first run, or the first grid, that does not fit."""
+    num_runs, num_grids = int(images.num_runs), int(images.num_grids)
+    odd = _odd_lengths(images)[: min(num_runs, num_grids)].nonzero()
+    if not odd.shape[0] and num_runs < num_grids:
+        grid = int(images.grid[num_runs])
+        raise ValueError(
+            f"image_grid_thw row {grid} {tuple(grids[grid].tolist())} is left over: expected "
+            f"{num_grids} runs of image tokens in the batch, got {num_runs}"
+        )
+    run = int(odd[0]) if odd.shape[0] else num_grids
+    row = int(rows[(placeholder & (images.run == run)).nonzero()[0]])
+    if run == num_grids:
+        raise ValueError(
+            f"row {row} holds image tokens beyond the last grid: expected {num_grids} runs of them "
+            f"for the {grids.shape[0]} rows of image_grid_thw, got {num_runs} in the batch"
+        )
+    grid, expected = int(images.grid[run]), int(images.height[run] * images.width[run])
+    raise ValueError(
+        f"row {row}, image {grid}: its grid {tuple(grids[grid].tolist())} needs {expected} tokens, "
+        f"or {expected + _WRAPPERS} with those around it, got {int(images.lengths[run])} in one "
+        "run; was the prompt truncated inside the image?"
+    )

@@ -1,0 +1,101 @@
+"""The omni families: images, videos and audio, and videos with their sound."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecrope.core.stream import make_stream
+from vecrope.families.rules import OmniRule
+from vecrope.inputs import Inputs
+from vecrope.own_rules.omni import checks, faults
+from vecrope.own_rules.omni.blocks import number
+from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
+from vecrope.spec import MRopeSpec
+
+
+def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return the M-RoPE position ids and deltas of a batch of an omni family.
+
+    Text and audio count up on all three axes, images and videos read row and column off their
+    grids, frames are spaced in time, and the next token follows the largest position so far. The
+    tokens of a video with its sound take turns, in an order that follows from the times alone;
+    the markers behind it follow the last piece of video or sound.
+
+    Positions of whole numbers are one cumulative sum over the items. Where they are float32
+    (qwen3_omni_moe), each sum is rounded, so that the items of the batch are gone through one after
+    the other, as one operator on their table; the tokens are not.
+
+    Args:
+        inputs: types, shapes and the mask's values have been checked.
+        spec: with an `OmniRule`.
+        validate: check that the tokens and the media fit; synchronises. Under tracing a misfit
+            gives -1 everywhere, and the least int64 as deltas.
+
+    Returns:
+        `position_ids` (3, B, T) or (3, N), of `spec.position_dtype`, or of `text_dtype` in a batch
+        without any grid; `rope_deltas` (B, 1) float32 where positions are, else int64.
+
+    Raises:
+        TypeError: for a medium of the wrong type or dtype.
+        ValueError: for media that are missing, of the wrong shape, or do not fit the tokens.
+
+    The rules are those of transformers' `get_rope_index` of both families, of SGLang's
+    `get_rope_index_qwen3_omni` and of vLLM's `get_mrope_input_positions` of both.
+    """
+    rule = spec.own_rule
+    assert isinstance(rule, OmniRule)
+    checks.check_media_types(inputs, spec, rule)
+    tracing = torch.compiler.is_compiling()
+    input_ids = inputs.input_ids
+    without_grids = not has_grids(inputs)
+    dtypes = {"ids": input_ids.dtype, "int64": torch.int64, "float32": torch.float32}
+    dtype = dtypes[rule.text_dtype if without_grids else spec.position_dtype]
+    delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
+
+    media = make_media(inputs, spec, rule)
+    if validate and not tracing:
+        checks.check_media(inputs, media, spec, rule)
+    stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
+    if stream.num_tokens == 0:
+        if validate and not tracing and not inputs.lenient:
+            checks.check_none_left_over(media)
+        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
+        return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
+
+    tokens = pack(stream)
+    items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
+    fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
+    if validate:
+        broken, others = faults.find_faults(
+            tokens, items, media, spec, rule, lenient=inputs.lenient
+        )
+        fault = broken.any() | others
+        if not tracing and bool(fault):
+            faults.raise_fault(broken, tokens, items, media, inputs, spec, rule)
+    positions, largest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
+    if validate and spec.position_dtype == "float32":
+        if tracing:
+            fault = fault | (largest >= checks.MOST_FLOAT).any()
+        else:
+            checks.check_range(largest)
+    positions, largest = positions.to(dtype), largest.to(delta_dtype)
+
+    kept = tokens.bounds[1:] - tokens.bounds[:-1]
+    padded = tokens.padded_bounds[1:] - tokens.padded_bounds[:-1]
+    if tokens.place is not None:
+        padding = spec.padding_value
+        if without_grids and rule.text_padding_value is not None:
+            padding = rule.text_padding_value
+            largest = torch.where(kept < padded, largest.clamp(min=padding), largest)
+        place = tokens.place.clamp(max=stream.num_tokens - 1)
+        positions = torch.where(tokens.place == stream.num_tokens, padding, positions[:, place])
+    length = padded if spec.delta_length == "padded" else kept
+    rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
+    positions = positions.view(3, *input_ids.shape)
+    if not (tracing and validate):
+        return positions, rope_deltas
+    return (
+        torch.where(fault, -1, positions),
+        torch.where(fault, torch.iinfo(torch.int64).min, rope_deltas),
+    )

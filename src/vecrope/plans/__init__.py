@@ -1,0 +1,1 @@
+"""The positions of a batch as a plan, expanded where they are needed."""

@@ -79,7 +79,8 @@ def get_rope_index(
             given neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises:
-            once, where the Triton kernels answer, if the values are good. False promises no synchronisation; what invalid values then give is not specified.
+            once, where the Triton kernels answer, if the values are good. False promises no
+            synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
         max_segments: capacity of the segment table, at least the number of runs of text, images,

@@ -94,7 +94,8 @@ def temporal_offset(frame: Tensor, pace: Tensor) -> Tensor:
 
     Each product is rounded to the precision of `pace` (2, ...), as the upstreams round theirs.
     """
-    return (frame.to(pace.dtype) * pace[0] * pace[1]).to(frame.dtype)
+    step, scale = pace.unbind()
+    return (frame.to(pace.dtype) * step * scale).to(frame.dtype)
 
 
 def has_pace(spec: MRopeSpec) -> bool:

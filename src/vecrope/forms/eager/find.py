@@ -177,13 +177,11 @@ def _splits_at(where: Tensor, at: int) -> bool:
 
 def _markers_among_runs(batch: Batch, spec: MRopeSpec, first: Tensor) -> Markers:
     """Return the markers, with how many runs (G,) begin before each."""
-    _, opens, closes = spec.markers
-    places = []
-    for token_id in (opens, closes):
-        hit = batch.input_ids == token_id
-        places.append(set_indices(hit if batch.kept is None else hit.logical_and_(batch.kept)))
-    kinds = [_START] * places[0].shape[0] + [_END] * places[1].shape[0]
-    markers = _with_row_starts(batch, [*zip(kinds, torch.cat(places).tolist(), strict=True)])
+    _, start, end = spec.markers
+    hit = (batch.input_ids == start).logical_or_(batch.input_ids == end)
+    places = set_indices(hit if batch.kept is None else hit.logical_and_(batch.kept))
+    kinds = [_START if token == start else _END for token in batch.input_ids[places].tolist()]
+    markers = _with_row_starts(batch, [*zip(kinds, places.tolist(), strict=True)])
     if not markers:
         return []
     at = host_tensor(place - 1 for _, place in markers)

@@ -101,11 +101,15 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
         rows = batch.row_of(first)
         if not torch.equal(rows, batch.row_of(last)):
             return False
-    # How many unmasked tokens stand before each token; without a mask, its index.
-    rank = None if batch.kept is None else batch.kept.cumsum(0)
-    begin, end = (first, last) if rank is None else (rank[first], rank[last])
+    begin, end = first, last
     if not _is_whole(found, begin, end):
-        return False
+        if batch.kept is None or found.placeholders is None:
+            return False
+        # Without the masked tokens that stand in between.
+        rank = batch.kept.cumsum(0)
+        begin, end = rank[first], rank[last]
+        if not _is_whole(found, begin, end):
+            return False
     if spec.marker_rule == "adjacent" and batch.token_types is None:
         if not int(batch.place_in_row(first).amin()):
             return False
@@ -113,6 +117,9 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
         if before.count(spec.vision_start_token_id) < len(before):
             return False
     if not spec.frames_may_touch:
+        if batch.kept is not None:
+            rank = batch.kept.cumsum(0)
+            begin, end = rank[first], rank[last]
         items = found.groups.items
         item = found.groups.column(range(len(items.groups)))
         touches = (item[1:] == item[:-1]) & (item[1:] >= items.num_images)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import Items
 from vecrope.core.locations import TokenLocations
+from vecrope.core.modality import TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import value_at_last
 from vecrope.spec import MRopeSpec
@@ -156,7 +157,7 @@ def raise_layout_fault(
     surplus = _surplus(locations)
     # Placeholders beyond the last grid that follow its own in one run are named further down.
     kind = locations.kind
-    starts = kind != pad(kind[:-1], (1, 0), value=-1)
+    starts = kind != pad(kind[:-1], (1, 0), value=TEXT)
     starts |= locations.rows != pad(locations.rows[:-1], (1, 0), value=-1)
     for at in (broken | (surplus & starts)).nonzero()[:1, 0].tolist():
         if bool(surplus[at]):

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import Items
 from vecrope.core.locations import TokenLocations
-from vecrope.core.modality import TEXT
+from vecrope.core.modality import IMAGE, TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import value_at_last
 from vecrope.spec import MRopeSpec
@@ -127,9 +127,7 @@ def check_none_left_over(items: Items) -> None:
         )
 
 
-def layout_fault(
-    locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False
-) -> Tensor:
+def layout_fault(locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
 
     If `lenient`, grids may be left over.
@@ -171,8 +169,7 @@ def raise_layout_fault(
         assert missing is not None
         _raise_missing_marker(int(missing.nonzero()[0]), locations, grids, spec)
     which = int(not wrong[0])
-    of_kind = locations.video if which else locations.image
-    assert of_kind is not None
+    of_kind = kind == IMAGE + which
     if found[which] > expected[which]:
         at = int((of_kind & surplus).nonzero()[0])
         _raise_surplus(at, locations, grids, expected, found)

@@ -1,4 +1,4 @@
-"""Where every token of a batch stands: in which item, which group of it, and from which position."""
+"""Where every token of a batch stands: its item, its group in it, and its place in that."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class TokenLocations:
         return torch.stack((time, row, cell - row * self.width))
 
     def positions(self, padding_value: int) -> Tensor:
-        """Return the (3, N) positions, by the shared rule, with `padding_value` at masked tokens."""
+        """Return the (3, N) positions by the shared rule, `padding_value` at masked tokens."""
         positions = self.offsets() + self.base
         if self.stream.kept is None:
             return positions

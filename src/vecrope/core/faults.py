@@ -208,7 +208,8 @@ def _token_faults(
     broken = visual & later & ~follows
     missing = touching = None
     if spec.marker_rule == "adjacent" and stream.token_types is None:
-        marked = pad((stream.input_ids == spec.vision_start_token_id)[:-1], (1, 0))
+        assert spec.vision_start_token_id is not None
+        marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
         marked = marked & (rows == pad(rows[:-1], (1, 0), value=-1))
         missing = visual & ~(marked | later)
     if not spec.frames_may_touch and locations.video is not None:
@@ -261,7 +262,7 @@ def _raise_missing_marker(
     at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     what, grid = _name(at, locations, grids)
-    start, stop = _run_at(at, locations)
+    start, stop = locations.run_at(at)
     alone = stop - start <= int(locations.group_tokens[at])
     where = "right before its tokens" if alone else "before each of its frames"
     raise ValueError(
@@ -274,7 +275,7 @@ def _raise_touching(
     at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     what, grid = _name(at, locations, grids)
-    frame = int(locations.group[_run_at(at, locations)[0]])
+    frame = int(locations.group[locations.run_at(at)[0]])
     raise ValueError(
         f"row {int(locations.rows[at])}, {what}: its grid {grid} needs something between its "
         f"frames, got nothing at frame {frame}; {spec.convention} would number the video as a block"
@@ -304,11 +305,3 @@ def _name(
     kind = int(item >= locations.items.num_images)
     row = item - kind * locations.items.num_images
     return f"{_KINDS[kind]} {row}", tuple(grids[kind][row].tolist())
-
-
-def _run_at(at: int, locations: TokenLocations) -> tuple[int, int]:
-    """Return where the run of one item's tokens that holds the token `at` starts and stops."""
-    other = (locations.item != locations.item[at]) | (locations.rows != locations.rows[at])
-    before, after = other[:at].nonzero(), other[at:].nonzero()
-    start = int(before[-1]) + 1 if before.shape[0] else 0
-    return start, at + int(after[0]) if after.shape[0] else other.shape[0]

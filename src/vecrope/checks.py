@@ -119,7 +119,7 @@ def check_index_range(input_ids: Tensor) -> None:
     if input_ids.numel() >= 2**31:
         raise ValueError(
             f"input_ids must hold fewer than 2**31 tokens, got {input_ids.numel()}; "
-            "on a CPU and without max_segments there may be more"
+            "the eager form takes more"
         )
 
 

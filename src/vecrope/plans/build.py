@@ -14,6 +14,7 @@ from vecrope.families.rules import GlmImage
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.prompt import read_markers
+from vecrope.plans import segment_faults
 from vecrope.plans.lines import Lines, lines_of
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.positions import layout_of
@@ -53,7 +54,7 @@ def build_plan(
         return _empty_plan(stream, items, spec, dtype)
     segments = segment_stream(stream, spec, items, max_segments)
     if validate and not tracing:
-        faults.check_layout(
+        segment_faults.check_layout(
             items, segments, images, videos, spec, max_segments, lenient=inputs.lenient
         )
     plan = plan_of(stream, segments, spec, dtype)
@@ -61,7 +62,7 @@ def build_plan(
         return plan
     invalid = segments.runs.count > segments.runs.starts.shape[0]
     if tracing and validate:
-        invalid = invalid | faults.layout_fault(items, segments, lenient=inputs.lenient)
+        invalid = invalid | segment_faults.layout_fault(items, segments, lenient=inputs.lenient)
     return voided(plan, invalid)
 
 

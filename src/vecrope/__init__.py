@@ -10,6 +10,7 @@ Notation, used by every docstring:
 """
 
 from vecrope.collate import collate
+from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.plans.packing import sequence_ids_from_position_ids
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
@@ -34,6 +35,7 @@ __all__ = [
     "get_rope_index_from_placeholders",
     "plan_from_placeholders",
     "plan_rope_index",
+    "positions_of_groups",
     "sequence_ids_from_position_ids",
     "shard_indices",
 ]

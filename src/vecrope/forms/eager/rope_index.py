@@ -53,7 +53,9 @@ def eager_rope_index(
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     num_kept = batch.num_kept()
     row_ends = _row_ends(batch, groups, num_kept)
-    positions = write_positions(batch, spec, groups, dtype, row_ends)
+    positions = write_positions(
+        batch, groups, row_ends, padding_value=spec.padding_value, dtype=dtype
+    )
     lengths = num_kept
     if spec.delta_length == "padded" and not in_sequences and batch.kept is not None:
         lengths = [

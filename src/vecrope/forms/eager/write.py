@@ -20,7 +20,6 @@ from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.find import Found
 from vecrope.forms.eager.groups import host_tensor
 from vecrope.forms.eager.items import Items
-from vecrope.spec import MRopeSpec
 
 
 class Lines(NamedTuple):
@@ -34,16 +33,21 @@ class Lines(NamedTuple):
 
 
 def write_positions(
-    batch: Batch, spec: MRopeSpec, found: Found | None, dtype: torch.dtype, row_ends: list[int]
+    batch: Batch,
+    found: Found | None,
+    row_ends: list[int],
+    *,
+    padding_value: int = 0,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one.
 
     Args:
-        batch: the tokens.
-        spec: the family's rules.
+        batch: the tokens, of which neither ids nor types are read.
         found: its groups; None: there are none.
-        dtype: of the positions.
         row_ends: the running position behind each row.
+        padding_value: the position of masked tokens.
+        dtype: of the positions.
     """
     if found is None and batch.kept is None and batch.width is not None:
         row = torch.arange(batch.width, dtype=dtype, device="cpu")
@@ -62,7 +66,7 @@ def write_positions(
     _start_rows(positions, batch, row_ends)
     positions.cumsum_(1)
     if batch.kept is not None:
-        positions.masked_fill_(~batch.kept, spec.padding_value)
+        positions.masked_fill_(~batch.kept, padding_value)
     return positions
 
 

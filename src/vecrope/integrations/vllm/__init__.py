@@ -5,7 +5,7 @@ the features of a prompt say is read by the models' own generators; only the pos
 here. Importing this package does not import vLLM.
 """
 
-from vecrope.integrations.vllm.groups import Group, positions_of_groups
+from vecrope.forms.eager import Group, positions_of_groups
 from vecrope.integrations.vllm.models import get_mrope_input_positions
 from vecrope.integrations.vllm.plugin import register, unregister
 

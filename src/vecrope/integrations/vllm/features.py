@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-from vecrope.integrations.vllm.groups import Group
+from vecrope.forms.eager import Group
 
 
 def from_grids(model: Any, _: list[int], mm_features: list[Any]) -> Iterable[Group]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from vecrope.forms.eager import Group, positions_of_groups
 from vecrope.integrations.vllm.features import (
     between_markers,
     from_grids,
     images,
     with_separators,
 )
-from vecrope.integrations.vllm.groups import Group, positions_of_groups
 from vecrope.integrations.vllm.own_rules import answer_canvas, answer_isaac, answer_omni
 
 Answer = Callable[[Any, list[int], list[Any]], tuple[Tensor, int]]

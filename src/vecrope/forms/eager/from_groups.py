@@ -1,0 +1,124 @@
+"""The positions of a prompt of which an engine's host knows where each group stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import add, gt, mul, sub
+
+import torch
+from torch import Tensor
+
+from vecrope.forms.eager.batch import Batch
+from vecrope.forms.eager.find import Found
+from vecrope.forms.eager.groups import host_tensor, make_groups
+from vecrope.forms.eager.items import Items
+from vecrope.forms.eager.write import write_positions
+
+# One grid of positions (an image, a separate frame, or a video that is one block): the index of its
+# first token, frames, rows and columns in tokens, and positions from one frame to the next; 1 if
+# left out.
+Group = tuple[int, int, int, int] | tuple[int, int, int, int, float]
+
+
+def positions_of_groups(
+    num_tokens: int, groups: Sequence[Group], *, dtype: torch.dtype = torch.int64
+) -> tuple[Tensor, int]:
+    """Return the M-RoPE positions of a prompt of text and of groups.
+
+    Everything is plain numbers on the host: no token is looked at, and no spec is needed. The
+    running position moves past the largest position of a group, as in SGLang and vLLM.
+
+    Args:
+        num_tokens: tokens of the prompt, N, at least one.
+        groups: tuples of offset, frames, height, width and, for what is spaced in time, positions
+            from one frame to the next, whose multiples are rounded down. Ascending, and none
+            reaches into the next.
+        dtype: of the positions.
+
+    Returns:
+        (3, N) in `dtype` on the CPU, and the row's largest position plus one, less N.
+
+    Raises:
+        ValueError: for groups that do not fit the prompt, or no tokens.
+
+    Example:
+        >>> import vecrope
+        >>> position_ids, delta = vecrope.positions_of_groups(6, [(1, 2, 1, 2, 1.5)])
+        >>> position_ids
+        tensor([[0, 1, 1, 2, 2, 3],
+                [0, 1, 1, 1, 1, 3],
+                [0, 1, 2, 1, 2, 3]])
+        >>> delta
+        -2
+    """
+    if num_tokens < 1:
+        raise ValueError(f"a prompt must have one token at least, got {num_tokens}")
+    if not groups:
+        return torch.arange(num_tokens, dtype=dtype, device="cpu").repeat(3, 1), 0
+    offset, depth, height, width = (
+        [*map(int, numbers)] for numbers in zip(*(group[:4] for group in groups), strict=True)
+    )
+    if min(map(min, depth, height, width)) < 1:
+        _raise_empty(groups)
+    area = [*map(mul, map(mul, depth, height), width)]
+    ends = [*map(add, offset, area)]
+    if any(map(gt, [0, *ends], [*offset, num_tokens])):
+        _raise_misplaced(num_tokens, offset, ends)
+    taken: list[Sequence[int]] | None = None
+    extent = depth
+    paces = [group[4] if len(group) == 5 else 1.0 for group in groups]
+    if any(pace != 1.0 for pace in paces):
+        _check_paces(paces, depth)
+        taken = [
+            [int(frame * pace) for frame in range(frames)]
+            for frames, pace in zip(depth, paces, strict=True)
+        ]
+        extent = [times[-1] + 1 for times in taken]
+    advance = [*map(max, height, width, extent)]
+    items = Items(
+        num_images=len(groups),
+        groups=[1] * len(groups),
+        depth=depth,
+        height=height,
+        width=width,
+        area=area,
+        advance=advance,
+        extent=extent,
+        offsets=taken,
+    )
+    # One byte a token: whether it is text.
+    gaps = map(sub, [*offset, num_tokens], [0, *ends])
+    runs = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*area, 0], strict=True)]
+    text = torch.frombuffer(bytearray(b"".join(runs)), dtype=torch.bool)
+    first = host_tensor(offset)
+    last = host_tensor([end - 1 for end in ends])
+    found = Found(make_groups(items), first, last, None, text)
+    delta = sum(map(sub, advance, area))
+    batch = Batch(text, None, None, [0, num_tokens], num_tokens)
+    return write_positions(batch, found, [num_tokens + delta], dtype=dtype), delta
+
+
+def _raise_empty(groups: Sequence[Group]) -> None:
+    for number, group in enumerate(groups):
+        if min(group[1:4]) < 1:
+            raise ValueError(
+                f"group {number} must have at least one frame, row and column, got {group[1:4]}"
+            )
+
+
+def _raise_misplaced(num_tokens: int, offset: list[int], ends: list[int]) -> None:
+    for number, (start, least, end) in enumerate(zip(offset, [0, *ends], ends, strict=False)):
+        if start < least or end > num_tokens:
+            raise ValueError(
+                f"group {number} must lie between tokens {least} and {num_tokens}, "
+                f"got tokens {start} to {end}"
+            )
+
+
+def _check_paces(paces: list[float], depth: list[int]) -> None:
+    for number, (pace, frames) in enumerate(zip(paces, depth, strict=True)):
+        if not 0 <= pace * frames < 2**30:
+            raise ValueError(
+                f"group {number} must have a step in time of at least 0 that keeps its positions "
+                f"below 2**30, got {pace} for {frames} frames"
+            )

@@ -7,17 +7,20 @@ import ctypes
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
+from bench.busy import cores
 from bench.config import Config, Result, ResultWriter, read_results
+from bench.mixed import GROUPS
 from bench.plot import plot
 from bench.providers import Provider
-from bench.registry import PROVIDERS, WHEEL_NAMES, make_providers
+from bench.registry import BUSY_PROVIDERS, PROVIDERS, WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
 from bench.table import format_table
 from bench.workloads import SIZES, make_workload
@@ -26,11 +29,22 @@ from bench.workloads import SIZES, make_workload
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
+_BUSY_GROUPS = ("pictures", "pictures-batch", "pictures-packed", "pictures-step")
+
 _RUN_DESCRIPTION = """\
 Measure how long vecrope and the functions that it replaces take to number the tokens of a prompt.
 Each answer is first compared with an independent one; what fails becomes a row that says how.
 
 workloads:
+  mixed, mixed-batch, mixed-packed, mixed-touching
+           prompts of pictures and clips that all differ in size, as the processors of glm4v,
+           qwen2_5_vl, qwen3_vl and ernie4_5_vl_moe lay them out: one of 400 to 131,072 tokens; 8
+           and 32 padded rows; 16 and 32 packed sequences, for which what knows no packing is called
+           one after the other; one prompt in which pictures touch. Each stands for four workloads,
+           one for each family, such as mixed-glm4v
+  pictures, pictures-batch, pictures-packed, pictures-step
+           two pictures of the same kind in one row of 300 tokens, in two padded rows, in two packed
+           sequences, and in a step of two requests, of each family; for --busy
   seed     one row of 1 to 131,072 tokens: a 256-token image and a 256-token video frame in text
            (text alone below 1,024)
   video    one row of 4,096, 32,768 and 131,072 tokens: a video of 256-token frames, 8 text tokens
@@ -69,6 +83,8 @@ providers:
   sglang                   the family's function of an SGLang as of 0.5.23, needs --sglang; for
                            steps _compute_mrope_positions_extend and _decode
   vllm                     get_mrope_input_positions of vLLM's models, needs --vllm
+  lmms-engine              the functions of lmms-engine 0.1.4 for qwen2_5_vl and qwen3_vl, needs
+                           --lmms-engine
   text-only                sglang's answer to a prompt of text alone, as a lower bound, needs
                            --sglang
 """
@@ -96,25 +112,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     parser = _run_parser()
     options = parser.parse_args(argv)
+    if options.busy and options.device != "cpu":
+        parser.error("--busy is for --device cpu")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda needs a CUDA device, torch finds none")
     wheels = {name: getattr(options, name) for name in WHEEL_NAMES}
     configs = [
-        Config(name, seq_len, options.device, options.threads, options.seconds)
-        for name in dict.fromkeys(options.workload or SIZES)
+        Config(name, seq_len, options.device, threads, options.seconds, busy=busy)
+        for name in _names(options.workload or (_BUSY_GROUPS if options.busy else SIZES))
         for seq_len in SIZES[name]
         if options.max_tokens is None
         or make_workload(name, seq_len).input_ids.numel() <= options.max_tokens
+        for threads, busy in _surroundings(options.threads, options.busy)
     ]
     if not configs:
         parser.error(f"no workload has at most {options.max_tokens} tokens")
     with ExitStack() as stack:
         try:
-            providers = make_providers(options.provider, wheels)
+            names = options.provider or (BUSY_PROVIDERS if options.busy else None)
+            providers = make_providers(names, wheels)
             file = options.csv and stack.enter_context(options.csv.open("w", encoding="utf-8"))
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        stack.enter_context(_threads(options.threads))
         _keep_freed_memory()
         stack.enter_context(_empty_compile_cache())
         results = []
@@ -132,9 +151,14 @@ def run(configs: Sequence[Config], providers: Sequence[Provider]) -> Iterator[Re
     total, number = len(configs) * len(providers), 0
     environment = describe_environment(configs[0].device, configs[0].threads)
     for config in configs:
-        for result in run_point(config, providers, environment):
+        with _threads(config.threads):
+            environment = replace(environment, threads=config.threads)
+            results = run_point(config, providers, environment)
+        for result in results:
             number += 1
             place = f"[{number:{len(str(total))}}/{total}] {config.workload} {config.seq_len:,}"
+            if config.busy:
+                place += f" ({config.threads} threads, {config.busy} busy)"
             outcome = f"{result.status}: {result.error}"
             if result.status == "ok":
                 outcome = f"{result.median_us:,.1f} µs"
@@ -167,17 +191,29 @@ def _run_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--workload", nargs="+", choices=SIZES, metavar="NAME", help="default: all")
+    add(
+        "--workload", nargs="+", choices=(*GROUPS, *SIZES), metavar="NAME",
+        help="default: all; with --busy those of pictures",
+    )  # fmt: skip
     add(
         "--provider", nargs="+", choices=PROVIDERS, metavar="NAME",
-        help="default: all whose wheels are given",
+        help="default: all whose wheels are given; with --busy vecrope's own",
     )  # fmt: skip
     wheel = "a wheel of {}, or the folder that it is installed or unpacked in"
     add("--sglang", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.23 or later"))
     add("--sglang-old", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.8"))
     add("--vllm", type=Path, metavar="PATH", help=wheel.format("vllm 0.33"))
+    add("--lmms-engine", type=Path, metavar="PATH", help=wheel.format("lmms-engine 0.1.4"))
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    add("--threads", type=_positive_int, default=1, metavar="N", help="on the CPU; default: 1")
+    add(
+        "--threads", type=_positive_int, metavar="N",
+        help="of torch, on the CPU; default: 1, and torch's own number where cores are busy",
+    )  # fmt: skip
+    add(
+        "--busy", action="store_true",
+        help="measure each point twice: with one thread on quiet cores, then with torch's own "
+        "number of threads while another process spins on each core",
+    )  # fmt: skip
     add(
         "--max-tokens", type=_positive_int, metavar="N",
         help="leave out what has more tokens, padding included; default: no limit",
@@ -188,6 +224,18 @@ def _run_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--csv", type=Path, metavar="FILE", help="write the rows to FILE, replacing it")
     return parser
+
+
+def _names(chosen: Iterable[str]) -> list[str]:
+    """Return the workloads that names and names of groups stand for, without repeats."""
+    return list(dict.fromkeys(name for word in chosen for name in GROUPS.get(word, (word,))))
+
+
+def _surroundings(threads: int | None, busy: bool) -> list[tuple[int, int]]:
+    """Return numbers of threads and of busy cores with which to measure a point."""
+    if not busy:
+        return [(threads or 1, 0)]
+    return [(1, 0), (threads or torch.get_num_threads(), len(cores()))]
 
 
 def _keep_freed_memory() -> None:

@@ -22,6 +22,7 @@ class Config:
         threads: of torch, on the CPU.
         seconds: time to spend on repeats.
         min_repeats: repeats to make however long they take.
+        busy: other processes that keep a core busy while times are measured.
     """
 
     workload: str
@@ -30,6 +31,7 @@ class Config:
     threads: int = 1
     seconds: float = 0.5
     min_repeats: int = 5
+    busy: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,15 @@ class Result:
 
     Attributes:
         workload: the workload's name.
-        T: padded length of a row.
-        B: rows.
+        T: padded length of a row, or the tokens of all sequences where they are packed.
+        B: rows, or packed sequences.
         provider: who computed the positions, with the version where that is an upstream's.
         convention: the upstream whose rules the answer was checked by.
         status: `"ok"`, `"unequal"` (nothing was timed), `"error"` or `"not applicable"`.
         error: what went wrong, or why the provider cannot take the workload.
         median_us: and what follows, see `Measurement`.
         threads: of torch, on the CPU.
+        busy: other processes that kept a core busy while times were measured.
         device: name of the hardware.
         vecrope: version of vecrope.
         commit: of the repository, with `-dirty` where tracked files had changes.
@@ -110,6 +113,7 @@ class Result:
     held_bytes: int | None
     repeats: int | None
     threads: int
+    busy: int
     device: str
     vecrope: str
     commit: str
@@ -125,7 +129,9 @@ class Result:
 
 
 COLUMNS = tuple(field.name for field in fields(Result))
-_INTEGERS = ("T", "B", "threads", "peak_bytes", "held_bytes", "repeats")
+# What rows had when the column was not there yet.
+_LATER = {"busy": "0"}
+_INTEGERS = ("T", "B", "threads", "busy", "peak_bytes", "held_bytes", "repeats")
 _FLOATS = ("median_us", "p20_us", "p80_us", "device_us", "compile_s")
 
 
@@ -154,10 +160,12 @@ def read_results(paths: Iterable[Path]) -> list[Result]:
     for path in paths:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            found = tuple(reader.fieldnames or ())
+            if found != tuple(name for name in COLUMNS if name in found or name not in _LATER):
                 raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}")
             results += [
-                Result(**{name: _parse(name, row[name]) for name in COLUMNS}) for row in reader
+                Result(**{name: _parse(name, {**_LATER, **row}[name]) for name in COLUMNS})
+                for row in reader
             ]
     return results
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.prompts import VIDEO, Workload, runs_of
+from bench.prompts import VIDEO, Workload
 from bench.wheels import Wheel, load
 from vecrope import Convention, MRopeSpec
 from vecrope.families.rules import OmniRule
@@ -141,7 +141,7 @@ def _vllm_features(workload: Workload) -> list[Any]:
     assert workload.audio_seqlens is not None
     assert workload.second_per_grid_ts is not None
     features = []
-    for start, _, kind in runs_of(workload):
+    for start, _, kind in workload.runs:
         if kind == VIDEO:
             data = {
                 "video_grid_thw": workload.video_grid_thw[0],

@@ -31,7 +31,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def plot(results: Sequence[Result], out: Path) -> None:
-    """Draw the rows that hold a time, as a file of the kind that its suffix says.
+    """Draw the rows that hold a time of quiet cores, as a file of the kind that its suffix says.
 
     Args:
         results: rows of one device and one number of threads.
@@ -42,6 +42,7 @@ def plot(results: Sequence[Result], out: Path) -> None:
         ImportError: if matplotlib is not installed.
     """
     rows = [row for row in results if row.status == "ok" and row.workload in _PANELS]
+    rows = [row for row in rows if not row.busy]
     panels = [name for name in _PANELS if any(row.workload == name for row in rows)]
     if not panels:
         raise ValueError(f"there must be timed rows of {' or '.join(_PANELS)}, got none")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope import MRopeSpec
+from vecrope import Convention, MRopeSpec
 from vecrope.families.rules import OmniRule
 
 MODEL_TYPE = "glm4v"
 TEXT, IMAGE, VIDEO = 0, 1, 2
 TIMESTAMP_LEN = 6
+
+
+class Run(NamedTuple):
+    """The placeholders of an image, of a frame, or of a video that is a block."""
+
+    start: int
+    stop: int
+    kind: int
 
 
 class Step(NamedTuple):
@@ -40,6 +48,12 @@ class Workload:
         audio_seqlens: (num_audios,) int64, mel frames, or None.
         model_type: the family of models that the prompts are for.
         step: what to number, of prompts whose positions are known; None: the prompts.
+        convention: the upstream whose processor laid the prompts out; None: any, they agree.
+        sequences: the packed sequences, one row each, of which `input_ids` is the concatenation,
+            (1, N); or None: the rows are not packed.
+        cu_seqlens: (num_sequences + 1,) int32, where each begins and ends, or None.
+        runs: of one row, its runs of placeholders in order.
+        touching: whether there are pictures with nothing in between.
     """
 
     name: str
@@ -52,10 +66,19 @@ class Workload:
     audio_seqlens: Tensor | None = None
     model_type: str = MODEL_TYPE
     step: Step | None = None
+    convention: Convention | None = None
+    sequences: tuple[Workload, ...] | None = None
+    cu_seqlens: Tensor | None = None
+    runs: tuple[Run, ...] = ()
+    touching: bool = False
 
     @property
     def num_segments(self) -> int:
         """How many runs of text, images, videos and padding there are, row by row."""
+        if self.sequences is not None:
+            return sum(sequence.num_segments for sequence in self.sequences)
+        if self.touching:
+            return 2 * len(self.runs) + 1
         codes = self.mm_token_type_ids
         if self.attention_mask is not None:
             codes = codes.masked_fill(self.attention_mask == 0, -1)
@@ -67,8 +90,11 @@ class Workload:
         step = self.step
         if step is not None:
             step = step._replace(requests=[request.to(device) for request in step.requests])
+        sequences = self.sequences
+        if sequences is not None:
+            sequences = tuple(sequence.to(device) for sequence in sequences)
         moved = {name: value.to(device) for name, value in tensors.items()}
-        return replace(self, **moved, step=step)
+        return replace(self, **moved, step=step, sequences=sequences)
 
 
 class Layout(NamedTuple):
@@ -100,6 +126,9 @@ class Row:
         self.images: list[tuple[int, int, int]] = []
         self.videos: list[tuple[int, int, int]] = []
         self.audios: list[int] = []
+        self.seconds: list[float] = []
+        self.runs: list[Run] = []
+        self.touching = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,21 +143,42 @@ class Row:
         self.images.append((1, height, width))
         self._visual(1, height, width, IMAGE, self.layout.image_marks)
 
-    def video(self, frames: int, height: int, width: int) -> None:
-        """Add a video of so many frames and patches."""
+    def touching_images(self, sides: Sequence[tuple[int, int]]) -> None:
+        """Add images of so many patches with nothing in between, all within one pair of marks."""
+        start, end = self.layout.image_marks
+        self._add([start], TEXT)
+        for height, width in sides:
+            self.images.append((1, height, width))
+            self._visual(1, height, width, IMAGE, ())
+        self._add([end], TEXT)
+        self.touching = self.touching or len(sides) > 1
+
+    def video(self, frames: int, height: int, width: int, seconds: float | None = None) -> None:
+        """Add a video of so many frames and patches.
+
+        Args:
+            frames: of its grid.
+            height: in patches.
+            width: in patches.
+            seconds: of a temporal step. A timestamp has a token more from ten seconds on, and from
+                a hundred. None: not known, and all timestamps are as long.
+        """
         layout = self.layout
+        if seconds is not None:
+            self.seconds.append(seconds)
         self.videos.append((frames, height, width))
         if not layout.spec.separate_frames:
             steps = frames // layout.spec.temporal_merge_size
             self._visual(steps, height, width, VIDEO, layout.video_marks)
             return
         self._add(layout.video_marks[:1], TEXT)
-        for _ in range(frames):
+        for frame in range(frames):
+            timestamp_len = TIMESTAMP_LEN - 1 + len(str(int(frame * (seconds or 0))))
             if layout.timestamp_first:
-                self.text(TIMESTAMP_LEN)
+                self.text(timestamp_len)
             self._visual(1, height, width, VIDEO, layout.image_marks)
             if not layout.timestamp_first:
-                self.text(TIMESTAMP_LEN)
+                self.text(timestamp_len)
         self._add(layout.video_marks[1:], TEXT)
 
     def audio(self, seconds: int) -> None:
@@ -149,7 +199,9 @@ class Row:
             placeholder = spec.video_token_id
         assert placeholder is not None
         self._add(marks[:1], TEXT)
-        self._add([placeholder] * (steps * height * width // spec.spatial_merge_size**2), kind)
+        count = steps * height * width // spec.spatial_merge_size**2
+        self.runs.append(Run(len(self), len(self) + count, kind))
+        self._add([placeholder] * count, kind)
         self._add(marks[1:], TEXT)
 
     def _add(self, ids: Iterable[int], kind: int) -> None:
@@ -164,10 +216,10 @@ def one_row(name: str, row: Row) -> Workload:
         input_ids=torch.tensor([row.ids]),
         attention_mask=None,
         mm_token_type_ids=torch.tensor([row.types]),
-        image_grid_thw=torch.tensor(row.images) if row.images else None,
-        video_grid_thw=torch.tensor(row.videos) if row.videos else None,
+        **_items([row]),
         audio_seqlens=torch.tensor(row.audios) if row.audios else None,
-        model_type=row.layout.spec.model_type,
+        runs=tuple(row.runs),
+        touching=row.touching,
     )
 
 
@@ -185,16 +237,34 @@ def padded_rows(
         input_ids[number, start:stop] = torch.tensor(row.ids)
         types[number, start:stop] = torch.tensor(row.types)
         attention_mask[number, start:stop] = 1
-    images = [grid for _, row in rows for grid in row.images]
-    videos = [grid for _, row in rows for grid in row.videos]
+    return Workload(name, input_ids, attention_mask, types, **_items([row for _, row in rows]))
+
+
+def packed_rows(name: str, rows: Sequence[Row]) -> Workload:
+    """Return a workload of rows as sequences that follow each other in one."""
+    sequences = tuple(one_row(name, row) for row in rows)
+    lengths = torch.tensor([0, *map(len, rows)])
     return Workload(
-        name, input_ids, attention_mask, types, torch.tensor(images), torch.tensor(videos)
+        name,
+        torch.cat([sequence.input_ids for sequence in sequences], 1),
+        None,
+        torch.cat([sequence.mm_token_type_ids for sequence in sequences], 1),
+        **_items(rows),
+        sequences=sequences,
+        cu_seqlens=lengths.cumsum(0).int(),
     )
 
 
-def runs_of(workload: Workload) -> list[tuple[int, int, int]]:
-    """Return start, stop and type of each run of placeholders in a workload's first row."""
-    types = workload.mm_token_type_ids[0].cpu()
-    bounds = torch.nn.functional.pad(types, (1, 1)).diff().nonzero().flatten().tolist()
-    pairs = zip(bounds[::2], bounds[1::2], strict=True)
-    return [(start, stop, int(types[start])) for start, stop in pairs]
+def _items(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return a workload's grids and seconds, and the family that they are for."""
+    spec = rows[0].layout.spec
+    images = [grid for row in rows for grid in row.images]
+    videos = [grid for row in rows for grid in row.videos]
+    seconds = [value for row in rows for value in row.seconds]
+    timed = seconds and spec.video_time == "seconds"
+    return {
+        "image_grid_thw": torch.tensor(images) if images else None,
+        "video_grid_thw": torch.tensor(videos) if videos else None,
+        "second_per_grid_ts": torch.tensor(seconds) if timed else None,
+        "model_type": spec.model_type,
+    }

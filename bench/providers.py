@@ -6,18 +6,18 @@ upstream's configuration object, lists where it wants lists), and returns the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 import vecrope
 from bench import omni, steps
-from bench.prompts import MODEL_TYPE, Workload, runs_of
+from bench.prompts import MODEL_TYPE, Workload
 from vecrope import Convention
 from vecrope.testing import reference
 from vecrope.testing.rules import rules_of, seconds_of
@@ -25,15 +25,15 @@ from vecrope.testing.rules import rules_of, seconds_of
 # Positions and deltas of prompts, or the positions of a step alone.
 Answer = tuple[Tensor, ...]
 
-STEPS = ("step", "step-decode")
-
 
 @cache
 def loop_answer(workload: Workload, convention: Convention) -> Answer:
     """Return what the loop reference says, as tensors on the CPU."""
     if workload.step is not None:
         return steps.step_answer(workload, convention)
-    return _to_answer(_prepare_loop(workload.to("cpu"), convention)())
+    if workload.sequences is not None:
+        return join([loop_answer(sequence, convention) for sequence in workload.sequences])
+    return to_answer(prepare_loop(workload.to("cpu"), make_spec(workload, convention))())
 
 
 @cache
@@ -50,6 +50,12 @@ def vecrope_answer(workload: Workload, convention: Convention) -> Answer:
     return _prepare_vecrope(workload.to("cpu"), convention)()
 
 
+def join(answers: Sequence[Answer]) -> Answer:
+    """Return answers to prompts of one row as that to these packed: (3, N) and (S, 1)."""
+    position_ids, rope_deltas = zip(*answers, strict=True)
+    return torch.cat(position_ids, 2)[:, 0], torch.cat(rope_deltas)
+
+
 @dataclass(frozen=True)
 class Provider:
     """Something that computes the positions of a workload.
@@ -59,6 +65,7 @@ class Provider:
         version: of the distribution that its code comes from.
         convention: the upstream whose rules it follows. Of two upstreams that agree on a workload
             either may be named: vLLM knows no padding, and is held to SGLang's rules.
+        follows: whether it follows the workload's convention instead, where that has one.
         prepare: makes the call to time, given a workload on the device.
         convert: makes `(position_ids, rope_deltas)` of what that call returns, outside the clock.
         oracle: makes the answer that it must equal, given the workload and the convention.
@@ -67,7 +74,11 @@ class Provider:
         one_row_only: whether it knows no batch and no padding.
         only: the workloads that it is for, or none: all of them.
         families: the model types that it knows, or none: all of them.
+        touching: whether it takes pictures with nothing in between.
+        packed: whether it numbers packed sequences together, by `cu_seqlens`, or is called for each
+            in turn, as collators do, or neither. What puts the answers together is not timed.
         steps: whether it can number a step of requests.
+        prompts: whether it can number prompts.
         held_bytes: what it keeps of the requests of a workload between two steps.
         gpu_only: whether it needs a CUDA device.
         slow: whether to spare it batches of millions of tokens.
@@ -78,13 +89,17 @@ class Provider:
     convention: Convention
     prepare: Callable[[Workload], Callable[[], Any]]
     convert: Callable[[Any], Answer] = field(default=lambda answer: answer)
+    follows: bool = False
     oracle: Callable[[Workload, Convention], Answer] = loop_answer
     compiles: bool = False
     host_only: bool = False
     one_row_only: bool = False
     only: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    touching: bool = False
+    packed: Literal["together", "in turn", "no"] = "in turn"
     steps: bool = False
+    prompts: bool = True
     held_bytes: Callable[[Workload], int] | None = None
     gpu_only: bool = False
     slow: bool = True
@@ -95,6 +110,12 @@ class Provider:
             return f"for {', '.join(self.only)} only"
         if workload.step is not None and not self.steps:
             return "numbers prompts, not steps"
+        if workload.step is None and not self.prompts:
+            return "numbers steps, not prompts"
+        if workload.sequences is not None and self.packed == "no":
+            return "takes no packed sequences"
+        if workload.touching and not self.touching:
+            return "takes no pictures that touch"
         if self.families and workload.model_type not in self.families:
             return f"for {', '.join(self.families)} only"
         if self.one_row_only and (
@@ -107,7 +128,39 @@ class Provider:
             return "takes seconds a call at this length"
         if self.host_only and workload.input_ids.device.type != "cpu":
             return "computes on the host; run it with --device cpu"
+        if workload.convention is not None and self._reads(workload) != _placeholders(
+            workload, workload.convention
+        ):
+            return f"reads other placeholders than the prompts of {workload.convention} have"
         return ""
+
+    def convention_for(self, workload: Workload) -> Convention:
+        """Return the upstream whose rules it follows on a workload."""
+        return (self.follows and workload.convention) or self.convention
+
+    def call_for(self, workload: Workload) -> Callable[[], Any]:
+        """Return the call to time: one, or one after the other for each packed sequence."""
+        if not self._in_turn(workload):
+            return self.prepare(workload)
+        calls = [self.prepare(sequence) for sequence in workload.sequences or ()]
+        return lambda: [call() for call in calls]
+
+    def answer_of(self, workload: Workload, returned: Any) -> Answer:
+        """Return what such a call returned as positions and deltas."""
+        if self._in_turn(workload):
+            return join([self.convert(answer) for answer in returned])
+        return self.convert(returned)
+
+    def _reads(self, workload: Workload) -> tuple[int | None, int | None]:
+        return _placeholders(workload, self.convention_for(workload))
+
+    def _in_turn(self, workload: Workload) -> bool:
+        return workload.sequences is not None and self.packed == "in turn"
+
+
+def _placeholders(workload: Workload, convention: Convention) -> tuple[int | None, int | None]:
+    spec = make_spec(workload, convention)
+    return spec.image_token_id, spec.video_token_id
 
 
 def vecrope_provider() -> Provider:
@@ -116,13 +169,16 @@ def vecrope_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         if workload.step is not None:
             return steps.prepare_vecrope(workload, "sglang")
-        return _prepare_vecrope(workload, "sglang")
+        return _prepare_vecrope(workload, workload.convention or "sglang")
 
     return Provider(
         "vecrope",
         vecrope_version(),
         "sglang",
         prepare,
+        follows=True,
+        touching=True,
+        packed="together",
         slow=False,
         steps=True,
         held_bytes=steps.vecrope_bytes,
@@ -135,13 +191,16 @@ def vecrope_unchecked_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         if workload.step is not None:
             return steps.prepare_vecrope_unchecked(workload, "sglang")
-        return _prepare_vecrope(workload, "sglang", validate=False)
+        return _prepare_vecrope(workload, workload.convention or "sglang", validate=False)
 
     return Provider(
         "vecrope-unchecked",
         vecrope_version(),
         "sglang",
         prepare,
+        follows=True,
+        touching=True,
+        packed="together",
         slow=False,
         steps=True,
         held_bytes=steps.vecrope_bytes,
@@ -165,14 +224,14 @@ def vecrope_placeholders_provider() -> Provider:
 
 def _told_placeholders(name: str, function: Callable[..., Answer]) -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        runs = torch.tensor(runs_of(workload), dtype=torch.int64).view(-1, 3)
+        runs = torch.tensor(workload.runs, dtype=torch.int64).view(-1, 3)
         starts, stops, kinds = runs.to(workload.input_ids.device).unbind(1)
         arguments = {
             name: value
             for name, value in tensor_arguments(workload).items()
             if name != "attention_mask"
         }
-        spec = _spec(workload, "vllm")
+        spec = make_spec(workload, workload.convention or "vllm")
         num_tokens, lengths = workload.input_ids.shape[1], stops - starts
         return lambda: function(
             num_tokens, spec, offsets=starts, lengths=lengths, modalities=kinds, **arguments
@@ -188,6 +247,8 @@ def _told_placeholders(name: str, function: Callable[..., Answer]) -> Provider:
         "vllm",
         prepare,
         convert=convert,
+        follows=True,
+        touching=True,
         one_row_only=True,
         families=(MODEL_TYPE, "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe"),
     )
@@ -222,7 +283,7 @@ def _step_provider(
         vecrope_version(),
         convention,
         prepare,
-        only=STEPS,
+        prompts=False,
         steps=True,
         held_bytes=held_bytes,
     )
@@ -235,9 +296,24 @@ def vecrope_compiled_provider() -> Provider:
         # A capacity as a server would choose it: in powers of two.
         capacity = 1 << (workload.num_segments - 1).bit_length()
         function = _compiled_function()
-        return _prepare_vecrope(workload, "sglang", function, validate=False, max_segments=capacity)
+        return _prepare_vecrope(
+            workload,
+            workload.convention or "sglang",
+            function,
+            validate=False,
+            max_segments=capacity,
+        )
 
-    return Provider("vecrope-compiled", vecrope_version(), "sglang", prepare, compiles=True)
+    return Provider(
+        "vecrope-compiled",
+        vecrope_version(),
+        "sglang",
+        prepare,
+        follows=True,
+        touching=True,
+        packed="together",
+        compiles=True,
+    )
 
 
 def vecrope_runner_provider() -> Provider:
@@ -253,6 +329,9 @@ def vecrope_runner_provider() -> Provider:
         vecrope_version(),
         "sglang",
         prepare,
+        follows=True,
+        touching=True,
+        packed="no",
         gpu_only=True,
         slow=False,
         families=(MODEL_TYPE,),
@@ -278,6 +357,9 @@ def vecrope_runner_in_place_provider() -> Provider:
         vecrope_version(),
         "sglang",
         prepare,
+        follows=True,
+        touching=True,
+        packed="no",
         gpu_only=True,
         slow=False,
         families=(MODEL_TYPE,),
@@ -291,7 +373,7 @@ def _make_runner(workload: Workload) -> vecrope.RopeIndexRunner:
         for grids in (workload.image_grid_thw, workload.video_grid_thw)
     )
     runner = vecrope.RopeIndexRunner(
-        _spec(workload, "sglang"),
+        make_spec(workload, workload.convention or "sglang"),
         max_rows=num_rows,
         max_tokens=seq_len,
         max_images=images,
@@ -304,13 +386,19 @@ def _make_runner(workload: Workload) -> vecrope.RopeIndexRunner:
 
 def loop_provider() -> Provider:
     """Return the loop reference, from lists to lists."""
+
+    def prepare(workload: Workload) -> Callable[[], Any]:
+        return prepare_loop(workload, make_spec(workload, workload.convention or "sglang"))
+
     return Provider(
         "loop",
         vecrope_version(),
         "sglang",
-        lambda workload: _prepare_loop(workload, "sglang"),
-        convert=_to_answer,
+        prepare,
+        convert=to_answer,
         oracle=vecrope_answer,
+        follows=True,
+        touching=True,
         host_only=True,
     )
 
@@ -331,7 +419,8 @@ def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
     return {name: getattr(workload, name) for name in names}
 
 
-def _spec(workload: Workload, convention: Convention) -> vecrope.MRopeSpec:
+def make_spec(workload: Workload, convention: Convention) -> vecrope.MRopeSpec:
+    """Return the rules of a workload's family."""
     return vecrope.MRopeSpec.for_model(workload.model_type, convention=convention)
 
 
@@ -341,9 +430,12 @@ def _prepare_vecrope(
     function: Any = vecrope.get_rope_index,
     **options: Any,
 ) -> Callable[[], Answer]:
-    spec = _spec(workload, convention)
+    spec = make_spec(workload, convention)
     arguments = {**tensor_arguments(workload), **options}
-    return lambda: function(workload.input_ids, spec, **arguments)
+    input_ids = workload.input_ids
+    if workload.cu_seqlens is not None:
+        input_ids, arguments["cu_seqlens"] = input_ids[0], workload.cu_seqlens
+    return lambda: function(input_ids, spec, **arguments)
 
 
 @cache
@@ -353,22 +445,23 @@ def _compiled_function() -> Any:
     return torch.compile(vecrope.get_rope_index, fullgraph=True, dynamic=True)
 
 
-def _prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
+def prepare_loop(workload: Workload, spec: vecrope.MRopeSpec) -> Callable[[], Any]:
+    """Return a call of the loop reference, by these rules."""
     if workload.model_type == omni.MODEL_TYPE:
-        return omni.prepare_loop(workload, convention)
-    spec = _spec(workload, convention)
+        return omni.prepare_loop(workload, spec.convention)
     arguments: dict[str, Any] = {
         name: value.tolist()
         for name, value in tensor_arguments(workload).items()
         if value is not None
     }
     arguments |= {**seconds_of(workload.second_per_grid_ts), **rules_of(spec)}
-    if convention == "transformers":  # whose functions read nothing else
+    if spec.convention == "transformers":  # whose functions read nothing else
         arguments["mm_token_type_ids"] = workload.mm_token_type_ids.tolist()
     input_ids = workload.input_ids.tolist()
     return lambda: reference.get_rope_index(input_ids, **arguments)
 
 
-def _to_answer(answer: tuple[Any, Any]) -> Answer:
+def to_answer(answer: tuple[Any, Any]) -> Answer:
+    """Return positions and deltas as tensors."""
     position_ids, rope_deltas = map(torch.as_tensor, answer)
     return position_ids, rope_deltas

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import providers, upstreams
+from bench import lmms, providers, upstreams
 from bench.providers import Provider
 
 _INSTALLED: dict[str, Callable[[], Provider]] = {
@@ -27,10 +27,16 @@ _FROM_WHEELS: dict[str, tuple[Callable[[Path], Provider], str]] = {
     "sglang": (upstreams.sglang_provider, "sglang"),
     "vllm": (upstreams.vllm_provider, "vllm"),
     "text-only": (upstreams.text_only_provider, "sglang"),
+    "lmms-engine": (lmms.lmms_engine_provider, "lmms_engine"),
 }
 
 PROVIDERS = (*_INSTALLED, *_FROM_WHEELS)
-WHEEL_NAMES = ("sglang", "sglang_old", "vllm")
+WHEEL_NAMES = ("sglang", "sglang_old", "vllm", "lmms_engine")
+# Those that are run beside busy cores by default: vecrope's own, eager and on a CPU.
+BUSY_PROVIDERS = (
+    *("vecrope", "vecrope-unchecked", "vecrope-placeholders", "vecrope-plan"),
+    "vecrope-concatenate",
+)
 
 
 def make_providers(

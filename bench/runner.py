@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.busy import busy_cores
 from bench.config import Config, Environment, Measurement, Result, Status
 from bench.providers import Answer, Provider, vecrope_version
 from bench.workloads import make_workload
@@ -28,6 +29,8 @@ _WARM_UP = 2
 # A machine is faster at one time than at another: the providers of a point take turns.
 _ROUNDS = 5
 _MAX_REPEATS = 100_000
+# For how long cores are kept busy at most, beyond some times what the repeats should take.
+_BUSY_S = 60
 
 
 @dataclass
@@ -43,6 +46,12 @@ class _Point:
     device_us: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     held_bytes: int | None = None
+
+    def fail(self, exception: Exception) -> None:
+        """Note what went wrong, if nothing has before."""
+        if self.status == "ok":
+            text = " ".join(str(exception).split())
+            self.status, self.error = "error", f"{type(exception).__name__}: {text}"[:300]
 
     def measurement(self) -> Measurement:
         if self.status != "ok":
@@ -66,33 +75,48 @@ def run_point(
     """Return a point's rows; whatever goes wrong there becomes a row's status and error."""
     workload = make_workload(config.workload, config.seq_len, config.device)
     points = [_Point(provider) for provider in providers]
-    for step in (_check, *[_measure_time] * _ROUNDS, _measure_memory):
+    _for_each(points, _check, config)
+    gc.collect()  # not while times are measured, nor in every round: it takes half a second
+    try:
+        with busy_cores(config.busy, _BUSY_S + 4 * config.seconds * len(points)):
+            for _ in range(_ROUNDS):
+                _for_each(points, _measure_time, config)
+    except (RuntimeError, OSError) as exception:
         for point in points:
-            if point.status != "ok":
-                continue
-            try:
-                step(point, config)
-            except Exception as exception:
-                text = " ".join(str(exception).split())
-                point.status, point.error = "error", f"{type(exception).__name__}: {text}"[:300]
-        if step is _check:
-            gc.collect()  # not while times are measured, nor in every round: it takes half a second
+            point.fail(exception)
+    _for_each(points, _measure_memory, config)
     batch, seq_len = workload.input_ids.shape
+    if workload.sequences is not None:
+        batch = len(workload.sequences)
     return [
         Result(
             workload=config.workload,
             T=seq_len,
             B=batch,
             provider=point.provider.name,
-            convention=point.provider.convention,
+            convention=point.provider.convention_for(workload),
             provider_version=point.provider.version,
             status=point.status,
             error=point.error,
             **asdict(point.measurement()),
+            busy=config.busy,
             **asdict(environment),
         )
         for point in points
     ]
+
+
+def _for_each(
+    points: Sequence[_Point], step: Callable[[_Point, Config], None], config: Config
+) -> None:
+    """Take a step with each point that is well, and note what goes wrong."""
+    for point in points:
+        if point.status != "ok":
+            continue
+        try:
+            step(point, config)
+        except Exception as exception:
+            point.fail(exception)
 
 
 def _check(point: _Point, config: Config) -> None:
@@ -103,15 +127,15 @@ def _check(point: _Point, config: Config) -> None:
     if reason:
         point.status, point.error = "not applicable", reason
         return
-    point.call = provider.prepare(workload)
+    point.call = provider.call_for(workload)
     graphs = _num_compiled_graphs() if provider.compiles else 0
     begin = time.perf_counter()
     answer = point.call()
     _wait(config)
     if provider.compiles and _num_compiled_graphs() > graphs:
         point.compile_s = time.perf_counter() - begin
-    expected = provider.oracle(workload, provider.convention)
-    point.error = difference(provider.convert(answer), expected)
+    expected = provider.oracle(workload, provider.convention_for(workload))
+    point.error = difference(provider.answer_of(workload, answer), expected)
     if point.error:
         point.status = "unequal"
 

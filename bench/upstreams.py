@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import omni, steps
-from bench.prompts import MODEL_TYPE, VIDEO, Workload, runs_of
+from bench.prompts import MODEL_TYPE, VIDEO, Workload
 from bench.providers import Answer, Provider, tensor_arguments, text_only_answer
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec
@@ -65,7 +65,7 @@ def transformers_provider() -> Provider:
         if workload.model_type == omni.MODEL_TYPE:
             return omni.prepare_transformers(workload)
         model_class = getattr(transformers, _TRANSFORMERS_CLASSES[workload.model_type])
-        model = SimpleNamespace(config=_hf_config(workload.model_type))
+        model = SimpleNamespace(config=hf_config(workload.model_type))
         model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
         arguments = tensor_arguments(workload)
         arguments["mm_token_type_ids"] = workload.mm_token_type_ids
@@ -116,7 +116,7 @@ def sglang_provider(path: Path) -> Provider:
         arguments = tensor_arguments(workload)
         del arguments["attention_mask"]
         if workload.model_type == "ernie4_5_vl_moe":
-            config = _hf_config(workload.model_type)
+            config = hf_config(workload.model_type)
             return lambda: chosen(workload.input_ids, config, **arguments)
         spec = _spec(workload.model_type)
         return lambda: chosen(
@@ -146,7 +146,7 @@ def text_only_provider(path: Path) -> Provider:
     wheel, function = _load_glm4v(path)
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        config = _hf_config(MODEL_TYPE)
+        config = hf_config(MODEL_TYPE)
         return lambda: function(workload.input_ids, config, None, None, workload.attention_mask)
 
     return Provider(
@@ -173,7 +173,7 @@ def vllm_provider(path: Path) -> Provider:
     def prepare(workload: Workload) -> Callable[[], Any]:
         if workload.model_type == omni.MODEL_TYPE:
             return prepare_omni(workload)
-        config = _hf_config(workload.model_type)
+        config = hf_config(workload.model_type)
         function = functions[workload.model_type]
         tokens = workload.input_ids[0].tolist()
         features = _vllm_features(workload, placeholder_range)
@@ -191,6 +191,7 @@ def vllm_provider(path: Path) -> Provider:
         convert=convert,
         host_only=True,
         one_row_only=True,
+        touching=True,
         families=(*_VLLM_CLASSES, omni.MODEL_TYPE),
     )
 
@@ -222,7 +223,7 @@ def _load_vllm(wheel: Wheel, model_type: str) -> Callable[..., Any]:
 
 
 def _call_glm4v(function: Any, workload: Workload) -> Callable[[], Answer]:
-    config, arguments = _hf_config(MODEL_TYPE), tensor_arguments(workload)
+    config, arguments = hf_config(MODEL_TYPE), tensor_arguments(workload)
     return lambda: function(workload.input_ids, config, **arguments)
 
 
@@ -244,7 +245,7 @@ def _spec(model_type: str) -> MRopeSpec:
     return MRopeSpec.for_model(model_type, convention="sglang")
 
 
-def _hf_config(model_type: str) -> SimpleNamespace:
+def hf_config(model_type: str) -> SimpleNamespace:
     """Return what the functions read of a configuration, by all the names that they have for it."""
     spec = _spec(model_type)
     return SimpleNamespace(
@@ -272,9 +273,10 @@ def _vllm_features(workload: Workload, placeholder_range: Any) -> list[Any]:
     it. With Qwen3-VL it begins at the marker before the first.
     """
     kinds = workload.mm_token_type_ids[0]
-    runs = iter(runs_of(workload))
+    runs = iter(workload.runs)
     images = iter(() if workload.image_grid_thw is None else workload.image_grid_thw)
     videos = iter(() if workload.video_grid_thw is None else workload.video_grid_thw)
+    seconds = iter(() if workload.second_per_grid_ts is None else workload.second_per_grid_ts)
     features = []
     for start, stop, kind in runs:
         is_embed = None
@@ -291,7 +293,6 @@ def _vllm_features(workload: Workload, placeholder_range: Any) -> list[Any]:
         place = placeholder_range(offset=start, length=stop - start, is_embed=is_embed)
         data = {f"{modality}_grid_thw": SimpleNamespace(data=grid)}
         if modality == "video" and workload.second_per_grid_ts is not None:
-            seconds = workload.second_per_grid_ts[0]
-            data["second_per_grid_ts"] = SimpleNamespace(data=seconds)
+            data["second_per_grid_ts"] = SimpleNamespace(data=next(seconds))
         features.append(SimpleNamespace(modality=modality, data=data, mm_position=place))
     return features

@@ -2,7 +2,8 @@
 
 An image or a frame stands between an image-start and an image-end token, and behind a frame there
 are six text tokens for its timestamp, as in GLM-4V's own prompts. So no two of them touch. The
-workloads of other families are in their layouts.
+workloads of other families are in their layouts. These are of pictures of one size; those of many
+sizes are in `mixed`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache, partial
 
 import torch
 
+from bench import mixed
 from bench.prompts import TIMESTAMP_LEN, Layout, Row, Step, Workload, one_row, padded_rows
 from vecrope import MRopeSpec
 
@@ -140,6 +142,7 @@ def _requests(name: str, seq_len: int, one_in: int) -> Workload:
 
 
 _MAKERS: dict[str, Callable[[int], Workload]] = {
+    **mixed.MAKERS,
     "seed": _seed,
     "video": _video,
     "batch": _batch,
@@ -152,6 +155,7 @@ _MAKERS: dict[str, Callable[[int], Workload]] = {
 
 # The padded lengths T at which each workload is run.
 SIZES: dict[str, tuple[int, ...]] = {
+    **mixed.SIZES,
     "seed": tuple(2**exponent for exponent in range(18)),
     "video": (4096, 32768, 131072),
     "batch": (4096,),

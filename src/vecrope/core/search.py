@@ -36,5 +36,5 @@ def search(bounds: Tensor, values: Tensor) -> Tensor:
     """
     work = bounds.shape[0] * values.numel()
     if work >= PARALLEL_FROM or not values.is_cpu or torch.compiler.is_compiling():
-        return torch.searchsorted(bounds, values.contiguous(), right=True)
+        return torch.searchsorted(bounds.contiguous(), values.contiguous(), right=True)
     return (values.unsqueeze(-1) >= bounds).sum(-1)

@@ -41,6 +41,10 @@ class Found(NamedTuple):
     # (N,) bool: the tokens that are no placeholders; None: `placeholders` tells.
     text: Tensor | None
 
+    def token(self, begin: Tensor) -> Tensor:
+        """Return the indices of tokens (n,) that are given by index, or by rank."""
+        return begin if self.placeholders is None else self.placeholders[begin]
+
     def reaches(self, index: int) -> bool:
         """Say whether a group ends right before this token index."""
         few = self.groups.many is None

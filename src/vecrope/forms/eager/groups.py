@@ -22,6 +22,7 @@ class Groups(NamedTuple):
 
     items: Items
     number: int  # G
+    tall: list[int]  # lines of a group of each item
     num_lines: int  # lines of all of them
     few: list[int] | None  # (G,) the item of each, where there are few
     many: Sizes | None  # what each needs, where there are many
@@ -61,7 +62,10 @@ class Groups(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Numbers of each of many groups, as rows of one table (8, G) int64."""
+    """Numbers of each of many groups, as rows of one table (7, G) int64.
+
+    They are the item, tokens, lines, advance, and the sides: extent in time, height and width.
+    """
 
     table: Tensor
 
@@ -83,15 +87,13 @@ def make_groups(items: Items) -> Groups:
     num_lines = sum(map(mul, items.groups, tall))
     item = chain.from_iterable(map(repeat, range(len(items.groups)), items.groups))
     if num_lines <= FEW:
-        return Groups(items, number, num_lines, [*item], None)
-    # Where the frames of each item begin in a table of those of all items.
-    frames = [0, *accumulate(items.depth)][:-1]
-    rows = [range(len(tall)), items.area, tall, items.advance, frames]
+        return Groups(items, number, tall, num_lines, [*item], None)
+    rows = [range(len(tall)), items.area, tall, items.advance]
     rows += [items.extent, items.height, items.width]
     table = host_tensor(chain.from_iterable(rows)).view(len(rows), -1)
     if number > len(tall) or 0 in items.groups:
         table = table[:, host_tensor(item)]
-    return Groups(items, number, num_lines, None, Sizes(table))
+    return Groups(items, number, tall, num_lines, None, Sizes(table))
 
 
 def host_tensor(values: Iterable[int]) -> Tensor:

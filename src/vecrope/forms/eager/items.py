@@ -50,11 +50,6 @@ class Items(NamedTuple):
         offsets = self.offsets[item]
         return [*map(sub, offsets[1:], offsets)]
 
-    @property
-    def deep(self) -> bool:
-        """Whether any group has several frames."""
-        return max(self.depth) > 1
-
     def first(self, num_tokens: tuple[int, int]) -> Items | None:
         """Return the items of the first so many placeholders of images and of videos.
 

@@ -40,30 +40,29 @@ def eager_rope_index(
     if items is None:
         return None
     batch = _batch_of(inputs)
-    groups = None
+    found = None
     if any(items.groups):
-        groups = _find(batch, spec, items, lenient=inputs.lenient)
-        if groups is None:
+        found = _find(batch, spec, items, lenient=inputs.lenient)
+        if found is None:
             return None
-        if not groups.groups.number:
-            groups = None
     elif holds_placeholders(batch, spec):
         return None
     ids = inputs.input_ids
+    lengths = num_kept = batch.num_kept()
+    if spec.delta_length == "padded" and not in_sequences:
+        lengths = batch.lengths()
+    if found is None or not found.groups.number:
+        found, rows, row_ends = None, None, num_kept
+    else:
+        rows = batch.row_of(found.first) if batch.num_rows > 1 else None
+        row_ends = _row_ends(found, rows, num_kept)
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
-    num_kept = batch.num_kept()
-    row_ends = _row_ends(batch, groups, num_kept)
     positions = write_positions(
-        batch, groups, row_ends, padding_value=spec.padding_value, dtype=dtype
+        batch, found, row_ends, padding_value=spec.padding_value, dtype=dtype
     )
-    lengths = num_kept
-    if spec.delta_length == "padded" and not in_sequences and batch.kept is not None:
-        lengths = [
-            stop - start for start, stop in zip(batch.bounds, batch.bounds[1:], strict=False)
-        ]
-    if groups is not None and _outreaches(spec, groups.groups.items):
-        row_ends = _largest(batch, groups, positions[0], row_ends)
-    rope_deltas = torch.tensor([*zip(map(sub, row_ends, lengths))], device="cpu")
+    if found is not None and _outreaches(spec, found.groups.items):
+        row_ends = _largest(found, rows, positions[0], row_ends)
+    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").view(-1, 1)
     return positions.view(3, *ids.shape), rope_deltas
 
 
@@ -137,16 +136,13 @@ def _is_whole(found: Found, begin: Tensor, end: Tensor) -> bool:
     return torch.equal(end - begin + 1, found.groups.area())
 
 
-def _row_ends(batch: Batch, found: Found | None, num_kept: list[int]) -> list[int]:
-    """Return the running position behind each row."""
-    if found is None:
-        return num_kept
+def _row_ends(found: Found, rows: Tensor | None, num_kept: list[int]) -> list[int]:
+    """Return the running position behind each row, of which `rows` (G,) are the groups'."""
     items = found.groups.items
     moves = [*map(sub, items.advance, items.area)]
-    if batch.num_rows == 1:
+    if rows is None:
         return [num_kept[0] + sum(map(mul, items.groups, moves))]
-    ends = torch.tensor(num_kept, device="cpu")
-    ends.index_add_(0, batch.row_of(found.first), found.groups.column(moves))
+    ends = torch.tensor(num_kept, device="cpu").index_add_(0, rows, found.groups.column(moves))
     row_ends: list[int] = ends.tolist()
     return row_ends
 
@@ -156,10 +152,12 @@ def _outreaches(spec: MRopeSpec, items: Items) -> bool:
     return spec.span_rule == "hw" and any(map(gt, items.extent, items.advance))
 
 
-def _largest(batch: Batch, found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
+def _largest(found: Found, rows: Tensor | None, time: Tensor, row_ends: list[int]) -> list[int]:
     """Return one more than the largest position of each row, which may be in a block."""
-    reached = time[found.first].to(torch.int64) + found.groups.column(found.groups.items.extent)
-    largest = torch.tensor(row_ends, device="cpu")
-    largest.scatter_reduce_(0, batch.row_of(found.first), reached, "amax")
+    extent = found.groups.column(found.groups.items.extent)
+    reached = time[found.first].to(torch.int64) + extent
+    if rows is None:
+        return [max(row_ends[0], int(reached.amax()))]
+    largest = torch.tensor(row_ends, device="cpu").scatter_reduce_(0, rows, reached, "amax")
     ends: list[int] = largest.tolist()
     return ends

@@ -8,9 +8,8 @@ up on every axis, and the token behind a group stands where the advance of the g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import accumulate, chain, repeat
-from operator import add, mul, sub
+from operator import add, sub
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor
 from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.find import Found
 from vecrope.forms.eager.groups import host_tensor
-from vecrope.forms.eager.items import Items
 
 
 class Lines(NamedTuple):
@@ -27,9 +25,15 @@ class Lines(NamedTuple):
 
     at: Tensor  # (L,) index of each line's first token
     width: Tensor  # (L,) what the width axis moves by there
-    height: Tensor | None  # (L,) what the height axis moves by; None: 1
-    time: Tensor | None  # (L,) what the time axis moves by; None: 0
     behind: Tensor  # (3, G) what each axis moves by behind a group, on top of what text does
+
+
+class Frames(NamedTuple):
+    """The frames of groups that have several, but for the first of each group."""
+
+    at: Tensor  # (F,) index of each frame's first token
+    height: Tensor  # (F,) what the height axis moves by there
+    time: Tensor  # (F,) what the time axis moves by
 
 
 def write_positions(
@@ -78,12 +82,11 @@ def _write_groups(positions: Tensor, found: Found) -> None:
         time.index_fill_(0, found.placeholders, 0)
         height.index_fill_(0, found.placeholders, 0)
     width.index_copy_(0, lines.at, lines.width.to(dtype))
-    if lines.height is None:
-        height.index_fill_(0, lines.at, 1)
-    else:
-        height.index_copy_(0, lines.at, lines.height.to(dtype))
-    if lines.time is not None:
-        time.index_copy_(0, lines.at, lines.time.to(dtype))
+    height.index_fill_(0, lines.at, 1)
+    if max(found.groups.items.depth) > 1:
+        frames = _frames(found)
+        height.index_copy_(0, frames.at, frames.height.to(dtype))
+        time.index_copy_(0, frames.at, frames.time.to(dtype))
     positions.index_fill_(1, found.first, 1)
     ends, behind = found.last + 1, lines.behind
     if found.reaches(num_tokens):
@@ -95,45 +98,25 @@ def _write_groups(positions: Tensor, found: Found) -> None:
 def _few_lines(found: Found) -> Lines:
     """Lay the lines out on the host."""
     groups, items = found.groups, found.groups.items
-    height, width = groups.of(items.height), groups.of(items.width)
-    area, advance = groups.of(items.area), groups.of(items.advance)
-    tall = [*map(mul, groups.of(items.depth), height)]
-    gaps = found.placeholders is not None
-    begins = [0, *accumulate(area)][:-1] if gaps else found.first.tolist()
-    stops = [*map(add, begins, area)]
-    columns = [
-        [*chain.from_iterable(map(range, begins, stops, width))],
-        [*chain.from_iterable(map(repeat, [1 - columns for columns in width], tall))],
-    ]
-    if items.deep:
-        moves = zip(*_frame_moves(items), strict=True)
-        columns += [[*chain.from_iterable(groups.of(axis))] for axis in moves]
-    at, *steps = torch.tensor(columns, device="cpu").unbind()
-    behind = [[*map(sub, advance, side)] for side in (groups.of(items.extent), height, width)]
-    return Lines(
-        at if found.placeholders is None else found.placeholders[at],
-        steps[0],
-        steps[1] if items.deep else None,
-        steps[2] if items.deep else None,
-        torch.tensor(behind, device="cpu"),
-    )
-
-
-def _frame_moves(items: Items) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield what height and time move by at every line of a group of each item."""
-    for number, (frames, height) in enumerate(zip(items.depth, items.height, strict=True)):
-        rows, time = [1] * (frames * height), [0] * (frames * height)
-        if frames > 1:
-            rows[height::height] = [1 - height] * (frames - 1)
-            time[height::height] = items.steps(number)
-        yield rows, time
+    height, width, tall = map(groups.of, (items.height, items.width, groups.tall))
+    area, advance, extent = map(groups.of, (items.area, items.advance, items.extent))
+    begins = _begins(found)
+    at, moves = torch.tensor(
+        [
+            [*chain.from_iterable(map(range, begins, map(add, begins, area), width))],
+            [*chain.from_iterable(map(repeat, [1 - columns for columns in width], tall))],
+        ],
+        device="cpu",
+    ).unbind()
+    behind = [[*map(sub, advance, side)] for side in (extent, height, width)]
+    return Lines(found.token(at), moves, torch.tensor(behind, device="cpu"))
 
 
 def _many_lines(found: Found) -> Lines:
     """Lay the lines out as tensors."""
-    groups, items = found.groups, found.groups.items
+    groups = found.groups
     assert groups.many is not None
-    _, area, tall, advance, base, _, height, width = groups.many.table.unbind()
+    _, area, tall, advance, _, _, width = groups.many.table.unbind()
     starts = tall.cumsum(0) - tall
     group = torch.zeros(groups.num_lines, dtype=torch.int64, device="cpu")
     group = group.index_fill_(0, starts[1:], 1).cumsum_(0)
@@ -141,24 +124,37 @@ def _many_lines(found: Found) -> Lines:
     columns = width[group]
     begins = found.first if found.placeholders is None else area.cumsum(0) - area
     at = torch.addcmul(begins[group], line, columns)
-    rows = time = None
-    if items.deep:
-        side = height[group]
-        frame = line // side
-        begins_frame = line == frame * side
-        rows = 1 - side * begins_frame
-        time = begins_frame.to(torch.int64)
-        if items.offsets is not None:
-            steps = [[0, *items.steps(item)][:frames] for item, frames in enumerate(items.depth)]
-            table = host_tensor(chain.from_iterable(steps))
-            time *= table[base[group] + frame]
-    return Lines(
-        at if found.placeholders is None else found.placeholders[at],
-        1 - columns,
-        rows,
-        time,
-        advance - groups.many.table[5:],
-    )
+    return Lines(found.token(at), 1 - columns, advance - groups.many.table[4:])
+
+
+def _frames(found: Found) -> Frames:
+    """Lay out the frames of groups that have several, on the host: lines are many more."""
+    groups, items = found.groups, found.groups.items
+    numbers = groups.few if groups.many is None else groups.many.item.tolist()
+    assert numbers is not None
+    at: list[int] = []
+    height: list[int] = []
+    time: list[int] = []
+    for begin, item in zip(_begins(found), numbers, strict=True):
+        frames = items.depth[item]
+        if frames == 1:
+            continue
+        size = items.area[item] // frames
+        at.extend(range(begin + size, begin + frames * size, size))
+        height.extend([1 - items.height[item]] * (frames - 1))
+        time.extend(items.steps(item))
+    index, *moves = host_tensor(chain(at, height, time)).view(3, -1).unbind()
+    return Frames(found.token(index), *moves)
+
+
+def _begins(found: Found) -> list[int]:
+    """Return (G,) where each group begins: its first token's index, or that token's rank."""
+    if found.placeholders is None:
+        first: list[int] = found.first.tolist()
+        return first
+    groups = found.groups
+    area = groups.of(groups.items.area) if groups.many is None else groups.many.area.tolist()
+    return [0, *accumulate(area)][:-1]
 
 
 def _start_rows(positions: Tensor, batch: Batch, row_ends: list[int]) -> None:

@@ -40,6 +40,7 @@ class Found(NamedTuple):
     placeholders: Tensor | None
     # (N,) bool: the tokens that are no placeholders; None: `placeholders` tells.
     text: Tensor | None
+    rows: Tensor | None = None  # (G,) row of each group's first token, in a batch of several
 
     def token(self, begin: Tensor) -> Tensor:
         """Return the indices of tokens (n,) that are given by index, or by rank."""

@@ -52,16 +52,15 @@ def eager_rope_index(
     if spec.delta_length == "padded" and not in_sequences:
         lengths = batch.lengths()
     if found is None or not found.groups.number:
-        found, rows, row_ends = None, None, num_kept
+        found, row_ends = None, num_kept
     else:
-        rows = batch.row_of(found.first) if batch.num_rows > 1 else None
-        row_ends = _row_ends(found, rows, num_kept)
+        row_ends = _row_ends(found, num_kept)
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     positions = write_positions(
         batch, found, row_ends, padding_value=spec.padding_value, dtype=dtype
     )
     if found is not None and _outreaches(spec, found.groups.items):
-        row_ends = _largest(found, rows, positions[0], row_ends)
+        row_ends = _largest(found, positions[0], row_ends)
     rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").view(-1, 1)
     return positions.view(3, *ids.shape), rope_deltas
 
@@ -86,22 +85,27 @@ def _batch_of(inputs: Inputs) -> Batch:
 def _find(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool) -> Found | None:
     if batch.num_tokens >= _RUNS_FROM:
         found = find_by_runs(batch, spec, items)
-        if found is not None and _fits(batch, spec, found):
+        found = None if found is None else _fitting(batch, spec, found)
+        if found is not None:
             return found
     found = find_by_tokens(batch, spec, items, lenient=lenient)
-    return found if found is not None and _fits(batch, spec, found) else None
+    return None if found is None else _fitting(batch, spec, found)
+
+
+def _fitting(batch: Batch, spec: MRopeSpec, found: Found) -> Found | None:
+    """Return the groups with their rows, or None where one does not stand as it has to."""
+    if not found.groups.number:
+        return found
+    if batch.num_rows > 1:
+        found = found._replace(rows=batch.row_of(found.first))
+    return found if _fits(batch, spec, found) else None
 
 
 def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
     """Say whether every group stands in one row, in one piece, and as the spec asks."""
-    first, last = found.first, found.last
-    if not first.shape[0]:
-        return True
-    rows = None
-    if batch.num_rows > 1:
-        rows = batch.row_of(first)
-        if not torch.equal(rows, batch.row_of(last)):
-            return False
+    first, last, rows = found.first, found.last, found.rows
+    if rows is not None and not torch.equal(rows, batch.row_of(last)):
+        return False
     begin, end = first, last
     if not _is_whole(found, begin, end):
         if batch.kept is None or found.placeholders is None:
@@ -136,13 +140,15 @@ def _is_whole(found: Found, begin: Tensor, end: Tensor) -> bool:
     return torch.equal(end - begin + 1, found.groups.area())
 
 
-def _row_ends(found: Found, rows: Tensor | None, num_kept: list[int]) -> list[int]:
-    """Return the running position behind each row, of which `rows` (G,) are the groups'."""
+def _row_ends(found: Found, num_kept: list[int]) -> list[int]:
+    """Return the running position behind each row."""
     items = found.groups.items
     moves = [*map(sub, items.advance, items.area)]
-    if rows is None:
+    if found.rows is None:
         return [num_kept[0] + sum(map(mul, items.groups, moves))]
-    ends = torch.tensor(num_kept, device="cpu").index_add_(0, rows, found.groups.column(moves))
+    ends = torch.tensor(num_kept, device="cpu").index_add_(
+        0, found.rows, found.groups.column(moves)
+    )
     row_ends: list[int] = ends.tolist()
     return row_ends
 
@@ -152,12 +158,12 @@ def _outreaches(spec: MRopeSpec, items: Items) -> bool:
     return spec.span_rule == "hw" and any(map(gt, items.extent, items.advance))
 
 
-def _largest(found: Found, rows: Tensor | None, time: Tensor, row_ends: list[int]) -> list[int]:
+def _largest(found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
     """Return one more than the largest position of each row, which may be in a block."""
     extent = found.groups.column(found.groups.items.extent)
     reached = time[found.first].to(torch.int64) + extent
-    if rows is None:
+    if found.rows is None:
         return [max(row_ends[0], int(reached.amax()))]
-    largest = torch.tensor(row_ends, device="cpu").scatter_reduce_(0, rows, reached, "amax")
+    largest = torch.tensor(row_ends, device="cpu").scatter_reduce_(0, found.rows, reached, "amax")
     ends: list[int] = largest.tolist()
     return ends

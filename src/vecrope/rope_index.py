@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.forms.eager import eager_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import build_plan
@@ -17,9 +18,6 @@ from vecrope.plans.from_segments import rope_index_by_segments
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import Prepared, prepare
-from vecrope.regular import regular_rope_index
-from vecrope.short import short_rope_index
-from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -80,7 +78,8 @@ def get_rope_index(
             given neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: add columns of padding at the right up to a multiple.
         validate: check the values of the input. On a device other than the CPU this synchronises:
-            once, where the Triton kernels answer, if the values are good. False promises no synchronisation; what invalid values then give is not specified.
+            once, where the Triton kernels answer, if the values are good. False promises no
+            synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
         max_segments: capacity of the segment table, at least the number of runs of text, images,
@@ -319,28 +318,10 @@ def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tens
 
 def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
     """Return the answer of a form for CPUs that is faster than the segment table, or None."""
-    inputs, exact, _, dtype = prepared
-    input_ids, images, videos = inputs.input_ids, inputs.image_grid_thw, inputs.video_grid_thw
-    mask, types = inputs.attention_mask, inputs.mm_token_type_ids
-    if not exact or inputs.cu_seqlens is not None or not input_ids.numel():
+    inputs, exact, _, _ = prepared
+    if not exact or not inputs.input_ids.numel():
         return None
-    answer = None
-    if mask is None and types is None:
-        if spec.frames_by_markers:
-            answer = short_rope_index(input_ids, spec, images, videos)
-        elif spec.marker_rule in ("none", "adjacent"):
-            seconds = inputs.second_per_grid_ts
-            answer = short_by_ids_rope_index(input_ids, spec, images, videos, seconds)
-    # A masked token between two frames would hide that they touch.
-    seen = mask is None or spec.frames_may_touch
-    if answer is None and seen and spec.image_token_id is not None:
-        kept = None if mask is None else mask.to(input_ids.device)
-        types = None if types is None else types.to(input_ids.device)
-        seconds = inputs.second_per_grid_ts
-        answer = regular_rope_index(input_ids, spec, images, videos, kept, types, seconds)
-    if answer is None or input_ids.dtype == dtype:
-        return answer
-    return answer[0].to(dtype), answer[1]
+    return eager_rope_index(inputs, spec)
 
 
 def _pipeline_for(input_ids: Tensor) -> ModuleType | None:

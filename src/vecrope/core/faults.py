@@ -7,10 +7,12 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.core.items import Items
-from vecrope.core.modality import IMAGE, MASKED, VIDEO
-from vecrope.segments import Segments, previous_of
+from vecrope.core.locations import TokenLocations
+from vecrope.core.search import search
+from vecrope.core.stream import value_at_last
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
@@ -124,42 +126,22 @@ def check_none_left_over(items: Items) -> None:
         )
 
 
-def check_layout(
-    items: Items,
-    segments: Segments,
-    image_grid_thw: Tensor,
-    video_grid_thw: Tensor,
-    spec: MRopeSpec,
-    max_segments: int | None,
-    *,
-    lenient: bool = False,
-) -> None:
-    """Check that every run of placeholders holds exactly its grids; synchronises.
+def layout_fault(
+    locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False
+) -> Tensor:
+    """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
 
     If `lenient`, grids may be left over.
     """
-    if max_segments is not None and segments.runs.count is not None:
-        count = int(segments.runs.count)
-        if count > max_segments:
-            raise ValueError(
-                f"max_segments must be at least {count} for this input, got {max_segments}"
-            )
-    if bool(layout_fault(items, segments, lenient=lenient)):
-        raise_layout_fault(items, segments, image_grid_thw, video_grid_thw, spec, lenient=lenient)
-
-
-def layout_fault(items: Items, segments: Segments, *, lenient: bool = False) -> Tensor:
-    """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise."""
-    fault = _broken(segments).any() | _misfit(items, segments, lenient).any()
-    for flags in (segments.unannounced, segments.joined):
+    faulty, missing, touching = _token_faults(locations, spec)
+    for flags in (missing, touching):
         if flags is not None:
-            fault = fault | flags.any()
-    return fault
+            faulty = faulty | flags
+    return faulty.any() | _wrong_totals(locations, lenient).any()
 
 
 def raise_layout_fault(
-    items: Items,
-    segments: Segments,
+    locations: TokenLocations,
     image_grid_thw: Tensor,
     video_grid_thw: Tensor,
     spec: MRopeSpec,
@@ -168,145 +150,167 @@ def raise_layout_fault(
 ) -> NoReturn:
     """Raise the ValueError that describes the first fault found by `layout_fault`."""
     grids = (image_grid_thw, video_grid_thw)
-    found, expected = segments.runs.total.tolist(), items.expected.tolist()
-    visual = (segments.modality == IMAGE) | (segments.modality == VIDEO)
-    owner = torch.where(segments.items < items.num_images, IMAGE, VIDEO)
-    surplus = visual & ((owner != segments.modality) | (segments.items == items.text))
-    faults = (_broken(segments) | surplus).nonzero()
-    if faults.shape[0]:
-        at = int(faults[0])
-        if not bool(surplus[at]):
-            same = ((segments.items == segments.items[at]) & visual)[:at].nonzero()
-            _raise_cut_short(int(same[-1]), items, segments, grids, spec)
-        _raise_surplus(int(segments.modality[at]) - IMAGE, at, segments, grids, expected, found)
-    misfit = _misfit(items, segments, lenient).tolist()
-    if not any(misfit):
-        if segments.joined is not None and bool(segments.joined.any()):
-            _raise_joined(segments.joined, items, segments, grids, spec)
-        _raise_unannounced(items, segments, grids, spec)
-    kind = int(not misfit[0])
-    if found[kind] > expected[kind]:
-        # The surplus follows the last item in one run, and so was not cut from it.
-        run = int(torch.searchsorted(segments.runs.found[kind], expected[kind], right=True))
-        at = int(torch.searchsorted(segments.starts, segments.runs.starts[run], right=True)) - 1
-        _raise_surplus(kind, at, segments, grids, expected, found)
+    items = locations.items
+    found, expected = locations.found.tolist(), items.expected.tolist()
+    broken, missing, touching = _token_faults(locations, spec)
+    surplus = _surplus(locations)
+    # Placeholders beyond the last grid that follow its own in one run are named further down.
+    kind = locations.kind
+    starts = kind != pad(kind[:-1], (1, 0), value=-1)
+    starts |= locations.rows != pad(locations.rows[:-1], (1, 0), value=-1)
+    for at in (broken | (surplus & starts)).nonzero()[:1, 0].tolist():
+        if bool(surplus[at]):
+            _raise_surplus(at, locations, grids, expected, found)
+        same = ((locations.item == locations.item[at]) & (kind == kind[at]))[:at].nonzero()
+        _raise_cut_short(int(same[-1]), locations, grids, spec)
+    wrong = _wrong_totals(locations, lenient).tolist()
+    if not any(wrong):
+        if touching is not None and bool(touching.any()):
+            _raise_touching(int(touching.nonzero()[0]), locations, grids, spec)
+        assert missing is not None
+        _raise_missing_marker(int(missing.nonzero()[0]), locations, grids, spec)
+    which = int(not wrong[0])
+    of_kind = locations.video if which else locations.image
+    assert of_kind is not None
+    if found[which] > expected[which]:
+        at = int((of_kind & surplus).nonzero()[0])
+        _raise_surplus(at, locations, grids, expected, found)
     # What the prompt holds is sound, but it ends before its grids do.
-    of_kind = (visual & (segments.modality == IMAGE + kind)).nonzero()
-    if of_kind.shape[0]:
-        last = int(of_kind[-1])
-        if _tokens_into_group(segments, last):
-            _raise_cut_short(last, items, segments, grids, spec)
-    rank = found[kind] + kind * expected[0]
-    item = int(torch.searchsorted(items.ends, rank, right=True))
+    if found[which]:
+        last = int(of_kind.nonzero()[-1])
+        if int(locations.place[last]) + 1 < int(locations.group_tokens[last]):
+            _raise_cut_short(last, locations, grids, spec)
+    rank = found[which] + which * expected[0]
+    item = int((items.ends <= rank).sum())
     start, _, width, height, _, _ = items.table[:, item].tolist()
-    at = item - kind * items.num_images
+    at = item - which * items.num_images
     raise ValueError(
-        f"{_KINDS[kind]}_grid_thw row {at} {tuple(grids[kind][at].tolist())} is left over"
+        f"{_KINDS[which]}_grid_thw row {at} {tuple(grids[which][at].tolist())} is left over"
         + (f" after {(rank - start) // (width * height)} of its frames" if rank > start else "")
-        + f": expected {expected[kind]} {_KINDS[kind]} tokens in the batch, got {found[kind]}"
+        + f": expected {expected[which]} {_KINDS[which]} tokens in the batch, got {found[which]}"
     )
 
 
-def _misfit(items: Items, segments: Segments, lenient: bool) -> Tensor:
+def _token_faults(
+    locations: TokenLocations, spec: MRopeSpec
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return three times (N,) bool, the last two None where the spec does not ask for it.
+
+    The token does not follow the one before it in its group; the group that begins here has no
+    start marker right before it; the frame that begins here touches the one before it.
+    """
+    stream, rows = locations.stream, locations.rows
+    key = locations.item + rows.long() * locations.items.table.shape[1]
+    if stream.kept is None:
+        previous = pad(key[:-1], (1, 0), value=-1)
+    else:
+        previous = value_at_last(stream.kept, key, -1, before=True)
+    follows = key == previous
+    visual, later = locations.visual, locations.place > 0
+    broken = visual & later & ~follows
+    missing = touching = None
+    if spec.marker_rule == "adjacent" and stream.token_types is None:
+        marked = pad((stream.input_ids == spec.vision_start_token_id)[:-1], (1, 0))
+        marked = marked & (rows == pad(rows[:-1], (1, 0), value=-1))
+        missing = visual & ~(marked | later)
+    if not spec.frames_may_touch and locations.video is not None:
+        touching = locations.video & follows & ~later
+        touching = touching & (locations.item < locations.items.text)
+    return broken, missing, touching
+
+
+def _wrong_totals(locations: TokenLocations, lenient: bool) -> Tensor:
     """Return (2,) bool: there are too many or too few image tokens, and video tokens.
 
     If `lenient` they are too few only where the last image, video or separate frame lacks some.
     """
-    total = segments.runs.total
+    items, found = locations.items, locations.found
     if not lenient:
-        return total != items.expected
+        return found != items.expected
     # Of the next image token, and of the next video token.
-    ranks = torch.stack((total[0], total[1] + items.expected[0]))
-    start, _, width, height, in_group, _ = items.table[
-        :, torch.searchsorted(items.ends, ranks, right=True)
-    ].unbind()
-    return (total > items.expected) | ((ranks - start) % (width * height * in_group) != 0)
+    ranks = torch.stack((found[0], found[1] + items.expected[0]))
+    if items.text == 0:  # Triton 3.6 compiles no search among nothing
+        return found > items.expected
+    start, _, width, height, in_group, _ = items.table[:, search(items.ends, ranks)].unbind()
+    return (found > items.expected) | ((ranks - start) % (width * height * in_group) != 0)
+
+
+def _surplus(locations: TokenLocations) -> Tensor:
+    """Return (N,) bool: placeholders beyond the last grid of their kind."""
+    items = locations.items
+    surplus = locations.image & (locations.item >= items.num_images)
+    if locations.video is None:
+        return surplus
+    return surplus | (locations.video & (locations.item == items.text))
 
 
 def _raise_surplus(
-    kind: int,
     at: int,
-    segments: Segments,
+    locations: TokenLocations,
     grids: tuple[Tensor, Tensor],
     expected: list[int],
     found: list[int],
 ) -> NoReturn:
+    kind = int(not bool(locations.image[at]))
     raise ValueError(
-        f"row {int(segments.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
+        f"row {int(locations.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
         f"expected {expected[kind]} for the {grids[kind].shape[0]} rows of "
         f"{_KINDS[kind]}_grid_thw, got {found[kind]} in the batch"
     )
 
 
-def _raise_unannounced(
-    items: Items, segments: Segments, grids: tuple[Tensor, Tensor], spec: MRopeSpec
+def _raise_missing_marker(
+    at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
-    assert segments.unannounced is not None
-    at = int(segments.unannounced.nonzero()[0])
-    item = int(segments.items[at])
-    kind = int(item >= items.num_images)
-    row = item - kind * items.num_images
-    alone = int(segments.lengths[at]) <= _group_tokens(segments, at)
-    what = "right before its tokens" if alone else "before each of its frames"
+    what, grid = _name(at, locations, grids)
+    start, stop = _run_at(at, locations)
+    alone = stop - start <= int(locations.group_tokens[at])
+    where = "right before its tokens" if alone else "before each of its frames"
     raise ValueError(
-        f"row {int(segments.rows[at])}, {_KINDS[kind]} {row}: its grid "
-        f"{tuple(grids[kind][row].tolist())} needs a vision_start_token_id "
-        f"{spec.vision_start_token_id} {what}, got another token; SGLang would number them as text"
+        f"row {int(locations.rows[at])}, {what}: its grid {grid} needs a vision_start_token_id "
+        f"{spec.vision_start_token_id} {where}, got another token; SGLang would number them as text"
     )
 
 
-def _raise_joined(
-    joined: Tensor,
-    items: Items,
-    segments: Segments,
-    grids: tuple[Tensor, Tensor],
-    spec: MRopeSpec,
+def _raise_touching(
+    at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
-    at = int(joined.nonzero()[0])
-    row = int(segments.items[at]) - items.num_images
-    grid = tuple(grids[1][row].tolist())
-    frame = int(segments.starts[at] - segments.origin[at]) // _group_tokens(segments, at)
+    what, grid = _name(at, locations, grids)
+    frame = int(locations.group[_run_at(at, locations)[0]])
     raise ValueError(
-        f"row {int(segments.rows[at])}, video {row}: its grid {grid} needs something between its "
+        f"row {int(locations.rows[at])}, {what}: its grid {grid} needs something between its "
         f"frames, got nothing at frame {frame}; {spec.convention} would number the video as a block"
     )
 
 
 def _raise_cut_short(
-    at: int, items: Items, segments: Segments, grids: tuple[Tensor, Tensor], spec: MRopeSpec
+    at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
-    item = int(segments.items[at])
-    kind = int(item >= items.num_images)
-    row = item - kind * items.num_images
-    group_tokens = _group_tokens(segments, at)
-    what = f"{_KINDS[kind]} {row}"
-    if kind and spec.separate_frames:
-        end = int(segments.starts[at] + segments.lengths[at] - segments.origin[at])
-        what = f"frame {end // group_tokens} of {what}"
+    """Raise the ValueError for a group of which the token `at` is the last that can be reached."""
+    what, grid = _name(at, locations, grids)
+    kind = what.split()[0]
+    if kind == "video" and spec.separate_frames:
+        what = f"frame {int(locations.group[at])} of {what}"
     raise ValueError(
-        f"row {int(segments.rows[at])}, {what}: its grid {tuple(grids[kind][row].tolist())} needs "
-        f"{group_tokens} tokens, got {_tokens_into_group(segments, at)} in one run; was the prompt "
-        f"truncated inside the {_KINDS[kind]}?"
+        f"row {int(locations.rows[at])}, {what}: its grid {grid} needs "
+        f"{int(locations.group_tokens[at])} tokens, got {int(locations.place[at]) + 1} in one run; "
+        f"was the prompt truncated inside the {kind}?"
     )
 
 
-def _broken(segments: Segments) -> Tensor:
-    """Return (S,) bool: the segment starts inside a group that does not run on up to it."""
-    masked = segments.modality == MASKED
-    before = previous_of(~masked, segments.starts.dtype)
-    previous = before.clamp(min=0)
-    runs_on = (
-        (before >= 0)
-        & (segments.items[previous] == segments.items)
-        & (segments.rows[previous] == segments.rows)
-    )
-    return segments.interrupted & ~masked & ~runs_on
+def _name(
+    at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor]
+) -> tuple[str, tuple[int, ...]]:
+    """Return what the item of a token is called, and its grid."""
+    item = int(locations.item[at])
+    kind = int(item >= locations.items.num_images)
+    row = item - kind * locations.items.num_images
+    return f"{_KINDS[kind]} {row}", tuple(grids[kind][row].tolist())
 
 
-def _tokens_into_group(segments: Segments, at: int) -> int:
-    end = int(segments.starts[at] + segments.lengths[at] - segments.origin[at])
-    return end % _group_tokens(segments, at)
-
-
-def _group_tokens(segments: Segments, at: int) -> int:
-    return int(segments.width[at] * segments.height[at] * segments.in_group[at])
+def _run_at(at: int, locations: TokenLocations) -> tuple[int, int]:
+    """Return where the run of one item's tokens that holds the token `at` starts and stops."""
+    other = (locations.item != locations.item[at]) | (locations.rows != locations.rows[at])
+    before, after = other[:at].nonzero(), other[at:].nonzero()
+    start = int(before[-1]) + 1 if before.shape[0] else 0
+    return start, at + int(after[0]) if after.shape[0] else other.shape[0]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope.core.search import search
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,39 @@ class Stream:
         if len(self.shape) == 2:
             row = index // self.shape[1]
         else:
-            row = torch.searchsorted(self.row_bounds, index, right=True) - 1
+            row = (search(self.row_bounds, index) - 1).to(index.dtype)
         return row.clamp(max=self.num_rows - 1)
+
+    def running_sums(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum `values` (N,), row by row; `rows` (N,) is the row of each token.
+
+        Returns:
+            (N,) the sum of a token's row up to and with it, and (B,) the sum of all of it.
+        """
+        if len(self.shape) == 2:
+            sums = values.view(self.shape).cumsum(1, dtype=self.index_dtype)
+            return sums.view(-1), sums[:, -1]
+        total = pad(values.cumsum(0, dtype=self.index_dtype), (1, 0))
+        at_bounds = total[self.row_bounds]
+        return total[1:] - at_bounds[rows], at_bounds.diff()
+
+
+def value_at_last(flags: Tensor, values: Tensor, default: int, *, before: bool = False) -> Tensor:
+    """Return (N,) the value at the last flagged token up to and with each, or `default`.
+
+    Args:
+        flags: (N,) bool.
+        values: (N,) of any dtype.
+        default: where no flagged token stands before.
+        before: the value at the flagged token before the last, which for a flagged token is the one
+            in front of it.
+    """
+    num_tokens = flags.shape[0]
+    number = flags.cumsum(0)
+    # By their numbers, from 1 on; the last slot takes what is not flagged.
+    table = values.new_full((num_tokens + 2,), default)
+    table.scatter_(0, torch.where(flags, number, num_tokens + 1), values)
+    return table[(number - 1).clamp(min=0) if before else number]
 
 
 def make_stream(
@@ -73,6 +107,8 @@ def make_stream(
         bounds = torch.arange(batch + 1, dtype=index_dtype, device=device) * seq_len
     else:
         bounds = cu_seqlens.to(device=device, dtype=index_dtype)
+        # Bounds that are not checked must not lead out of the tokens.
+        bounds = bounds.clamp(0, input_ids.shape[0])
     mask = None if attention_mask is None else attention_mask.to(device).reshape(-1).bool()
     types = None if mm_token_type_ids is None else mm_token_type_ids.to(device).reshape(-1)
     return Stream(input_ids.reshape(-1), types, mask, bounds, tuple(input_ids.shape), exact)

@@ -14,6 +14,7 @@ from vecrope.core import faults
 from vecrope.core.items import has_pace, make_items
 from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.core.stream import Stream
+from vecrope.plans import segment_faults
 from vecrope.plans.build import narrowed, plan_of
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.regular import OneSize, frames_of, largest_of
@@ -112,7 +113,7 @@ def plan_from_placeholders(
         stream, spec, items, Runs(starts, run_lengths, modality, ranks, found, None)
     )
     if validate:
-        faults.check_layout(items, segments, images, videos, spec, None)
+        segment_faults.check_layout(items, segments, images, videos, spec, None)
     return narrowed(plan_of(stream, segments, spec, dtype))
 
 

@@ -1,0 +1,84 @@
+"""Where every token of a batch stands: in which item, which group of it, and from which position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vecrope.core.items import Items, temporal_offset
+from vecrope.core.modality import MASKED, VIDEO
+from vecrope.core.stream import Stream
+
+
+@dataclass(frozen=True)
+class TokenLocations:
+    """The N tokens of a batch, each with its item and its place there.
+
+    A token of text counts as a group of its own, of the item `items.text`, and a masked token as
+    one of `items.masked`, which moves nothing. A placeholder beyond the last grid of its kind has
+    an item that is not of its kind.
+    """
+
+    stream: Stream
+    items: Items
+    image: Tensor  # (N,) bool: unmasked placeholders of images
+    video: Tensor | None  # (N,) bool: likewise of videos; None: there can be none
+    rows: Tensor  # (N,) row of the batch, or packed sequence
+    ranks: Tensor  # (N,) number among the batch's placeholders, as `Items` ranks them; 0 elsewhere
+    item: Tensor  # (N,) row of the table of items
+    group: Tensor  # (N,) number of its group in the item
+    place: Tensor  # (N,) number of the token in its group
+    base: Tensor  # (N,) running position at which its group starts
+    # Of the group: columns, rows, frames, and how far it moves the running position, (N,) each.
+    width: Tensor
+    height: Tensor
+    in_group: Tensor
+    span: Tensor
+    found: Tensor  # (2,) image tokens and video tokens in the batch
+    next_positions: Tensor  # (B,) int64, one more than the largest position of each row
+    rope_deltas: Tensor  # (B, 1) int64
+
+    @property
+    def visual(self) -> Tensor:
+        """(N,) bool: unmasked placeholders."""
+        return self.image if self.video is None else self.image | self.video
+
+    @property
+    def begins(self) -> Tensor:
+        """(N,) bool: the first tokens of groups of images and videos."""
+        return self.visual & (self.place == 0)
+
+    @property
+    def group_tokens(self) -> Tensor:
+        """(N,) tokens of the group."""
+        return self.width * self.height * self.in_group
+
+    @property
+    def kind(self) -> Tensor:
+        """(N,) uint8: TEXT, IMAGE, VIDEO or MASKED."""
+        kind = self.image.to(torch.uint8)
+        if self.video is not None:
+            kind = kind.masked_fill(self.video, VIDEO)
+        if self.stream.kept is not None:
+            kind = torch.where(self.stream.kept, kind, MASKED)
+        return kind
+
+    def offsets(self) -> Tensor:
+        """Return the (3, N) frame, row and column of every token, the first as time; 0 for text."""
+        area = self.width * self.height
+        frame = self.place // area
+        cell = self.place - frame * area
+        row = cell // self.width
+        time = frame
+        if self.items.pace is not None:
+            time = temporal_offset(frame, self.items.pace[:, self.item])
+        return torch.stack((time, row, cell - row * self.width))
+
+    def positions(self, padding_value: int) -> Tensor:
+        """Return the (3, N) positions, by the shared rule, with `padding_value` at masked tokens."""
+        positions = self.offsets() + self.base
+        if self.stream.kept is None:
+            return positions
+        return positions.masked_fill(~self.stream.kept, padding_value)

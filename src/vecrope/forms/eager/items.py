@@ -1,0 +1,181 @@
+"""The grids as numbers on the host: how many groups each item has, and what each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, chain, repeat
+from math import isfinite
+from operator import floordiv, mod, mul, sub
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vecrope.core.items import has_pace, temporal_offset, video_pace
+from vecrope.core.search import spread
+from vecrope.spec import MRopeSpec
+
+_MAX_TOKENS = 2**30
+# Up to so many groups and lines lists are faster than tensors.
+FEW = 512
+
+
+class Items(NamedTuple):
+    """What the rows of the grids describe, all images before all videos: a number a row."""
+
+    num_images: int
+    groups: list[int]  # groups of the item; 0 for a row of zeros
+    depth: list[int]  # frames of a group
+    height: list[int]  # in tokens
+    width: list[int]
+    area: list[int]  # tokens of a group
+    advance: list[int]  # by how much a group moves the running position
+    extent: list[int]  # temporal positions that a group takes
+    # Temporal offsets of the frames of a group; None: every frame is at its number.
+    offsets: list[Sequence[int]] | None
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Placeholders of all images, and of all videos."""
+        tokens = [*map(mul, self.groups, self.area)]
+        return sum(tokens[: self.num_images]), sum(tokens[self.num_images :])
+
+    def per_group(self, values: Sequence[Any]) -> Sequence[Any]:
+        """Return the value of each item once for each of its groups."""
+        if self.groups.count(1) == len(self.groups):
+            return values
+        return [*chain.from_iterable(map(repeat, values, self.groups))]
+
+    def spread(self, values: Sequence[list[int]]) -> Tensor:
+        """Return values of the items once for each of their groups, (n, G) int64."""
+        table = torch.tensor(values, device="cpu")
+        if self.groups.count(1) == len(self.groups):
+            return table
+        return table[:, spread(torch.tensor(self.groups, device="cpu"), sum(self.groups))]
+
+    def steps(self, item: int) -> list[int]:
+        """Return by how much time moves on from each frame of a group to the next."""
+        if self.offsets is None:
+            return [1] * (self.depth[item] - 1)
+        offsets = self.offsets[item]
+        return [*map(sub, offsets[1:], offsets)]
+
+    @property
+    def deep(self) -> bool:
+        """Whether any group has several frames."""
+        return max(self.depth) > 1
+
+    def first(self, num_tokens: tuple[int, int]) -> Items | None:
+        """Return the items of the first so many placeholders of images and of videos.
+
+        None if the last of them is not the last of its group, or there are not so many.
+        """
+        groups: list[int] = []
+        for kind, left in enumerate(num_tokens):
+            rows = slice(0, self.num_images) if kind == 0 else slice(self.num_images, None)
+            for number, area in zip(self.groups[rows], self.area[rows], strict=True):
+                taken = min(number, left // area) if area else 0
+                groups.append(taken)
+                left -= taken * area
+            if left:
+                return None
+        return self._replace(groups=groups)
+
+
+def read_items(
+    images: Tensor | None,
+    videos: Tensor | None,
+    spec: MRopeSpec,
+    seconds: Tensor | Sequence[float] | None,
+    *,
+    lenient: bool,
+) -> Items | None:
+    """Return the items, or None if a grid or the seconds of a video are not sound.
+
+    Args:
+        images: (num_images, 3) on any device; read.
+        videos: (num_videos, 3) likewise.
+        spec: the family's rules.
+        seconds: (num_videos,) as `second_per_grid_ts`.
+        lenient: whether sides that the merge size does not divide are rounded down.
+    """
+    rows = [] if images is None else images.tolist()
+    num_images = len(rows)
+    rows += [] if videos is None else videos.tolist()
+    if not rows:
+        return Items(0, [], [], [], [], [], [], [], None)
+    merge = spec.spatial_merge_size
+    frames, tall, wide = map(list, zip(*rows, strict=True))
+    zeros = min(map(min, rows)) < 1
+    if zeros and any(min(row) < 1 for row in rows if any(row)):
+        return None
+    if lenient:
+        if any(0 < side < merge for side in chain(tall, wide)):
+            return None
+    elif any(map(mod, chain(tall, wide), repeat(merge))):
+        return None
+    height, width = ([*map(floordiv, sides, repeat(merge))] for sides in (tall, wide))
+    if spec.temporal_merge_size > 1:
+        in_video = frames[num_images:]
+        frames[num_images:] = map(floordiv, in_video, repeat(spec.temporal_merge_size))
+        if any(more and not less for more, less in zip(in_video, frames[num_images:], strict=True)):
+            return None
+    if not spec.multi_frame_images and max(frames[:num_images], default=1) > 1:
+        return None
+    depth, groups = frames, [1] * len(rows)
+    if spec.separate_frames:
+        num_videos = len(rows) - num_images
+        depth = frames[:num_images] + [1] * num_videos
+        groups[num_images:] = frames[num_images:]
+    area = [*map(mul, map(mul, depth, height), width)]
+    if zeros:
+        groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
+    if sum(map(mul, groups, area)) >= _MAX_TOKENS:
+        return None
+    extent, offsets = depth, None
+    if has_pace(spec):
+        offsets = _offsets(depth, num_images, videos, spec, seconds)
+        if offsets is None:
+            return None
+        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
+    advance = [*map(max, height, width)]
+    if spec.span_rule == "thw":
+        advance = [*map(max, advance, extent)]
+    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+
+
+def _offsets(
+    depth: list[int],
+    num_images: int,
+    videos: Tensor | None,
+    spec: MRopeSpec,
+    seconds: Tensor | Sequence[float] | None,
+) -> list[Sequence[int]] | None:
+    """Return the temporal offsets of the frames of every item, or None for unsound seconds."""
+    offsets: list[Sequence[int]] = [*map(range, depth)]
+    if spec.image_time == "none":
+        offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
+    if spec.video_time != "seconds" or len(depth) == num_images or videos is None:
+        return offsets
+    if seconds is None and spec.default_seconds is None:
+        return None
+    in_video = depth[num_images:]
+    if max(in_video) == 1 and seconds is None:
+        return offsets
+    if seconds is not None:
+        steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+        rate = spec.tokens_per_second
+        assert rate is not None
+        if not all(isfinite(step) and step >= 0 for step in steps):
+            return None
+        if not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS:
+            return None
+    # Of all videos at once: the products are rounded as the upstreams round theirs.
+    pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
+    video = [*chain.from_iterable(map(repeat, range(len(in_video)), in_video))]
+    frame = [*chain.from_iterable(map(range, in_video))]
+    numbers = torch.tensor([video, frame], dtype=torch.int64, device="cpu")
+    taken = temporal_offset(numbers[1], pace[:, numbers[0]]).tolist()
+    stops = [*accumulate(in_video)]
+    offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))
+    return offsets

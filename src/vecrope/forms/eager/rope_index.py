@@ -1,0 +1,149 @@
+"""The eager form composed: items, what is found of them, whether that fits, and the positions."""
+
+from __future__ import annotations
+
+from operator import gt, mul, sub
+
+import torch
+from torch import Tensor
+
+from vecrope.forms.eager.batch import Batch
+from vecrope.forms.eager.find import Found, find_by_runs, find_by_tokens, holds_placeholders
+from vecrope.forms.eager.items import Items, read_items
+from vecrope.forms.eager.write import write_positions
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+# From so many tokens on runs are found faster than tokens.
+_RUNS_FROM = 8 * 1024
+
+
+def eager_rope_index(
+    inputs: Inputs, spec: MRopeSpec, *, in_sequences: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1); None if grids and tokens misfit.
+
+    Args:
+        inputs: at least one token, on a CPU; types, shapes and the mask's values have been checked,
+            and the grids are on any device. `attention_mask` masks something, or is None.
+        spec: of the shared rule.
+        in_sequences: whether deltas are measured against the unmasked tokens of each sequence,
+            whatever `spec.delta_length` says.
+    """
+    items = read_items(
+        inputs.image_grid_thw,
+        inputs.video_grid_thw,
+        spec,
+        inputs.second_per_grid_ts,
+        lenient=inputs.lenient,
+    )
+    if items is None:
+        return None
+    batch = _batch_of(inputs)
+    groups = None
+    if any(items.groups):
+        groups = _find(batch, spec, items, lenient=inputs.lenient)
+        if groups is None or not _fits(batch, spec, groups):
+            return None
+        if not any(groups.items.groups):
+            groups = None
+    elif holds_placeholders(batch, spec):
+        return None
+    ids = inputs.input_ids
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    num_kept = batch.num_kept()
+    row_ends = _row_ends(batch, groups, num_kept)
+    positions = write_positions(batch, spec, groups, dtype, row_ends)
+    lengths = num_kept
+    if spec.delta_length == "padded" and not in_sequences and batch.kept is not None:
+        lengths = [
+            stop - start for start, stop in zip(batch.bounds, batch.bounds[1:], strict=False)
+        ]
+    if groups is not None and _outreaches(spec, groups.items):
+        row_ends = _largest(batch, groups, positions[0], row_ends)
+    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").unsqueeze(1)
+    return positions.view(3, *ids.shape), rope_deltas
+
+
+def _batch_of(inputs: Inputs) -> Batch:
+    ids = inputs.input_ids
+    types, mask = inputs.mm_token_type_ids, inputs.attention_mask
+    if inputs.cu_seqlens is None:
+        num_rows, width = ids.shape
+        bounds = [*range(0, ids.numel() + 1, width)] if width else [0] * (num_rows + 1)
+    else:
+        width, bounds = None, inputs.cu_seqlens.tolist()
+    return Batch(
+        ids.reshape(-1),
+        None if types is None else types.to("cpu").reshape(-1),
+        None if mask is None else mask.to("cpu").reshape(-1).bool(),
+        bounds,
+        width,
+    )
+
+
+def _find(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool) -> Found | None:
+    if batch.num_tokens >= _RUNS_FROM:
+        found = find_by_runs(batch, spec, items)
+        if found is not None and torch.equal(found.last - found.first + 1, found.area):
+            return found
+    return find_by_tokens(batch, spec, items, lenient=lenient)
+
+
+def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
+    """Say whether every group stands in one row, in one piece, and as the spec asks."""
+    first, last = found.first, found.last
+    if not first.shape[0]:
+        return True
+    rows = None
+    if batch.num_rows > 1:
+        rows = batch.row_of(first)
+        if not torch.equal(rows, batch.row_of(last)):
+            return False
+    # How many unmasked tokens stand before each token; without a mask, its index.
+    rank = None if batch.kept is None else batch.kept.cumsum(0)
+    begin, end = (first, last) if rank is None else (rank[first], rank[last])
+    if not torch.equal(end - begin + 1, found.area):
+        return False
+    if spec.marker_rule == "adjacent" and batch.token_types is None:
+        if not int(batch.place_in_row(first).amin()):
+            return False
+        before = batch.input_ids[first - 1].tolist()
+        if before.count(spec.vision_start_token_id) < len(before):
+            return False
+    if not spec.frames_may_touch:
+        item = found.items.spread([[*range(len(found.items.groups))]])[0]
+        touches = (item[1:] == item[:-1]) & (item[1:] >= found.items.num_images)
+        touches &= begin[1:] == end[:-1] + 1
+        if rows is not None:
+            touches &= rows[1:] == rows[:-1]
+        return not bool(touches.any())
+    return True
+
+
+def _row_ends(batch: Batch, found: Found | None, num_kept: list[int]) -> list[int]:
+    """Return the running position behind each row."""
+    if found is None:
+        return num_kept
+    items = found.items
+    moves = [*map(sub, items.advance, items.area)]
+    if batch.num_rows == 1:
+        return [num_kept[0] + sum(map(mul, items.groups, moves))]
+    ends = torch.tensor(num_kept, device="cpu")
+    ends.index_add_(0, batch.row_of(found.first), items.spread([moves])[0])
+    row_ends: list[int] = ends.tolist()
+    return row_ends
+
+
+def _outreaches(spec: MRopeSpec, items: Items) -> bool:
+    """Say whether a block reaches further than it moves the running position."""
+    return spec.span_rule == "hw" and any(map(gt, items.extent, items.advance))
+
+
+def _largest(batch: Batch, found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
+    """Return one more than the largest position of each row, which may be in a block."""
+    reached = time[found.first].to(torch.int64) + found.items.spread([found.items.extent])[0]
+    largest = torch.tensor(row_ends, device="cpu")
+    largest.scatter_reduce_(0, batch.row_of(found.first), reached, "amax")
+    ends: list[int] = largest.tolist()
+    return ends

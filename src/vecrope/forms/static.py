@@ -1,0 +1,190 @@
+"""The static form: every token finds its rank, its item and its position; no value is read.
+
+Runs on any device, and no size depends on values, so that it can be traced and captured. Four steps
+give all positions:
+
+1. A cumulative sum numbers the placeholders of the batch, images and videos each on their own. That
+   number is the rank of a placeholder.
+2. A search among the numbers at which items end gives the item of each rank.
+3. Groups, which are images, separate frames or videos that are one block, move the running position
+   where they begin, and text moves it by 1. One more cumulative sum gives the position at which
+   each group starts.
+4. Division of a token's place in its group gives its frame, its row and its column.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecrope.core import faults
+from vecrope.core.items import Items, make_items
+from vecrope.core.locations import TokenLocations
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.search import search
+from vecrope.core.stream import Stream, make_stream, value_at_last
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+LEAST = torch.iinfo(torch.int64).min
+
+
+def static_rope_index(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the positions and deltas of `vecrope.get_rope_index`, for a shared-rule family.
+
+    Args:
+        inputs: types, shapes and the mask's values have been checked, and the grids are on the
+            device of the ids.
+        spec: of the shared rule.
+        validate: check that prompt and grids fit, which synchronises. Under tracing nothing can be
+            raised: there a misfit gives -1 at every token and the least int64 as every delta.
+        exact: whether indices have 64 bits.
+
+    Raises:
+        ValueError: with `validate`, outside of tracing, if prompt and grids do not fit.
+    """
+    ids, seconds, lenient = inputs.input_ids, inputs.second_per_grid_ts, inputs.lenient
+    checked = validate and not torch.compiler.is_compiling()
+    no_grid = torch.empty((0, 3), dtype=torch.int64, device=ids.device)
+    images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
+    videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
+    if checked:
+        faults.check_grids(images, videos, spec, lenient=lenient)
+        faults.check_seconds(seconds, videos, spec)
+    stream = make_stream(
+        ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
+    )
+    items = make_items(images, videos, spec, stream.index_dtype, seconds)
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    if stream.num_tokens == 0:
+        if checked and not lenient:
+            faults.check_none_left_over(items)
+        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
+        return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
+    locations = locate(stream, spec, items)
+    position_ids = locations.positions(spec.padding_value).to(dtype).view(3, *ids.shape)
+    if not validate:
+        return position_ids, locations.rope_deltas
+    fault = faults.layout_fault(locations, spec, lenient=lenient)
+    if not checked:
+        return (
+            torch.where(fault, -1, position_ids),
+            torch.where(fault, LEAST, locations.rope_deltas),
+        )
+    if bool(fault):
+        faults.raise_layout_fault(locations, images, videos, spec, lenient=lenient)
+    return position_ids, locations.rope_deltas
+
+
+def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
+    """Return where each token of a stream of at least one token stands; reads no value."""
+    index_dtype = stream.index_dtype
+    index = torch.arange(stream.num_tokens, dtype=index_dtype, device=stream.row_bounds.device)
+    rows = stream.row_of(index)
+    image, video = _placeholders(stream, spec, rows)
+
+    found_images = image.cumsum(0, dtype=index_dtype)
+    num_images = found_images[-1]
+    ranks, visual, num_videos = found_images - 1, image, torch.zeros_like(num_images)
+    if video is not None:
+        found_videos = video.cumsum(0, dtype=index_dtype)
+        num_videos = found_videos[-1]
+        ranks = torch.where(video, found_videos - 1 + items.expected[0], ranks)
+        visual = image | video
+    ranks = ranks.masked_fill(~visual, 0)
+
+    item = _items_of(stream, items, visual, ranks)
+    start, _, width, height, in_group, span = items.table[:, item].unbind()
+    place = ranks - start
+    group_tokens = width * height * in_group
+    group = place // group_tokens
+    place = place - group * group_tokens
+
+    moved, row_moved = stream.running_sums(torch.where(place == 0, span, 0), rows)
+    base = moved - span
+    next_positions = row_moved
+    if spec.span_rule == "hw":
+        # A block, which is one group, can reach further than it moves the running position.
+        reached = base + items.extent[item]
+        if stream.kept is not None:
+            reached = reached.masked_fill(~stream.kept, 0)
+        next_positions = next_positions.scatter_reduce(0, rows.long(), reached, "amax")
+    next_positions = next_positions.to(torch.int64)
+    return TokenLocations(
+        stream=stream,
+        items=items,
+        image=image,
+        video=video,
+        rows=rows,
+        ranks=ranks,
+        item=item,
+        group=group,
+        place=place,
+        base=base,
+        width=width,
+        height=height,
+        in_group=in_group,
+        span=span,
+        found=torch.stack((num_images, num_videos)),
+        next_positions=next_positions,
+        rope_deltas=(next_positions - _row_lengths(stream, spec, rows)).unsqueeze(1),
+    )
+
+
+def _placeholders(
+    stream: Stream, spec: MRopeSpec, rows: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Return (N,) bool: the unmasked placeholders of images, and those of videos."""
+    ids, types, kept = stream.input_ids, stream.token_types, stream.kept
+    video: Tensor | None
+    if types is not None:
+        image, video = types == IMAGE, types == VIDEO
+    else:
+        image = _is(ids, spec.image_token_id)
+        video = None if spec.video_token_id is None else _is(ids, spec.video_token_id)
+    if kept is not None:
+        image = image & kept
+        video = None if video is None else video & kept
+    if types is None and spec.marker_rule in ("last", "count"):
+        inside = _in_video(stream, spec, rows)
+        image, video = image & ~inside, image & inside
+    return image, video
+
+
+def _in_video(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
+    """Return (N,) bool: a placeholder there would be a video's, by the markers before it."""
+    _, video_start, video_end = spec.markers
+    opens, closes = stream.input_ids == video_start, stream.input_ids == video_end
+    if stream.kept is not None:
+        opens, closes = opens & stream.kept, closes & stream.kept
+    if spec.marker_rule == "count":
+        opened = opens.to(stream.index_dtype) - closes.to(stream.index_dtype)
+        return stream.running_sums(opened, rows)[0] > 0
+    # The last marker so far, by its number: its row, and whether it is a start.
+    markers = opens | closes
+    last = value_at_last(markers, 2 * rows.long() + opens, default=-1)
+    return last == 2 * rows + 1
+
+
+def _items_of(stream: Stream, items: Items, visual: Tensor, ranks: Tensor) -> Tensor:
+    """Return (N,) the row of the table of items for each token."""
+    other: Tensor | int = items.text
+    if stream.kept is not None:
+        other = torch.where(stream.kept, items.text, items.masked)
+    if items.text == 0:  # Triton 3.6 compiles no search among nothing
+        return torch.zeros_like(ranks) if isinstance(other, int) else other
+    # Beyond the last item the search answers I, which is the row of text.
+    return torch.where(visual, search(items.ends, ranks), other)
+
+
+def _row_lengths(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
+    """Return (B,) the length that each row's delta is measured against."""
+    if spec.delta_length == "valid" and stream.kept is not None:
+        return stream.running_sums(stream.kept, rows)[1]
+    return stream.row_bounds.diff()
+
+
+def _is(ids: Tensor, token_id: int | None) -> Tensor:
+    return torch.zeros_like(ids, dtype=torch.bool) if token_id is None else ids == token_id

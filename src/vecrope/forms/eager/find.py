@@ -1,118 +1,133 @@
 """Where the placeholders stand: the first and the last token of every group.
 
 Two finders serve one writer. `find_by_tokens` looks at every placeholder, and takes any layout.
-`find_by_runs` looks at the runs of placeholders, in passes over single bytes, which is faster for
-long input; it takes layouts in which every run is one group.
+`find_by_runs` looks at where placeholders begin and end, in passes over single bytes, which is
+faster for long input; it takes layouts in which every run of placeholders is one group.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from vecrope.core.search import search
 from vecrope.forms.eager.batch import Batch
-from vecrope.forms.eager.items import FEW, Items
+from vecrope.forms.eager.groups import Groups, host_tensor, make_groups
+from vecrope.forms.eager.items import Items
 from vecrope.spec import MRopeSpec
 
+# What a marker is: where a row begins, no video goes on.
+_ROW, _START, _END = range(3)
+# Token index and kind of each, and how many placeholders, or runs of them, stand before it.
+Markers = list[tuple[int, int, int]]
 # Words of eight flags from which on it pays to look for those that are not 0 first.
 _WORDS_FROM = 4096
 
 
 class Found(NamedTuple):
-    """The groups of the batch, all images before all videos, each in the order of the prompt."""
+    """The groups of a batch, and where they stand."""
 
-    items: Items  # without those that are left over
+    groups: Groups
     first: Tensor  # (G,) int64 index of each group's first token
     last: Tensor  # (G,)
-    area: Tensor  # (G,) tokens that the group needs
-    # (P,) index of every placeholder, in the order of the groups; None: groups are contiguous.
+    # (P,) index of every placeholder, in the order of the groups; None: groups have no gaps.
     placeholders: Tensor | None
     # (N,) bool: the tokens that are no placeholders; None: `placeholders` tells.
     text: Tensor | None
+
+    def reaches(self, index: int) -> bool:
+        """Say whether a group ends right before this token index."""
+        few = self.groups.few is not None
+        return (max(self.last.tolist()) if few else int(self.last.amax())) == index - 1
 
 
 def holds_placeholders(batch: Batch, spec: MRopeSpec) -> bool:
     """Say whether any unmasked token is a placeholder."""
     key, ids = _keys(batch, spec)
-    if _by_markers(batch, spec):
-        ids = ids[:1]
-    return any(_occurs(batch, key == token_id) for token_id in ids)
-
-
-def _occurs(batch: Batch, hit: Tensor) -> bool:
-    return bool((hit if batch.kept is None else hit.logical_and_(batch.kept)).any())
+    return bool(_hits(batch, key, ids).any()) if ids else False
 
 
 def find_by_tokens(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool) -> Found | None:
     """Find the groups among all placeholders, or None where their number is not the grids'."""
     key, ids = _keys(batch, spec)
+    by_markers = _by_markers(batch, spec)
+    wanted = [*spec.markers] if by_markers else ids
     dtype = torch.int64 if batch.token_types is not None else key.dtype
-    hit = key == torch.tensor(ids, dtype=dtype, device="cpu").unsqueeze(1)
+    hit = key == torch.tensor(wanted, dtype=dtype, device="cpu").unsqueeze(1)
     if batch.kept is not None:
         hit.logical_and_(batch.kept)
-    at = None
-    if _by_markers(batch, spec):
-        at = hit.any(0).nonzero().view(-1)
-        token = key[at]
-        hit = _kinds_by_markers(batch, spec, token == ids[0], token == ids[1], token == ids[2], at)
-    kind, index = _kinds(batch, spec, hit)
-    if at is not None:
-        index = at[index]
-    of_images, of_videos = items.tokens
-    fitting: Items | None = items
-    if kind.shape[0] != of_images + of_videos or not _splits_at(kind, of_images):
-        num_videos = int(kind.sum())
-        fitting = items.first((kind.shape[0] - num_videos, num_videos)) if lenient else None
-    if fitting is None:
-        return None
-    if not any(fitting.groups):
-        return Found(fitting, index, index, index, index, None)
-    begins, ends, area = _rank_bounds(fitting).unbind()
-    return Found(fitting, index[begins], index[ends], area, index, None)
+    where = hit.nonzero()
+    first_kind = sum(items.tokens) if by_markers else items.tokens[0]
+    if not _splits_at(where, first_kind):
+        first_kind = int((where[:, 0] == 0).sum())
+    ranges: list[tuple[int, int]] = []
+    if by_markers:
+        number = first_kind
+        markers = _markers_among_tokens(batch, hit[0], where[number:].tolist())
+        ranges = _inside_videos(spec, markers, number)
+        num_videos = sum(stop - start for start, stop in ranges)
+    else:
+        number = where.shape[0]
+        only_videos = batch.token_types is None and spec.image_token_id is None
+        num_videos = number if only_videos else number - first_kind
+    tokens = (number - num_videos, num_videos)
+    fitting = items
+    if tokens != items.tokens:
+        trimmed = items.first(tokens) if lenient else None
+        if trimmed is None:
+            return None
+        fitting = trimmed
+    groups = make_groups(fitting)
+    if ranges and tokens[0]:
+        order = _in_stream_order(fitting, ranges, number)
+        if order is None:
+            return None
+        groups = groups.reordered(order)
+    index = where[:number, 1]
+    if not groups.number:
+        return Found(groups, index, index, index, None)
+    begins, ends = groups.rank_bounds()
+    return Found(groups, index[begins], index[ends], index, None)
 
 
 def find_by_runs(batch: Batch, spec: MRopeSpec, items: Items) -> Found | None:
-    """Find the groups among the runs of placeholders, or None where a run is not a group."""
+    """Find the groups among the runs of placeholders, or None where a run is not a group.
+
+    A run goes on over the ends of rows and from an image into a video: such a run is no group.
+    """
     key, ids = _keys(batch, spec)
-    # 0 is everything else, 1 and so on are the ids: images, then videos or markers.
-    codes = (key == ids[0]).view(torch.uint8)
-    for number, token_id in enumerate(ids[1:], 2):
-        codes.add_((key == token_id).view(torch.uint8), alpha=number)
-    if batch.kept is not None:
-        codes.mul_(batch.kept)
-    change = codes[1:] != codes[:-1]
-    batch.mark_row_starts(change)
-    starts = torch.cat((change.new_zeros(1, dtype=torch.int64), set_indices(change).add_(1)))
-    ends = torch.cat((starts[1:], starts.new_full((1,), batch.num_tokens)))
-    values = codes[starts]
-    if _by_markers(batch, spec):
-        text = codes.ne_(1).view(torch.bool)
-        image, opens, closes = values == 1, values == 2, values == 3
-        hit = _kinds_by_markers(batch, spec, image, opens, closes, starts, ends - starts)
-    else:
-        text = codes.logical_not()
-        hit = torch.stack([values == number for number in range(1, len(ids) + 1)])
-    kind, run = _kinds(batch, spec, hit)
+    hit = _hits(batch, key, ids)
+    padded = pad(hit, (1, 1))
+    # Runs begin and end by turns.
+    edges = set_indices(padded[1:] != padded[:-1])
     num_groups, num_images = sum(items.groups), sum(items.groups[: items.num_images])
-    if run.shape[0] != num_groups or not _splits_at(kind, num_images):
+    if edges.shape[0] != 2 * num_groups:
         return None
+    first, end = edges.view(-1, 2).unbind(1)
+    groups = make_groups(items)
+    if _by_markers(batch, spec):
+        markers = _markers_among_runs(batch, spec, first)
+        ranges = _inside_videos(spec, markers, num_groups)
+        if sum(stop - start for start, stop in ranges) != num_groups - num_images:
+            return None
+        if ranges and num_images:
+            groups = groups.reordered(_alternate(num_images, ranges, num_groups))
+    elif len(ids) > 1:
+        video = key[first] == ids[1]
+        order = torch.stack((~video, video)).nonzero()
+        if int(order[:, 0].sum()) != num_groups - num_images:
+            return None
+        if num_images not in (0, num_groups):
+            first, end = first[order[:, 1]], end[order[:, 1]]
+    text = hit.logical_not_()
     if batch.kept is not None:
         text.logical_and_(batch.kept)
-    return Found(items, starts[run], ends[run] - 1, items.spread([items.area])[0], None, text)
-
-
-def _rank_bounds(items: Items) -> Tensor:
-    """Return (3, G): ranks of every group's first and last placeholder, and how many it has."""
-    if sum(items.groups) <= FEW:
-        stops = [*accumulate(items.per_group(items.area))]
-        begins, lasts = [0, *stops[:-1]], [stop - 1 for stop in stops]
-        return torch.tensor([begins, lasts, items.per_group(items.area)], device="cpu")
-    area = items.spread([items.area])[0]
-    ends = area.cumsum(0)
-    return torch.stack((ends - area, ends - 1, area))
+    return Found(groups, first, end - 1, None, text)
 
 
 def set_indices(flags: Tensor) -> Tensor:
@@ -133,64 +148,119 @@ def _by_markers(batch: Batch, spec: MRopeSpec) -> bool:
 
 
 def _keys(batch: Batch, spec: MRopeSpec) -> tuple[Tensor, list[int]]:
-    """Return what tells tokens apart (N,), and the values that matter."""
+    """Return what tells placeholders apart (N,), and its values: images', then videos'."""
     if batch.token_types is not None:
         return batch.token_types, [1, 2]
     if _by_markers(batch, spec):
-        return batch.input_ids, [*spec.markers]
+        return batch.input_ids, [spec.markers[0]]
     ids = (spec.image_token_id, spec.video_token_id)
     return batch.input_ids, [token_id for token_id in ids if token_id is not None]
 
 
-def _kinds(batch: Batch, spec: MRopeSpec, hit: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (P,) kinds, 0 for images and 1 for videos, ascending, and (P,) where each stands."""
-    kind, index = hit.nonzero().unbind(1)
-    only_videos = batch.token_types is None and spec.image_token_id is None
-    return (kind + 1 if only_videos else kind), index
+def _hits(batch: Batch, key: Tensor, ids: list[int]) -> Tensor:
+    """Return (N,) bool: the unmasked placeholders."""
+    hit = key == ids[0]
+    if len(ids) > 1:
+        hit.logical_or_(key == ids[1])
+    return hit if batch.kept is None else hit.logical_and_(batch.kept)
 
 
-def _kinds_by_markers(
-    batch: Batch,
-    spec: MRopeSpec,
-    image: Tensor,
-    opens: Tensor,
-    closes: Tensor,
-    at: Tensor,
-    lengths: Tensor | None = None,
-) -> Tensor:
-    """Return (2, K) bool: placeholders of images, and placeholders inside a video.
+def _splits_at(where: Tensor, at: int) -> bool:
+    """Say whether the ascending kinds in `where` (K, 2) are 0 in front of `at` and not behind."""
+    if where.shape[0] < at:
+        return False
+    around = where[max(at - 1, 0) : at + 1, 0].tolist()
+    return not (at and around.pop(0)) and all(around)
+
+
+def _markers_among_runs(batch: Batch, spec: MRopeSpec, first: Tensor) -> Markers:
+    """Return the markers, with how many runs (G,) begin before each."""
+    _, opens, closes = spec.markers
+    places = []
+    for token_id in (opens, closes):
+        hit = batch.input_ids == token_id
+        places.append(set_indices(hit if batch.kept is None else hit.logical_and_(batch.kept)))
+    kinds = [_START] * places[0].shape[0] + [_END] * places[1].shape[0]
+    markers = _with_row_starts(batch, [*zip(kinds, torch.cat(places).tolist(), strict=True)])
+    if not markers:
+        return []
+    at = host_tensor(place - 1 for _, place in markers)
+    before = search(first, at).tolist()
+    return [(place, kind, rank) for (kind, place), rank in zip(markers, before, strict=True)]
+
+
+def _markers_among_tokens(batch: Batch, hit: Tensor, where: list[list[int]]) -> Markers:
+    """Return the markers `where`, with how many placeholders, `hit` (N,), stand before each."""
+    if not where:
+        return []
+    markers = _with_row_starts(batch, [(kind, place) for kind, place in where])
+    at = host_tensor(place - 1 for _, place in markers)
+    before = hit.cumsum(0)[at].tolist()
+    return [
+        (place, kind, rank if place else 0)
+        for (kind, place), rank in zip(markers, before, strict=True)
+    ]
+
+
+def _with_row_starts(batch: Batch, markers: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    inner = [start for start in batch.bounds[1:-1] if start < batch.num_tokens]
+    return markers + [(_ROW, start) for start in inner] if markers else markers
+
+
+def _inside_videos(spec: MRopeSpec, markers: Markers, number: int) -> list[tuple[int, int]]:
+    """Return the ranges of placeholders, or of runs of them, that stand inside a video.
 
     Args:
-        batch: whose rows end what their markers begin.
         spec: its `marker_rule`.
-        image: (K,) bool: placeholders, among tokens or runs of equal ones.
-        opens: (K,) bool: start markers.
-        closes: (K,) bool: end markers.
-        at: (K,) ascending index of each one's first token.
-        lengths: (K,) tokens of each run.
+        markers: in any order.
+        number: how many placeholders, or runs, there are in all.
+
+    Returns:
+        Start and stop of each range, ascending; none is empty.
     """
-    number = torch.arange(at.shape[0], device="cpu")
-    row = batch.row_of(at) if batch.num_rows > 1 else None
-    if spec.marker_rule == "last":
-        # The number of the last marker up to each.
-        last = (number * (opens | closes)).cummax(0).values
-        inside = opens[last]
-        if row is not None:
-            inside = inside & (row[last] == row)
-    else:
-        step = opens.to(torch.int64) - closes.to(torch.int64)
-        if lengths is not None:
-            step = step * lengths
-        depth = step.cumsum(0)
-        inside = depth > 0
-        if row is not None:
-            begins = torch.cat((row.new_ones(1, dtype=torch.bool), row[1:] != row[:-1]))
-            row_start = (number * begins).cummax(0).values
-            inside = depth > (depth - step)[row_start]
-    return torch.stack((image & ~inside, image & inside))
+    inside, depth, start = False, 0, 0
+    ranges: list[tuple[int, int]] = []
+    for _, kind, rank in [*sorted(markers), (0, _ROW, number)]:
+        if inside and rank > start:
+            ranges.append((start, rank))
+        start = rank
+        depth = 0 if kind == _ROW else depth + (1 if kind == _START else -1)
+        inside = kind == _START if spec.marker_rule == "last" else depth > 0
+    return ranges
 
 
-def _splits_at(kind: Tensor, at: int) -> bool:
-    """Say whether `kind` (P,), ascending, is 0 in front of `at` and 1 from there on."""
-    around = kind[max(at - 1, 0) : at + 1].tolist()
-    return around == [0, 1][int(at == 0) : 1 + int(at < kind.shape[0])]
+def _in_stream_order(items: Items, ranges: list[tuple[int, int]], number: int) -> list[int] | None:
+    """Return (G,) which group, images' before videos', each of the stream is.
+
+    None if a range of placeholders, of images or of videos, ends inside a group.
+
+    Args:
+        items: what the groups are.
+        ranges: of placeholders of videos.
+        number: how many placeholders there are in all.
+    """
+    ends = [*accumulate(items.per_group(items.area))]
+    num_images = items.tokens[0]
+    order: list[int] = []
+    at, taken = 0, [0, num_images]
+    for start, stop in [*ranges, (number, number)]:
+        for kind, tokens in ((0, start - at), (1, stop - start)):
+            first = bisect_right(ends, taken[kind])
+            taken[kind] += tokens
+            after = bisect_right(ends, taken[kind])
+            if tokens and ends[after - 1] != taken[kind]:
+                return None
+            order.extend(range(first, after))
+        at = stop
+    return order
+
+
+def _alternate(num_images: int, ranges: list[tuple[int, int]], number: int) -> list[int]:
+    """Return (G,) which group each run is, where the `ranges` of the runs are videos'."""
+    order: list[int] = []
+    at, images, videos = 0, 0, num_images
+    for start, stop in [*ranges, (number, number)]:
+        order.extend(range(images, images + start - at))
+        order.extend(range(videos, videos + stop - start))
+        images, videos, at = images + start - at, videos + stop - start, stop
+    return order

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from vecrope.core.items import has_pace, temporal_offset, video_pace
-from vecrope.core.search import spread
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
-# Up to so many groups and lines lists are faster than tensors.
-FEW = 512
 
 
 class Items(NamedTuple):
@@ -45,13 +42,6 @@ class Items(NamedTuple):
         if self.groups.count(1) == len(self.groups):
             return values
         return [*chain.from_iterable(map(repeat, values, self.groups))]
-
-    def spread(self, values: Sequence[list[int]]) -> Tensor:
-        """Return values of the items once for each of their groups, (n, G) int64."""
-        table = torch.tensor(values, device="cpu")
-        if self.groups.count(1) == len(self.groups):
-            return table
-        return table[:, spread(torch.tensor(self.groups, device="cpu"), sum(self.groups))]
 
     def steps(self, item: int) -> list[int]:
         """Return by how much time moves on from each frame of a group to the next."""

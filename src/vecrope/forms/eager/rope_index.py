@@ -43,9 +43,9 @@ def eager_rope_index(
     groups = None
     if any(items.groups):
         groups = _find(batch, spec, items, lenient=inputs.lenient)
-        if groups is None or not _fits(batch, spec, groups):
+        if groups is None:
             return None
-        if not any(groups.items.groups):
+        if not groups.groups.number:
             groups = None
     elif holds_placeholders(batch, spec):
         return None
@@ -59,9 +59,9 @@ def eager_rope_index(
         lengths = [
             stop - start for start, stop in zip(batch.bounds, batch.bounds[1:], strict=False)
         ]
-    if groups is not None and _outreaches(spec, groups.items):
+    if groups is not None and _outreaches(spec, groups.groups.items):
         row_ends = _largest(batch, groups, positions[0], row_ends)
-    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").unsqueeze(1)
+    rope_deltas = torch.tensor([*zip(map(sub, row_ends, lengths))], device="cpu")
     return positions.view(3, *ids.shape), rope_deltas
 
 
@@ -85,9 +85,10 @@ def _batch_of(inputs: Inputs) -> Batch:
 def _find(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool) -> Found | None:
     if batch.num_tokens >= _RUNS_FROM:
         found = find_by_runs(batch, spec, items)
-        if found is not None and torch.equal(found.last - found.first + 1, found.area):
+        if found is not None and _fits(batch, spec, found):
             return found
-    return find_by_tokens(batch, spec, items, lenient=lenient)
+    found = find_by_tokens(batch, spec, items, lenient=lenient)
+    return found if found is not None and _fits(batch, spec, found) else None
 
 
 def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
@@ -103,7 +104,7 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
     # How many unmasked tokens stand before each token; without a mask, its index.
     rank = None if batch.kept is None else batch.kept.cumsum(0)
     begin, end = (first, last) if rank is None else (rank[first], rank[last])
-    if not torch.equal(end - begin + 1, found.area):
+    if not _is_whole(found, begin, end):
         return False
     if spec.marker_rule == "adjacent" and batch.token_types is None:
         if not int(batch.place_in_row(first).amin()):
@@ -112,8 +113,9 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
         if before.count(spec.vision_start_token_id) < len(before):
             return False
     if not spec.frames_may_touch:
-        item = found.items.spread([[*range(len(found.items.groups))]])[0]
-        touches = (item[1:] == item[:-1]) & (item[1:] >= found.items.num_images)
+        items = found.groups.items
+        item = found.groups.table(range(len(items.groups)))[0]
+        touches = (item[1:] == item[:-1]) & (item[1:] >= items.num_images)
         touches &= begin[1:] == end[:-1] + 1
         if rows is not None:
             touches &= rows[1:] == rows[:-1]
@@ -121,16 +123,22 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
     return True
 
 
+def _is_whole(found: Found, begin: Tensor, end: Tensor) -> bool:
+    """Say whether the ranks (G,) of the groups' first and last tokens hold each in one piece."""
+    area = found.groups.items.area
+    return torch.equal(end - begin, found.groups.table([tokens - 1 for tokens in area])[0])
+
+
 def _row_ends(batch: Batch, found: Found | None, num_kept: list[int]) -> list[int]:
     """Return the running position behind each row."""
     if found is None:
         return num_kept
-    items = found.items
+    items = found.groups.items
     moves = [*map(sub, items.advance, items.area)]
     if batch.num_rows == 1:
         return [num_kept[0] + sum(map(mul, items.groups, moves))]
     ends = torch.tensor(num_kept, device="cpu")
-    ends.index_add_(0, batch.row_of(found.first), items.spread([moves])[0])
+    ends.index_add_(0, batch.row_of(found.first), found.groups.table(moves)[0])
     row_ends: list[int] = ends.tolist()
     return row_ends
 
@@ -142,7 +150,7 @@ def _outreaches(spec: MRopeSpec, items: Items) -> bool:
 
 def _largest(batch: Batch, found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
     """Return one more than the largest position of each row, which may be in a block."""
-    reached = time[found.first].to(torch.int64) + found.items.spread([found.items.extent])[0]
+    reached = time[found.first].to(torch.int64) + found.groups.table(found.groups.items.extent)[0]
     largest = torch.tensor(row_ends, device="cpu")
     largest.scatter_reduce_(0, batch.row_of(found.first), reached, "amax")
     ends: list[int] = largest.tolist()

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate, chain, repeat
-from operator import mul, sub
+from operator import add, mul, sub
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope.core.search import spread
 from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.items import FEW, Items
+from vecrope.forms.eager.groups import host_tensor
+from vecrope.forms.eager.items import Items
 from vecrope.spec import MRopeSpec
 
 
@@ -68,21 +68,21 @@ def write_positions(
 
 def _write_groups(positions: Tensor, found: Found) -> None:
     dtype, num_tokens = positions.dtype, positions.shape[1]
-    items = found.items
-    num_lines = sum(map(mul, items.groups, map(mul, items.depth, items.height)))
-    lines = _few_lines(found) if num_lines <= FEW else _many_lines(found, num_lines)
+    lines = _few_lines(found) if found.groups.few is not None else _many_lines(found)
+    time, height, width = positions.unbind()
     if found.placeholders is not None:
-        positions[:2].index_fill_(1, found.placeholders, 0)
-    positions[2].index_copy_(0, lines.at, lines.width.to(dtype))
+        time.index_fill_(0, found.placeholders, 0)
+        height.index_fill_(0, found.placeholders, 0)
+    width.index_copy_(0, lines.at, lines.width.to(dtype))
     if lines.height is None:
-        positions[1].index_fill_(0, lines.at, 1)
+        height.index_fill_(0, lines.at, 1)
     else:
-        positions[1].index_copy_(0, lines.at, lines.height.to(dtype))
+        height.index_copy_(0, lines.at, lines.height.to(dtype))
     if lines.time is not None:
-        positions[0].index_copy_(0, lines.at, lines.time.to(dtype))
+        time.index_copy_(0, lines.at, lines.time.to(dtype))
     positions.index_fill_(1, found.first, 1)
     ends, behind = found.last + 1, lines.behind
-    if int(found.last.amax()) == num_tokens - 1:
+    if found.reaches(num_tokens):
         behind = behind * (ends < num_tokens)
         ends = ends.clamp(max=num_tokens - 1)
     positions.index_add_(1, ends, behind.to(dtype))
@@ -90,27 +90,27 @@ def _write_groups(positions: Tensor, found: Found) -> None:
 
 def _few_lines(found: Found) -> Lines:
     """Lay the lines out on the host."""
-    items, index = found.items, found.placeholders
-    per_group = items.per_group
-    height, width = per_group(items.height), per_group(items.width)
-    area, advance = per_group(items.area), per_group(items.advance)
-    tall = [*map(mul, per_group(items.depth), height)]
-    begins = found.first.tolist() if index is None else [0, *accumulate(area)][:-1]
-    stops = [begin + tokens for begin, tokens in zip(begins, area, strict=True)]
+    groups, items = found.groups, found.groups.items
+    height, width = groups.of(items.height), groups.of(items.width)
+    area, advance = groups.of(items.area), groups.of(items.advance)
+    tall = [*map(mul, groups.of(items.depth), height)]
+    gaps = found.placeholders is not None
+    begins = [0, *accumulate(area)][:-1] if gaps else found.first.tolist()
+    stops = [*map(add, begins, area)]
     columns = [
         [*chain.from_iterable(map(range, begins, stops, width))],
         [*chain.from_iterable(map(repeat, [1 - columns for columns in width], tall))],
     ]
     if items.deep:
-        heights, times = zip(*_frame_moves(items), strict=True)
-        columns += [[*chain.from_iterable(per_group(moves))] for moves in (heights, times)]
-    at, *moves = torch.tensor(columns, device="cpu").unbind()
-    behind = [[*map(sub, advance, sides)] for sides in (per_group(items.extent), height, width)]
+        moves = zip(*_frame_moves(items), strict=True)
+        columns += [[*chain.from_iterable(groups.of(axis))] for axis in moves]
+    at, *steps = torch.tensor(columns, device="cpu").unbind()
+    behind = [[*map(sub, advance, side)] for side in (groups.of(items.extent), height, width)]
     return Lines(
-        at if index is None else index[at],
-        moves[0],
-        moves[1] if items.deep else None,
-        moves[2] if items.deep else None,
+        at if found.placeholders is None else found.placeholders[at],
+        steps[0],
+        steps[1] if items.deep else None,
+        steps[2] if items.deep else None,
         torch.tensor(behind, device="cpu"),
     )
 
@@ -125,16 +125,22 @@ def _frame_moves(items: Items) -> Iterator[tuple[list[int], list[int]]]:
         yield rows, time
 
 
-def _many_lines(found: Found, num_lines: int) -> Lines:
+def _many_lines(found: Found) -> Lines:
     """Lay the lines out as tensors."""
-    items, index = found.items, found.placeholders
-    sizes = (items.area, items.height, items.width, items.depth, items.advance, items.extent)
-    area, height, width, depth, advance, extent = items.spread(sizes).unbind()
-    tall = depth * height
-    group = spread(tall, num_lines)
-    line = torch.arange(num_lines, device="cpu") - (tall.cumsum(0) - tall)[group]
+    groups, items = found.groups, found.groups.items
+    tall_items = [*map(mul, items.depth, items.height)]
+    # Where the frames of an item begin in a table of those of all items.
+    frames_before = [0, *accumulate(items.depth)][:-1]
+    area, height, width, tall, advance, extent, base = groups.table(
+        *(items.area, items.height, items.width, tall_items),
+        *(items.advance, items.extent, frames_before),
+    ).unbind()
+    starts = tall.cumsum(0) - tall
+    group = torch.zeros(groups.num_lines, dtype=torch.int64, device="cpu")
+    group = group.index_fill_(0, starts[1:], 1).cumsum_(0)
+    line = torch.arange(groups.num_lines, device="cpu") - starts[group]
     columns = width[group]
-    begins = found.first if index is None else area.cumsum(0) - area
+    begins = found.first if found.placeholders is None else area.cumsum(0) - area
     at = torch.addcmul(begins[group], line, columns)
     rows = time = None
     if items.deep:
@@ -144,14 +150,16 @@ def _many_lines(found: Found, num_lines: int) -> Lines:
         rows = 1 - side * begins_frame
         time = begins_frame.to(torch.int64)
         if items.offsets is not None:
-            steps = [
-                [0, *items.steps(number)][:frames] for number, frames in enumerate(items.depth)
-            ]
-            base = [0, *accumulate(items.depth)][:-1]
-            table = torch.tensor([*chain.from_iterable(steps)], device="cpu")
-            time *= table[items.spread([base])[0][group] + frame]
-    behind = torch.stack((advance - extent, advance - height, advance - width))
-    return Lines(at if index is None else index[at], 1 - columns, rows, time, behind)
+            steps = [[0, *items.steps(item)][:frames] for item, frames in enumerate(items.depth)]
+            table = host_tensor(chain.from_iterable(steps))
+            time *= table[base[group] + frame]
+    return Lines(
+        at if found.placeholders is None else found.placeholders[at],
+        1 - columns,
+        rows,
+        time,
+        torch.stack((advance - extent, advance - height, advance - width)),
+    )
 
 
 def _start_rows(positions: Tensor, batch: Batch, row_ends: list[int]) -> None:

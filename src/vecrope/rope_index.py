@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.forms.eager import eager_rope_index
+from vecrope.forms.static import static_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import build_plan
-from vecrope.plans.from_segments import rope_index_by_segments
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import Prepared, prepare
@@ -166,10 +166,7 @@ def rope_index_of(
     answer = _eager_answer(prepared, spec)
     if answer is not None:
         return answer
-    if inputs.input_ids.numel():
-        return rope_index_by_segments(prepared, spec, validate, max_segments)
-    plan = build_plan(prepared, spec, validate, None)
-    return plan.position_ids(), plan.rope_deltas
+    return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
 
 
 def plan_rope_index(

@@ -6,24 +6,21 @@ import torch
 from torch.nn.functional import pad
 
 from vecrope.core import faults
-from vecrope.core.items import make_items
-from vecrope.core.stream import Stream, make_stream
+from vecrope.core.items import make_items, pace_of
+from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage
+from vecrope.forms.eager.find import Found
+from vecrope.forms.eager.rope_index import find_groups
+from vecrope.forms.static import locate
+from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.prompt import read_markers
-from vecrope.plans.concatenate import WIDE_FROM
-from vecrope.plans.entries import plan_of_groups, whole_groups
-from vecrope.plans.from_segments import (
-    grids_of,
-    groups_of_segments,
-    locations_of_segments,
-    segments_of,
-)
+from vecrope.plans.entries import GroupParts, plan_of_groups
 from vecrope.plans.line_plan import LinePlan, no_images
 from vecrope.plans.lines import Lines, lines_of
 from vecrope.plans.locations import plan_of_locations
-from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.plan import WIDE_FROM, RopeIndexPlan
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
@@ -32,64 +29,99 @@ def build_plan(
     prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
 ) -> RopeIndexPlan:
     """Return the plan of a batch."""
+    inputs, exact, _, dtype = prepared
     if spec.own_rule is not None:
         return _plan_of_lines(prepared, spec, validate)
-    inputs, exact, tracing, dtype = prepared
-    images, videos = grids_of(prepared)
-    if validate and not tracing:
-        faults.check_grids(images, videos, spec, lenient=inputs.lenient)
-        faults.check_seconds(inputs.second_per_grid_ts, videos, spec)
-    if not inputs.input_ids.numel():
-        return _plan_of_no_tokens(prepared, spec, validate)
-    stream, items, segments, invalid = segments_of(prepared, spec, validate, None)
-    if exact:
-        return plan_of_groups(
-            groups_of_segments(segments, items),
-            spec,
-            row_bounds=stream.row_bounds,
-            num_tokens=stream.num_tokens,
-            seq_len=_seq_len(stream),
-            dtype=dtype,
-            kept=stream.kept,
-        )
-    capacity = stream.num_tokens if max_groups is None else max_groups
-    plan, count = plan_of_locations(
-        locations_of_segments(stream, segments),
-        spec,
-        capacity,
-        row_bounds=stream.row_bounds,
-        next_positions=segments.next_positions,
-        rope_deltas=segments.rope_deltas,
-        seq_len=_seq_len(stream),
-        dtype=dtype,
-        kept=stream.kept,
-    )
-    if validate and not tracing and int(count) > capacity:
-        raise ValueError(
-            f"max_groups must be at least {int(count)} for this input, got {max_groups}"
-        )
-    assert invalid is not None
-    return plan.voided(invalid | (count > capacity))
-
-
-def _plan_of_no_tokens(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeIndexPlan:
-    """Return the plan of rows of which none has a token."""
-    inputs, exact, tracing, dtype = prepared
-    stream = make_stream(inputs.input_ids, None, inputs.cu_seqlens, None, exact=exact)
-    images, videos = grids_of(prepared)
-    items = make_items(images, videos, spec, torch.int64, inputs.second_per_grid_ts)
-    if validate and not tracing and not inputs.lenient:
-        faults.check_none_left_over(items)
-    none = torch.zeros(0, dtype=torch.int64, device=stream.row_bounds.device)
-    scale = torch.empty((0, 0), device=none.device) if items.pace is None else items.pace[:, :0]
+    found = find_groups(inputs, spec) if exact and inputs.input_ids.numel() else None
+    if found is None:
+        return _plan_of_tokens(prepared, spec, validate, max_groups)
+    batch, groups = found
     return plan_of_groups(
-        whole_groups(none, none, none, none, none, scale),
+        _parts_of(groups, inputs, spec),
         spec,
-        row_bounds=stream.row_bounds.long(),
-        num_tokens=0,
-        seq_len=_seq_len(stream),
+        row_bounds=torch.tensor(batch.bounds, device="cpu"),
+        num_tokens=batch.num_tokens,
+        seq_len=batch.width,
         dtype=dtype,
+        kept=batch.kept,
     )
+
+
+def _parts_of(found: Found | None, inputs: Inputs, spec: MRopeSpec) -> GroupParts:
+    """Return the groups of a batch, each in one part, in the order of the stream."""
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    num_images, num_videos = (0 if grids is None else len(grids) for grids in (images, videos))
+    scale = pace_of(num_images, num_videos, spec, inputs.second_per_grid_ts, torch.device("cpu"))
+    scale = torch.empty((0, num_images + num_videos), device="cpu") if scale is None else scale
+    if found is None:
+        none = torch.empty((7, 0), dtype=torch.int64, device="cpu")
+        return GroupParts(*none, scale[:, :0])
+    items = found.groups.items
+    table = found.groups.table(
+        items.area,
+        [0] * len(items.area),
+        items.height,
+        items.width,
+        items.advance,
+        items.extent,
+        range(len(items.area)),
+    )
+    start = found.first
+    if num_images and num_videos:
+        start, order = start.sort()
+        table = table[:, order]
+    *columns, item = table
+    return GroupParts(start, *columns, scale[:, item])
+
+
+def _plan_of_tokens(
+    prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
+) -> RopeIndexPlan:
+    """Return the plan of a batch from where each token stands; checked, it says what is wrong."""
+    inputs, exact, tracing, dtype = prepared
+    checked = validate and not tracing
+    device, seconds = inputs.input_ids.device, inputs.second_per_grid_ts
+    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
+    images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
+    videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
+    if checked:
+        faults.check_grids(images, videos, spec, lenient=inputs.lenient)
+        faults.check_seconds(seconds, videos, spec)
+    stream = make_stream(
+        inputs.input_ids,
+        inputs.attention_mask,
+        inputs.cu_seqlens,
+        inputs.mm_token_type_ids,
+        exact=exact,
+    )
+    items = make_items(images, videos, spec, stream.index_dtype, seconds)
+    if stream.num_tokens == 0:
+        if checked and not inputs.lenient:
+            faults.check_none_left_over(items)
+        none = torch.empty((7, 0), dtype=torch.int64, device=device)
+        scale = torch.empty((0, 0), device=device) if items.pace is None else items.pace[:, :0]
+        return plan_of_groups(
+            GroupParts(*none, scale),
+            spec,
+            row_bounds=stream.row_bounds.long(),
+            num_tokens=0,
+            seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
+            dtype=dtype,
+        )
+    tokens = locate(stream, spec, items)
+    capacity = stream.num_tokens if max_groups is None else max_groups
+    plan, count = plan_of_locations(tokens, spec, capacity, dtype)
+    invalid = count > capacity
+    if validate:
+        fault = faults.layout_fault(tokens, spec, lenient=inputs.lenient)
+        if checked and bool(fault):
+            faults.raise_layout_fault(tokens, images, videos, spec, lenient=inputs.lenient)
+        if checked and bool(invalid):
+            raise ValueError(
+                f"max_groups must be at least {int(count)} for this input, got {max_groups}"
+            )
+        invalid = invalid | fault
+    return plan.voided(invalid)
 
 
 def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeIndexPlan:
@@ -119,7 +151,7 @@ def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeI
         next_positions=rope_deltas.view(-1) + lengths,
         rope_deltas=rope_deltas,
         num_tokens=stream.num_tokens,
-        seq_len=_seq_len(stream),
+        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=position_ids.dtype,
         padding_value=spec.padding_value,
         starts=lines.starts.to(index_dtype),
@@ -129,7 +161,3 @@ def _plan_of_lines(prepared: Prepared, spec: MRopeSpec, validate: bool) -> RopeI
         generated_rows=tail.rows,
     )
     return plan.voided(misfit) if misfit is not None and validate and tracing else plan
-
-
-def _seq_len(stream: Stream) -> int | None:
-    return stream.shape[1] if len(stream.shape) == 2 else None

@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.plans.plan import RopeIndexPlan
-
-# From so many tokens on indices have 64 bits.
-WIDE_FROM = 2**30
-
+from vecrope.plans.plan import WIDE_FROM, RopeIndexPlan
 
 def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     """Return one plan of the rows of several, as packed sequences.

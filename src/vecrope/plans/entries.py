@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.items import temporal_offset
 from vecrope.core.search import search
-from vecrope.plans.concatenate import WIDE_FROM
 from vecrope.plans.group_plan import GroupPlan
+from vecrope.plans.plan import WIDE_FROM
 from vecrope.spec import MRopeSpec
 
 
-class Groups(NamedTuple):
-    """G groups of a batch, or parts of groups, in the order of the stream. All are int64."""
+class GroupParts(NamedTuple):
+    """The groups of a batch, or parts of them, in the order of the stream. All are int64."""
 
-    first: Tensor  # (G,) index in the batch of the first token
+    start: Tensor  # (G,) index in the batch of the first token
     tokens: Tensor  # (G,)
     before: Tensor  # (G,) tokens of the group in its parts before
     height: Tensor  # (G,) of a frame, in tokens
@@ -30,19 +29,8 @@ class Groups(NamedTuple):
     time_scale: Tensor
 
 
-def whole_groups(
-    first: Tensor, frames: Tensor, height: Tensor, width: Tensor, advance: Tensor, scale: Tensor
-) -> Groups:
-    """Return groups of which every one is in one part, but for masked tokens in it."""
-    extent = frames
-    if scale.shape[0]:
-        extent = temporal_offset(frames - 1, scale).clamp_(min=0) + 1
-    before = torch.zeros_like(first)
-    return Groups(first, frames * height * width, before, height, width, advance, extent, scale)
-
-
 def plan_of_groups(
-    groups: Groups,
+    groups: GroupParts,
     spec: MRopeSpec,
     *,
     row_bounds: Tensor,

@@ -11,16 +11,17 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core import faults
-from vecrope.core.items import has_pace, make_items
+from vecrope.core.items import Items, make_items
 from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.search import spread
 from vecrope.core.stream import Stream
 from vecrope.plans import segment_faults
-from vecrope.plans.build import narrowed, plan_of
+from vecrope.plans.entries import GroupParts, plan_of_groups
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.regular import OneSize, frames_of, largest_of
-from vecrope.segments import Runs, build_segments, ranks_of
+from vecrope.segments import Runs, Segments, build_segments, ranks_of
 from vecrope.spec import MRopeSpec
-from vecrope.whole import WholeFrames, positions_of_frames, table_of_frames
+from vecrope.whole import WholeFrames, positions_of_frames
 
 
 def plan_from_placeholders(
@@ -84,10 +85,6 @@ def plan_from_placeholders(
     _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
     device = offsets.device
     exact = offsets.is_cpu and not torch.compiler.is_compiling()
-    if not has_pace(spec):  # else every plan of the family has one, also where it is of no use
-        whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
-        if whole is not None and isinstance(whole.size, OneSize):
-            return _plan_of_frames(counts[0], whole, whole.size, spec, dtype)
     if rows is None:
         rows = torch.zeros_like(offsets)
     if validate:
@@ -114,7 +111,14 @@ def plan_from_placeholders(
     )
     if validate:
         segment_faults.check_layout(items, segments, images, videos, spec, None)
-    return narrowed(plan_of(stream, segments, spec, dtype))
+    return plan_of_groups(
+        _parts_of(segments, items),
+        spec,
+        row_bounds=bounds.long(),
+        num_tokens=sum(counts),
+        seq_len=None,
+        dtype=dtype,
+    )
 
 
 def get_rope_index_from_placeholders(
@@ -211,35 +215,42 @@ def _whole_frames(
     return WholeFrames(offsets, offsets + lengths, sum(tokens), size, order)
 
 
-def _plan_of_frames(
-    num_tokens: int, whole: WholeFrames, size: OneSize, spec: MRopeSpec, dtype: torch.dtype
-) -> RopeIndexPlan:
-    """Return the plan of one prompt of frames of one size."""
-    starts, ends = whole.starts, whole.ends
-    index_dtype = torch.int32 if num_tokens < 2**30 else torch.int64
-    table = table_of_frames(starts, ends, size, index_dtype)
-    moved = starts.shape[0] * (size.span - size.area)
-    return RopeIndexPlan(
-        starts=table[0].clone(),
-        table=table,
-        pace=None,
-        slopes=None,
-        row_bounds=table.new_tensor([0, num_tokens]),
-        next_positions=starts.new_full((1,), num_tokens + moved),
-        rope_deltas=starts.new_full((1, 1), moved),
-        num_tokens=num_tokens,
-        seq_len=None,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        exact=True,
-        frame_size=(size.height, size.width),
-    )
-
-
 def _in_order(offsets: list[int], lengths: list[int], limit: int) -> bool:
     """Say whether runs hold a token each, lie one behind the other, and end at `limit` at most."""
     ends = map(add, offsets, lengths)
     return all(map(le, [0, *ends], [*offsets, limit])) and min(lengths) > 0
+
+
+def _parts_of(segments: Segments, items: Items) -> GroupParts:
+    modality, lengths = segments.modality, segments.lengths
+    visual = (((modality == IMAGE) | (modality == VIDEO)) & (lengths > 0)).nonzero().view(-1)
+    start, length, origin, height, width, frames, advance, item = (
+        column[visual].long()
+        for column in (
+            segments.starts,
+            lengths,
+            segments.origin,
+            segments.height,
+            segments.width,
+            segments.in_group,
+            segments.span,
+            segments.items,
+        )
+    )
+    area = frames * height * width
+    place = start - origin
+    first = place // area
+    numbers = (place + length - 1) // area - first + 1
+    total = int(numbers.sum())
+    of = spread(numbers, total)
+    number = torch.arange(total, device="cpu") - (numbers.cumsum(0) - numbers)[of] + first[of]
+    group_start = origin[of] + number * area[of]
+    begin = torch.maximum(start[of], group_start)
+    end = torch.minimum((start + length)[of], group_start + area[of])
+    scale = torch.empty((0, total)) if items.pace is None else items.pace[:, item][:, of]
+    before = begin - group_start
+    sizes = (height, width, advance, items.extent[item].long())
+    return GroupParts(begin, end - begin, before, *(size[of] for size in sizes), scale)
 
 
 def _interleave(

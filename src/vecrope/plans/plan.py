@@ -17,6 +17,8 @@ from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.plans.step import check_integers, tokens_of_step, written
 
 INVALID_DELTA = torch.iinfo(torch.int64).min
+# From so many tokens on indices have 64 bits.
+WIDE_FROM = 2**30
 
 
 @dataclass(frozen=True, eq=False)

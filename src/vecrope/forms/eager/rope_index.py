@@ -30,6 +30,33 @@ def eager_rope_index(
         in_sequences: whether deltas are measured against the unmasked tokens of each sequence,
             whatever `spec.delta_length` says.
     """
+    found = find_groups(inputs, spec)
+    if found is None:
+        return None
+    batch, groups = found
+    ids = inputs.input_ids
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    num_kept = batch.num_kept()
+    row_ends = _row_ends(batch, groups, num_kept)
+    positions = write_positions(batch, spec, groups, dtype, row_ends)
+    lengths = num_kept
+    if spec.delta_length == "padded" and not in_sequences and batch.kept is not None:
+        lengths = [
+            stop - start for start, stop in zip(batch.bounds, batch.bounds[1:], strict=False)
+        ]
+    if groups is not None and _outreaches(spec, groups.groups.items):
+        row_ends = _largest(batch, groups, positions[0], row_ends)
+    rope_deltas = torch.tensor([*zip(map(sub, row_ends, lengths))], device="cpu")
+    return positions.view(3, *ids.shape), rope_deltas
+
+
+def find_groups(inputs: Inputs, spec: MRopeSpec) -> tuple[Batch, Found | None] | None:
+    """Return the batch and its groups, if there are any; None if grids and tokens misfit.
+
+    Args:
+        inputs: as for `eager_rope_index`.
+        spec: of the shared rule.
+    """
     items = read_items(
         inputs.image_grid_thw,
         inputs.video_grid_thw,
@@ -49,20 +76,7 @@ def eager_rope_index(
             groups = None
     elif holds_placeholders(batch, spec):
         return None
-    ids = inputs.input_ids
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
-    num_kept = batch.num_kept()
-    row_ends = _row_ends(batch, groups, num_kept)
-    positions = write_positions(batch, spec, groups, dtype, row_ends)
-    lengths = num_kept
-    if spec.delta_length == "padded" and not in_sequences and batch.kept is not None:
-        lengths = [
-            stop - start for start, stop in zip(batch.bounds, batch.bounds[1:], strict=False)
-        ]
-    if groups is not None and _outreaches(spec, groups.groups.items):
-        row_ends = _largest(batch, groups, positions[0], row_ends)
-    rope_deltas = torch.tensor([*zip(map(sub, row_ends, lengths))], device="cpu")
-    return positions.view(3, *ids.shape), rope_deltas
+    return batch, groups
 
 
 def _batch_of(inputs: Inputs) -> Batch:

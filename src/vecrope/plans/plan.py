@@ -385,7 +385,8 @@ class RopeIndexPlan(ABC):
     @property
     def _reads_values(self) -> bool:
         """Whether a value of the plan can be read without a wait."""
-        return self.row_bounds.is_cpu and not torch.compiler.is_compiling()
+        values = self.row_bounds
+        return values.is_cpu and type(values) is Tensor and not torch.compiler.is_compiling()
 
     @property
     def _num_input_rows(self) -> int:

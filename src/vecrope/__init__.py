@@ -16,7 +16,7 @@ from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_fr
 from vecrope.plans.concatenate import concatenate_plans
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import ShardLayout, shard_indices
-from vecrope.rope_index import get_rope_index, plan_rope_index
+from vecrope.rope_index import explain_form, get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.spec import Convention, MRopeSpec
 
@@ -29,6 +29,7 @@ __all__ = [
     "ShardLayout",
     "collate",
     "concatenate_plans",
+    "explain_form",
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from types import ModuleType
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
 from vecrope.forms.eager import eager_rope_index
+from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
@@ -41,8 +42,8 @@ def get_rope_index(
     text_positions: bool = False,
     pad_to_multiple_of: int | None = None,
     validate: bool = True,
-    max_segments: int | None = None,
     max_sequences: int | None = None,
+    form: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids of a batch and the offsets that decoding continues from.
 
@@ -82,13 +83,12 @@ def get_rope_index(
             synchronisation; what invalid values then give is not specified.
             Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
             that does not fit its grids gets the answer described below.
-        max_segments: capacity of the segment table, at least the number of runs of text, images,
-            videos and masked tokens in the batch. None: on a CPU the exact number, elsewhere and
-            under tracing the number of tokens, which always suffices. With a capacity given no
-            operation depends on values.
         max_sequences: with `sequence_ids`, the number of rows of `rope_deltas`: those beyond the
             last sequence hold 0. None: the exact number, which reads values; it has to be given
             under tracing, and with `validate=False` on a device other than the CPU.
+        form: the implementation that answers: `"eager"` (tensors on a CPU), `"static"` (any device,
+            reads no value) or `"kernels"` (Triton). None: the fastest that can take the call, of
+            which `vecrope.explain_form` tells the reasons. All give the same answers.
 
     Returns:
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
@@ -99,14 +99,14 @@ def get_rope_index(
         family with a rule of its own may have other axes, and deltas in the dtype of `input_ids`:
         its room says so.
 
-        If `max_segments` or `max_sequences` is too small and cannot be refused (`validate=False`,
-        or tracing), or if under tracing `validate` finds a misfit, every position on the three axes
-        is -1 and every delta the least int64: no valid answer, and never a plausible one.
+        If `max_sequences` is too small and cannot be refused (`validate=False`, or tracing), or if
+        under tracing `validate` finds a misfit, every position on the three axes is -1 and every
+        delta the least int64: no valid answer, and never a plausible one.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit; the message names the row, the item, what
-            was expected and what was found.
+            was expected and what was found. For a `form` that cannot take the call.
 
     Example:
         >>> import torch, vecrope
@@ -141,10 +141,13 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    planned = text_positions or pad_to_multiple_of is not None
-    if sequence_ids is None and max_sequences is None and not planned:
-        return rope_index_of(inputs, spec, validate=validate, max_segments=max_segments)
-    plan = _plan_of(inputs, spec, sequence_ids, validate, None, max_sequences)
+    if not _by_plan(sequence_ids, max_sequences, text_positions, pad_to_multiple_of):
+        return rope_index_of(inputs, spec, validate=validate, form=form)
+    checks.check_metadata(inputs, spec)
+    chosen = choose_form(inputs, spec, validate=validate, form=form, by_plan=True)
+    # A table of as many rows as there are tokens depends on no value.
+    capacity = max(input_ids.numel(), 1) if chosen == "static" and input_ids.is_cpu else None
+    plan = _plan_of(inputs, spec, sequence_ids, validate, capacity, max_sequences)
     position_ids = plan.position_ids(
         text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
     )
@@ -152,21 +155,64 @@ def get_rope_index(
 
 
 def rope_index_of(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, max_segments: int | None = None
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, form: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return what `get_rope_index` does for the arguments in `inputs`."""
-    checks.check_metadata(inputs, spec, max_segments)
-    answer = _fused_answer(inputs, spec, validate) if max_segments is None else None
-    if answer is not None:
-        return answer
-    # What is wrong there is found once more below, and named.
-    prepared = prepare(inputs, spec, validate, max_segments)
+    checks.check_metadata(inputs, spec)
+    chosen = choose_form(inputs, spec, validate=validate, form=form)
+    if chosen == "kernels":
+        answer = _kernels_answer(inputs, spec, validate)
+        if answer is not None:
+            return answer
+        # What is wrong there is found once more below, and named.
+    prepared = prepare(inputs, spec, validate, static=chosen == "static")
     if spec.own_rule is not None:
         return own_rope_index(prepared.inputs, spec, validate=validate)
     answer = _eager_answer(prepared, spec)
     if answer is not None:
         return answer
     return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
+
+
+def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormChoice:
+    """Return which implementation answers a call of `get_rope_index`, and why not the others.
+
+    Args:
+        input_ids: this and all other arguments are those of `get_rope_index`.
+        spec: of any family.
+        **arguments: likewise.
+
+    Returns:
+        `form`, its name (`"own rule"` for families with a rule of their own), and `passed_over`,
+        the reason for each other form by its name.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype, or of an unknown name.
+        ValueError: for shapes that do not fit, and for a `form` that cannot take the call.
+
+    Example:
+        >>> import torch, vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("glm4v", convention="sglang")
+        >>> choice = vecrope.explain_form(torch.tensor([[7, 8]]), spec)
+        >>> choice.form
+        'eager'
+        >>> choice.passed_over["kernels"]
+        'input_ids are on the cpu device'
+    """
+    bound = signature(get_rope_index).bind(input_ids, spec, **arguments)
+    bound.apply_defaults()
+    given = bound.arguments
+    seconds = _one_of(given["second_per_grid_ts"], given["second_per_grids"])
+    own = {name: given[name] for name in Inputs._fields if name in given}
+    inputs = Inputs(**{**own, "second_per_grid_ts": seconds})
+    checks.check_metadata(inputs, spec)
+    by_plan = _by_plan(
+        *(given[name] for name in ("sequence_ids", "max_sequences")),
+        *(given[name] for name in ("text_positions", "pad_to_multiple_of")),
+    )
+    return explain_choice(
+        inputs, spec, validate=given["validate"], form=given["form"], by_plan=by_plan
+    )
 
 
 def plan_rope_index(
@@ -289,22 +335,29 @@ def _one_of(
     return second_per_grids
 
 
-def _fused_answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of the CUDA kernels, or None where they cannot take the call."""
-    pipeline = _pipeline_for(inputs.input_ids)
-    if pipeline is None or not spec.frames_by_markers or inputs.cu_seqlens is not None:
-        return None
-    mask = inputs.attention_mask
-    if torch.compiler.is_compiling() or (mask is not None and spec.mask_rule == "ignore"):
-        return None
-    if validate and not spec.frames_may_touch:  # which the kernels do not see
-        return None
+def _by_plan(
+    sequence_ids: Tensor | None,
+    max_sequences: int | None,
+    text_positions: bool,
+    pad_to_multiple_of: int | None,
+) -> bool:
+    """Say whether the positions are read off a plan."""
+    sequences = sequence_ids is not None or max_sequences is not None
+    return sequences or text_positions or pad_to_multiple_of is not None
+
+
+def _kernels_answer(
+    inputs: Inputs, spec: MRopeSpec, validate: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of the Triton kernels, or None where the values are not good."""
+    pipeline = fused_pipeline()
+    assert pipeline is not None
     answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
         inputs.input_ids,
         spec,
         inputs.image_grid_thw,
         inputs.video_grid_thw,
-        mask,
+        inputs.attention_mask,
         inputs.mm_token_type_ids,
         validate=validate,
     )
@@ -319,21 +372,3 @@ def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] 
     if not exact or not inputs.input_ids.numel():
         return None
     return eager_rope_index(inputs, spec)
-
-
-def _pipeline_for(input_ids: Tensor) -> ModuleType | None:
-    """Return `vecrope.forms.triton.launch` if its kernels can take these ids."""
-    pipeline = fused_pipeline() if input_ids.is_cuda else None
-    if pipeline is None or not 0 < input_ids.numel() < pipeline.kernels.MAX_TOKENS:
-        return None
-    return pipeline
-
-
-@lru_cache
-def fused_pipeline() -> ModuleType | None:
-    """Return `vecrope.forms.triton.launch`, or None where Triton is not installed."""
-    try:
-        from vecrope.forms.triton import launch
-    except ImportError:
-        return None
-    return launch

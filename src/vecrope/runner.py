@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
-from vecrope.rope_index import fused_pipeline, get_rope_index
+from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec
 
 _LEAST_TOKENS = 64

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import Items
 from vecrope.core.locations import TokenLocations
+from vecrope.core.modality import IMAGE, TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import value_at_last
 from vecrope.spec import MRopeSpec
@@ -126,9 +127,7 @@ def check_none_left_over(items: Items) -> None:
         )
 
 
-def layout_fault(
-    locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False
-) -> Tensor:
+def layout_fault(locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
 
     If `lenient`, grids may be left over.
@@ -156,7 +155,7 @@ def raise_layout_fault(
     surplus = _surplus(locations)
     # Placeholders beyond the last grid that follow its own in one run are named further down.
     kind = locations.kind
-    starts = kind != pad(kind[:-1], (1, 0), value=-1)
+    starts = kind != pad(kind[:-1], (1, 0), value=TEXT)
     starts |= locations.rows != pad(locations.rows[:-1], (1, 0), value=-1)
     for at in (broken | (surplus & starts)).nonzero()[:1, 0].tolist():
         if bool(surplus[at]):
@@ -170,8 +169,7 @@ def raise_layout_fault(
         assert missing is not None
         _raise_missing_marker(int(missing.nonzero()[0]), locations, grids, spec)
     which = int(not wrong[0])
-    of_kind = locations.video if which else locations.image
-    assert of_kind is not None
+    of_kind = kind == IMAGE + which
     if found[which] > expected[which]:
         at = int((of_kind & surplus).nonzero()[0])
         _raise_surplus(at, locations, grids, expected, found)
@@ -210,7 +208,8 @@ def _token_faults(
     broken = visual & later & ~follows
     missing = touching = None
     if spec.marker_rule == "adjacent" and stream.token_types is None:
-        marked = pad((stream.input_ids == spec.vision_start_token_id)[:-1], (1, 0))
+        assert spec.vision_start_token_id is not None
+        marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
         marked = marked & (rows == pad(rows[:-1], (1, 0), value=-1))
         missing = visual & ~(marked | later)
     if not spec.frames_may_touch and locations.video is not None:
@@ -263,7 +262,7 @@ def _raise_missing_marker(
     at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     what, grid = _name(at, locations, grids)
-    start, stop = _run_at(at, locations)
+    start, stop = locations.run_at(at)
     alone = stop - start <= int(locations.group_tokens[at])
     where = "right before its tokens" if alone else "before each of its frames"
     raise ValueError(
@@ -276,7 +275,7 @@ def _raise_touching(
     at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     what, grid = _name(at, locations, grids)
-    frame = int(locations.group[_run_at(at, locations)[0]])
+    frame = int(locations.group[locations.run_at(at)[0]])
     raise ValueError(
         f"row {int(locations.rows[at])}, {what}: its grid {grid} needs something between its "
         f"frames, got nothing at frame {frame}; {spec.convention} would number the video as a block"
@@ -306,11 +305,3 @@ def _name(
     kind = int(item >= locations.items.num_images)
     row = item - kind * locations.items.num_images
     return f"{_KINDS[kind]} {row}", tuple(grids[kind][row].tolist())
-
-
-def _run_at(at: int, locations: TokenLocations) -> tuple[int, int]:
-    """Return where the run of one item's tokens that holds the token `at` starts and stops."""
-    other = (locations.item != locations.item[at]) | (locations.rows != locations.rows[at])
-    before, after = other[:at].nonzero(), other[at:].nonzero()
-    start = int(before[-1]) + 1 if before.shape[0] else 0
-    return start, at + int(after[0]) if after.shape[0] else other.shape[0]

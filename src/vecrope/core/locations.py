@@ -1,4 +1,4 @@
-"""Where every token of a batch stands: in which item, which group of it, and from which position."""
+"""Where every token of a batch stands: its item, its group in it, and its place in that."""
 
 from __future__ import annotations
 
@@ -77,8 +77,15 @@ class TokenLocations:
         return torch.stack((time, row, cell - row * self.width))
 
     def positions(self, padding_value: int) -> Tensor:
-        """Return the (3, N) positions, by the shared rule, with `padding_value` at masked tokens."""
+        """Return the (3, N) positions by the shared rule, `padding_value` at masked tokens."""
         positions = self.offsets() + self.base
         if self.stream.kept is None:
             return positions
         return positions.masked_fill(~self.stream.kept, padding_value)
+
+    def run_at(self, at: int) -> tuple[int, int]:
+        """Return where the run of one item's tokens that holds the token `at` starts and stops."""
+        other = (self.item != self.item[at]) | (self.rows != self.rows[at])
+        before, after = other[:at].nonzero(), other[at:].nonzero()
+        start = int(before[-1]) + 1 if before.shape[0] else 0
+        return start, at + int(after[0]) if after.shape[0] else other.shape[0]

@@ -133,9 +133,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     )
 
 
-def _placeholders(
-    stream: Stream, spec: MRopeSpec, rows: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def _placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return (N,) bool: the unmasked placeholders of images, and those of videos."""
     ids, types, kept = stream.input_ids, stream.token_types, stream.kept
     video: Tensor | None

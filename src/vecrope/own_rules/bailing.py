@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.items import Items, make_items
-from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
+from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     grids_of,
     invalidate,
     open_stream,
     positions_dtype,
-    positions_of,
 )
-from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
 
 _FRAME_STEP = 2
@@ -60,26 +61,28 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
             faults.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
-    segments = segment_stream(stream, spec, items, None)
-    unannounced = _unannounced(stream, spec, segments)
+    locations = locate(stream, spec, items)
+    fault = faults.layout_fault(locations, spec)
+    missing = _missing_marker(locations, spec)
     if validate and not tracing:
-        faults.check_layout(items, segments, images, videos, spec, None)
-        _check_announced(stream, spec, segments, unannounced)
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=images.device)
-    time = positions_of(stream, segments)[0]
-    none = torch.zeros_like(segments.base)
-    cells = positions_of(stream, replace(segments, base=none, span=none))[1:]
-    segment = torch.searchsorted(segments.starts, index, right=True) - 1
-    middle = (torch.stack((segments.height, segments.width)) - 1) // 2
-    positions = torch.cat((time.unsqueeze(0), time + cells - middle[:, segment]))
+        if bool(fault):
+            faults.raise_layout_fault(locations, images, videos, spec)
+        if bool(missing.any()):
+            _raise_missing_marker(locations, spec, missing)
+    # A token's row and column, counted from the middle of its frame.
+    time, row, column = locations.offsets().unbind()
+    time = time + locations.base
+    if stream.kept is not None:
+        time = time.masked_fill(~stream.kept, spec.padding_value)
+    row, column = row - (locations.height - 1) // 2, column - (locations.width - 1) // 2
+    positions = torch.stack((time, time + row, time + column))
     outside = _outside(positions, rule)
     if validate and not tracing and bool(outside.any()):
         _raise_outside(stream, positions, outside, rule)
     position_ids = positions.to(dtype).view(3, *stream.shape)
-    rope_deltas = segments.rope_deltas.to(dtype)
+    rope_deltas = locations.rope_deltas.to(dtype)
     if validate and tracing:
-        fault = faults.layout_fault(items, segments) | unannounced.any() | outside.any()
-        return invalidate(fault, position_ids, rope_deltas)
+        return invalidate(fault | missing.any() | outside.any(), position_ids, rope_deltas)
     return position_ids, rope_deltas
 
 
@@ -92,42 +95,42 @@ def _paced(items: Items) -> Items:
     return replace(items, table=torch.cat((items.table[:5], span.unsqueeze(0))), pace=pace)
 
 
-def _unannounced(stream: Stream, spec: MRopeSpec, segments: Segments) -> Tensor:
-    """Return (S,) bool: no marker stands right before an image, a video or a separate frame."""
-    video = segments.modality == VIDEO
-    visual = ((segments.modality == IMAGE) | video) & (segments.lengths > 0)
+def _missing_marker(locations: TokenLocations, spec: MRopeSpec) -> Tensor:
+    """Return (N,) bool: an image, video or frame begins here without its marker before it."""
+    begins, stream, rows = locations.begins, locations.stream, locations.rows
     if stream.token_types is not None:
-        return torch.zeros_like(visual)
-    before = stream.input_ids[(segments.starts - 1).clamp(min=0)]
-    announced = _is(before, spec.vision_start_token_id)
-    if not spec.separate_frames:
-        announced = torch.where(video, _is(before, spec.video_start_token_id), announced)
-    announced = announced & (segments.starts > stream.row_bounds[segments.rows])
-    several = segments.lengths > segments.width * segments.height * segments.in_group
-    return visual & (~announced | several)
+        return torch.zeros_like(begins)
+    marked = _is(stream.input_ids, spec.vision_start_token_id)
+    if not spec.separate_frames and locations.video is not None:
+        of_videos = _is(stream.input_ids, spec.video_start_token_id)
+        marked = torch.where(locations.video, _shifted(of_videos), _shifted(marked))
+    else:
+        marked = _shifted(marked)
+    same_row = rows == pad(rows[:-1], (1, 0), value=-1)
+    return begins & ~(marked & same_row)
+
+
+def _shifted(flags: Tensor) -> Tensor:
+    return pad(flags[:-1], (1, 0))
 
 
 def _is(ids: Tensor, marker: int | None) -> Tensor:
     return torch.zeros_like(ids, dtype=torch.bool) if marker is None else ids.eq(marker)
 
 
-def _check_announced(
-    stream: Stream, spec: MRopeSpec, segments: Segments, unannounced: Tensor
-) -> None:
-    wrong = unannounced.nonzero()
-    if not wrong.shape[0]:
-        return
-    at = int(wrong[0])
-    row, kind = int(segments.rows[at]), ("image", "video")[int(segments.modality[at]) - IMAGE]
+def _raise_missing_marker(locations: TokenLocations, spec: MRopeSpec, missing: Tensor) -> NoReturn:
+    stream = locations.stream
+    start, stop = locations.run_at(int(missing.nonzero()[0]))
+    row, kind = int(locations.rows[start]), "image" if bool(locations.image[start]) else "video"
     what, marker = "an image", spec.vision_start_token_id
     if kind == "video":
         what = "each frame of a video" if spec.separate_frames else "a video"
         marker = marker if spec.separate_frames else spec.video_start_token_id
-    place = int(segments.starts[at] - stream.row_bounds[row])
+    place = start - int(stream.row_bounds[row])
     raise ValueError(
         f"row {row}, token {place}: {what} must follow a start marker, expected the id {marker} "
-        f"right before each, got a run of {int(segments.lengths[at])} {kind} tokens"
-        + (f" after {int(stream.input_ids[segments.starts[at] - 1])}" if place else " without one")
+        f"right before each, got a run of {stop - start} {kind} tokens"
+        + (f" after {int(stream.input_ids[start - 1])}" if place else " without one")
     )
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.stream import Stream, make_stream
 from vecrope.inputs import Inputs
-from vecrope.positions import layout_of, positions_at
-from vecrope.segments import Segments
 from vecrope.spec import MRopeSpec
 
 
@@ -70,9 +67,7 @@ def count_in_rows(stream: Stream, flags: Tensor, rows: Tensor) -> tuple[Tensor, 
     Returns:
         (N,) how many are set in a token's row up to and with it, and (B,) how many in all of it.
     """
-    total = pad(flags.cumsum(0, dtype=stream.index_dtype), (1, 0))
-    at_bounds = total[stream.row_bounds]
-    return total[1:] - at_bounds[rows], at_bounds[1:] - at_bounds[:-1]
+    return stream.running_sums(flags, rows)
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,12 +79,6 @@ def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tupl
         torch.where(fault, -1, position_ids),
         torch.where(fault, torch.iinfo(rope_deltas.dtype).min, rope_deltas),
     )
-
-
-def positions_of(stream: Stream, segments: Segments) -> Tensor:
-    """Return the (3, N) positions of all tokens, as the shared rule expands a segment table."""
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=segments.starts.device)
-    return positions_at(layout_of(segments), index)
 
 
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.items import make_items
-from vecrope.core.modality import IMAGE, TEXT, token_codes
-from vecrope.core.stream import Stream
+from vecrope.core.locations import TokenLocations
+from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
+    count_in_rows,
     grids_of,
     invalidate,
+    kept_tokens,
     open_stream,
     positions_dtype,
-    positions_of,
     refuse_videos,
 )
-from vecrope.segments import Segments, segment_stream
 from vecrope.spec import MRopeSpec
 
 # More than any position: what sets the running largest values of one row apart from the next's.
@@ -58,57 +56,55 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
             faults.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
-    segments = segment_stream(stream, spec, items, None)
-    if validate and not tracing:
-        faults.check_layout(items, segments, images, images[:0], spec, None)
-    base, rope_deltas = _number(stream, segments)
-    base = torch.where(
-        (segments.modality == TEXT) | (segments.modality == IMAGE), base, spec.padding_value
-    )
-    positions = positions_of(stream, replace(segments, base=base))
-    cells = positions[1:] - positions[0]
-    image = token_codes(stream, spec) == IMAGE
-    positions = torch.cat((positions[:1], torch.where(image, cells, positions[1:])))
+    locations = locate(stream, spec, items)
+    fault = faults.layout_fault(locations, spec)
+    if validate and not tracing and bool(fault):
+        faults.raise_layout_fault(locations, images, images[:0], spec)
+    base, rope_deltas = _number(locations)
+    time, row, column = (locations.offsets() + base).unbind()
+    row, column = (torch.where(locations.image, cell - time, cell) for cell in (row, column))
+    positions = torch.stack((time, row, column))
+    if stream.kept is not None:
+        positions = positions.masked_fill(~stream.kept, spec.padding_value)
     position_ids = positions.to(dtype).view(3, *stream.shape)
     if validate and tracing:
-        return invalidate(faults.layout_fault(items, segments), position_ids, rope_deltas)
+        return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
 
 
-def _number(stream: Stream, segments: Segments) -> tuple[Tensor, Tensor]:
-    """Return the (S,) positions at which segments start, and the (B, 1) int64 deltas.
+def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
+    """Return the (N,) positions at which the tokens' groups start, and the (B, 1) int64 deltas.
 
-    If every image moved the running position by 1, a segment would start at its `plain` position.
-    An image of a side that reaches further lifts all behind it by the difference, unless an earlier
+    If every image moved the running position by 1, a group would start at its `plain` position. An
+    image of a side that reaches further lifts all behind it by the difference, unless an earlier
     one has done so already: the lift is a running maximum.
     """
-    rows = segments.rows.long()
-    text, image = segments.modality == TEXT, segments.modality == IMAGE
-    used = segments.lengths > 0
-    first = image & used & (segments.starts == segments.origin)
-    lengths = segments.lengths.long()
-    steps = torch.stack((torch.where(text, lengths, 0) + first, first, lengths * (text | image)))
-    sums = pad(steps.cumsum(1), (1, 0))
-    at_rows = sums[:, torch.searchsorted(segments.starts, stream.row_bounds)]
-    in_rows = at_rows[:, 1:] - at_rows[:, :-1]
-    plain = sums[0, :-1] - at_rows[0, rows]
+    stream, image = locations.stream, locations.image
+    rows = locations.rows.long()
+    kept = kept_tokens(stream)
+    first = image & (locations.ranks == locations.items.table[0, locations.item])
+    text = kept & ~image
+    moved, _ = count_in_rows(stream, text | first, rows)
+    plain = (moved - (text | first).to(moved.dtype)).long()
+    images, all_images = count_in_rows(stream, first, rows)
+    _, valid = count_in_rows(stream, kept, rows)
 
-    side = torch.maximum(segments.height, segments.width).long()
+    side = torch.maximum(locations.height, locations.width).long()
     lift = _running_maximum(torch.where(first, side - 1 - plain, 0).clamp(min=0), rows)
     before = pad(lift[:-1], (1, 0)).masked_fill(rows != pad(rows[:-1], (1, 0), value=-1), 0)
     at_image = _running_maximum(before.masked_fill(~first, 0), rows)
-    last = sums[1, 1:] - at_rows[1, rows] == in_rows[1, rows]
+    last = images == all_images[rows]
     base = plain + torch.where(image | last, at_image, lift)
-    # The rest of an image that masked tokens interrupt.
+    # The first token of an image has moved the running position by 1.
     base = base - (image & ~first).long()
 
-    reach = torch.where(image, torch.maximum(base + 1, side), base + lengths)
-    reach = reach.masked_fill(~used | ~(text | image), 0)
-    row_end = torch.zeros_like(in_rows[0]).scatter_reduce(0, rows, reach, "amax")
-    return base.to(segments.base.dtype), (row_end - in_rows[2]).unsqueeze(1)
+    reach = torch.where(image, torch.maximum(base + 1, side), base + 1)
+    reach = reach.masked_fill(~kept, 0)
+    row_end = torch.zeros_like(valid, dtype=torch.int64).scatter_reduce(0, rows, reach, "amax")
+    return base.to(locations.base.dtype), (row_end - valid).unsqueeze(1)
 
 
 def _running_maximum(values: Tensor, rows: Tensor) -> Tensor:
-    """Return the largest of `values` (S,), none negative, up to each of them in its row."""
+    """Return the largest of `values` (N,), none negative, up to each of them in its row."""
     apart = rows * _ROW_STEP
     return (values + apart).cummax(0).values - apart

@@ -14,6 +14,7 @@ from vecrope.core import faults
 from vecrope.core.items import make_items
 from vecrope.core.stream import Stream
 from vecrope.families.rules import GlmImage
+from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     count_in_rows,
@@ -22,11 +23,9 @@ from vecrope.own_rules.common import (
     kept_tokens,
     open_stream,
     positions_dtype,
-    positions_of,
     refuse_videos,
     token_rows,
 )
-from vecrope.segments import segment_stream
 from vecrope.spec import MRopeSpec
 
 
@@ -87,8 +86,8 @@ def glm_image_rope_index(
     if stream.num_tokens == 0:
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     stream = replace(stream, token_types=reading.inside)
-    segments = segment_stream(stream, spec, items, None)
-    position_ids = positions_of(stream, segments).to(dtype).view(3, *stream.shape)
+    positions = locate(stream, spec, items).positions(spec.padding_value)
+    position_ids = positions.to(dtype).view(3, *stream.shape)
     if validate and torch.compiler.is_compiling():
         return invalidate(reading.misfit, position_ids, rope_deltas)
     return position_ids, rope_deltas

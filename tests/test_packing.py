@@ -499,7 +499,9 @@ def test_the_least_capacity_suffices_and_no_less(spec, data):
                 packing.input_ids, spec, **arguments, validate=False, max_groups=least - 1
             )
             assert_no_answer(less)
-            with pytest.raises(ValueError, match=f"at least {least} for this input, got {least - 1}"):
+            with pytest.raises(
+                ValueError, match=f"at least {least} for this input, got {least - 1}"
+            ):
                 planned_index(packing.input_ids, spec, **arguments, max_groups=least - 1)
 
 

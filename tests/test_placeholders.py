@@ -51,6 +51,7 @@ class Request:
     want: tuple[torch.Tensor, torch.Tensor]
     by_ids: tuple[torch.Tensor, torch.Tensor]
 
+
 def groups_of(spec, images, videos):
     """Yield, for each kind, the tokens of each image, each block and each separate frame."""
     area = spec.spatial_merge_size**2

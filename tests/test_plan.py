@@ -544,9 +544,7 @@ def test_exported_equals_eager(spec):
 
 class Planned(torch.nn.Module):
     def forward(self, plan, ids, grids):
-        other = plan_rope_index(
-            ids, GLM_IMAGE, image_grid_thw=grids, validate=False, max_groups=12
-        )
+        other = plan_rope_index(ids, GLM_IMAGE, image_grid_thw=grids, validate=False, max_groups=12)
         return plan.slice(0, 8), other, other.decode(4)
 
 

@@ -55,7 +55,7 @@ def _parts_of(found: Found | None, inputs: Inputs, spec: MRopeSpec) -> GroupPart
     scale = torch.empty((0, num_images + num_videos), device="cpu") if scale is None else scale
     if found is None:
         none = torch.empty((7, 0), dtype=torch.int64, device="cpu")
-        return GroupParts(*none, scale[:, :0])
+        return GroupParts._make((*none, scale[:, :0]))
     items = found.groups.items
     table = found.groups.table(
         items.area,
@@ -71,7 +71,7 @@ def _parts_of(found: Found | None, inputs: Inputs, spec: MRopeSpec) -> GroupPart
         start, order = start.sort()
         table = table[:, order]
     *columns, item = table
-    return GroupParts(start, *columns, scale[:, item])
+    return GroupParts._make((start, *columns, scale[:, item]))
 
 
 def _plan_of_tokens(
@@ -101,7 +101,7 @@ def _plan_of_tokens(
         none = torch.empty((7, 0), dtype=torch.int64, device=device)
         scale = torch.empty((0, 0), device=device) if items.pace is None else items.pace[:, :0]
         return plan_of_groups(
-            GroupParts(*none, scale),
+            GroupParts._make((*none, scale)),
             spec,
             row_bounds=stream.row_bounds.long(),
             num_tokens=0,

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from vecrope.plans.plan import WIDE_FROM, RopeIndexPlan
 
+
 def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     """Return one plan of the rows of several, as packed sequences.
 

@@ -71,7 +71,9 @@ def plan_sequences(
     if spec.delta_length == "padded":
         padding = pad((~kept).cumsum(0), (1, 0))[bounds].diff().unsqueeze(1)
         deltas = plan.rope_deltas
-        plan = replace(plan, rope_deltas=torch.where(deltas == INVALID_DELTA, INVALID_DELTA, deltas + padding))
+        plan = replace(
+            plan, rope_deltas=torch.where(deltas == INVALID_DELTA, INVALID_DELTA, deltas + padding)
+        )
     return plan if invalid is None else plan.voided(invalid)
 
 

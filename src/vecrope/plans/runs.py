@@ -49,30 +49,29 @@ def parts_of_runs(runs: Runs, items: Items) -> tuple[Parts, Tensor]:
 def cut_at_groups(runs: Runs, items: Items) -> Parts:
     """Cut the runs where groups begin; reads values."""
     ranks = _ranks(runs, items)
-    # In the order of ranks, all images before all videos.
+    num_runs = ranks.shape[0]
+    if not num_runs:
+        return _parts(runs, ranks, items)
+    # In the order of ranks: all images before all videos.
     ranks, order = ranks.sort()
     start, tokens, is_video, rows = (column[order] for column in runs)
-    first, size, *_ = items.table[:, : items.text]
-    area = items.table[2:5, : items.text].prod(0)
-    numbers = size // area.clamp(min=1)
-    item = spread(numbers, int(numbers.sum()))
-    number = torch.arange(item.shape[0], device="cpu") - (numbers.cumsum(0) - numbers)[item]
-    group_ranks = (first[item] + number * area[item])
-    run = search(ranks, group_ranks) - 1
-    into = group_ranks - ranks[run] if ranks.shape[0] else group_ranks
-    cuts = ((run >= 0) & (into > 0) & (into < tokens[run])).nonzero().view(-1) if ranks.shape[0] else run[:0]
-    run, into = run[cuts], into[cuts]
-    begins = torch.cat((start, start[run] + into))
-    of_run = torch.cat((torch.arange(ranks.shape[0], device="cpu"), run))
-    begins, order = begins.sort()
-    of_run = of_run[order]
-    ends = (start + tokens)[of_run]
+    begins, of_run = start, torch.arange(num_runs, device="cpu")
+    # Where groups begin inside a run.
+    group_ranks = _group_ranks(items)
+    run = (search(ranks, group_ranks) - 1).clamp_(min=0)
+    into = group_ranks - ranks[run]
+    inside = ((into > 0) & (into < tokens[run])).nonzero().view(-1)
+    if inside.shape[0]:
+        run = run[inside]
+        begins, order = torch.cat((start, start[run] + into[inside])).sort()
+        of_run = torch.cat((of_run, run))[order]
+    else:
+        begins, of_run = begins.sort()
     # A part ends where the next of its run begins.
-    following = torch.cat((begins[1:], ends[-1:]))
-    last = torch.cat((of_run[1:] != of_run[:-1], of_run.new_ones(of_run[-1:].shape, dtype=torch.bool)))
-    stop = torch.where(last, ends, following)
-    cut = Runs(begins, stop - begins, is_video[of_run], rows[of_run])
-    return _parts(cut, ranks[of_run] + begins - start[of_run], items)
+    ends = (start + tokens)[of_run]
+    ends[:-1] = torch.where(of_run[1:] == of_run[:-1], begins[1:], ends[:-1])
+    parts = Runs(begins, ends - begins, is_video[of_run], rows[of_run])
+    return _parts(parts, ranks[of_run] + begins - start[of_run], items)
 
 
 def is_faulty(parts: Parts, runs: Runs, items: Items, spec: MRopeSpec) -> bool:
@@ -102,6 +101,8 @@ def raise_fault(
 ) -> NoReturn:
     """Raise the ValueError that says what of the runs does not fit the grids."""
     num_tokens = int(bounds[-1])
+    if not num_tokens:
+        faults.check_none_left_over(items)
     run = spread(runs.tokens, int(runs.tokens.sum()))
     place = torch.arange(run.shape[0], device=run.device)
     place += (runs.start - (runs.tokens.cumsum(0) - runs.tokens))[run]
@@ -121,6 +122,16 @@ def _ranks(runs: Runs, items: Items) -> Tensor:
         in_videos.cumsum(0) - in_videos + items.expected[0],
         in_images.cumsum(0) - in_images,
     )
+
+
+def _group_ranks(items: Items) -> Tensor:
+    """Return (G,) the rank of each group's first token; reads values."""
+    first, tokens, width, height, frames, _ = items.table[:, : items.text].unbind()
+    area = width * height * frames
+    numbers = tokens // area.clamp(min=1)
+    item = spread(numbers, int(numbers.sum()))
+    number = torch.arange(item.shape[0], device="cpu") - (numbers.cumsum(0) - numbers)[item]
+    return first[item] + number * area[item]
 
 
 def _parts(runs: Runs, ranks: Tensor, items: Items) -> Parts:

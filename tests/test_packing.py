@@ -1,5 +1,6 @@
 import functools
 import operator
+import re
 
 import pytest
 import torch
@@ -25,6 +26,12 @@ SPECS = {
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 ids = torch.tensor
+
+
+def planned_index(*args, **arguments):
+    """Answer as `get_rope_index` does, from a plan, which may have a capacity."""
+    plan = plan_rope_index(*args, **arguments)
+    return plan.position_ids(), plan.rope_deltas
 
 
 def ids_of(spec, rows):
@@ -207,13 +214,13 @@ def test_the_static_form_equals_the_exact_one(spec, data):
     packing = data.draw(packings(spec))
     room = data.draw(st.integers(0, 2))
     want = get_rope_index(packing.input_ids, spec, **packing.arguments())
-    position_ids, rope_deltas = get_rope_index(
+    position_ids, rope_deltas = planned_index(
         packing.input_ids,
         spec,
         **packing.arguments(),
         validate=data.draw(st.booleans()),
         max_sequences=len(packing.parts) + room,
-        max_segments=packing.input_ids.numel() + 1,
+        max_groups=packing.input_ids.numel() + 1,
     )
     number = len(packing.parts)
     assert_same((position_ids, rope_deltas[:number]), want)
@@ -447,20 +454,81 @@ def test_a_multiple_that_is_none_is_refused(multiple):
 # Without reading values
 
 
-STATIC = {"max_sequences": 3, "max_segments": 9, "validate": False}
+STATIC = {"max_sequences": 3, "max_groups": 9, "validate": False}
 
 
 def test_unchecked_too_small_a_capacity_gives_no_answer():
     arguments = {**ROW, **STATIC, "max_sequences": 1}
-    assert_no_answer(get_rope_index(arguments.pop("input_ids"), QWEN, **arguments))
+    assert_no_answer(planned_index(arguments.pop("input_ids"), QWEN, **arguments))
 
 
-def test_too_few_segments_give_no_answer_where_deltas_are_of_padded_rows():
+def test_too_few_groups_give_no_answer_where_deltas_are_of_padded_rows():
     spec = spec_of("glm4v", "sglang")
-    arguments = {**ROW, **STATIC, "max_segments": 1}
-    answer = get_rope_index(arguments.pop("input_ids"), spec, **arguments)
+    arguments = {**ROW, **STATIC, "max_groups": 1}
+    answer = planned_index(arguments.pop("input_ids"), spec, **arguments)
     assert_no_answer(answer)
     assert answer[1].tolist() == [[LEAST]] * 3
+
+
+@each_spec
+@given(data=st.data())
+@settings(max_examples=10)
+def test_the_least_capacity_suffices_and_no_less(spec, data):
+    """However many sequences there is room for: those that are not there need no entry."""
+    packing = data.draw(packings(spec))
+    arguments = packing.arguments()
+    want = get_rope_index(packing.input_ids, spec, **arguments)
+    least = None
+    for room in (0, data.draw(st.integers(1, 3))):
+        arguments["max_sequences"] = len(packing.parts) + room
+        if least is None:
+            try:
+                planned_index(packing.input_ids, spec, **arguments, max_groups=1)
+                least = 1
+            except ValueError as error:
+                found = re.fullmatch(
+                    r"max_groups must be at least (\d+) for this input, got 1", str(error)
+                )
+                least = int(found[1])
+        for validate in (True, False):
+            options = {**arguments, "validate": validate}
+            got = planned_index(packing.input_ids, spec, **options, max_groups=least)
+            assert_same((got[0], got[1][: len(packing.parts)]), want)
+        if least > 1:
+            less = planned_index(
+                packing.input_ids, spec, **arguments, validate=False, max_groups=least - 1
+            )
+            assert_no_answer(less)
+            with pytest.raises(
+                ValueError, match=f"at least {least} for this input, got {least - 1}"
+            ):
+                planned_index(packing.input_ids, spec, **arguments, max_groups=least - 1)
+
+
+@pytest.mark.parametrize("max_sequences", [2, 3, 9])
+@pytest.mark.parametrize(
+    ("sequence_ids", "max_groups"),
+    [
+        ([[1, 1, 2, 2]], 2),
+        ([[1, 1, 1, 2]], 2),
+        ([[1, 1, 2, 0]], 3),
+        ([[0, 1, 2, 2]], 2),
+        ([[1, 0], [0, 1]], 4),
+    ],
+    ids=str,
+)
+def test_sequences_that_are_not_there_need_no_entry(sequence_ids, max_groups, max_sequences):
+    sequence_ids = ids(sequence_ids)
+    arguments = {
+        "input_ids": torch.full_like(sequence_ids, 7),
+        "spec": QWEN,
+        "sequence_ids": sequence_ids,
+    }
+    want = get_rope_index(**arguments)
+    for options in ({}, {"max_groups": max_groups}, {"validate": False, "max_groups": max_groups}):
+        got = planned_index(**arguments, max_sequences=max_sequences, **options)
+        assert_same((got[0], got[1][:2]), want)
+        assert not got[1][2:].any()
 
 
 def test_unchecked_without_a_sequence_all_is_padding():
@@ -510,7 +578,7 @@ def test_compiled_equals_eager(compiled):
         }
         rows = ids_of(QWEN, rows)
         assert_same(
-            compiled(rows, QWEN, **arguments, max_segments=15),
+            compiled(rows, QWEN, **arguments),
             get_rope_index(rows, QWEN, **arguments),
         )
 

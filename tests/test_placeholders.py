@@ -8,23 +8,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import spec_of
 from packings import packings, sequences
-from support import assert_same, grid_tensor
+from support import assert_no_answer, assert_same, grid_tensor
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
-from torch.utils import _pytree as pytree
 
-import vecrope.plans.placeholders
 from vecrope import (
-    concatenate_plans,
     get_rope_index,
     get_rope_index_from_placeholders,
     plan_from_placeholders,
 )
-from vecrope.core.items import has_pace
 from vecrope.testing import Prompt
 
 SPECS = {
@@ -37,8 +33,6 @@ SPECS = {
     "ernie4_5_vl_moe-vllm": spec_of("ernie4_5_vl_moe", "vllm"),
     "ernie4_5_vl_moe-transformers": spec_of("ernie4_5_vl_moe", "transformers"),
 }
-# Those whose plans of one prompt may be made without a table of runs.
-OF_FRAMES = {name: spec for name, spec in SPECS.items() if not has_pace(spec)}
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 QWEN = spec_of("qwen2_vl", "vllm")
 IMAGE, VIDEO = 1, 2
@@ -56,10 +50,6 @@ class Request:
     arguments: dict
     want: tuple[torch.Tensor, torch.Tensor]
     by_ids: tuple[torch.Tensor, torch.Tensor]
-
-    def grids(self):
-        both = (self.arguments["image_grid_thw"], self.arguments["video_grid_thw"])
-        return [grid for grids in both if grids is not None for grid in grids.tolist()]
 
 
 def groups_of(spec, images, videos):
@@ -202,112 +192,6 @@ def test_several_prompts(spec):
         assert plan.row_bounds.tolist() == starts.tolist()
 
     check()
-
-
-@each_spec
-def test_the_table_answers_what_the_frames_do(spec, monkeypatch):
-    monkeypatch.setattr(vecrope.plans.placeholders, "_whole_frames", lambda *_: None)
-
-    @given(one_prompt(spec))
-    def check(request):
-        assert_answers(request, spec)
-
-    check()
-
-
-@st.composite
-def prompts_of_frames(draw, spec):
-    """Draw a prompt in which each run is an image or a frame, and the last token is text."""
-    sides = st.integers(1, 3)
-    size = draw(st.none() | st.tuples(sides, sides))
-    pieces, images, videos = "", [], []
-    merge = spec.spatial_merge_size
-    for _ in range(draw(st.integers(1, 4))):
-        h, w = size or (draw(sides), draw(sides))
-        # Frames of several sizes take this form where there is text enough for the tallest of them.
-        text = draw(st.integers(1 if size else 6, 9))
-        video = spec.separate_frames and draw(st.booleans())
-        frames = draw(st.integers(1, 3)) if video else 1
-        (videos if video else images).append((frames, h * merge, w * merge))
-        symbol = "V" if video and spec.video_token_id is not None else "I"
-        line = ("<" + symbol * (h * w) + ">" + "t" * text) * frames
-        pieces += "[" + line + "]" if video and symbol == "I" else line
-    if spec.marker_rule != "adjacent" and draw(st.booleans()):
-        pieces = pieces.replace("<", "")  # the first run may be the prompt's first token
-    prompt = Prompt.from_symbols(
-        spec, [pieces], image_grid_thw=images or None, video_grid_thw=videos or None
-    )
-    return request_of(
-        spec, [prompt], images or None, videos, None, True, draw(int_dtypes), draw(int_dtypes)
-    )
-
-
-@pytest.mark.parametrize("validate", [True, False])
-@each_spec
-def test_frames_of_one_prompt_need_no_plan(spec, validate, monkeypatch):
-    def no_plan(*_, **__):
-        raise AssertionError("a plan was made")
-
-    monkeypatch.setattr(vecrope.plans.placeholders, "plan_from_placeholders", no_plan)
-
-    @given(prompts_of_frames(spec))
-    def check(request):
-        answer = get_rope_index_from_placeholders(
-            request.num_tokens, spec, **request.arguments, validate=validate
-        )
-        assert_same(answer, request.want)
-        assert_same(answer, request.by_ids)
-
-    check()
-
-
-@pytest.mark.parametrize("spec", OF_FRAMES.values(), ids=OF_FRAMES.keys())
-def test_a_plan_of_frames_is_that_of_the_table(spec):
-    @given(prompts_of_frames(spec) | one_prompt(spec), prompts_of_frames(spec))
-    def check(request, after):
-        plans, tables = [], []
-        for each in (request, after):
-            plans.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(vecrope.plans.placeholders, "_whole_frames", lambda *_: None)
-                tables.append(plan_from_placeholders(each.num_tokens, spec, **each.arguments))
-        plan, table = plans[0], tables[0]
-        sizes = {(height, width) for _, height, width in after.grids()}
-        assert (plans[1].frame_size is not None) == (len(sizes) < 2)
-        assert table.frame_size is None
-        leaves, structure = pytree.tree_flatten(plan)
-        rebuilt = pytree.tree_unflatten(leaves, structure)
-        assert rebuilt.frame_size is None
-        for got in (plan, rebuilt):
-            assert_same([got.position_ids()], [table.position_ids()])
-        end = plan.num_tokens + 3
-        assert_same([plan.slice(0, end), plan.decode(2)], [table.slice(0, end), table.decode(2)])
-        assert_same([plan.rope_deltas], [table.rope_deltas])
-        dtypes = {name: getattr(plan, name).dtype for name in ("starts", "table", "row_bounds")}
-        assert dtypes == {name: getattr(table, name).dtype for name in dtypes}
-        if plan.dtype == plans[1].dtype:
-            joined, want = concatenate_plans(plans), concatenate_plans(tables)
-            assert_same([joined.position_ids()], [want.position_ids()])
-            assert_same([joined.decode()], [want.decode()])
-
-    check()
-
-
-def test_a_plan_of_frames_has_text_and_frames_in_turn():
-    spec = spec_of("glm4v", "vllm")
-    arguments = runs((0, 6, 1), (8, 6, 1), image_grid_thw=grid_tensor([[1, 4, 6], [1, 4, 6]]))
-    plan = plan_from_placeholders(15, spec, **arguments)
-    assert (plan.frame_size, plan.exact) == ((2, 3), True)
-    assert plan.starts.tolist() == [0, 0, 6, 8, 14]
-    assert plan.table.tolist() == [
-        [0, 0, 6, 8, 14],
-        [0, 0, 3, 5, 8],
-        [1, 3, 1, 3, 1],
-        [1, 2, 1, 2, 1],
-        [1, 1, 1, 1, 1],
-        [1, 3, 1, 3, 1],
-    ]
-    assert plan.position_ids()[2].tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 5, 6, 7, 8]
 
 
 NO_RUN = dict.fromkeys(("offsets", "lengths", "modalities"), torch.zeros(0, dtype=torch.int64))
@@ -808,6 +692,20 @@ def test_compiled_equals_eager_and_compiles_once(name, counter):
     assert counter.frame_count == 1
 
 
+def test_where_no_value_may_be_read_a_run_is_of_one_group():
+    function = torch.compile(answer_of, fullgraph=True, backend="eager")
+    grids = integers([[1, 2, 4], [1, 4, 2]])
+    apart = runs((1, 2, IMAGE), (3, 2, IMAGE), image_grid_thw=grids)
+    whole = runs((1, 4, IMAGE), image_grid_thw=grids)
+    want = answer_of(6, QWEN, whole)
+    assert_same(function(6, QWEN, apart), want)
+    beyond = runs((1, 2, IMAGE), (3, 2, IMAGE), image_grid_thw=grids[:1])
+    for arguments in (whole, beyond):
+        positions, deltas, planned, _ = function(6, QWEN, arguments)
+        for answer in (positions, planned):
+            assert_no_answer((answer, deltas))
+
+
 def fake_arguments(device):
     number = torch.empty(3, dtype=torch.int64, device=device)
     grids = torch.empty((2, 3), dtype=torch.int64, device=device)
@@ -851,4 +749,3 @@ def test_grids_on_the_host_are_moved_to_the_runs():
     arguments["image_grid_thw"] = torch.empty((2, 3), dtype=torch.int64)
     plan = plan_from_placeholders([6, 5], QWEN, **arguments, validate=False)
     assert plan.device.type == "meta"
-    assert not plan.exact

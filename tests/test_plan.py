@@ -84,7 +84,7 @@ def padded_case(prompt, **options):
         rope_index(prompt, plan_rope_index, **options),
         whole,
         deltas,
-        rope_index(prompt, **options),
+        rope_index(prompt),
         whole.unbind(1),
         (lengths + deltas).view(-1).tolist(),
     )
@@ -113,14 +113,14 @@ def packed_case(packing, spec, *, between, **options):
         arguments["cu_seqlens"] = integers(bounds).cumsum(0)
         whole = torch.cat(rows, 1)
     plan = plan_rope_index(tokens, spec, **arguments, **options)
-    answer = get_rope_index(tokens, spec, **arguments, **options)
+    answer = get_rope_index(tokens, spec, **arguments)
     return case_of(plan, whole, deltas, answer, rows, after)
 
 
 @st.composite
 def cases(draw, spec):
     """Draw a plan of padded rows, of packed sequences or of rows of sequences, in either form."""
-    options = draw(st.sampled_from([{}, {"max_segments": 400}]))
+    options = draw(st.sampled_from([{}, {"max_groups": 400}]))
     layouts = ["padded", "packed"] + ["between"] * (spec.mask_rule == "skip")
     layout = draw(st.sampled_from(layouts))
     if layout == "padded":
@@ -295,7 +295,7 @@ def test_joined_plans_are_the_rows_of_all(spec):
     def check(found):
         if len({case.plan.dtype for case in found}) > 1:
             return
-        if len({None if case.plan.pace is None else case.plan.pace.dtype for case in found}) > 1:
+        if len({case.plan.time_scale.dtype for case in found}) > 1:
             return
         plan = concatenate_plans([case.plan for case in found])
         assert_same(
@@ -343,7 +343,7 @@ def test_seconds_of_two_precisions_would_be_rounded_to_one():
     for plans in ([narrow, narrow], [wide, wide]):
         got = concatenate_plans(plans).position_ids()
         assert torch.equal(got, torch.cat([plan.position_ids().flatten(1) for plan in plans], 1))
-    widened = replace(narrow, pace=narrow.pace.double())
+    widened = replace(narrow, time_scale=narrow.time_scale.double())
     assert not torch.equal(widened.position_ids(), narrow.position_ids())
     with pytest.raises(
         ValueError,
@@ -379,7 +379,7 @@ def text_plan(num_tokens, **options):
 def test_as_many_tokens_as_indices_can_number(num_tokens):
     plan = text_plan(num_tokens)
     wide = num_tokens >= 2**30
-    assert plan.starts.dtype == (torch.int64 if wide else torch.int32)
+    assert plan.entries.dtype == (torch.int64 if wide else torch.int32)
     numbers = list(range(num_tokens - 2, num_tokens + 2))
     assert plan.slice(numbers[0], numbers[-1] + 1)[:, 0].tolist() == [numbers] * 3
     joined = concatenate_plans([plan] * 5)
@@ -387,16 +387,10 @@ def test_as_many_tokens_as_indices_can_number(num_tokens):
     assert joined.step([numbers[0]] * 5, [2] * 5).tolist() == [numbers[:2] * 5] * 3
 
 
-def test_a_plan_joined_with_one_of_a_capacity_is_not_exact():
-    plans = [example(), example(max_segments=20)]
-    assert not concatenate_plans(plans).exact
-    assert not concatenate_plans(plans[::-1]).exact
-
-
 @pytest.mark.parametrize(("num_tokens", "wide"), [(2**29 - 1, False), (2**29, True)])
 def test_joined_plans_have_indices_of_64_bits_where_they_number_as_many(num_tokens, wide):
     joined = concatenate_plans([text_plan(2**29), text_plan(num_tokens)])
-    indices = joined.starts, joined.table, joined.row_bounds
+    indices = joined.entries, joined.row_bounds
     assert {index.dtype for index in indices} == {torch.int64 if wide else torch.int32}
 
 
@@ -414,10 +408,10 @@ def test_bytes(spec, seconds, each):
         spec, ["tVVtt", "ttttt"], video_grid_thw=[[2, 2, 2]], second_per_grid_ts=seconds
     )
     plan = rope_index(prompt, plan_rope_index)
-    segments = plan.starts.shape[0]
-    assert segments == 4
-    assert plan.nbytes == each * segments + 20 * plan.num_rows + 4
-    assert rope_index(prompt, plan_rope_index, max_segments=50).nbytes > 50 * each
+    entries = plan.entries.shape[1]
+    assert entries == 3  # the bounds of two rows, and a video
+    assert plan.nbytes == each * entries + 20 * plan.num_rows + 4
+    assert rope_index(prompt, plan_rope_index, max_groups=50).nbytes > 50 * each
 
 
 # A pytree
@@ -433,7 +427,8 @@ def example(spec=QWEN, rows=("tIItt", "IItVV"), **options):
 
 def assert_same_plan(got, want):
     assert got is not want
-    assert (got.dtype, got.padding_value, got.exact) == (want.dtype, want.padding_value, want.exact)
+    assert type(got) is type(want)
+    assert (got.dtype, got.padding_value) == (want.dtype, want.padding_value)
     assert (got.num_tokens, got.seq_len) == (want.num_tokens, want.seq_len)
     assert_same([got.position_ids(), got.rope_deltas], [want.position_ids(), want.rope_deltas])
     assert_same([got.slice(1, 9)], [want.slice(1, 9)])
@@ -462,8 +457,13 @@ def test_a_copy_is_the_same_plan(copied, spec):
 def test_leaves_are_named():
     leaves, _ = pytree.tree_flatten_with_path({"plan": example()})
     names = [pytree.keystr(path) for path, _ in leaves]
-    assert names[:2] == ["['plan'].starts", "['plan'].table"]
-    assert names[-2:] == ["['plan'].num_tokens", "['plan'].seq_len"]
+    assert names == [
+        f"['plan'].{name}"
+        for name in (
+            *("row_bounds", "next_positions", "rope_deltas", "num_tokens", "seq_len"),
+            *("entries", "time_scale"),
+        )
+    ]
 
 
 def test_to_another_device_and_to_its_own():
@@ -472,16 +472,10 @@ def test_to_another_device_and_to_its_own():
     assert plan.to(torch.device("cpu")) is plan
     moved = plan.to("meta")
     assert {leaf.device.type for leaf in tensors_of(moved)} == {moved.device.type} == {"meta"}
-    # There no value may be read.
-    assert plan.exact
-    assert not moved.exact
     assert moved.position_ids().shape == (3, 2, 5)
     assert moved.nbytes == plan.nbytes
-    static = example(max_segments=20)
-    assert not static.to("meta").exact
     with FakeTensorMode():
         fake = fake_plan()
-        assert not fake.to("cpu").exact
         joined = concatenate_plans([fake, fake])
         assert {leaf.device.type for leaf in tensors_of(joined)} == {"meta"}
 
@@ -509,7 +503,7 @@ CALLS = [
 
 def examples(spec):
     rows = ("tIItt", "IItVV"), ("VVIIt", "tttII")
-    return [example(spec, own, max_segments=12) for own in rows]
+    return [example(spec, own, max_groups=12) for own in rows]
 
 
 @pytest.fixture
@@ -550,9 +544,7 @@ def test_exported_equals_eager(spec):
 
 class Planned(torch.nn.Module):
     def forward(self, plan, ids, grids):
-        other = plan_rope_index(
-            ids, GLM_IMAGE, image_grid_thw=grids, validate=False, max_segments=12
-        )
+        other = plan_rope_index(ids, GLM_IMAGE, image_grid_thw=grids, validate=False, max_groups=12)
         return plan.slice(0, 8), other, other.decode(4)
 
 
@@ -567,7 +559,7 @@ def test_a_program_that_takes_and_returns_plans_is_saved_and_loaded():
     positions, plan, decoded = loaded(plans[1], ids, grids.flip(0))
     want, other, want_decoded = Planned()(plans[1], ids, grids.flip(0))
     assert_same([positions, decoded], [want, want_decoded])
-    assert (plan.dtype, plan.padding_value, plan.exact) == (torch.int64, 1, False)
+    assert (plan.dtype, plan.padding_value) == (torch.int64, 1)
     assert_same(tensors_of(plan), tensors_of(other))
 
 
@@ -602,7 +594,7 @@ def fake_plan(spec=QWEN):
     rows = torch.empty((2, 6), dtype=torch.int64, device="meta")
     grids = torch.empty((2, 3), dtype=torch.int64, device="meta")
     return plan_rope_index(
-        rows, spec, image_grid_thw=grids, video_grid_thw=grids, validate=False, max_segments=5
+        rows, spec, image_grid_thw=grids, video_grid_thw=grids, validate=False, max_groups=5
     )
 
 
@@ -615,7 +607,7 @@ PROMISED = {
     "step": (lambda plan, two: plan.step(two, two, num_tokens=9, validate=False), (3, 9)),
     "step, out": (
         lambda plan, two: plan.step(
-            two, two, num_tokens=9, validate=False, out=plan.table.new_empty((3, 12))
+            two, two, num_tokens=9, validate=False, out=plan.entries.new_empty((3, 12))
         ),
         (3, 9),
     ),
@@ -654,7 +646,7 @@ def test_the_probe_catches_what_reads_values(call):
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_what_is_on_the_host_is_checked_there_and_copied(device):
     """So they cost no wait for the device but that of the copy."""
-    plan = example(max_segments=12).to(device)
+    plan = example(max_groups=12).to(device)
     got = plan.step([3, 0], integers([4, 2]))
     assert (got.shape, got.device.type) == ((3, 6), device)
     two = integers([0, 1])

@@ -15,7 +15,7 @@ _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_TOKENS = 2**30
 
 
-def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = None) -> None:
+def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = None) -> None:
     """Check types, shapes, dtypes and limits; reads no value of any tensor."""
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
@@ -61,11 +61,11 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_segments: int | None = N
             raise ValueError(f"{name} must be None: {spec.model_type} has no use for it")
     if inputs.use_audio_in_video and "use_audio_in_video" not in spec.arguments:
         raise ValueError(f"use_audio_in_video must be False: {spec.model_type} hears no audio")
-    if max_segments is not None:
-        if not isinstance(max_segments, int) or isinstance(max_segments, bool):
-            raise TypeError(f"max_segments must be an int, got {max_segments!r}")
-        if max_segments < 1:
-            raise ValueError(f"max_segments must be at least 1, got {max_segments}")
+    if max_groups is not None:
+        if not isinstance(max_groups, int) or isinstance(max_groups, bool):
+            raise TypeError(f"max_groups must be an int, got {max_groups!r}")
+        if max_groups < 1:
+            raise ValueError(f"max_groups must be at least 1, got {max_groups}")
 
 
 def check_grid_shapes(image_grid_thw: Tensor | None, video_grid_thw: Tensor | None) -> None:

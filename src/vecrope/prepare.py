@@ -24,17 +24,17 @@ def prepare(
     inputs: Inputs,
     spec: MRopeSpec,
     validate: bool,
-    max_segments: int | None = None,
+    max_groups: int | None = None,
     *,
     static: bool = False,
 ) -> Prepared:
     """Check the values of a call whose metadata have been checked, and bring them to one device.
 
-    `static` or a capacity `max_segments` asks for the form that reads no value, also on a CPU.
+    `static` or a capacity `max_groups` asks for the form that reads no value, also on a CPU.
     """
     input_ids, mask, types = inputs.input_ids, inputs.attention_mask, inputs.mm_token_type_ids
     tracing = torch.compiler.is_compiling()
-    exact = max_segments is None and not static and input_ids.is_cpu and not tracing
+    exact = max_groups is None and not static and input_ids.is_cpu and not tracing
     if not exact and not tracing:
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:

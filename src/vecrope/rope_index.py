@@ -15,7 +15,7 @@ from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_
 from vecrope.forms.static import static_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
-from vecrope.plans.build import build_plan, narrowed
+from vecrope.plans.build import build_plan
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import Prepared, prepare
@@ -236,13 +236,13 @@ def plan_rope_index(
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,
     validate: bool = True,
-    max_segments: int | None = None,
+    max_groups: int | None = None,
     max_sequences: int | None = None,
 ) -> RopeIndexPlan:
-    """Return the positions of a batch as a plan: some bytes a segment, expanded where needed.
+    """Return the positions of a batch as a plan: some bytes a group, expanded where needed.
 
-    The plan of a family with a rule of its own is made from its positions, and holds a segment a
-    line of a grid.
+    The plan of a family with a rule of its own is made from its positions, and holds a line or two
+    for each of a grid.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
@@ -262,9 +262,12 @@ def plan_rope_index(
         target_sizes_videos: likewise.
         validate: check the values of the input. False promises no synchronisation, where
             `get_rope_index` does.
-        max_segments: capacity of the plan; None: on a CPU the exact number of segments, elsewhere
-            and under tracing the number of tokens, which makes a plan larger than the positions.
-            The plan of a family with a rule of its own has that many wherever it is not exact.
+        max_groups: capacity of the plan, at least the number of its entries: images, separate
+            frames and videos that are one block, masked runs, what masked tokens leave of a group
+            behind them, and sequences that begin with text. None: on a CPU the exact number,
+            elsewhere and under tracing the number of tokens, which makes a plan larger than the
+            positions. With a capacity given no operation depends on values. The plan of a family
+            with a rule of its own has as many lines as tokens wherever it is not exact.
         max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:
@@ -302,7 +305,7 @@ def plan_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    return narrowed(_plan_of(inputs, spec, sequence_ids, validate, max_segments, max_sequences))
+    return _plan_of(inputs, spec, sequence_ids, validate, max_groups, max_sequences)
 
 
 def _plan_of(
@@ -310,18 +313,18 @@ def _plan_of(
     spec: MRopeSpec,
     sequence_ids: Tensor | None,
     validate: bool,
-    max_segments: int | None,
+    max_groups: int | None,
     max_sequences: int | None,
 ) -> RopeIndexPlan:
-    checks.check_metadata(inputs, spec, max_segments)
+    checks.check_metadata(inputs, spec, max_groups)
     if sequence_ids is not None:
         return plan_sequences(
-            inputs, spec, sequence_ids, max_sequences, validate=validate, max_segments=max_segments
+            inputs, spec, sequence_ids, max_sequences, validate=validate, max_groups=max_groups
         )
     if max_sequences is not None:
         raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
-    prepared = prepare(inputs, spec, validate, max_segments)
-    return build_plan(prepared, spec, validate, max_segments)
+    prepared = prepare(inputs, spec, validate, max_groups)
+    return build_plan(prepared, spec, validate, max_groups)
 
 
 def _one_of(

@@ -67,7 +67,7 @@ def make_items(
     if spec.separate_frames:
         # An image, whatever its temporal extent, is one group.
         in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
-    pace = _pace(num_images, video_grid_thw, spec, seconds)
+    pace = pace_of(num_images, video_grid_thw.shape[0], spec, seconds, video_grid_thw.device)
     extent = in_group
     if pace is not None:
         extent = temporal_offset(in_group - 1, pace).clamp(min=0) + 1
@@ -103,20 +103,21 @@ def has_pace(spec: MRopeSpec) -> bool:
     return spec.video_time == "seconds" or spec.image_time != "frames"
 
 
-def _pace(
+def pace_of(
     num_images: int,
-    video_grid_thw: Tensor,
+    num_videos: int,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
+    device: torch.device,
 ) -> Tensor | None:
+    """Return the factors (2, num_images + num_videos) of `Items.pace`, or None."""
     if not has_pace(spec):
         return None
     if spec.video_time != "seconds":
-        size, device = (2, num_images + video_grid_thw.shape[0]), video_grid_thw.device
-        factors = torch.ones(size, dtype=torch.float32, device=device)
+        factors = torch.ones((2, num_images + num_videos), dtype=torch.float32, device=device)
         factors[0, :num_images].fill_(0)
         return factors
-    videos = video_pace(video_grid_thw.shape[0], spec, seconds, video_grid_thw.device)
+    videos = video_pace(num_videos, spec, seconds, device)
     images = videos.new_full((2, num_images), 1)
     if spec.image_time == "none":
         images[0].fill_(0)

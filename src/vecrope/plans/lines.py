@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.modality import compact
+from vecrope.core.search import search
 
 
 class Lines(NamedTuple):
@@ -55,6 +56,6 @@ def lines_of(positions: Tensor, kept: Tensor | None, row_bounds: Tensor, *, exac
 
 def positions_on(lines: Lines, index: Tensor) -> Tensor:
     """Return the (A, ...) positions of the tokens at `index` (...)."""
-    line = torch.searchsorted(lines.starts, index, right=True) - 1
+    line = search(lines.starts, index) - 1
     along = index - lines.starts[line]
     return lines.bases[:, line] + lines.slopes[:-1, line] * along

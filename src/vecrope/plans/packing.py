@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.inputs import Inputs
-from vecrope.plans.build import LEAST, build_plan, voided
-from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.build import build_plan
+from vecrope.plans.plan import INVALID_DELTA, RopeIndexPlan
 from vecrope.prepare import prepare
 from vecrope.spec import MRopeSpec
 
@@ -25,7 +25,7 @@ def plan_sequences(
     max_sequences: int | None,
     *,
     validate: bool,
-    max_segments: int | None,
+    max_groups: int | None,
 ) -> RopeIndexPlan:
     """Return the plan of the sequences that (B, T) rows hold; its rows are the sequences.
 
@@ -66,13 +66,15 @@ def plan_sequences(
         cu_seqlens=bounds,
         mm_token_type_ids=None if types is None else types.reshape(-1),
     )
-    plan = build_plan(prepare(flat, spec, validate, max_segments), spec, validate, max_segments)
+    plan = build_plan(prepare(flat, spec, validate, max_groups), spec, validate, max_groups)
     plan = replace(plan, seq_len=input_ids.shape[1])
     if spec.delta_length == "padded":
         padding = pad((~kept).cumsum(0), (1, 0))[bounds].diff().unsqueeze(1)
         deltas = plan.rope_deltas
-        plan = replace(plan, rope_deltas=torch.where(deltas == LEAST, LEAST, deltas + padding))
-    return plan if invalid is None else voided(plan, invalid)
+        plan = replace(
+            plan, rope_deltas=torch.where(deltas == INVALID_DELTA, INVALID_DELTA, deltas + padding)
+        )
+    return plan if invalid is None else plan.voided(invalid)
 
 
 def sequence_ids_from_position_ids(

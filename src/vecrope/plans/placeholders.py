@@ -11,16 +11,12 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core import faults
-from vecrope.core.items import has_pace, make_items
-from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
-from vecrope.core.stream import Stream
-from vecrope.plans import segment_faults
-from vecrope.plans.build import narrowed, plan_of
+from vecrope.core.items import make_items
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.plans.entries import plan_of_groups
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.regular import OneSize, frames_of, largest_of
-from vecrope.segments import Runs, build_segments, ranks_of
+from vecrope.plans.runs import Runs, cut_at_groups, is_faulty, parts_of_runs, raise_fault
 from vecrope.spec import MRopeSpec
-from vecrope.whole import WholeFrames, positions_of_frames, table_of_frames
 
 
 def plan_from_placeholders(
@@ -57,7 +53,8 @@ def plan_from_placeholders(
         dtype: of the positions, int64 or int32.
         validate: check the values, which synchronises where they are not on a CPU; not to be asked
             under tracing. False reads none that are not on a CPU, but copies `num_tokens` from the
-            host.
+            host. There, and under tracing, a run that reaches over the end of its group (images,
+            or frames, that touch) gives a plan of -1 throughout: give a run for each.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -83,38 +80,33 @@ def plan_from_placeholders(
     grids = (image_grid_thw, video_grid_thw)
     _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
     device = offsets.device
-    exact = offsets.is_cpu and not torch.compiler.is_compiling()
-    if not has_pace(spec):  # else every plan of the family has one, also where it is of no use
-        whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
-        if whole is not None and isinstance(whole.size, OneSize):
-            return _plan_of_frames(counts[0], whole, whole.size, spec, dtype)
-    if rows is None:
-        rows = torch.zeros_like(offsets)
+    rows = torch.zeros_like(offsets) if rows is None else rows
     if validate:
         _check_values(counts, offsets, lengths, modalities, rows)
-    index_dtype = torch.int64 if exact else torch.int32
     no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
     images, videos = (no_grid if grid is None else grid.to(device) for grid in grids)
     if validate:
         faults.check_grids(images, videos, spec)
         faults.check_seconds(second_per_grid_ts, videos, spec)
-    bounds = torch.tensor([0, *counts], dtype=index_dtype, device=device).cumsum(0)
-    bounds = bounds.to(index_dtype)
-    no_ids = torch.empty(0, dtype=dtype, device=device)
-    # Like token types, the modalities are believed: no marker is looked for.
-    stream = Stream(no_ids, no_ids, None, bounds, (sum(counts),), exact)
-    items = make_items(images, videos, spec, index_dtype, second_per_grid_ts)
-    starts, modality = _interleave(bounds, offsets, lengths, modalities, rows)
-    run_lengths = torch.cat((starts[1:], bounds[-1:])) - starts
-    # A run of no text would reach one position further than the block before it.
-    modality.masked_fill_(run_lengths < 1, MASKED)
-    ranks, found = ranks_of(modality, run_lengths, items, index_dtype)
-    segments = build_segments(
-        stream, spec, items, Runs(starts, run_lengths, modality, ranks, found, None)
+    bounds = torch.tensor([0, *counts], dtype=torch.int64, device=device).cumsum(0)
+    items = make_items(images, videos, spec, torch.int64, second_per_grid_ts)
+    begin = bounds[rows.long()] + offsets
+    found = Runs(begin, lengths.long(), modalities == VIDEO, rows.long())
+    if offsets.is_cpu and not torch.compiler.is_compiling():
+        parts, misfit = cut_at_groups(found, items), None
+    else:
+        parts, misfit = parts_of_runs(found, items)
+    if validate and is_faulty(parts, found, items, spec):
+        raise_fault(found, bounds, images, videos, items, spec)
+    plan = plan_of_groups(
+        parts.groups,
+        spec,
+        row_bounds=bounds,
+        num_tokens=sum(counts),
+        seq_len=None,
+        dtype=dtype,
     )
-    if validate:
-        segment_faults.check_layout(items, segments, images, videos, spec, None)
-    return narrowed(plan_of(stream, segments, spec, dtype))
+    return plan if misfit is None else plan.voided(misfit)
 
 
 def get_rope_index_from_placeholders(
@@ -133,8 +125,7 @@ def get_rope_index_from_placeholders(
 ) -> tuple[Tensor, Tensor]:
     """Return the position ids and deltas of requests from the runs of placeholders in them.
 
-    They are those of the plan that `plan_from_placeholders` makes of the same arguments. For one
-    prompt on a CPU there is a faster way to them, without the plan.
+    They are those of the plan that `plan_from_placeholders` makes of the same arguments.
 
     Returns:
         `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)
@@ -144,20 +135,8 @@ def get_rope_index_from_placeholders(
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit, or a family of its own rule.
     """
-    counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
-    runs = (offsets, lengths, modalities)
-    grids = (image_grid_thw, video_grid_thw)
-    _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
-    whole = _whole_frames(counts, spec, runs, rows, grids, second_per_grid_ts)
-    if whole is not None:
-        positions = positions_of_frames(counts[0], whole, dtype)
-        if isinstance(whole.size, OneSize):
-            moved = whole.starts.shape[0] * (whole.size.span - whole.size.area)
-            return positions, offsets.new_full((1, 1), moved, dtype=torch.int64)
-        largest = largest_of(positions[:1], whole.size, spec).to(torch.int64)
-        return positions, largest - (counts[0] - 1)
     plan = plan_from_placeholders(
-        counts,
+        num_tokens,
         spec,
         offsets=offsets,
         lengths=lengths,
@@ -172,94 +151,10 @@ def get_rope_index_from_placeholders(
     return plan.position_ids(), plan.rope_deltas
 
 
-def _whole_frames(
-    counts: list[int],
-    spec: MRopeSpec,
-    runs: tuple[Tensor, Tensor, Tensor],
-    rows: Tensor | None,
-    grids: tuple[Tensor | None, Tensor | None],
-    seconds: Tensor | Sequence[float] | None,
-) -> WholeFrames | None:
-    """Return the frames of one prompt on a CPU, all of which has been checked then, or None."""
-    offsets, lengths, modalities = runs
-    if not offsets.is_cpu or torch.compiler.is_compiling():
-        return None
-    if len(counts) != 1 or (rows is not None and rows.any()):
-        return None
-    num_tokens, num_runs = counts[0], offsets.shape[0]
-    frames = frames_of(num_tokens, spec, *grids, seconds)
-    if frames is None or num_runs != frames.num_images + frames.num_video_frames:
-        return None
-    offsets, lengths = offsets.long(), lengths.long()
-    # Numbers on a CPU are read faster than a tensor operator is dispatched.
-    first, tokens, kinds = offsets.tolist(), lengths.tolist(), modalities.tolist()
-    if num_runs and not _in_order(first, tokens, num_tokens - 1):
-        return None
-    if not spec.frames_may_touch and not set(first).isdisjoint(map(add, first, tokens)):
-        return None
-    if (kinds.count(IMAGE), kinds.count(VIDEO)) != (frames.num_images, frames.num_video_frames):
-        return None
-    size, order = frames.size, None
-    if isinstance(size, OneSize):
-        fits = tokens.count(size.area) == num_runs
-    else:
-        # The grids' order: all images, then all videos.
-        order = modalities.argsort(stable=True)
-        fits = torch.equal(lengths[order].unsqueeze(1), size.area)
-    if not fits:
-        return None
-    return WholeFrames(offsets, offsets + lengths, sum(tokens), size, order)
-
-
-def _plan_of_frames(
-    num_tokens: int, whole: WholeFrames, size: OneSize, spec: MRopeSpec, dtype: torch.dtype
-) -> RopeIndexPlan:
-    """Return the plan of one prompt of frames of one size."""
-    starts, ends = whole.starts, whole.ends
-    index_dtype = torch.int32 if num_tokens < 2**30 else torch.int64
-    table = table_of_frames(starts, ends, size, index_dtype)
-    moved = starts.shape[0] * (size.span - size.area)
-    return RopeIndexPlan(
-        starts=table[0].clone(),
-        table=table,
-        pace=None,
-        slopes=None,
-        row_bounds=table.new_tensor([0, num_tokens]),
-        next_positions=starts.new_full((1,), num_tokens + moved),
-        rope_deltas=starts.new_full((1, 1), moved),
-        num_tokens=num_tokens,
-        seq_len=None,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        exact=True,
-        frame_size=(size.height, size.width),
-    )
-
-
 def _in_order(offsets: list[int], lengths: list[int], limit: int) -> bool:
     """Say whether runs hold a token each, lie one behind the other, and end at `limit` at most."""
     ends = map(add, offsets, lengths)
     return all(map(le, [0, *ends], [*offsets, limit])) and min(lengths) > 0
-
-
-def _interleave(
-    bounds: Tensor, offsets: Tensor, lengths: Tensor, modalities: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return starts and modalities of all runs, with a run of text, maybe empty, between any two.
-
-    A row begins with text, and after each run of placeholders there is text: B + 2 R runs.
-    """
-    num_rows, num_runs = bounds.shape[0] - 1, offsets.shape[0]
-    begin = bounds[rows] + offsets
-    starts = bounds.new_empty(num_rows + 2 * num_runs)
-    modality = torch.full_like(starts, TEXT, dtype=torch.uint8)
-    place = rows + 2 * torch.arange(num_runs, device=rows.device) + 1
-    before = torch.searchsorted(rows.contiguous(), torch.arange(num_rows, device=rows.device))
-    starts[torch.arange(num_rows, device=rows.device) + 2 * before] = bounds[:-1]
-    starts[place] = begin.to(starts.dtype)
-    starts[place + 1] = (begin + lengths).to(starts.dtype)
-    modality[place] = modalities.to(torch.uint8)
-    return starts, modality
 
 
 def _check_metadata(

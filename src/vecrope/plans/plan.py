@@ -1,7 +1,8 @@
-"""The positions of a batch as a plan: a few numbers a segment, expanded where they are needed."""
+"""The positions of a batch as a plan, expanded where they are needed: what all plans share."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,24 +12,24 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
-from vecrope.plans.lines import Lines, positions_on
+from vecrope.core.search import search
 from vecrope.plans.shards import ShardLayout, shard_indices
-from vecrope.positions import Layout, all_positions, positions_at
-from vecrope.whole import positions_of_table
+from vecrope.plans.step import check_integers, tokens_of_step, written
+
+INVALID_DELTA = torch.iinfo(torch.int64).min
+# From so many tokens on indices have 64 bits.
+WIDE_FROM = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class RopeIndexPlan:
-    """The segment table of a batch, and what is needed to expand it to positions.
+class RopeIndexPlan(ABC):
+    """A table from which the positions of any tokens of a batch are computed.
 
-    `vecrope.plan_rope_index` and `vecrope.plan_from_placeholders` make plans. A plan is a pytree of
-    tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. It takes
-    28 bytes a segment (36 or 44 where a family spaces videos in time, by the precision of the
-    seconds), 20 a row and 4 more. From 2**30 tokens on its indices have 64 bits. The plan of a
-    family with a rule of its own has lines for segments, along which every axis stands still or
-    counts up: at most one or two for a line of a grid, at 20 bytes, or 25 with a fourth axis. The
-    one family that generates images, glm_image, adds 24 bytes a grid, 24 a row and 24 more.
+    `vecrope.plan_rope_index` and `vecrope.plan_from_placeholders` make plans: a `GroupPlan` for
+    families of the shared rule, and a `LinePlan` for a family with a rule of its own. A plan is a
+    pytree of tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it.
+    Besides its table it takes 20 bytes a row and 4 more; from 2**30 tokens on its indices have 64
+    bits.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
     last is that of the first token that is decoded, and so on without end; of glm_image these are
@@ -39,34 +40,15 @@ class RopeIndexPlan:
     has others.
 
     Attributes:
-        starts: (S,) ascending index, in the batch, of each segment's first token.
-        table: (6, S) integers: origin, base, width, height, frames in a group and span; or (A, S),
-            the first position of each line on A axes.
-        pace: (2, S) floats that make a frame's number its temporal offset, or None.
-        slopes: (A + 1, S) int8: by how much each axis counts up on a line, 0 or 1, and 1 for
-            unmasked tokens; None where segments are no lines.
-        tail: (3, U) int64: index, first position and columns of each image that the rows generate,
-            as `Tail` has them; None where text alone is generated.
-        tail_rows: (3, B) int64: index and number of the tokens that each row generates, and the
-            position of the last; or None.
         row_bounds: (B + 1,) where each row starts in the batch, then N.
-        next_positions: (B,) the position of the first token of text after each row.
+        next_positions: (B,) int64, the position of the first token of text after each row.
         rope_deltas: (B, 1) int64, as `vecrope.get_rope_index` returns them.
         num_tokens: N, padding included.
         seq_len: T, or None where the input was packed.
         dtype: of the positions.
         padding_value: the position of masked tokens.
-        exact: whether the table has just as many rows as there are segments; `position_ids` may
-            then read values.
-        frame_size: height and width of all frames, in tokens, if the table is that of one prompt in
-            which text, maybe none, and whole frames take turns, as `vecrope.whole.table_of_frames`
-            makes it; None for any other. Operations on the plan as a pytree forget it.
     """
 
-    starts: Tensor
-    table: Tensor
-    pace: Tensor | None
-    slopes: Tensor | None
     row_bounds: Tensor
     next_positions: Tensor
     rope_deltas: Tensor
@@ -74,10 +56,6 @@ class RopeIndexPlan:
     seq_len: int | None
     dtype: torch.dtype
     padding_value: int
-    exact: bool
-    tail: Tensor | None = None
-    tail_rows: Tensor | None = None
-    frame_size: tuple[int, int] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -85,14 +63,14 @@ class RopeIndexPlan:
         return self.row_bounds.shape[0] - 1
 
     @property
+    @abstractmethod
     def num_axes(self) -> int:
         """A, the number of axes: 3 but for families with a rule of their own."""
-        return 3 if self.slopes is None else self.table.shape[0]
 
     @property
     def device(self) -> torch.device:
         """The device of the table, and of what is expanded from it."""
-        return self.starts.device
+        return self.row_bounds.device
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +82,7 @@ class RopeIndexPlan:
         if torch.device(device) == self.device:
             return self
         moved: RopeIndexPlan = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
-        return replace(moved, exact=self.exact and torch.device(device).type == "cpu")
+        return moved
 
     def position_ids(
         self, *, text_positions: bool = False, pad_to_multiple_of: int | None = None
@@ -125,15 +103,7 @@ class RopeIndexPlan:
             ValueError: if `pad_to_multiple_of` is less than 1.
         """
         width = self._padded_width(pad_to_multiple_of)
-        if self.frame_size is not None:
-            positions = positions_of_table(
-                self.starts, self.frame_size, self.num_tokens, self.dtype
-            )
-        elif self.exact and self.slopes is None:
-            layout = Layout(self.starts, self.table, self.pace)
-            positions = all_positions(layout, self.num_tokens, self.dtype)
-        else:
-            positions = self._expand(self._all_tokens()).to(self.dtype)
+        positions = self._expand_all()
         if self.seq_len is not None:
             positions = positions.view(self.num_axes, self._num_input_rows, self.seq_len)
         room = (0, width - positions.shape[-1])
@@ -187,7 +157,7 @@ class RopeIndexPlan:
         width = self.num_tokens if self.seq_len is None else self.seq_len
         rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
         # The columns of padding lie where the next row does, of which nothing is taken.
-        index = (rows * width + columns).to(self.starts.dtype)
+        index = (rows * width + columns).to(self.row_bounds.dtype)
         inside = columns < width
         positions = torch.where(inside, self._expand(index), self.padding_value)
         if text_positions:
@@ -244,7 +214,7 @@ class RopeIndexPlan:
                 continue
             if not isinstance(values, Tensor):
                 raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
-            _check_integers(name, values)
+            check_integers(name, values)
         if rows is None:
             if token_index.dim() == 0 or token_index.shape[0] != self.num_rows:
                 raise ValueError(
@@ -265,9 +235,13 @@ class RopeIndexPlan:
         token_index = token_index.to(self.device, torch.int64)
         begin = self.row_bounds[rows]
         beyond = token_index - (self.row_bounds[rows + 1] - begin)
-        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        positions = self._expand((begin + token_index).to(self.starts.dtype).contiguous())
         decoded = self._decoded(rows, beyond)
+        # Most steps of an engine decode.
+        if self._reads_values and not bool((beyond < 0).any()):
+            decoded = decoded.to(self.dtype)
+            return decoded.expand(self.num_axes, *beyond.shape).clone()
+        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
+        positions = self._expand((begin + token_index).to(self.row_bounds.dtype))
         return torch.where(beyond < 0, positions, decoded).to(self.dtype)
 
     def decode(self, num_tokens: int = 1, *, start: int | Tensor = 0) -> Tensor:
@@ -291,7 +265,7 @@ class RopeIndexPlan:
         if isinstance(start, float):
             raise TypeError(f"start must be an integer, got {start}")
         if isinstance(start, Tensor):
-            _check_integers("start", start)
+            check_integers("start", start)
             shape = tuple(start.shape)
             if shape not in ((), (self.num_rows,)):
                 raise ValueError(f"start must have shape ({self.num_rows},), got {shape}")
@@ -347,72 +321,72 @@ class RopeIndexPlan:
                     [0, 1, 1, 1, 3, 4, 9],
                     [0, 1, 2, 2, 3, 4, 9]])
         """
-        computed = self._per_row("num_computed_tokens", num_computed_tokens)
-        scheduled = self._per_row("num_scheduled_tokens", num_scheduled_tokens)
-        if validate:
-            for name, numbers in (
-                ("num_computed_tokens", computed),
-                ("num_scheduled_tokens", scheduled),
-            ):
-                for row in (numbers < 0).nonzero()[:1, 0].tolist():
-                    raise ValueError(
-                        f"{name} must not be negative, got {int(numbers[row])} for row {row}"
-                    )
-        if num_tokens is None or validate:
-            total = int(scheduled.sum())
-            num_tokens = total if num_tokens is None else num_tokens
-            if num_tokens < total:
-                raise ValueError(
-                    f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
-                )
-        computed, scheduled = computed.to(self.device), scheduled.to(self.device)
-        ends = scheduled.cumsum(0)
-        column = torch.arange(num_tokens, device=self.device)
-        rows = torch.searchsorted(ends, column, right=True).clamp(max=self.num_rows - 1)
-        index = column + (computed - ends + scheduled)[rows]
+        index, rows = tokens_of_step(
+            num_computed_tokens,
+            num_scheduled_tokens,
+            self.num_rows,
+            self.device,
+            num_tokens,
+            validate=validate,
+        )
         positions = self.at(index, rows, validate=False)
-        if out is None:
-            return positions
-        # Whole numbers would lose what is behind the point of fractions.
-        others = "" if self.dtype.is_floating_point else ", int64 or int32"
-        if out.dtype != self.dtype and not (others and out.dtype in (torch.int64, torch.int32)):
-            raise TypeError(f"out must be {self.dtype}{others}, got {out.dtype}")
-        if out.dim() != 2 or out.shape[0] != self.num_axes or out.shape[1] < num_tokens:
-            raise ValueError(
-                f"out must have shape ({self.num_axes}, at least {num_tokens}), "
-                f"got {tuple(out.shape)}"
-            )
-        return out[:, :num_tokens].copy_(positions)
-
-    def _per_row(self, name: str, numbers: Tensor | Sequence[int]) -> Tensor:
-        if not isinstance(numbers, Tensor):
-            # Without a number there is none that says its type.
-            dtype = None if len(numbers) else torch.int64
-            numbers = torch.tensor(numbers, dtype=dtype, device="cpu")
-        _check_integers(name, numbers)
-        if numbers.shape != (self.num_rows,):
-            raise ValueError(
-                f"{name} must have shape ({self.num_rows},), a number for each row of the plan, "
-                f"got {tuple(numbers.shape)}"
-            )
-        return numbers.to(torch.int64)
+        return positions if out is None else written(positions, out)
 
     def _decoded(self, rows: Tensor, index: Tensor) -> Tensor:
         """Return the positions of tokens behind the prompts, `index` of them behind `rows`' ends.
 
-        (...) where all axes are alike, or (3, ...).
+        (...) where all axes are alike, or (A, ...).
         """
-        positions = self.next_positions[rows] + index
-        if self.tail is None or self.tail_rows is None:
-            return positions
-        generated = positions_on_tail(Tail(self.tail, self.tail_rows), rows, index)
-        return torch.where(index < self.tail_rows[1, rows], generated, positions)
+        return self.next_positions[rows] + index
 
+    @abstractmethod
     def _expand(self, index: Tensor) -> Tensor:
         """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
-        if self.slopes is not None:
-            return positions_on(Lines(self.starts, self.table, self.slopes), index)
-        return positions_at(Layout(self.starts, self.table, self.pace), index)
+
+    def _expand_all(self) -> Tensor:
+        """Return the (A, N) positions of all tokens, in the plan's dtype."""
+        return self._expand(self._all_tokens()).to(self.dtype)
+
+    @abstractmethod
+    def _masked_runs(self) -> tuple[Tensor, Tensor]:
+        """Return (S,) ascending indices at which entries start, and (S,) the end of each.
+
+        The end is that of the entry's masked tokens: its start where there are none.
+        """
+
+    @abstractmethod
+    def _void(self, invalid: Tensor) -> RopeIndexPlan:
+        """Return the plan with -1 for the positions of all tokens, where `invalid` (0-d bool)."""
+
+    @abstractmethod
+    def _joined(self, plans: Sequence[Any], begins: Sequence[int], *, wide: bool) -> RopeIndexPlan:
+        """Return this plan with the table of several of its class, of which it is the first.
+
+        Args:
+            plans: at least one.
+            begins: where the tokens of each begin.
+            wide: whether indices need 64 bits.
+
+        Raises:
+            ValueError: where the plans do not go together.
+        """
+
+    def voided(self, invalid: Tensor) -> RopeIndexPlan:
+        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer.
+
+        Every position of the prompt is then -1, and what is decoded after it far below 0.
+        """
+        return replace(
+            self._void(invalid),
+            next_positions=torch.where(invalid, -(2**31), self.next_positions),
+            rope_deltas=torch.where(invalid, INVALID_DELTA, self.rope_deltas),
+        )
+
+    @property
+    def _reads_values(self) -> bool:
+        """Whether a value of the plan can be read without a wait."""
+        values = self.row_bounds
+        return values.is_cpu and type(values) is Tensor and not torch.compiler.is_compiling()
 
     @property
     def _num_input_rows(self) -> int:
@@ -428,151 +402,14 @@ class RopeIndexPlan:
         return width if multiple is None else width + -width % multiple
 
     def _all_tokens(self) -> Tensor:
-        return torch.arange(self.num_tokens, dtype=self.starts.dtype, device=self.device)
+        return torch.arange(self.num_tokens, dtype=self.row_bounds.dtype, device=self.device)
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        masked = (self.table[5] if self.slopes is None else self.slopes[-1]) == 0
-        bounds = torch.cat((self.starts, self.row_bounds[-1:]))
-        gaps = pad(torch.where(masked, bounds.diff(), 0).cumsum(0), (1, 0))
-        row = torch.searchsorted(self.row_bounds, index, right=True) - 1
-        begin = self.row_bounds[row]
-        segment = torch.searchsorted(self.starts, index, right=True) - 1
-        before = gaps[segment] - gaps[torch.searchsorted(self.starts, begin)]
-        return torch.where(masked[segment], 0, index - begin - before)
-
-
-def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
-    """Return one plan of the rows of several, as packed sequences.
-
-    On a device other than the CPU it copies some numbers a plan from the host, which may wait.
-
-    Args:
-        plans: on one device and of one dtype, with at least one among them.
-
-    Raises:
-        ValueError: if there is none, or if devices, dtypes, families or the precision of their
-            seconds differ.
-    """
-    if not plans:
-        raise ValueError("plans must hold at least one plan, got none")
-    for name in ("device", "dtype", "padding_value"):
-        found = {getattr(plan, name) for plan in plans}
-        if len(found) > 1:
-            raise ValueError(f"plans must have one {name}, got {sorted(map(str, found))}")
-    paces = [plan.pace for plan in plans if plan.pace is not None]
-    slopes = [plan.slopes for plan in plans if plan.slopes is not None]
-    tails = [
-        Tail(plan.tail, plan.tail_rows)
-        for plan in plans
-        if plan.tail is not None and plan.tail_rows is not None
-    ]
-    mixed = any(len(parts) not in (0, len(plans)) for parts in (slopes, tails))
-    if mixed or len({plan.num_axes for plan in plans}) > 1:
-        raise ValueError(
-            "plans must be of one family: some have segments, some lines, other axes or images to "
-            "be generated"
-        )
-    if len(paces) not in (0, len(plans)):
-        raise ValueError("plans must be of one family: some space videos in time and some do not")
-    precisions = {pace.dtype for pace in paces}
-    if len(precisions) > 1:
-        # The product of a frame's number and its seconds is rounded to their precision.
-        raise ValueError(
-            "plans must have seconds of one precision, got "
-            f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype, for no videos "
-            "as an empty tensor"
-        )
-    starts = torch.cat([plan.starts for plan in plans])
-    table = torch.cat([plan.table for plan in plans], 1)
-    bounds = torch.cat([plan.row_bounds for plan in plans])
-    total = sum(plan.num_tokens for plan in plans)
-    if total >= 2**30:
-        starts, bounds = starts.long(), bounds.long()
-        table = table.long() if not slopes else table
-    # By how much each segment and each bound is shifted; all but the last plan's last bound, which
-    # is the next plan's first.
-    sizes = torch.tensor(
-        [(plan.num_tokens, plan.starts.shape[0], plan.num_rows) for plan in plans], device="cpu"
-    )
-    num_tokens, segments, rows = sizes.unbind(1)
-    begin = num_tokens.cumsum(0) - num_tokens
-    number = torch.arange(len(plans), device="cpu")
-    number = number.repeat_interleave(rows, output_size=bounds.shape[0] - len(plans))
-    number = pad(number, (0, 1), value=len(plans) - 1)
-    kept = torch.arange(number.shape[0], device="cpu") + number
-    shift = begin.repeat_interleave(segments, output_size=starts.shape[0])
-    shift = shift.to(starts.device, starts.dtype)
-    if not slopes:
-        table[0] += shift
-    bounds = bounds[kept.to(bounds.device)] + begin[number].to(bounds.device, bounds.dtype)
-    tail = concatenate_tails(tails) if tails else None
-    return replace(
-        plans[0],
-        starts=starts.add_(shift),
-        table=table,
-        pace=torch.cat(paces, 1) if paces else None,
-        slopes=torch.cat(slopes, 1) if slopes else None,
-        row_bounds=bounds,
-        next_positions=torch.cat([plan.next_positions for plan in plans]),
-        rope_deltas=torch.cat([plan.rope_deltas for plan in plans]),
-        num_tokens=total,
-        seq_len=None,
-        exact=all(plan.exact for plan in plans),
-        tail=None if tail is None else tail.images,
-        tail_rows=None if tail is None else tail.rows,
-        frame_size=None,
-    )
-
-
-def _check_integers(name: str, values: Tensor) -> None:
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {values.dtype}")
-
-
-_LEAVES = (
-    *("starts", "table", "pace", "slopes", "row_bounds", "next_positions", "rope_deltas"),
-    *("tail", "tail_rows", "num_tokens", "seq_len"),
-)
-_CONSTANTS = ("dtype", "padding_value", "exact")
-
-
-def _flatten(plan: RopeIndexPlan) -> tuple[list[Any], tuple[Any, ...]]:
-    constants = tuple(getattr(plan, name) for name in _CONSTANTS)
-    return [getattr(plan, name) for name in _LEAVES], constants
-
-
-def _flatten_with_keys(
-    plan: RopeIndexPlan,
-) -> tuple[list[tuple[pytree.KeyEntry, Any]], tuple[Any, ...]]:
-    leaves, constants = _flatten(plan)
-    keys = map(pytree.GetAttrKey, _LEAVES)
-    return list(zip(keys, leaves, strict=True)), constants
-
-
-def _unflatten(leaves: Any, constants: Any) -> RopeIndexPlan:
-    named = zip((*_LEAVES, *_CONSTANTS), (*leaves, *constants), strict=True)
-    return RopeIndexPlan(**dict(named))
-
-
-def _to_json(constants: tuple[Any, ...]) -> list[Any]:
-    dtype, *others = constants
-    return [str(dtype).removeprefix("torch."), *others]
-
-
-def _from_json(constants: list[Any]) -> tuple[Any, ...]:
-    dtype, *others = constants
-    return getattr(torch, dtype), *others
-
-
-pytree.register_pytree_node(
-    RopeIndexPlan,
-    _flatten,
-    _unflatten,
-    serialized_type_name="vecrope.RopeIndexPlan",
-    to_dumpable_context=_to_json,
-    from_dumpable_context=_from_json,
-    flatten_with_keys_fn=_flatten_with_keys,
-)
-# So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
-torch.serialization.add_safe_globals([RopeIndexPlan])
+        starts, ends = self._masked_runs()
+        masked = pad((ends - starts).cumsum(0), (1, 0))
+        begin = self.row_bounds[search(self.row_bounds, index) - 1]
+        entry = search(starts, index)
+        # Entries before the row are those that start before its first token.
+        before = masked[entry] - masked[search(starts, begin - 1)]
+        return torch.where(index < ends[entry - 1], 0, index - begin - before)

@@ -38,6 +38,12 @@ class Groups(NamedTuple):
             return torch.tensor(self.of(values), device="cpu")
         return host_tensor(values)[self.many.item]
 
+    def table(self, *columns: Sequence[int]) -> Tensor:
+        """Return values of each group's item, (n, G) int64."""
+        if self.many is None:
+            return torch.tensor([self.of(values) for values in columns], device="cpu")
+        return torch.tensor(columns, device="cpu")[:, self.many.item]
+
     def area(self) -> Tensor:
         """Return (G,) the tokens of each group."""
         return self.column(self.items.area) if self.many is None else self.many.area

@@ -30,6 +30,35 @@ def eager_rope_index(
         in_sequences: whether deltas are measured against the unmasked tokens of each sequence,
             whatever `spec.delta_length` says.
     """
+    answer = find_groups(inputs, spec)
+    if answer is None:
+        return None
+    batch, found = answer
+    ids = inputs.input_ids
+    lengths = num_kept = batch.num_kept()
+    if spec.delta_length == "padded" and not in_sequences:
+        lengths = batch.lengths()
+    row_ends = num_kept if found is None else _row_ends(found, num_kept)
+    positions = write_positions(
+        batch,
+        found,
+        row_ends,
+        padding_value=spec.padding_value,
+        dtype=torch.int64 if spec.position_dtype == "int64" else ids.dtype,
+    )
+    if found is not None and _outreaches(spec, found.groups.items):
+        row_ends = _largest(found, positions[0], row_ends)
+    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").view(-1, 1)
+    return positions.view(3, *ids.shape), rope_deltas
+
+
+def find_groups(inputs: Inputs, spec: MRopeSpec) -> tuple[Batch, Found | None] | None:
+    """Return the batch and its groups, if there are any; None if grids and tokens misfit.
+
+    Args:
+        inputs: as for `eager_rope_index`.
+        spec: of the shared rule.
+    """
     items = read_items(
         inputs.image_grid_thw,
         inputs.video_grid_thw,
@@ -47,22 +76,9 @@ def eager_rope_index(
             return None
     elif holds_placeholders(batch, spec):
         return None
-    ids = inputs.input_ids
-    lengths = num_kept = batch.num_kept()
-    if spec.delta_length == "padded" and not in_sequences:
-        lengths = batch.lengths()
-    if found is None or not found.groups.number:
-        found, row_ends = None, num_kept
-    else:
-        row_ends = _row_ends(found, num_kept)
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
-    positions = write_positions(
-        batch, found, row_ends, padding_value=spec.padding_value, dtype=dtype
-    )
-    if found is not None and _outreaches(spec, found.groups.items):
-        row_ends = _largest(found, positions[0], row_ends)
-    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").view(-1, 1)
-    return positions.view(3, *ids.shape), rope_deltas
+    if found is not None and not found.groups.number:
+        found = None
+    return batch, found
 
 
 def _batch_of(inputs: Inputs) -> Batch:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vecrope.core.modality import IMAGE
 from vecrope.forms.eager import positions_of_groups
-from vecrope.positions import fill_runs
 from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -32,8 +31,11 @@ def answer_isaac(model: Any, input_tokens: list[int], mm_features: list[Any]) ->
             f"an image of {int(heights[at])} x {int(widths[at])} tokens at {int(offsets[at])} is "
             f"not within the {num_tokens} tokens of the prompt"
         )
-    types = torch.zeros((1, num_tokens), dtype=torch.int64)
-    fill_runs(types, offsets, lengths, int(lengths.sum()), IMAGE)
+    # A type counts up where an image begins, and down behind it.
+    steps = torch.zeros(num_tokens + 1, dtype=torch.int64)
+    steps.index_add_(0, offsets, torch.full_like(offsets, IMAGE))
+    steps.index_add_(0, offsets + lengths, torch.full_like(offsets, -IMAGE))
+    types = steps.cumsum(0)[:num_tokens].unsqueeze(0)
     return _answer(
         input_tokens,
         spec,

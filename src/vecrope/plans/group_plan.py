@@ -1,0 +1,146 @@
+"""The plan of a family of the shared rule: an entry for each group, with text in between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vecrope.core.items import temporal_offset
+from vecrope.core.search import search, spread
+from vecrope.plans.concatenate import require_one, spread_on_host
+from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.register import register_plan
+
+
+@register_plan
+@dataclass(frozen=True, eq=False)
+class GroupPlan(RopeIndexPlan):
+    """The groups of a batch, its masked runs and the bounds of its rows, E entries in all.
+
+    What stands behind an entry, up to the next, is text. A group is an image, a separate frame or a
+    video that is one block. Where masked tokens interrupt a group it has an entry for each part.
+    An entry takes 28 bytes, 36 or 44 where a family spaces videos in time, by the precision of the
+    seconds.
+
+    Attributes:
+        entries: (7, E) int32, or int64 from 2**30 tokens on. The columns are
+
+            - index in the batch of the first token, ascending; N for entries that are not used;
+            - index of the first token behind;
+            - position of the first token of the group, of a masked run the padding value;
+            - position of the token behind;
+            - height and width, in tokens;
+            - tokens of the group in its parts before; of a masked run, its tokens as a negative
+              number, so that none of them has a place in a group.
+        time_scale: (2, E) floats that make the number of a frame in its group its temporal offset,
+            as `vecrope.core.items.temporal_offset` does; (0, E) where the number is the offset.
+    """
+
+    entries: Tensor
+    time_scale: Tensor
+
+    @property
+    def num_axes(self) -> int:
+        """A, the number of axes: 3."""
+        return 3
+
+    def _expand(self, index: Tensor) -> Tensor:
+        return self._locate(search(self.entries[0], index) - 1, index)
+
+    def _locate(self, entry: Tensor, index: Tensor) -> Tensor:
+        """Return the (3, ...) positions of the tokens at `index` (...), of known entries."""
+        start, end, base, behind, height, width, before = self.entries[:, entry].unbind()
+        beyond = index - end
+        inside = beyond < 0
+        anchor = torch.where(inside, base, behind + beyond)
+        place = torch.where(inside, index - start + before, 0).clamp_(min=0)
+        row = place // width
+        frame = row // height
+        time = frame
+        if self.time_scale.shape[0]:
+            time = temporal_offset(frame, self.time_scale[:, entry])
+        return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
+
+    def _expand_all(self) -> Tensor:
+        """Return the (3, N) positions of all tokens, where values can be read without a wait.
+
+        On a line of a group, and on text, each axis stands still or counts up by one. So positions
+        are one cumulative sum of these steps, corrected at the first token of each line and behind
+        each entry, which takes a fraction of the time of a division a token.
+        """
+        if not self._reads_values or not self.num_tokens:
+            return super()._expand_all()
+        start, end, _, _, _, width, before = self.entries.unbind()
+        masked = before < 0
+        first_line = before // width
+        last_line = (before + (end - start - 1)) // width
+        num_lines = (last_line - first_line + 1).masked_fill_(masked, 1)
+        # The pieces of an entry are its lines and the text behind.
+        pieces = (num_lines + 1).long()
+        ends = pieces.cumsum(0)
+        entry = spread(pieces, int(ends[-1]))
+        line = torch.arange(entry.shape[0], device="cpu") - (ends - pieces)[entry]
+        line_start = (start - before)[entry] + (first_line[entry] + line) * width[entry]
+        text = line == num_lines[entry]
+        at = torch.where(text, end[entry], torch.maximum(start[entry], line_start))
+        counts = torch.stack((text, text, ~masked[entry] | text)).long()
+        # Of a piece positions are a constant and the token's index, or the constant alone.
+        constant = self._locate(entry, at) - counts * at
+        change = constant.diff(dim=1, prepend=constant.new_zeros((3, 1)))
+        change += counts.diff(dim=1, prepend=counts.new_zeros((3, 1))) * (at - 1)
+        # What begins behind the last token changes nothing.
+        change *= at < self.num_tokens
+        positions = torch.empty((3, self.num_tokens), dtype=self.dtype, device="cpu")
+        torch.sub(1, self._covered(start, end), out=positions[0])
+        positions[1].copy_(positions[0])
+        if bool(masked.any()):
+            torch.sub(1, self._covered(start[masked], end[masked]), out=positions[2])
+        else:
+            positions[2].fill_(1)
+        positions.index_add_(1, at.clamp(max=self.num_tokens - 1), change.to(self.dtype))
+        return positions.cumsum_(1)
+
+    def _covered(self, start: Tensor, end: Tensor) -> Tensor:
+        """Return (N,) int8: 1 from each `start` to before its `end`, which do not overlap."""
+        edges = torch.zeros(self.num_tokens + 1, dtype=torch.int8, device="cpu")
+        ones = torch.ones_like(start, dtype=torch.int8)
+        edges.index_add_(0, start, ones)
+        edges.index_add_(0, end, ones, alpha=-1)
+        return edges[:-1].cumsum(0, dtype=torch.int8)
+
+    def _masked_runs(self) -> tuple[Tensor, Tensor]:
+        start, end, *_, before = self.entries.unbind()
+        return start, torch.where(before < 0, end, start)
+
+    def _void(self, invalid: Tensor) -> GroupPlan:
+        # One masked run of all tokens.
+        size = self.num_tokens
+        void = torch.empty_like(self.entries)
+        for column, value in enumerate((size, size, -1, -1, 1, 1, -size)):
+            void[column].fill_(value)
+        void[0, :1].fill_(0)
+        return replace(self, entries=torch.where(invalid, void, self.entries))
+
+    def _joined(
+        self, plans: Sequence[GroupPlan], begins: Sequence[int], *, wide: bool
+    ) -> GroupPlan:
+        scales = [plan.time_scale for plan in plans]
+        if len({scale.shape[0] for scale in scales}) > 1:
+            raise ValueError(
+                "plans must be of one family: some space videos in time and some do not"
+            )
+        # The product of a frame's number and its seconds is rounded to their precision.
+        require_one(
+            "plans must have seconds of one precision",
+            {scale.dtype for scale in scales},
+            "; give second_per_grid_ts of one dtype, for no videos as an empty tensor",
+        )
+        tables = [plan.entries for plan in plans]
+        entries = torch.cat(tables, 1)
+        entries = entries.long() if wide else entries
+        sizes = [table.shape[1] for table in tables]
+        entries[:2] += spread_on_host(begins, sizes, entries)
+        return replace(self, entries=entries, time_scale=torch.cat(scales, 1))

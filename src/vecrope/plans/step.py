@@ -1,0 +1,83 @@
+"""The tokens of one step of a serving engine, and the buffer that takes their positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def tokens_of_step(
+    num_computed_tokens: Tensor | Sequence[int],
+    num_scheduled_tokens: Tensor | Sequence[int],
+    num_rows: int,
+    device: torch.device,
+    num_tokens: int | None,
+    *,
+    validate: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
+
+    The arguments are those of `vecrope.RopeIndexPlan.step`.
+    """
+    computed = _per_row("num_computed_tokens", num_computed_tokens, num_rows)
+    scheduled = _per_row("num_scheduled_tokens", num_scheduled_tokens, num_rows)
+    if validate:
+        for name, numbers in (
+            ("num_computed_tokens", computed),
+            ("num_scheduled_tokens", scheduled),
+        ):
+            for row in (numbers < 0).nonzero()[:1, 0].tolist():
+                raise ValueError(
+                    f"{name} must not be negative, got {int(numbers[row])} for row {row}"
+                )
+    if num_tokens is None or validate:
+        total = int(scheduled.sum())
+        num_tokens = total if num_tokens is None else num_tokens
+        if num_tokens < total:
+            raise ValueError(
+                f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
+            )
+    computed, scheduled = computed.to(device), scheduled.to(device)
+    ends = scheduled.cumsum(0)
+    # A row begins where the one before it ends; what is behind all is of the last.
+    begun = ends.new_zeros(num_tokens + 1)
+    begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
+    rows = begun[:-1].cumsum(0)
+    index = (computed - ends + scheduled)[rows] + torch.arange(num_tokens, device=device)
+    return index, rows
+
+
+def written(positions: Tensor, out: Tensor) -> Tensor:
+    """Write positions (A, n) to the first columns of a buffer, and return these."""
+    num_axes, num_tokens = positions.shape
+    # Whole numbers would lose what is behind the point of fractions.
+    others = "" if positions.is_floating_point() else ", int64 or int32"
+    if out.dtype != positions.dtype and not (others and out.dtype in (torch.int64, torch.int32)):
+        raise TypeError(f"out must be {positions.dtype}{others}, got {out.dtype}")
+    if out.dim() != 2 or out.shape[0] != num_axes or out.shape[1] < num_tokens:
+        raise ValueError(
+            f"out must have shape ({num_axes}, at least {num_tokens}), got {tuple(out.shape)}"
+        )
+    return out[:, :num_tokens].copy_(positions)
+
+
+def check_integers(name: str, values: Tensor) -> None:
+    """Check the dtype of indices and numbers."""
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+
+
+def _per_row(name: str, numbers: Tensor | Sequence[int], num_rows: int) -> Tensor:
+    if not isinstance(numbers, Tensor):
+        # Without a number there is none that says its type.
+        dtype = None if len(numbers) else torch.int64
+        numbers = torch.tensor(numbers, dtype=dtype, device="cpu")
+    check_integers(name, numbers)
+    if numbers.shape != (num_rows,):
+        raise ValueError(
+            f"{name} must have shape ({num_rows},), a number for each row of the plan, "
+            f"got {tuple(numbers.shape)}"
+        )
+    return numbers.to(torch.int64)

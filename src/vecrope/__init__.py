@@ -13,12 +13,12 @@ from vecrope.collate import collate
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.plans.concatenate import concatenate_plans
-from vecrope.plans.packing import sequence_ids_from_position_ids
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.rope_index import explain_form, get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
+from vecrope.sequences import sequence_ids_from_position_ids
 from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [

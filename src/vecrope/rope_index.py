@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope import checks
+from vecrope.core.faults import invalidate
 from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
@@ -19,6 +21,7 @@ from vecrope.plans.build import build_plan
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import Prepared, prepare
+from vecrope.sequences import packed_sequences, padded_width, text_positions_of
 from vecrope.spec import MRopeSpec
 
 
@@ -141,17 +144,28 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    if not _by_plan(sequence_ids, max_sequences, text_positions, pad_to_multiple_of):
+    if sequence_ids is None and max_sequences is not None:
+        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
+    if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
         return rope_index_of(inputs, spec, validate=validate, form=form)
     checks.check_metadata(inputs, spec)
-    chosen = choose_form(inputs, spec, validate=validate, form=form, by_plan=True)
-    # A table of as many rows as there are tokens depends on no value.
-    capacity = max(input_ids.numel(), 1) if chosen == "static" and input_ids.is_cpu else None
-    plan = _plan_of(inputs, spec, sequence_ids, validate, capacity, max_sequences)
-    position_ids = plan.position_ids(
-        text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of
-    )
-    return position_ids, plan.rope_deltas
+    width = padded_width(input_ids.shape[-1], pad_to_multiple_of)
+    invalid = None
+    if sequence_ids is not None:
+        inputs, spec, invalid = packed_sequences(
+            inputs, spec, sequence_ids, max_sequences, validate=validate
+        )
+    position_ids, rope_deltas = rope_index_of(inputs, spec, validate=validate, form=form)
+    if invalid is not None:
+        position_ids, rope_deltas = invalidate(invalid, position_ids, rope_deltas)
+    room = (0, width - input_ids.shape[-1])
+    position_ids = position_ids.view(-1, *input_ids.shape)
+    if room[1]:
+        position_ids = pad(position_ids, room, value=spec.padding_value)
+    if text_positions:
+        text = text_positions_of(inputs, spec).to(position_ids.dtype).view(input_ids.shape)
+        position_ids = torch.cat((pad(text, room)[None], position_ids))
+    return position_ids, rope_deltas
 
 
 def rope_index_of(
@@ -209,12 +223,12 @@ def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormCh
     own = {name: given[name] for name in Inputs._fields if name in given}
     inputs = Inputs(**{**own, "second_per_grid_ts": seconds})
     checks.check_metadata(inputs, spec)
-    by_plan = _by_plan(
-        *(given[name] for name in ("sequence_ids", "max_sequences")),
-        *(given[name] for name in ("text_positions", "pad_to_multiple_of")),
-    )
     return explain_choice(
-        inputs, spec, validate=given["validate"], form=given["form"], by_plan=by_plan
+        inputs,
+        spec,
+        validate=given["validate"],
+        form=given["form"],
+        packed=given["sequence_ids"] is not None,
     )
 
 
@@ -318,9 +332,9 @@ def _plan_of(
 ) -> RopeIndexPlan:
     checks.check_metadata(inputs, spec, max_groups)
     if sequence_ids is not None:
-        return plan_sequences(
-            inputs, spec, sequence_ids, max_sequences, validate=validate, max_groups=max_groups
-        )
+        sequences = packed_sequences(inputs, spec, sequence_ids, max_sequences, validate=validate)
+        seq_len = inputs.input_ids.shape[1]
+        return plan_sequences(sequences, seq_len, validate=validate, max_groups=max_groups)
     if max_sequences is not None:
         raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
     prepared = prepare(inputs, spec, validate, max_groups)
@@ -336,17 +350,6 @@ def _one_of(
     if second_per_grid_ts is not None:
         raise ValueError("second_per_grid_ts and second_per_grids are the same: give one of them")
     return second_per_grids
-
-
-def _by_plan(
-    sequence_ids: Tensor | None,
-    max_sequences: int | None,
-    text_positions: bool,
-    pad_to_multiple_of: int | None,
-) -> bool:
-    """Say whether the positions are read off a plan."""
-    sequences = sequence_ids is not None or max_sequences is not None
-    return sequences or text_positions or pad_to_multiple_of is not None
 
 
 def _kernels_answer(

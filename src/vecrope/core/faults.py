@@ -305,3 +305,14 @@ def _name(
     kind = int(item >= locations.items.num_images)
     row = item - kind * locations.items.num_images
     return f"{_KINDS[kind]} {row}", tuple(grids[kind][row].tolist())
+
+
+def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
+    """Where `fault` is set, a 0-d bool, replace the answer by one that nobody can believe.
+
+    It is what under tracing stands for an exception: -1 at every token, and the least deltas.
+    """
+    return (
+        torch.where(fault, -1, position_ids),
+        torch.where(fault, torch.iinfo(rope_deltas.dtype).min, rope_deltas),
+    )

@@ -26,7 +26,7 @@ class FormChoice(NamedTuple):
 
 
 def choose_form(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, by_plan: bool = False
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, packed: bool = False
 ) -> str:
     """Return the name of the form that answers a call, and log it at debug level.
 
@@ -35,13 +35,13 @@ def choose_form(
         spec: of any family.
         validate: whether values are checked.
         form: the name of a form to be taken, or None.
-        by_plan: whether the positions are read off a plan.
+        packed: whether the input will be packed, as rows of several sequences are.
 
     Raises:
         ValueError: if `form` is not the name of a form, or that form cannot take the call.
     """
     if form is not None:
-        _check_form(form, inputs, spec, validate=validate, by_plan=by_plan)
+        _check_form(form, inputs, spec, validate=validate, packed=packed)
         chosen = form
     elif spec.own_rule is not None:
         chosen = OWN_RULE
@@ -49,24 +49,24 @@ def choose_form(
         return "static"
     elif inputs.input_ids.is_cpu:
         chosen = "eager"
-    elif _why_not_kernels(inputs, spec, validate, by_plan) is None:
+    elif _why_not_kernels(inputs, spec, validate, packed) is None:
         chosen = "kernels"
     else:
         chosen = "static"
     if not torch.compiler.is_compiling() and _LOGGER.isEnabledFor(logging.DEBUG):
-        passed_over = _reasons(chosen, inputs, spec, validate, by_plan, forced=form is not None)
+        passed_over = _reasons(chosen, inputs, spec, validate, packed, forced=form is not None)
         reasons = ", ".join(f"not {name}: {reason}" for name, reason in passed_over.items())
         _LOGGER.debug("%s, %s: %s (%s)", spec.model_type, spec.convention, chosen, reasons)
     return chosen
 
 
 def explain_choice(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, by_plan: bool = False
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, packed: bool = False
 ) -> FormChoice:
     """Return the choice of `choose_form`, with the reason for each form that is passed over."""
-    chosen = choose_form(inputs, spec, validate=validate, form=form, by_plan=by_plan)
+    chosen = choose_form(inputs, spec, validate=validate, form=form, packed=packed)
     forced = form is not None
-    return FormChoice(chosen, _reasons(chosen, inputs, spec, validate, by_plan, forced=forced))
+    return FormChoice(chosen, _reasons(chosen, inputs, spec, validate, packed, forced=forced))
 
 
 @lru_cache
@@ -80,25 +80,25 @@ def fused_pipeline() -> ModuleType | None:
 
 
 def _check_form(
-    form: str, inputs: Inputs, spec: MRopeSpec, *, validate: bool, by_plan: bool
+    form: str, inputs: Inputs, spec: MRopeSpec, *, validate: bool, packed: bool
 ) -> None:
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
-    reason = _why_not(form, inputs, spec, validate, by_plan)
+    reason = _why_not(form, inputs, spec, validate, packed)
     if reason is not None:
         raise ValueError(f"form {form!r} cannot take this call: {reason}")
 
 
 def _reasons(
-    chosen: str, inputs: Inputs, spec: MRopeSpec, validate: bool, by_plan: bool, *, forced: bool
+    chosen: str, inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool, *, forced: bool
 ) -> dict[str, str]:
     slower = f"{chosen!r} was asked for" if forced else f"{chosen!r} is faster"
     others = [form for form in FORMS if form != chosen]
-    return {form: _why_not(form, inputs, spec, validate, by_plan) or slower for form in others}
+    return {form: _why_not(form, inputs, spec, validate, packed) or slower for form in others}
 
 
 def _why_not(
-    form: str, inputs: Inputs, spec: MRopeSpec, validate: bool, by_plan: bool
+    form: str, inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool
 ) -> str | None:
     """Return why a form cannot take the call, or None where it can."""
     if spec.own_rule is not None:
@@ -108,21 +108,19 @@ def _why_not(
     if torch.compiler.is_compiling():
         return "the call is traced"
     if form == "kernels":
-        return _why_not_kernels(inputs, spec, validate, by_plan)
+        return _why_not_kernels(inputs, spec, validate, packed)
     return None if inputs.input_ids.is_cpu else f"input_ids are on {_device(inputs.input_ids)}"
 
 
-def _why_not_kernels(inputs: Inputs, spec: MRopeSpec, validate: bool, by_plan: bool) -> str | None:
+def _why_not_kernels(inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool) -> str | None:
     ids = inputs.input_ids
     reason = _why_no_kernels_for(ids)
     if reason is not None:
         return reason
     if not spec.frames_by_markers:
         return f"{spec.model_type} does not tell separate frames by markers"
-    if inputs.cu_seqlens is not None:
+    if packed or inputs.cu_seqlens is not None:
         return "the input is packed"
-    if by_plan:
-        return "the positions are read off a plan"
     if inputs.attention_mask is not None and spec.mask_rule == "ignore":
         return f"{spec.convention} ignores attention_mask"
     if validate and not spec.frames_may_touch:

@@ -26,8 +26,6 @@ from vecrope.core.stream import Stream, make_stream, value_at_last
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
-LEAST = torch.iinfo(torch.int64).min
-
 
 def static_rope_index(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool = False
@@ -69,10 +67,7 @@ def static_rope_index(
         return position_ids, locations.rope_deltas
     fault = faults.layout_fault(locations, spec, lenient=lenient)
     if not checked:
-        return (
-            torch.where(fault, -1, position_ids),
-            torch.where(fault, LEAST, locations.rope_deltas),
-        )
+        return faults.invalidate(fault, position_ids, locations.rope_deltas)
     if bool(fault):
         faults.raise_layout_fault(locations, images, videos, spec, lenient=lenient)
     return position_ids, locations.rope_deltas

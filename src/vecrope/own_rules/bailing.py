@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core import faults
+from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
@@ -18,7 +19,6 @@ from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     grids_of,
-    invalidate,
     open_stream,
     positions_dtype,
 )

@@ -70,17 +70,6 @@ def count_in_rows(stream: Stream, flags: Tensor, rows: Tensor) -> tuple[Tensor, 
     return stream.running_sums(flags, rows)
 
 
-def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `fault` is set, a 0-d bool, replace the answer by one that nobody can believe.
-
-    It is what under tracing stands for an exception: -1 at every token, and the least deltas.
-    """
-    return (
-        torch.where(fault, -1, position_ids),
-        torch.where(fault, torch.iinfo(rope_deltas.dtype).min, rope_deltas),
-    )
-
-
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the positions."""
     return inputs.input_ids.dtype if spec.position_dtype == "ids" else torch.int64

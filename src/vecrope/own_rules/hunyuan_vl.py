@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core import faults
+from vecrope.core.faults import invalidate
 from vecrope.core.modality import IMAGE, token_codes
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
@@ -17,7 +18,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     count_in_rows,
     grids_of,
-    invalidate,
     kept_tokens,
     open_stream,
     refuse_videos,

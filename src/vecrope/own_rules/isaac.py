@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core import faults
+from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.forms.static import locate
@@ -14,7 +15,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     count_in_rows,
     grids_of,
-    invalidate,
     kept_tokens,
     open_stream,
     positions_dtype,

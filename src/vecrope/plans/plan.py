@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from vecrope.core.search import search
 from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.plans.step import check_integers, tokens_of_step, written
+from vecrope.sequences import padded_width
 
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.
@@ -396,10 +397,7 @@ class RopeIndexPlan(ABC):
         return self.num_tokens // self.seq_len
 
     def _padded_width(self, multiple: int | None) -> int:
-        if multiple is not None and multiple < 1:
-            raise ValueError(f"pad_to_multiple_of must be at least 1, got {multiple}")
-        width = self.num_tokens if self.seq_len is None else self.seq_len
-        return width if multiple is None else width + -width % multiple
+        return padded_width(self.num_tokens if self.seq_len is None else self.seq_len, multiple)
 
     def _all_tokens(self) -> Tensor:
         return torch.arange(self.num_tokens, dtype=self.row_bounds.dtype, device=self.device)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core import faults
+from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.stream import Stream
 from vecrope.families.rules import GlmImage
@@ -19,7 +20,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     count_in_rows,
     grids_of,
-    invalidate,
     kept_tokens,
     open_stream,
     positions_dtype,

@@ -1,0 +1,236 @@
+"""Rows that hold several sequences each, as one packed stream of all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vecrope import checks
+from vecrope.core.stream import make_stream
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+class Sequences(NamedTuple):
+    """The sequences of a batch."""
+
+    inputs: Inputs  # of the packed stream: flat ids, bounds, and a mask for padding
+    spec: MRopeSpec  # by which deltas are measured against the tokens of a sequence
+    invalid: Tensor | None  # 0-d bool: the answer cannot be believed
+
+
+def packed_sequences(
+    inputs: Inputs,
+    spec: MRopeSpec,
+    sequence_ids: Tensor,
+    max_sequences: int | None,
+    *,
+    validate: bool,
+) -> Sequences:
+    """Return the sequences that (B, T) rows hold, as one packed stream.
+
+    Padding belongs to the sequence before it, and before the first sequence to that; it is masked.
+    """
+    _check_metadata(inputs, spec, sequence_ids, max_sequences)
+    input_ids, tracing = inputs.input_ids, torch.compiler.is_compiling()
+    if max_sequences is None and (tracing or not (validate or input_ids.is_cpu)):
+        raise ValueError(
+            "max_sequences must be given with sequence_ids where shapes must not depend on values: "
+            "under tracing, and with validate=False on a device other than the CPU"
+        )
+    sequence_ids = sequence_ids.to(input_ids.device)
+    highest = sequence_ids.cummax(1).values
+    if validate and not tracing:
+        _check_values(sequence_ids, highest)
+    kept = (sequence_ids > 0).view(-1)
+    starts = (sequence_ids > pad(highest[:, :-1], (1, 0))).view(-1)
+    if max_sequences is None:
+        after_first = starts.nonzero().view(-1)[1:]
+        bounds = pad(pad(after_first, (1, 0)), (0, 1), value=starts.shape[0])
+        invalid = None
+    else:
+        bounds, count = _bounds_within(starts, max_sequences)
+        if validate and not tracing and int(count) > max_sequences:
+            raise ValueError(
+                f"max_sequences must be at least {int(count)} for this input, got {max_sequences}"
+            )
+        invalid = count > max_sequences
+        if validate and tracing:
+            invalid = invalid | (count == 0) | _faults(sequence_ids, highest).any()
+
+    types = inputs.mm_token_type_ids
+    packed = inputs._replace(
+        input_ids=input_ids.reshape(-1),
+        attention_mask=kept,
+        cu_seqlens=bounds,
+        mm_token_type_ids=None if types is None else types.reshape(-1),
+    )
+    return Sequences(packed, _by_valid_length(spec), invalid)
+
+
+@lru_cache
+def _by_valid_length(spec: MRopeSpec) -> MRopeSpec:
+    return replace(spec, delta_length="valid")
+
+
+def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:
+    """Return how many unmasked tokens of its row stand before each token, 0 at masked ones.
+
+    In the shape and the dtype of the ids; does not synchronise.
+    """
+    ids = inputs.input_ids
+    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
+    stream = make_stream(ids, mask, inputs.cu_seqlens, None, exact=ids.numel() >= 2**31)
+    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=ids.device)
+    counted = torch.ones_like(index) if stream.kept is None else stream.kept
+    text = stream.running_sums(counted, stream.row_of(index))[0] - 1
+    if stream.kept is not None:
+        text = text.masked_fill(~stream.kept, 0)
+    return text.to(ids.dtype).view(ids.shape)
+
+
+def padded_width(width: int, multiple: int | None) -> int:
+    """Return the number of columns up to a multiple; None for no padding."""
+    if multiple is not None and multiple < 1:
+        raise ValueError(f"pad_to_multiple_of must be at least 1, got {multiple}")
+    return width if multiple is None else width + -width % multiple
+
+
+def sequence_ids_from_position_ids(
+    position_ids: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """Return the sequence numbers that text positions tell by starting over.
+
+    A token whose position is not the one after that of the unmasked token before it starts a
+    sequence, which is how transformers recognises packed rows. Does not synchronise.
+
+    Args:
+        position_ids: (B, T) integers, the text positions; or (4, B, T), of which they are the first
+            row. The three axes of M-RoPE alone do not do: they jump in front of and behind images.
+        attention_mask: (B, T) bool or integers, 0 or False at padding. None: all are tokens, so
+            that every token of a padding of zeros is a sequence of its own.
+
+    Returns:
+        (B, T) int64: 1, 2, ... in each row, 0 at padding. `vecrope.get_rope_index` takes it as
+        `sequence_ids`.
+
+    Raises:
+        TypeError: for positions or a mask that are not integers.
+        ValueError: for another shape.
+
+    Example:
+        >>> import torch, vecrope
+        >>> vecrope.sequence_ids_from_position_ids(torch.tensor([[0, 1, 0, 1, 2, 0]]))
+        tensor([[1, 1, 2, 2, 2, 3]])
+    """
+    _check_integers("position_ids", position_ids)
+    shape = tuple(position_ids.shape)
+    if len(shape) == 3 and shape[0] == 4:
+        position_ids = position_ids[0]
+    elif len(shape) != 2:
+        raise ValueError(
+            f"position_ids must have shape (B, T), or (4, B, T) with the text positions first, got "
+            f"{shape}"
+        )
+    if attention_mask is None:
+        kept = torch.ones_like(position_ids, dtype=torch.bool)
+    else:
+        checks.check_tensor("attention_mask", attention_mask)
+        if attention_mask.is_floating_point():
+            raise TypeError(
+                f"attention_mask must hold integers or bools, got {attention_mask.dtype}"
+            )
+        if attention_mask.shape != position_ids.shape:
+            raise ValueError(
+                f"attention_mask must have shape {tuple(position_ids.shape)}, "
+                f"got {tuple(attention_mask.shape)}"
+            )
+        kept = attention_mask.to(position_ids.device).bool()
+    seq_len = position_ids.shape[1]
+    if seq_len == 0:
+        return kept.long()
+    index = torch.arange(seq_len, device=position_ids.device)
+    last_kept = torch.where(kept, index, -1).cummax(1).values
+    before = pad(last_kept[:, :-1], (1, 0), value=-1)
+    expected = position_ids.gather(1, before.clamp(min=0)) + 1
+    starts = kept & ((before < 0) | (position_ids != expected))
+    return torch.where(kept, starts.cumsum(1), 0)
+
+
+def _bounds_within(starts: Tensor, max_sequences: int) -> tuple[Tensor, Tensor]:
+    """Return (max_sequences + 1,) where each sequence starts, N after the last; and their number.
+
+    Does not read values of `starts` (N,).
+    """
+    num_tokens = starts.shape[0]
+    rank = starts.cumsum(0)
+    # One place more, after N, takes the tokens that start nothing.
+    fits = starts & (rank <= max_sequences)
+    slot = torch.where(fits, rank - 1, max_sequences + 1)
+    bounds = rank.new_full((max_sequences + 2,), num_tokens)
+    bounds.scatter_(0, slot, torch.arange(num_tokens, device=starts.device))
+    bounds[:1].fill_(0)
+    return bounds[:-1], rank[-1]
+
+
+def _check_metadata(
+    inputs: Inputs, spec: MRopeSpec, sequence_ids: Tensor, max_sequences: int | None
+) -> None:
+    for name in ("attention_mask", "cu_seqlens"):
+        if getattr(inputs, name) is not None:
+            raise ValueError(
+                f"{name} must be None with sequence_ids, which tell padding and sequences apart"
+            )
+    if spec.mask_rule != "skip":
+        raise ValueError(
+            f"sequence_ids must be None: {spec.model_type} under convention {spec.convention!r} "
+            "leaves no token out; pack its sequences without padding, with cu_seqlens"
+        )
+    _check_integers("sequence_ids", sequence_ids)
+    if sequence_ids.shape != inputs.input_ids.shape:
+        raise ValueError(
+            f"sequence_ids must have the shape of input_ids {tuple(inputs.input_ids.shape)}, "
+            f"got {tuple(sequence_ids.shape)}"
+        )
+    if sequence_ids.numel() == 0:
+        raise ValueError(
+            f"sequence_ids must hold a sequence, got no token in shape {tuple(sequence_ids.shape)}"
+        )
+    if max_sequences is not None:
+        if not isinstance(max_sequences, int) or isinstance(max_sequences, bool):
+            raise TypeError(f"max_sequences must be an int, got {max_sequences!r}")
+        if max_sequences < 1:
+            raise ValueError(f"max_sequences must be at least 1, got {max_sequences}")
+
+
+def _check_integers(name: str, values: Tensor) -> None:
+    checks.check_tensor(name, values)
+    if values.dtype not in _INTEGERS:
+        raise TypeError(f"{name} must be of a signed integer dtype or uint8, got {values.dtype}")
+
+
+def _faults(sequence_ids: Tensor, highest: Tensor) -> Tensor:
+    return (sequence_ids < 0) | ((sequence_ids > 0) & (sequence_ids < highest))
+
+
+def _check_values(sequence_ids: Tensor, highest: Tensor) -> None:
+    """Check that the numbers ascend in every row; synchronises."""
+    for row, token in _faults(sequence_ids, highest).nonzero()[:1].tolist():
+        value, most = int(sequence_ids[row, token]), int(highest[row, token])
+        if value < 0:
+            raise ValueError(
+                f"sequence_ids must not be negative, got {value} in row {row}, token {token}"
+            )
+        raise ValueError(
+            f"sequence_ids must not go back in a row, got {value} after {most} in row {row}, "
+            f"token {token}"
+        )
+    if int(sequence_ids.amax()) == 0:
+        raise ValueError("sequence_ids must hold a sequence, got 0 at every token")

@@ -390,7 +390,7 @@ def test_as_many_tokens_as_indices_can_number(num_tokens):
 @pytest.mark.parametrize(("num_tokens", "wide"), [(2**29 - 1, False), (2**29, True)])
 def test_joined_plans_have_indices_of_64_bits_where_they_number_as_many(num_tokens, wide):
     joined = concatenate_plans([text_plan(2**29), text_plan(num_tokens)])
-    indices = joined.entries, joined.row_bounds
+    indices = joined.starts, joined.entries, joined.row_bounds
     assert {index.dtype for index in indices} == {torch.int64 if wide else torch.int32}
 
 
@@ -408,7 +408,7 @@ def test_bytes(spec, seconds, each):
         spec, ["tVVtt", "ttttt"], video_grid_thw=[[2, 2, 2]], second_per_grid_ts=seconds
     )
     plan = rope_index(prompt, plan_rope_index)
-    entries = plan.entries.shape[1]
+    entries = plan.entries.shape[0]
     assert entries == 3  # the bounds of two rows, and a video
     assert plan.nbytes == each * entries + 20 * plan.num_rows + 4
     assert rope_index(prompt, plan_rope_index, max_groups=50).nbytes > 50 * each
@@ -461,7 +461,7 @@ def test_leaves_are_named():
         f"['plan'].{name}"
         for name in (
             *("row_bounds", "next_positions", "rope_deltas", "num_tokens", "seq_len"),
-            *("entries", "time_scale"),
+            *("starts", "entries", "time_scale"),
         )
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core import faults
@@ -10,13 +11,14 @@ from vecrope.core.items import make_items, pace_of
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.eager.find import Found
+from vecrope.forms.eager.groups import FEW
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.prompt import read_markers
-from vecrope.plans.entries import GroupParts, plan_of_groups
+from vecrope.plans.entries import GroupParts, HostGroup, plan_of_few_groups, plan_of_groups
 from vecrope.plans.line_plan import LinePlan, no_images
 from vecrope.plans.lines import Lines, lines_of
 from vecrope.plans.locations import plan_of_locations
@@ -36,8 +38,18 @@ def build_plan(
     if found is None:
         return _plan_of_tokens(prepared, spec, validate, max_groups)
     batch, groups = found
+    scale = _time_scale(inputs, spec)
+    if batch.kept is None and batch.num_rows <= FEW and (groups is None or groups.groups.few):
+        return plan_of_few_groups(
+            [] if groups is None else _groups_on_host(groups),
+            scale,
+            spec,
+            row_bounds=batch.bounds,
+            seq_len=batch.width,
+            dtype=dtype,
+        )
     return plan_of_groups(
-        _parts_of(groups, inputs, spec),
+        _parts_of(groups, scale),
         spec,
         row_bounds=torch.tensor(batch.bounds, device="cpu"),
         num_tokens=batch.num_tokens,
@@ -47,12 +59,24 @@ def build_plan(
     )
 
 
-def _parts_of(found: Found | None, inputs: Inputs, spec: MRopeSpec) -> GroupParts:
-    """Return the groups of a batch, each in one part, in the order of the stream."""
+def _time_scale(inputs: Inputs, spec: MRopeSpec) -> Tensor:
+    """Return (2, I) or (0, I), as `GroupPlan` has it, of the grids of images, then of videos."""
     images, videos = inputs.image_grid_thw, inputs.video_grid_thw
     num_images, num_videos = (0 if grids is None else len(grids) for grids in (images, videos))
     scale = pace_of(num_images, num_videos, spec, inputs.second_per_grid_ts, torch.device("cpu"))
-    scale = torch.empty((0, num_images + num_videos), device="cpu") if scale is None else scale
+    return torch.empty((0, num_images + num_videos), device="cpu") if scale is None else scale
+
+
+def _groups_on_host(found: Found) -> list[HostGroup]:
+    """Return few groups, in the order of the stream."""
+    groups, items = found.groups, found.groups.items
+    columns = items.area, items.height, items.width, items.advance, items.extent
+    assert groups.few is not None
+    return sorted(zip(found.first.tolist(), groups.few, *map(groups.of, columns), strict=True))
+
+
+def _parts_of(found: Found | None, scale: Tensor) -> GroupParts:
+    """Return the groups of a batch, each in one part, in the order of the stream."""
     if found is None:
         none = torch.empty((7, 0), dtype=torch.int64, device="cpu")
         return GroupParts._make((*none, scale[:, :0]))
@@ -66,11 +90,8 @@ def _parts_of(found: Found | None, inputs: Inputs, spec: MRopeSpec) -> GroupPart
         items.extent,
         range(len(items.area)),
     )
-    start = found.first
-    if num_images and num_videos:
-        start, order = start.sort()
-        table = table[:, order]
-    *columns, item = table
+    start, order = found.first.sort()
+    *columns, item = table[:, order]
     return GroupParts._make((start, *columns, scale[:, item]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, repeat
@@ -35,14 +36,11 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
         raise ValueError("plans must be of one family: some have groups and some have lines")
     *begins, num_tokens = accumulate((plan.num_tokens for plan in plans), initial=0)
     # The last bound of a plan is the first of the next.
-    sizes = [values.shape[0] for values in bounds]
-    stops = [*accumulate(sizes)]
-    own = [*chain.from_iterable(map(range, [0, *stops], (stop - 1 for stop in stops)))]
-    row_bounds = torch.cat(bounds)
+    stops = [*accumulate(map(Tensor.numel, bounds))]
+    own = chain.from_iterable(map(range, [0, *stops], (stop - 1 for stop in stops)))
     wide = num_tokens >= WIDE_FROM
-    row_bounds = row_bounds.long() if wide else row_bounds
-    row_bounds += spread_on_host(begins, sizes, row_bounds)
-    row_starts = row_bounds[torch.tensor(own, device="cpu").to(row_bounds.device)]
+    row_bounds = shifted(bounds, begins, wide=wide)
+    row_starts = row_bounds[torch.tensor([*own], device="cpu").to(row_bounds.device)]
     return replace(
         plans[0]._joined(plans, begins, wide=wide),
         row_bounds=pad(row_starts, (0, 1), value=num_tokens),
@@ -59,10 +57,18 @@ def require_one(message: str, found: set[object], remedy: str = "") -> None:
         raise ValueError(f"{message}, got {sorted(map(str, found))}{remedy}")
 
 
-def spread_on_host(values: Sequence[int], sizes: Sequence[int], like: Tensor) -> Tensor:
-    """Return each of `values` as often as its size says, in the dtype and on the device of `like`.
+def shifted(indices: Sequence[Tensor], begins: Sequence[int], *, wide: bool) -> Tensor:
+    """Return token indices (n,) of several plans, one after the other, as those of one plan.
 
-    Few values are spread faster by the host than by a tensor operator.
+    Args:
+        indices: of each plan.
+        begins: where the tokens of each plan begin.
+        wide: whether indices need 64 bits.
     """
-    spread = [*chain.from_iterable(map(repeat, values, sizes))]
-    return torch.tensor(spread, dtype=like.dtype, device="cpu").to(like.device)
+    joined = torch.cat(tuple(indices))
+    joined = joined.long() if wide else joined
+    # Few numbers are spread faster by the host than by a tensor operator.
+    shift = chain.from_iterable(map(repeat, begins, map(Tensor.numel, indices)))
+    code = "q" if joined.dtype == torch.int64 else "i"
+    on_host = torch.frombuffer(array(code, shift), dtype=joined.dtype)
+    return joined.add_(on_host.to(joined.device))

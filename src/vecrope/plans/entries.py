@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import sub
 from typing import NamedTuple
 
 import torch
@@ -12,6 +15,9 @@ from vecrope.core.search import search
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import WIDE_FROM
 from vecrope.spec import MRopeSpec
+
+# Index of its first token, item, tokens, height, width, advance and extent.
+HostGroup = tuple[int, int, int, int, int, int, int]
 
 
 class GroupParts(NamedTuple):
@@ -86,7 +92,7 @@ def plan_of_groups(
         gaps = torch.where(masked, tokens, 0).cumsum(0)
         lengths = lengths - gaps[bounds].diff()
     base = (running - moved).masked_fill_(masked, spec.padding_value)
-    entries = torch.stack((start, start + tokens, base, running + moves, height, width, before))
+    entries = torch.stack((tokens, base, running + moves, height, width, before), 1)
     index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
     others = scale.new_zeros((scale.shape[0], order.shape[0] - scale.shape[1]))
     return GroupPlan(
@@ -97,8 +103,71 @@ def plan_of_groups(
         seq_len=seq_len,
         dtype=dtype,
         padding_value=spec.padding_value,
-        entries=entries[:, :-1].to(index_dtype, memory_format=torch.contiguous_format),
-        time_scale=torch.cat((others, scale), 1)[:, order[:-1]],
+        starts=start[:-1].to(index_dtype),
+        entries=entries[:-1].to(index_dtype),
+        time_scale=torch.cat((others, scale), 1).t()[order[:-1]],
+    )
+
+
+def plan_of_few_groups(
+    groups: Sequence[HostGroup],
+    time_scale: Tensor,
+    spec: MRopeSpec,
+    *,
+    row_bounds: Sequence[int],
+    seq_len: int | None,
+    dtype: torch.dtype,
+) -> GroupPlan:
+    """Return the plan of few groups, of a batch that masks nothing.
+
+    The host sums up the few numbers of few groups faster than tensor operators do.
+
+    Args:
+        groups: in the order of the stream.
+        time_scale: (2, I) or (0, I), of the items.
+        spec: of the shared rule.
+        row_bounds: where each row starts in the batch, then N.
+        seq_len: T, or None where the input was packed.
+        dtype: of the positions.
+    """
+    starts, entries, items, next_positions = [], [], [], []
+    at, num_groups, num_items = 0, len(groups), time_scale.shape[1]
+    for begin, stop in pairwise(row_bounds):
+        starts.append(begin)
+        entries.append((0, 0, 0, 1, 1, 0))
+        items.append(num_items)
+        # Tokens before which all is done, and the position there.
+        token, position, reach = begin, 0, 0
+        while at < num_groups and groups[at][0] < stop:
+            start, item, tokens, height, width, advance, extent = groups[at]
+            position += start - token
+            token = start + tokens
+            reach = position + extent
+            starts.append(start)
+            entries.append((tokens, position, position + advance, height, width, 0))
+            items.append(item)
+            position += advance
+            at += 1
+        position += stop - token
+        # A block can reach further than it moves the running position.
+        next_positions.append(max(position, reach) if spec.span_rule == "hw" else position)
+    num_tokens = row_bounds[-1]
+    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
+    lengths = map(sub, row_bounds[1:], row_bounds)
+    scale = time_scale.new_empty((len(entries), 0))
+    if time_scale.shape[0]:
+        scale = pad(time_scale, (0, 1)).t()[torch.tensor(items, device="cpu")]
+    return GroupPlan(
+        row_bounds=torch.tensor(row_bounds, dtype=index_dtype, device="cpu"),
+        next_positions=torch.tensor(next_positions, device="cpu"),
+        rope_deltas=torch.tensor([*zip(map(sub, next_positions, lengths))], device="cpu"),
+        num_tokens=num_tokens,
+        seq_len=seq_len,
+        dtype=dtype,
+        padding_value=spec.padding_value,
+        starts=torch.tensor(starts, dtype=index_dtype, device="cpu"),
+        entries=torch.tensor(entries, dtype=index_dtype, device="cpu").view(-1, 6),
+        time_scale=scale,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search, spread
-from vecrope.plans.concatenate import require_one, spread_on_host
+from vecrope.plans.concatenate import require_one, shifted
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.register import register_plan
 
@@ -26,19 +26,21 @@ class GroupPlan(RopeIndexPlan):
     seconds.
 
     Attributes:
-        entries: (7, E) int32, or int64 from 2**30 tokens on. The columns are
+        starts: (E,) ascending index in the batch of each entry's first token, N for entries that
+            are not used; int32, or int64 from 2**30 tokens on.
+        entries: (E, 6) of the same dtype: of each entry
 
-            - index in the batch of the first token, ascending; N for entries that are not used;
-            - index of the first token behind;
+            - its tokens;
             - position of the first token of the group, of a masked run the padding value;
-            - position of the token behind;
+            - position of the token behind the entry;
             - height and width, in tokens;
             - tokens of the group in its parts before; of a masked run, its tokens as a negative
               number, so that none of them has a place in a group.
-        time_scale: (2, E) floats that make the number of a frame in its group its temporal offset,
-            as `vecrope.core.items.temporal_offset` does; (0, E) where the number is the offset.
+        time_scale: (E, 2) floats that make the number of a frame in its group its temporal offset,
+            as `vecrope.core.items.temporal_offset` does; (E, 0) where the number is the offset.
     """
 
+    starts: Tensor
     entries: Tensor
     time_scale: Tensor
 
@@ -48,20 +50,20 @@ class GroupPlan(RopeIndexPlan):
         return 3
 
     def _expand(self, index: Tensor) -> Tensor:
-        return self._locate(search(self.entries[0], index) - 1, index)
+        return self._locate(search(self.starts, index) - 1, index)
 
     def _locate(self, entry: Tensor, index: Tensor) -> Tensor:
         """Return the (3, ...) positions of the tokens at `index` (...), of known entries."""
-        start, end, base, behind, height, width, before = self.entries[:, entry].unbind()
-        beyond = index - end
-        inside = beyond < 0
-        anchor = torch.where(inside, base, behind + beyond)
-        place = torch.where(inside, index - start + before, 0).clamp_(min=0)
+        tokens, base, behind, height, width, before = self.entries[entry].unbind(-1)
+        along = index - self.starts[entry]
+        inside = along < tokens
+        anchor = torch.where(inside, base, behind + along - tokens)
+        place = torch.where(inside, along + before, 0).clamp_(min=0)
         row = place // width
         frame = row // height
         time = frame
-        if self.time_scale.shape[0]:
-            time = temporal_offset(frame, self.time_scale[:, entry])
+        if self.time_scale.shape[1]:
+            time = temporal_offset(frame, self.time_scale[entry].movedim(-1, 0))
         return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
 
     def _expand_all(self) -> Tensor:
@@ -73,10 +75,10 @@ class GroupPlan(RopeIndexPlan):
         """
         if not self._reads_values or not self.num_tokens:
             return super()._expand_all()
-        start, end, _, _, _, width, before = self.entries.unbind()
-        masked = before < 0
+        start, (tokens, _, _, _, width, before) = self.starts, self.entries.unbind(1)
+        end, masked = start + tokens, before < 0
         first_line = before // width
-        last_line = (before + (end - start - 1)) // width
+        last_line = (before + tokens - 1) // width
         num_lines = (last_line - first_line + 1).masked_fill_(masked, 1)
         # The pieces of an entry are its lines and the text behind.
         pieces = (num_lines + 1).long()
@@ -112,23 +114,27 @@ class GroupPlan(RopeIndexPlan):
         return edges[:-1].cumsum(0, dtype=torch.int8)
 
     def _masked_runs(self) -> tuple[Tensor, Tensor]:
-        start, end, *_, before = self.entries.unbind()
-        return start, torch.where(before < 0, end, start)
+        tokens, before = self.entries[:, 0], self.entries[:, -1]
+        return self.starts, torch.where(before < 0, self.starts + tokens, self.starts)
 
     def _void(self, invalid: Tensor) -> GroupPlan:
         # One masked run of all tokens.
         size = self.num_tokens
-        void = torch.empty_like(self.entries)
-        for column, value in enumerate((size, size, -1, -1, 1, 1, -size)):
-            void[column].fill_(value)
-        void[0, :1].fill_(0)
-        return replace(self, entries=torch.where(invalid, void, self.entries))
+        starts, entries = torch.full_like(self.starts, size), torch.empty_like(self.entries)
+        starts[:1].fill_(0)
+        for column, value in enumerate((size, -1, -1, 1, 1, -size)):
+            entries[:, column].fill_(value)
+        return replace(
+            self,
+            starts=torch.where(invalid, starts, self.starts),
+            entries=torch.where(invalid, entries, self.entries),
+        )
 
     def _joined(
         self, plans: Sequence[GroupPlan], begins: Sequence[int], *, wide: bool
     ) -> GroupPlan:
         scales = [plan.time_scale for plan in plans]
-        if len({scale.shape[0] for scale in scales}) > 1:
+        if len({scale.shape[1] for scale in scales}) > 1:
             raise ValueError(
                 "plans must be of one family: some space videos in time and some do not"
             )
@@ -138,9 +144,12 @@ class GroupPlan(RopeIndexPlan):
             {scale.dtype for scale in scales},
             "; give second_per_grid_ts of one dtype, for no videos as an empty tensor",
         )
-        tables = [plan.entries for plan in plans]
-        entries = torch.cat(tables, 1)
-        entries = entries.long() if wide else entries
-        sizes = [table.shape[1] for table in tables]
-        entries[:2] += spread_on_host(begins, sizes, entries)
-        return replace(self, entries=entries, time_scale=torch.cat(scales, 1))
+        entries = torch.cat([plan.entries for plan in plans])
+        return replace(
+            self,
+            starts=shifted([plan.starts for plan in plans], begins, wide=wide),
+            entries=entries.long() if wide else entries,
+            time_scale=torch.cat(scales)
+            if scales[0].shape[1]
+            else scales[0].new_empty((len(entries), 0)),
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
-from vecrope.plans.concatenate import spread_on_host
+from vecrope.plans.concatenate import shifted
 from vecrope.plans.lines import Lines, positions_on
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.register import register_plan
@@ -75,15 +75,12 @@ class LinePlan(RopeIndexPlan):
             raise ValueError(
                 "plans must be of one family: some have other axes or images to be generated"
             )
-        starts = torch.cat([plan.starts for plan in plans])
-        starts = starts.long() if wide else starts
-        starts += spread_on_host(begins, [plan.starts.shape[0] for plan in plans], starts)
         tail = Tail(self.generated, self.generated_rows)
         if self.generated.shape[1]:
             tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
         return replace(
             self,
-            starts=starts,
+            starts=shifted([plan.starts for plan in plans], begins, wide=wide),
             bases=torch.cat([plan.bases for plan in plans], 1),
             slopes=torch.cat([plan.slopes for plan in plans], 1),
             generated=tail.images,

@@ -55,7 +55,7 @@ def plan_of_locations(
         before = torch.where(masked, start - end, before)
         base = base.masked_fill(masked, spec.padding_value)
     size = tokens.height[at].to(index_dtype), tokens.width[at].to(index_dtype)
-    scale = torch.empty((0, capacity), device=start.device)
+    scale = torch.empty((capacity, 0), device=start.device)
     plan = GroupPlan(
         row_bounds=row_bounds.to(index_dtype),
         next_positions=tokens.next_positions,
@@ -64,7 +64,8 @@ def plan_of_locations(
         seq_len=stream.shape[1] if len(stream.shape) == 2 else None,
         dtype=dtype,
         padding_value=spec.padding_value,
-        entries=torch.stack((start, end, base, behind, *size, before)),
-        time_scale=scale if items.pace is None else items.pace[:, tokens.item[at]],
+        starts=start,
+        entries=torch.stack((end - start, base, behind, *size, before), 1),
+        time_scale=scale if items.pace is None else items.pace[:, tokens.item[at]].t(),
     )
     return plan, count

@@ -28,7 +28,9 @@ def tokens_of_step(
             ("num_computed_tokens", computed),
             ("num_scheduled_tokens", scheduled),
         ):
-            for row in (numbers < 0).nonzero()[:1, 0].tolist():
+            wrong = numbers < 0
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0])
                 raise ValueError(
                     f"{name} must not be negative, got {int(numbers[row])} for row {row}"
                 )

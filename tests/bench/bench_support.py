@@ -5,6 +5,7 @@ import pytest
 from bench import runner
 from bench.config import Config, Environment
 from bench.provider import Provider
+from bench.workloads import make_workload
 from vecrope import MRopeSpec
 
 SPEC = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -24,6 +25,17 @@ def quick(name="short", seq_len=300, busy=0):
 def run_quick(provider, name="short", seq_len=300):
     (result,) = runner.run_point(quick(name, seq_len), [provider], ENVIRONMENT)
     return result
+
+
+def check(provider, name, seq_len):
+    """Return why a provider does not apply, or where its answer is wrong, without measuring it."""
+    workload = make_workload(name, seq_len)
+    reason = provider.why_not(workload)
+    if reason:
+        return reason
+    answer = provider.answer_of(workload, provider.call_for(workload)())
+    expected = provider.oracle(workload, provider.convention_for(workload))
+    return runner.difference(answer, expected)
 
 
 def break_down(_workload):

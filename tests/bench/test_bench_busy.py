@@ -63,9 +63,9 @@ def test_no_process_is_started_for_quiet_cores():
 
 
 def test_process_that_ends_before_the_measurement_is_an_error():
-    with pytest.raises(RuntimeError, match="a process ended that was to keep its core busy"):
-        with busy_cores(1, 0.01) as processes:
-            processes[0].wait(10)
+    early = pytest.raises(RuntimeError, match="a process ended that was to keep its core busy")
+    with early, busy_cores(1, 0.01) as processes:
+        processes[0].wait(10)
 
 
 @needs_proc
@@ -94,9 +94,9 @@ def test_only_times_are_measured_beside_busy_cores(monkeypatch):
         running.append("end")
 
     monkeypatch.setattr(runner, "busy_cores", spy)
-    monkeypatch.setattr(runner, "_check", lambda point, _: running.append("check"))
-    monkeypatch.setattr(runner, "_measure_time", lambda point, _: running.append("time"))
-    monkeypatch.setattr(runner, "_measure_memory", lambda point, _: running.append("memory"))
+    monkeypatch.setattr(runner, "_check", lambda *_: running.append("check"))
+    monkeypatch.setattr(runner, "_measure_time", lambda *_: running.append("time"))
+    monkeypatch.setattr(runner, "_measure_memory", lambda *_: running.append("memory"))
     monkeypatch.setattr(runner._Point, "measurement", lambda _: runner.Measurement())
     runner.run_point(quick(busy=3), [vecrope_provider()], ENVIRONMENT)
     assert running == ["check", (3, True), *["time"] * runner._ROUNDS, "end", "memory"]
@@ -113,7 +113,9 @@ def test_core_that_falls_quiet_is_an_error_row(monkeypatch):
 
 def test_busy_rows_stand_beside_quiet_ones_of_one_thread(tmp_path, capsys):
     out = tmp_path / "rows.csv"
-    options = "--busy --workload pictures-qwen3_vl --provider vecrope --threads 2 --seconds 0.001"
+    options = (
+        "--busy --workload pictures-step-qwen3_vl --provider vecrope --threads 2 --seconds 0.001"
+    )
     threads = torch.get_num_threads()
     assert main([*options.split(), "--csv", str(out)]) == 0
     assert torch.get_num_threads() == threads

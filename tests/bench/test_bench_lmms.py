@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from bench_support import run_quick
+from bench_support import check, run_quick
 
 from bench.lmms import lmms_engine_provider
 from bench.registry import make_providers
@@ -43,7 +43,7 @@ def fake(tmp_path):
 def test_functions_are_loaded_without_what_their_file_imports(fake):
     provider = lmms_engine_provider(fake)
     assert (provider.name, provider.version) == ("lmms-engine-0.1.4", "0.1.4")
-    assert run_quick(provider).error == "for qwen2_5_vl, qwen3_vl only"
+    assert check(provider, "short", 300) == "for qwen2_5_vl, qwen3_vl only"
 
 
 def test_answer_is_checked_before_it_is_timed(fake):
@@ -82,5 +82,4 @@ def real():
     ],
 )
 def test_lmms_engine_gives_the_expected_answer(kind, size, family):
-    row = run_quick(real(), f"{kind}{family}", size)
-    assert (row.status, row.error) == ("ok", "")
+    assert check(real(), f"{kind}{family}", size) == ""

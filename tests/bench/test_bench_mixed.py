@@ -206,8 +206,11 @@ def test_row_of_a_packed_workload_counts_sequences_and_all_tokens():
     workload = workload_of("mixed-packed", "qwen3_vl", 1000)
     assert (16, workload.input_ids.shape[1]) == (row.B, row.T)
 
-    assert (row.B, row.T) == (16, workload.input_ids.shape[1])
+    assert row.B == 16
+    assert row.T == workload.input_ids.shape[1]
     assert row.convention == "transformers"
+
+
 @pytest.mark.parametrize("kind", ["mixed-packed", "mixed-touching", "pictures-step"])
 def test_workload_moves_with_all_of_its_parts(kind):
     name = f"{kind}-qwen2_5_vl"

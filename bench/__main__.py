@@ -19,7 +19,7 @@ from bench.busy import cores
 from bench.config import Config, Result, ResultWriter, read_results
 from bench.mixed import GROUPS
 from bench.plot import plot
-from bench.providers import Provider
+from bench.provider import Provider
 from bench.registry import BUSY_PROVIDERS, PROVIDERS, WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
 from bench.table import format_table

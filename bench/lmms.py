@@ -11,16 +11,9 @@ from typing import Any
 
 import torch
 
+from bench.answers import Answer, join, make_spec, prepare_loop, tensor_arguments, to_answer
 from bench.prompts import Workload
-from bench.providers import (
-    Answer,
-    Provider,
-    join,
-    make_spec,
-    prepare_loop,
-    tensor_arguments,
-    to_answer,
-)
+from bench.provider import Provider
 from bench.upstreams import hf_config
 from bench.wheels import Wheel, load
 from vecrope import Convention

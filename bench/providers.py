@@ -1,166 +1,28 @@
-"""What computes the positions: the providers that this repository holds, and what one is.
-
-A provider's `prepare` does, outside the clock, what its caller would have done long before (the
-upstream's configuration object, lists where it wants lists), and returns the call to time.
-"""
+"""The providers that this repository holds: vecrope, the loop reference, dense positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
 import vecrope
-from bench import omni, steps
+from bench import steps
+from bench.answers import (
+    Answer,
+    make_spec,
+    prepare_loop,
+    prepare_vecrope,
+    tensor_arguments,
+    to_answer,
+    vecrope_answer,
+)
 from bench.prompts import MODEL_TYPE, Workload
+from bench.provider import Provider
 from vecrope import Convention
-from vecrope.testing import reference
-from vecrope.testing.rules import rules_of, seconds_of
-
-# Positions and deltas of prompts, or the positions of a step alone.
-Answer = tuple[Tensor, ...]
-
-
-@cache
-def loop_answer(workload: Workload, convention: Convention) -> Answer:
-    """Return what the loop reference says, as tensors on the CPU."""
-    if workload.step is not None:
-        return steps.step_answer(workload, convention)
-    if workload.sequences is not None:
-        return join([loop_answer(sequence, convention) for sequence in workload.sequences])
-    return to_answer(prepare_loop(workload.to("cpu"), make_spec(workload, convention))())
-
-
-@cache
-def text_only_answer(workload: Workload, _convention: Convention) -> Answer:
-    """Return the positions of as many text tokens."""
-    batch, seq_len = workload.input_ids.shape
-    position_ids = torch.arange(seq_len).expand(3, batch, seq_len)
-    return position_ids, torch.zeros((batch, 1), dtype=torch.int64)
-
-
-@cache
-def vecrope_answer(workload: Workload, convention: Convention) -> Answer:
-    """Return what vecrope says, eager and on the CPU: what the loop itself is held against."""
-    return _prepare_vecrope(workload.to("cpu"), convention)()
-
-
-def join(answers: Sequence[Answer]) -> Answer:
-    """Return answers to prompts of one row as that to these packed: (3, N) and (S, 1)."""
-    position_ids, rope_deltas = zip(*answers, strict=True)
-    return torch.cat(position_ids, 2)[:, 0], torch.cat(rope_deltas)
-
-
-@dataclass(frozen=True)
-class Provider:
-    """Something that computes the positions of a workload.
-
-    Attributes:
-        name: as in the rows, with the version where it is an upstream's.
-        version: of the distribution that its code comes from.
-        convention: the upstream whose rules it follows. Of two upstreams that agree on a workload
-            either may be named: vLLM knows no padding, and is held to SGLang's rules.
-        follows: whether it follows the workload's convention instead, where that has one.
-        prepare: makes the call to time, given a workload on the device.
-        convert: makes `(position_ids, rope_deltas)` of what that call returns, outside the clock.
-        oracle: makes the answer that it must equal, given the workload and the convention.
-        compiles: whether the first call compiles.
-        host_only: whether it computes on the host, wherever its input is.
-        one_row_only: whether it knows no batch and no padding.
-        only: the workloads that it is for, or none: all of them.
-        families: the model types that it knows, or none: all of them.
-        touching: whether it takes pictures with nothing in between.
-        packed: whether it numbers packed sequences together, by `cu_seqlens`, or is called for each
-            in turn, as collators do, or neither. What puts the answers together is not timed.
-        steps: whether it can number a step of requests.
-        prompts: whether it can number prompts.
-        held_bytes: what it keeps of the requests of a workload between two steps.
-        gpu_only: whether it needs a CUDA device.
-        slow: whether to spare it batches of millions of tokens.
-    """
-
-    name: str
-    version: str
-    convention: Convention
-    prepare: Callable[[Workload], Callable[[], Any]]
-    convert: Callable[[Any], Answer] = field(default=lambda answer: answer)
-    follows: bool = False
-    oracle: Callable[[Workload, Convention], Answer] = loop_answer
-    compiles: bool = False
-    host_only: bool = False
-    one_row_only: bool = False
-    only: tuple[str, ...] = ()
-    families: tuple[str, ...] = ()
-    touching: bool = False
-    packed: Literal["together", "in turn", "no"] = "in turn"
-    steps: bool = False
-    prompts: bool = True
-    held_bytes: Callable[[Workload], int] | None = None
-    gpu_only: bool = False
-    slow: bool = True
-
-    def why_not(self, workload: Workload) -> str:
-        """Say why this provider does not apply to a workload; empty if it does."""
-        if self.only and workload.name not in self.only:
-            return f"for {', '.join(self.only)} only"
-        if workload.step is not None and not self.steps:
-            return "numbers prompts, not steps"
-        if workload.step is None and not self.prompts:
-            return "numbers steps, not prompts"
-        if workload.sequences is not None and self.packed == "no":
-            return "takes no packed sequences"
-        if workload.touching and not self.touching:
-            return "takes no pictures that touch"
-        if self.families and workload.model_type not in self.families:
-            return f"for {', '.join(self.families)} only"
-        if self.one_row_only and (
-            workload.attention_mask is not None or len(workload.input_ids) > 1
-        ):
-            return "takes one row without padding"
-        if self.gpu_only and workload.input_ids.device.type != "cuda":
-            return "needs a CUDA device; run it with --device cuda"
-        if self.slow and workload.name == "long":
-            return "takes seconds a call at this length"
-        if self.host_only and workload.input_ids.device.type != "cpu":
-            return "computes on the host; run it with --device cpu"
-        if workload.convention is not None and self._reads(workload) != _placeholders(
-            workload, workload.convention
-        ):
-            return f"reads other placeholders than the prompts of {workload.convention} have"
-        return ""
-
-    def convention_for(self, workload: Workload) -> Convention:
-        """Return the upstream whose rules it follows on a workload."""
-        return (self.follows and workload.convention) or self.convention
-
-    def call_for(self, workload: Workload) -> Callable[[], Any]:
-        """Return the call to time: one, or one after the other for each packed sequence."""
-        if not self._in_turn(workload):
-            return self.prepare(workload)
-        calls = [self.prepare(sequence) for sequence in workload.sequences or ()]
-        return lambda: [call() for call in calls]
-
-    def answer_of(self, workload: Workload, returned: Any) -> Answer:
-        """Return what such a call returned as positions and deltas."""
-        if self._in_turn(workload):
-            return join([self.convert(answer) for answer in returned])
-        return self.convert(returned)
-
-    def _reads(self, workload: Workload) -> tuple[int | None, int | None]:
-        return _placeholders(workload, self.convention_for(workload))
-
-    def _in_turn(self, workload: Workload) -> bool:
-        return workload.sequences is not None and self.packed == "in turn"
-
-
-def _placeholders(workload: Workload, convention: Convention) -> tuple[int | None, int | None]:
-    spec = make_spec(workload, convention)
-    return spec.image_token_id, spec.video_token_id
 
 
 def vecrope_provider() -> Provider:
@@ -169,7 +31,7 @@ def vecrope_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         if workload.step is not None:
             return steps.prepare_vecrope(workload, "sglang")
-        return _prepare_vecrope(workload, workload.convention or "sglang")
+        return prepare_vecrope(workload, workload.convention or "sglang")
 
     return Provider(
         "vecrope",
@@ -191,7 +53,7 @@ def vecrope_unchecked_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         if workload.step is not None:
             return steps.prepare_vecrope_unchecked(workload, "sglang")
-        return _prepare_vecrope(workload, workload.convention or "sglang", validate=False)
+        return prepare_vecrope(workload, workload.convention or "sglang", validate=False)
 
     return Provider(
         "vecrope-unchecked",
@@ -296,7 +158,7 @@ def vecrope_compiled_provider() -> Provider:
         # A capacity as a server would choose it: in powers of two.
         capacity = 1 << (workload.num_segments - 1).bit_length()
         function = _compiled_function()
-        return _prepare_vecrope(
+        return prepare_vecrope(
             workload,
             workload.convention or "sglang",
             function,
@@ -408,60 +270,8 @@ def vecrope_version() -> str:
     return metadata.version("vecrope")
 
 
-def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
-    """Return the keyword arguments that the family's `get_rope_index` takes."""
-    names = ["image_grid_thw", "video_grid_thw", "attention_mask"]
-    names += [
-        name
-        for name in ("second_per_grid_ts", "audio_seqlens")
-        if getattr(workload, name) is not None
-    ]
-    return {name: getattr(workload, name) for name in names}
-
-
-def make_spec(workload: Workload, convention: Convention) -> vecrope.MRopeSpec:
-    """Return the rules of a workload's family."""
-    return vecrope.MRopeSpec.for_model(workload.model_type, convention=convention)
-
-
-def _prepare_vecrope(
-    workload: Workload,
-    convention: Convention,
-    function: Any = vecrope.get_rope_index,
-    **options: Any,
-) -> Callable[[], Answer]:
-    spec = make_spec(workload, convention)
-    arguments = {**tensor_arguments(workload), **options}
-    input_ids = workload.input_ids
-    if workload.cu_seqlens is not None:
-        input_ids, arguments["cu_seqlens"] = input_ids[0], workload.cu_seqlens
-    return lambda: function(input_ids, spec, **arguments)
-
-
 @cache
 def _compiled_function() -> Any:
     # What a process pays once, whatever it compiles, is no part of this function's compile time.
     torch.compile(lambda x: x + 1)(torch.ones(8))
     return torch.compile(vecrope.get_rope_index, fullgraph=True, dynamic=True)
-
-
-def prepare_loop(workload: Workload, spec: vecrope.MRopeSpec) -> Callable[[], Any]:
-    """Return a call of the loop reference, by these rules."""
-    if workload.model_type == omni.MODEL_TYPE:
-        return omni.prepare_loop(workload, spec.convention)
-    arguments: dict[str, Any] = {
-        name: value.tolist()
-        for name, value in tensor_arguments(workload).items()
-        if value is not None
-    }
-    arguments |= {**seconds_of(workload.second_per_grid_ts), **rules_of(spec)}
-    if spec.convention == "transformers":  # whose functions read nothing else
-        arguments["mm_token_type_ids"] = workload.mm_token_type_ids.tolist()
-    input_ids = workload.input_ids.tolist()
-    return lambda: reference.get_rope_index(input_ids, **arguments)
-
-
-def to_answer(answer: tuple[Any, Any]) -> Answer:
-    """Return positions and deltas as tensors."""
-    position_ids, rope_deltas = map(torch.as_tensor, answer)
-    return position_ids, rope_deltas

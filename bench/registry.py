@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench import lmms, providers, upstreams
-from bench.providers import Provider
+from bench.provider import Provider
 
 _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope": providers.vecrope_provider,

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from bench.answers import Answer
 from bench.busy import busy_cores
 from bench.config import Config, Environment, Measurement, Result, Status
-from bench.providers import Answer, Provider, vecrope_version
+from bench.provider import Provider
+from bench.providers import vecrope_version
 from bench.workloads import make_workload
 
 _WARM_UP = 2

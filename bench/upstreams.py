@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from bench import omni, steps
+from bench.answers import Answer, tensor_arguments, text_only_answer
 from bench.prompts import MODEL_TYPE, VIDEO, Workload
-from bench.providers import Answer, Provider, tensor_arguments, text_only_answer
+from bench.provider import Provider
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec
 

@@ -130,7 +130,11 @@ def test_refuses_seconds_by_two_names():
         ("audio_seqlens", torch.ones(1, dtype=torch.int64), "audio_seqlens must be None: qwen2_vl"),
         ("images_per_sample", torch.ones(1, dtype=torch.int64), "images_per_sample must be None"),
         ("target_sizes", torch.ones(1, 2, dtype=torch.int64), "target_sizes must be None"),
-        ("use_audio_in_video", True, "use_audio_in_video must be False: qwen2_vl hears no audio"),
+        (
+            "use_audio_in_video",
+            True,
+            "use_audio_in_video must be False: qwen2_vl does not take audio",
+        ),
     ],
 )
 def test_refuses_what_is_for_other_families(name, value, message):

@@ -1,4 +1,4 @@
-"""What the rooms of families with a rule of their own share: how a call begins and fails."""
+"""What the rules of single families share: how a call begins and fails."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def count_in_rows(stream: Stream, flags: Tensor, rows: Tensor) -> tuple[Tensor, 
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `fault` is set, a 0-d bool, replace the answer by one that nobody can believe.
+    """Fill the answer with -1, and the deltas with their least value, where `fault` is set.
 
-    It is what under tracing stands for an exception: -1 at every token, and the least deltas.
+    Under tracing this stands for an exception. `fault` is a 0-d bool.
     """
     return (
         torch.where(fault, -1, position_ids),

@@ -15,7 +15,7 @@ from own_support import from_vllm, needs_vllm, single_rows, unmasked
 from support import assert_same
 
 from vecrope import get_rope_index
-from vecrope.integrations.vllm.own_rules import answer_canvas, answer_isaac, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
 from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
 from vecrope.testing.reference_canvas import pictures_of
@@ -195,7 +195,7 @@ def test_omni_prompts_are_answered_as_by_vllm(model_type):
     check()
 
 
-# Pictures on canvases
+# MiniCPM-V 4.7
 
 
 def canvas_model(**attributes):
@@ -237,7 +237,7 @@ def test_pictures_are_answered_as_by_their_tokens():
     def check(prompt):
         tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
         assume(features)
-        answer = answer_canvas(canvas_model(), tokens, features[::-1])
+        answer = answer_minicpmv4_7(canvas_model(), tokens, features[::-1])
         assert_row(answer, *prompt.expected())
 
     check()
@@ -247,10 +247,10 @@ def test_without_a_canvas_or_pictures_tokens_are_counted():
     prompt = CanvasPrompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
     tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
     model = canvas_model()
-    assert answer_canvas(model, tokens, features)[0].tolist() != [[*range(5)]] * 3
+    assert answer_minicpmv4_7(model, tokens, features)[0].tolist() != [[*range(5)]] * 3
     model._uses_canvas_mrope = False
     for given_features in (features, []):
-        positions, delta = answer_canvas(model, tokens, given_features)
+        positions, delta = answer_minicpmv4_7(model, tokens, given_features)
         assert (positions.tolist(), delta) == ([[*range(5)]] * 3, 0)
         model._uses_canvas_mrope = True
 
@@ -260,11 +260,11 @@ def test_pictures_that_do_not_fit_are_refused():
     tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
     features[0].data["tgt_sizes"].data = torch.tensor([[4, 8]])
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_canvas(canvas_model(), tokens, features)
+        answer_minicpmv4_7(canvas_model(), tokens, features)
     # Data that a cache holds is not sent again.
     features[0].data = None
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_canvas(canvas_model(), tokens, features)
+        answer_minicpmv4_7(canvas_model(), tokens, features)
 
 
 @needs_vllm
@@ -285,7 +285,7 @@ def test_pictures_are_answered_as_by_vllm():
     def check(prompt):
         tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
         positions, delta = method.get_mrope_input_positions(model, tokens, features)
-        ours = answer_canvas(model, tokens, features)
+        ours = answer_minicpmv4_7(model, tokens, features)
         assert_row(ours, positions.unsqueeze(1), torch.tensor([[int(delta)]]))
 
     check()

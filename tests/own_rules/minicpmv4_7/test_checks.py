@@ -1,4 +1,4 @@
-"""Pictures on canvases: what is refused, and the words that say why."""
+"""MiniCPM-V 4.7: what is refused, and the words that say why."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pictures on canvases on a CUDA device: no synchronisation, graphs, and compiled roundings."""
+"""MiniCPM-V 4.7 on a CUDA device: no synchronisation, graphs, and compiled roundings."""
 
 import pytest
 import torch

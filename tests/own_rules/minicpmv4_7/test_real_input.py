@@ -1,4 +1,4 @@
-"""Pictures on canvases: pictures and clips through transformers' own MiniCPM-V 4.7 processor.
+"""MiniCPM-V 4.7: pictures and clips through transformers' own MiniCPM-V 4.7 processor.
 
 As in `test_glm4v.py`, two things are stand-ins because torchvision may be absent: the pixel
 operations of the processor of clips, and a check that asks for a class exported with torchvision.

@@ -7,7 +7,7 @@ from support import assert_same
 
 from tests.own_rules.minicpmv4_7.calls import IDS, each_upstream, rope_index
 from vecrope import MRopeSpec
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
 
 CONFIG = {"model_type": "minicpmv4_7", "image_token_id": 6, "video_token_id": 7, **IDS}
@@ -18,7 +18,7 @@ def test_a_live_configuration_is_understood():
 
     config = transformers.MiniCPMV4_7Config(**CONFIG, downsample_mode="4x")
     spec = MRopeSpec.from_config(config, convention="transformers")
-    assert spec.own_rule == CanvasRule(**IDS, downsample_mode="4x")
+    assert spec.own_rule == MiniCPMV47(**IDS, downsample_mode="4x")
     assert (spec.image_token_id, spec.video_token_id) == (6, 7)
     assert spec.own_rule.downsample_factor == 2
 
@@ -52,7 +52,7 @@ def test_sglang_and_vllm_need_a_canvas_in_the_configuration(fields, known):
     for upstream in ("sglang", "vllm"):
         if upstream in known:
             rule = MRopeSpec.from_config(config, convention=upstream).own_rule
-            assert rule == CanvasRule(**IDS, crop_rule="markers", newline_closes=upstream == "vllm")
+            assert rule == MiniCPMV47(**IDS, crop_rule="markers", newline_closes=upstream == "vllm")
         else:
             with pytest.raises(ValueError, match="must have uses_mrope_canvas true or mrope_mode"):
                 MRopeSpec.from_config(config, convention=upstream)
@@ -66,7 +66,7 @@ def test_there_are_no_default_ids(upstream):
     placeholders = {"image_token_id": 6, "video_token_id": 7}
     with pytest.raises(ValueError, match=r"has no default image_start_id: pass own_rule="):
         for_model("minicpmv4_7", convention=upstream, **placeholders)
-    rule = CanvasRule(**IDS)
+    rule = MiniCPMV47(**IDS)
     spec = for_model("minicpmv4_7", convention=upstream, **placeholders, own_rule=rule)
     assert spec.own_rule is rule
 
@@ -86,7 +86,7 @@ def test_there_are_no_default_ids(upstream):
 )
 def test_an_unsound_rule_is_refused(fields, error, message):
     with pytest.raises(error, match=message):
-        CanvasRule(**{**IDS, **fields})
+        MiniCPMV47(**{**IDS, **fields})
 
 
 def test_without_a_placeholder_id_types_are_needed():

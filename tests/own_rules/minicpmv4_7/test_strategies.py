@@ -1,4 +1,4 @@
-"""The strategies of prompts with pictures on canvases: each feature really occurs."""
+"""The strategies of prompts of MiniCPM-V 4.7: each feature really occurs."""
 
 import pytest
 import torch
@@ -110,5 +110,5 @@ def test_another_rule_has_no_canvas():
     from vecrope import MRopeSpec
 
     spec = MRopeSpec.for_model("glm4v", convention="sglang")
-    with pytest.raises(ValueError, match="'glm4v' has no CanvasRule, got None"):
+    with pytest.raises(ValueError, match="'glm4v' has no MiniCPMV47, got None"):
         rules_of(spec)

@@ -1,4 +1,4 @@
-"""Pictures on canvases: SGLang's and vLLM's own functions, out of their wheels."""
+"""MiniCPM-V 4.7: SGLang's and vLLM's own functions, out of their wheels."""
 
 import math
 import os

@@ -1,7 +1,7 @@
 """Exported with checks: every form answers what fits, and gives no answer to what does not.
 
 A program is exported here for the shapes of one prompt. Dynamic shapes, and the families that share
-a rule, are in `test_static.py` and `test_omni_static.py`.
+a rule, are in `test_static.py` and `own_rules/omni/test_static.py`.
 """
 
 import pytest
@@ -10,8 +10,8 @@ from omni_support import spec_of as omni_spec_of
 from own_support import SPECS as OWN_SPECS
 from own_support import ids_of
 from support import assert_same, spec_of
-from test_canvas_static import arguments_of
 
+from tests.own_rules.minicpmv4_7.batches import arguments_of
 from vecrope import get_decode_position_ids, get_rope_index
 from vecrope.testing import Prompt
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec

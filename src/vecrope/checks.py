@@ -58,9 +58,9 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = Non
     check_seconds_argument(inputs.second_per_grid_ts, num_videos, spec)
     for name in ("audio_seqlens", "images_per_sample", "target_sizes", "target_sizes_videos"):
         if getattr(inputs, name) is not None and name not in spec.arguments:
-            raise ValueError(f"{name} must be None: {spec.model_type} has no use for it")
+            raise ValueError(f"{name} must be None: it is not used by {spec.model_type}")
     if inputs.use_audio_in_video and "use_audio_in_video" not in spec.arguments:
-        raise ValueError(f"use_audio_in_video must be False: {spec.model_type} hears no audio")
+        raise ValueError(f"use_audio_in_video must be False: {spec.model_type} does not take audio")
     if max_groups is not None:
         if not isinstance(max_groups, int) or isinstance(max_groups, bool):
             raise TypeError(f"max_groups must be an int, got {max_groups!r}")

@@ -1,1 +1,1 @@
-"""The rooms behind `python -m vecrope`; private to the command line."""
+"""The parts of `python -m vecrope`; private to the command line."""

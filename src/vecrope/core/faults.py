@@ -309,9 +309,9 @@ def _name(
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
-    """Where `fault` is set, a 0-d bool, replace the answer by one that nobody can believe.
+    """Fill the answer with -1, and the deltas with their least value, where `fault` is set.
 
-    It is what under tracing stands for an exception: -1 at every token, and the least deltas.
+    Under tracing this stands for an exception. `fault` is a 0-d bool.
     """
     least = torch.iinfo(rope_deltas.dtype).min
     return position_ids.masked_fill(fault, -1), rope_deltas.masked_fill(fault, least)

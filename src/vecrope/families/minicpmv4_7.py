@@ -6,10 +6,10 @@ from functools import partial
 
 from vecrope.families.conventions import FRAMES_BY_IDS, SGLANG, TRANSFORMERS, VLLM
 from vecrope.families.family import Family
-from vecrope.families.rules import canvas_rule
+from vecrope.families.rules import minicpmv4_7_rule
 
 
-def _canvas() -> Family:
+def _minicpmv4_7() -> Family:
     upstreams = {"transformers": TRANSFORMERS, "sglang": SGLANG, "vllm": VLLM}
     # Patches per token are the rule's, which reads them off the mode.
     fields = {**FRAMES_BY_IDS, "spatial_merge_size": 1, "position_dtype": "int64"}
@@ -18,13 +18,15 @@ def _canvas() -> Family:
     return Family(
         {name: {**rules, **fields} for name, rules in upstreams.items()},
         {"image_token_id": "image_token_id", "video_token_id": "video_token_id"},
-        own_rule=partial(canvas_rule, "transformers"),
-        own_rule_by_convention={name: partial(canvas_rule, name) for name in ("sglang", "vllm")},
+        own_rule=partial(minicpmv4_7_rule, "transformers"),
+        own_rule_by_convention={
+            name: partial(minicpmv4_7_rule, name) for name in ("sglang", "vllm")
+        },
         own_paths={name: name for name in (*markers, *others)},
         own_defaults={"downsample_mode": "16x", "uses_mrope_canvas": False, "mrope_mode": ""},
     )
 
 
 FAMILIES: dict[str, Family] = {
-    "minicpmv4_7": _canvas(),
+    "minicpmv4_7": _minicpmv4_7(),
 }

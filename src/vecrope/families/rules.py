@@ -1,7 +1,7 @@
 """The data of families that number their tokens by a rule of their own.
 
-A spec whose `own_rule` is None is numbered by the pipeline that most families share. Every other
-rule is the data of one room, which is named after it.
+A spec whose `own_rule` is None is numbered by the rule that most families share. Every other one is
+implemented in `vecrope.own_rules`.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ class Bailing(OwnRule):
     """Frames are two positions apart, and rows and columns are centred on their frame's position.
 
     Args:
-        least_position: the least position that the checkpoint has room for; None: any.
-        position_limit: the least position that it has no room for any more; None: any.
+        least_position: the least position that the checkpoint supports; None: any.
+        position_limit: the least position that is too large for it; None: any.
     """
 
     least_position: int | None = None
@@ -197,7 +197,7 @@ class Bailing(OwnRule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CanvasRule(OwnRule):
+class MiniCPMV47(OwnRule):
     """A picture's thumbnail and the slices cut from it lie on one canvas: MiniCPM-V 4.7.
 
     Args:
@@ -251,22 +251,22 @@ class CanvasRule(OwnRule):
         return 2 if self.downsample_mode == "4x" else 4
 
 
-def canvas_rule(
+def minicpmv4_7_rule(
     convention: str, *, uses_mrope_canvas: object, mrope_mode: object, **fields: object
-) -> CanvasRule:
+) -> MiniCPMV47:
     """Return the rule of a configuration, for an upstream.
 
     Args:
         convention: the upstream.
         uses_mrope_canvas: the configuration's field, by which SGLang and vLLM know a canvas.
         mrope_mode: likewise; they differ on how it may be spelt.
-        **fields: the ids and the mode of `CanvasRule`.
+        **fields: the ids and the mode of `MiniCPMV47`.
 
     Raises:
         ValueError: if SGLang or vLLM would see no canvas, and number such a prompt as text.
     """
     if convention == "transformers":
-        return CanvasRule(**fields)  # type: ignore[arg-type]
+        return MiniCPMV47(**fields)  # type: ignore[arg-type]
     mode = str(mrope_mode).strip().lower()
     if not uses_mrope_canvas and (
         mode != "canvas" if convention == "sglang" else "canvas" not in mode
@@ -276,7 +276,7 @@ def canvas_rule(
             f"convention {convention!r}, got {uses_mrope_canvas!r} and {mrope_mode!r}: that "
             "upstream would number images as text"
         )
-    return CanvasRule(
+    return MiniCPMV47(
         crop_rule="markers",
         newline_closes=convention != "sglang",
         **fields,  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What the rooms of families with a rule of their own share: how a call begins and fails."""
+"""What the rules of single families share: how a call begins and fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The room of each family with a rule of its own."""
+"""The implementation of each family with a rule of its own."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from vecrope.families.rules import Bailing, CanvasRule, GlmImage, Hunyuan, Isaac, OmniRule, OwnRule
+from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.bailing import bailing_rope_index
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index
 from vecrope.own_rules.isaac import isaac_rope_index
-from vecrope.own_rules.minicpmv4_7.rope_index import canvas_rope_index
+from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
-_ROOMS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+_IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
-    CanvasRule: canvas_rope_index,
+    MiniCPMV47: minicpmv4_7_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
@@ -35,4 +35,4 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         validate: check the values of the rest.
     """
     assert spec.own_rule is not None
-    return _ROOMS[type(spec.own_rule)](inputs, spec, validate=validate)
+    return _IMPLEMENTATIONS[type(spec.own_rule)](inputs, spec, validate=validate)

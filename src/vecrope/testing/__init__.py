@@ -56,11 +56,11 @@ def __getattr__(name: str) -> Any:
     if name not in _STRATEGIES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        room = import_module(f"{__name__}.{_STRATEGIES[name]}")
+        module = import_module(f"{__name__}.{_STRATEGIES[name]}")
     except ModuleNotFoundError as error:
         if error.name != "hypothesis":
             raise
         raise ImportError(
             f"{__name__}.{name} needs hypothesis: pip install 'vecrope[testing]'"
         ) from error
-    return getattr(room, name)
+    return getattr(module, name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vecrope.families.rules import CanvasRule, DownsampleMode
+from vecrope.families.rules import DownsampleMode, MiniCPMV47
 from vecrope.spec import Convention, MRopeSpec
 from vecrope.testing import reference_canvas
 from vecrope.testing.reference import IMAGE, VIDEO
@@ -166,9 +166,9 @@ def rules_of(spec: MRopeSpec) -> dict[str, Any]:
     }
 
 
-def _rule(spec: MRopeSpec) -> CanvasRule:
-    if not isinstance(spec.own_rule, CanvasRule):
-        raise ValueError(f"{spec.model_type!r} has no CanvasRule, got {spec.own_rule!r}")
+def _rule(spec: MRopeSpec) -> MiniCPMV47:
+    if not isinstance(spec.own_rule, MiniCPMV47):
+        raise ValueError(f"{spec.model_type!r} has no MiniCPMV47, got {spec.own_rule!r}")
     return spec.own_rule
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.rope_index import rope_index_of
@@ -96,7 +96,7 @@ def by_types_of_images(
     return rope_index_of(inputs, spec, validate=validate)
 
 
-def by_types_on_canvases(
+def by_types_of_slices(
     model: Module,  # noqa: ARG001
     spec: MRopeSpec,
     validate: bool,
@@ -110,7 +110,7 @@ def by_types_on_canvases(
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Answer as minicpmv4_7 does, whose mode of a call goes before that of its configuration."""
-    assert isinstance(spec.own_rule, CanvasRule)
+    assert isinstance(spec.own_rule, MiniCPMV47)
     if downsample_mode:
         rule = replace(spec.own_rule, downsample_mode=downsample_mode)  # type: ignore[arg-type]
         spec = replace(spec, own_rule=rule)
@@ -202,7 +202,7 @@ CALLS: dict[str, Call] = {
     "qwen2_5_vl": by_types_and_seconds,
     "hunyuan_vl": by_types_of_images,
     "glm_image": by_markers_with_targets,
-    "minicpmv4_7": by_types_on_canvases,
+    "minicpmv4_7": by_types_of_slices,
     "qwen2_5_omni_thinker": by_ids_with_audio,
     "qwen2_5_omni_talker": by_ids_with_audio,
     "qwen3_omni_moe_thinker": by_ids_with_audio,

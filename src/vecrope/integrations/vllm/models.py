@@ -15,7 +15,7 @@ from vecrope.integrations.vllm.features import (
     images,
     with_separators,
 )
-from vecrope.integrations.vllm.own_rules import answer_canvas, answer_isaac, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
 
 Answer = Callable[[Any, list[int], list[Any]], tuple[Tensor, int]]
 _Groups = Callable[[Any, list[int], list[Any]], Iterable[Group]]
@@ -49,7 +49,7 @@ _GROUPS: tuple[tuple[str, str, _Groups], ...] = (
 )
 _OWN: tuple[tuple[str, str, Answer], ...] = (
     ("isaac", "IsaacForConditionalGeneration", answer_isaac),
-    ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", answer_canvas),
+    ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", answer_minicpmv4_7),
     (
         "qwen2_5_omni_thinker",
         "Qwen2_5OmniThinkerForConditionalGeneration",

@@ -95,7 +95,7 @@ def _with_sound(
     )
 
 
-def answer_canvas(
+def answer_minicpmv4_7(
     model: Any, input_tokens: list[int], mm_features: list[Any]
 ) -> tuple[Tensor, int]:
     """Answer for MiniCPM-V 4.7, by the markers of its pictures."""

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.modality import VIDEO
 from vecrope.core.stream import Stream
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
 from vecrope.own_rules.minicpmv4_7.crops import MAX_SIDE, Crops, Markers, Tokens, next_index
 from vecrope.own_rules.minicpmv4_7.pictures import Pictures
@@ -55,7 +55,7 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
             )
 
 
-def check_sizes(images: Tensor, videos: Tensor, rule: CanvasRule, *, lenient: bool = False) -> None:
+def check_sizes(images: Tensor, videos: Tensor, rule: MiniCPMV47, *, lenient: bool = False) -> None:
     """Check that every size is all zeros, or positive and divisible by the factor; synchronises.
 
     If `lenient` it is enough that no side is smaller.
@@ -89,7 +89,7 @@ def find_faults(
     crops: Crops,
     pictures: Pictures,
     sizes: Tensor,
-    rule: CanvasRule,
+    rule: MiniCPMV47,
     *,
     lenient: bool = False,
 ) -> Faults:

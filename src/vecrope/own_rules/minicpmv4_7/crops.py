@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.modality import IMAGE, TEXT, VIDEO, compact
 from vecrope.core.stream import Stream
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.spec import MRopeSpec
 
 # Sides from which a crop, or a canvas, is refused where values are checked, in tokens.
@@ -58,7 +58,7 @@ class Markers(NamedTuple):
     apply: Tensor  # 0-d bool: there are pictures; otherwise markers are text
 
     @classmethod
-    def of(cls, tokens: Tokens, rule: CanvasRule, apply: Tensor) -> Markers:
+    def of(cls, tokens: Tokens, rule: MiniCPMV47, apply: Tensor) -> Markers:
         """Find the markers."""
         opens = tokens.is_any(rule.image_start_id, rule.slice_start_id)
         closes = tokens.is_any(rule.image_end_id, rule.slice_end_id)
@@ -115,7 +115,7 @@ def gather_tokens(stream: Stream) -> Tokens:
 
 
 def find_crops(
-    tokens: Tokens, spec: MRopeSpec, rule: CanvasRule, sizes: Tensor, images: int
+    tokens: Tokens, spec: MRopeSpec, rule: MiniCPMV47, sizes: Tensor, images: int
 ) -> Crops:
     """Tabulate the crops.
 

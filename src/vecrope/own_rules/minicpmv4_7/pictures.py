@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.modality import compact
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.own_rules.minicpmv4_7.crops import MAX_SIDE, Crops, Tokens, append, next_index
 
 
@@ -39,7 +39,7 @@ class Course(NamedTuple):
     origins: Tensor  # (C,) of each canvas
 
 
-def arrange_pictures(tokens: Tokens, crops: Crops, rule: CanvasRule) -> Pictures:
+def arrange_pictures(tokens: Tokens, crops: Crops, rule: MiniCPMV47) -> Pictures:
     """Tabulate the pictures."""
     capacity = crops.starts.shape[0]
     thumbnails, _ = compact(~crops.is_slice, capacity, torch.int64)
@@ -73,7 +73,7 @@ def arrange_pictures(tokens: Tokens, crops: Crops, rule: CanvasRule) -> Pictures
     )
 
 
-def run_course(tokens: Tokens, crops: Crops, pictures: Pictures, rule: CanvasRule) -> Course:
+def run_course(tokens: Tokens, crops: Crops, pictures: Pictures, rule: MiniCPMV47) -> Course:
     """Walk the rows: a text token counts one, a picture the larger side of its canvas and one."""
     index = tokens.indices
     of_token = torch.searchsorted(pictures.starts, index, right=True) - 1
@@ -109,7 +109,7 @@ def gaps_to_next(crops: Crops) -> Tensor:
     return pad(torch.where(both, crops.starts[1:] - crops.ends[:-1], 0), (0, 1))
 
 
-def _closing(rule: CanvasRule) -> tuple[int | None, ...]:
+def _closing(rule: MiniCPMV47) -> tuple[int | None, ...]:
     return (
         rule.image_start_id,
         rule.image_end_id,

@@ -1,4 +1,4 @@
-"""The room of `CanvasRule`: pictures of a thumbnail and slices, each on a canvas of its own."""
+"""The implementation of `MiniCPMV47`: pictures of a thumbnail and slices, each on a canvas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
-from vecrope.families.rules import CanvasRule
+from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
 from vecrope.own_rules.minicpmv4_7.checks import (
     check_none_left_over,
@@ -30,7 +30,7 @@ from vecrope.spec import MRopeSpec
 _DTYPES = {"int64": torch.int64, "float32": torch.float32}
 
 
-def canvas_rope_index(
+def minicpmv4_7_rope_index(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return the positions of prompts with pictures on canvases, and their deltas.
@@ -46,7 +46,7 @@ def canvas_rope_index(
             (1 or 2 for the tokens of images and videos), `target_sizes` (num_crops, 2) and
             `target_sizes_videos`: height and width of each crop of images and of videos, in
             patches, in the order of the prompt, row by row. Rows of zeros are no crop.
-        spec: with a `CanvasRule`.
+        spec: with a `MiniCPMV47`.
         validate: as in `get_rope_index`.
 
     Returns:
@@ -65,7 +65,7 @@ def canvas_rope_index(
     processor of SGLang and of vLLM's `MiniCPMV4_7ForConditionalGeneration`.
     """
     rule = spec.own_rule
-    assert isinstance(rule, CanvasRule)
+    assert isinstance(rule, MiniCPMV47)
     check_shapes(inputs, spec)
     ids = inputs.input_ids
     tracing = torch.compiler.is_compiling()

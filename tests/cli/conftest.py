@@ -1,0 +1,26 @@
+import json
+
+import pytest
+
+from vecrope.__main__ import main
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def run_prompt(run, tmp_path, monkeypatch):
+    def run_prompt(*arguments, **content):
+        (tmp_path / "prompt.json").write_text(json.dumps(content))
+        return run("--input", "prompt.json", *arguments)
+
+    monkeypatch.chdir(tmp_path)
+
+    return run_prompt

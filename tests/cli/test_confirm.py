@@ -1,0 +1,88 @@
+"""The command line compares its answer with the reference, and times both."""
+
+import pytest
+import torch
+
+import vecrope
+from tests.cli.prompts import words
+from vecrope.cli.demo import conversation
+from vecrope.spec import MRopeSpec
+from vecrope.testing import reference
+
+
+def test_a_wrong_position_is_reported_loudly(run, monkeypatch):
+    def planted(*arguments, **keywords):
+        position_ids, rope_deltas = answer(*arguments, **keywords)
+        position_ids[2, 0, 23] += 1
+        return position_ids, rope_deltas
+
+    answer = vecrope.get_rope_index
+    monkeypatch.setattr(vecrope, "get_rope_index", planted)
+    code, out, err = run()
+    assert code == 1
+    assert "Confirmed" not in out
+    assert "NOT CONFIRMED: the positions differ from those of vecrope.testing.reference" in out
+    assert err == ("python -m vecrope: WRONG POSITIONS: row 0, token 23, axis w: 6, reference 5\n")
+
+
+def test_a_wrong_delta_is_reported_loudly(run, monkeypatch):
+    def planted(*arguments, **keywords):
+        position_ids, rope_deltas = answer(*arguments, **keywords)
+        return position_ids, rope_deltas + 1
+
+    answer = vecrope.get_rope_index
+    monkeypatch.setattr(vecrope, "get_rope_index", planted)
+    code, _, err = run()
+    assert code == 1
+    assert err.endswith("WRONG POSITIONS: row 0, rope_delta: -449, reference -450\n")
+
+
+def test_an_answer_to_what_the_reference_refuses_is_reported_loudly(run, monkeypatch):
+    def refuse(*_, **__):
+        raise reference.Refusal("for a test")
+
+    monkeypatch.setattr(reference, "get_rope_index", refuse)
+    code, out, err = run()
+    assert code == 1
+    assert "NOT CONFIRMED" in out
+    assert err.endswith("WRONG POSITIONS: the reference refuses the prompt: for a test\n")
+
+
+def test_both_are_timed_on_one_thread_which_is_undone(run, monkeypatch):
+    def counted(*arguments, **keywords):
+        threads.append(torch.get_num_threads())
+        return answer(*arguments, **keywords)
+
+    answer, threads = vecrope.get_rope_index, []
+    monkeypatch.setattr(vecrope, "get_rope_index", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads[0] == 2
+    assert len(threads) > 3
+    assert set(threads[1:]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown", "ratio"),
+    [
+        pytest.param((50e-6, 2), " 50 µs, 2000.00 ms", "40000.0", id="slow loop"),
+        pytest.param((0.01, 999e-6), " 10.00 ms, 999 µs", "0.10", id="fast loop"),
+    ],
+)
+def test_times_are_readable(seconds, shown, ratio):
+    from vecrope.cli.confirm import Answer, Timing
+    from vecrope.cli.report import render
+
+    prompt = conversation(MRopeSpec.for_model("glm4v", convention="sglang"))
+    position_ids = torch.zeros((3, 1, 552), dtype=torch.int64)
+    library, loop = (Timing(value, 3) for value in seconds)
+    answer = Answer(position_ids, torch.zeros((1, 1)), None, library, loop)
+    *_, first, second, last = render(prompt, [[]], answer)
+    times = (line.partition("  median")[0].split()[-2:] for line in (first, second))
+    assert " " + ", ".join(" ".join(time) for time in times) == shown
+    assert words(last)[3] == ratio

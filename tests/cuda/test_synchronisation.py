@@ -1,0 +1,190 @@
+"""On a CUDA device: no synchronisation, graphs, compiled."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from support import (
+    assert_no_answer,
+    assert_same,
+    enlarged,
+    fitting,
+    no_synchronisation,
+    roomy,
+)
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.cuda.calls import SPECS, a_prompt, each_convention, few_examples, on_cuda
+from vecrope import get_rope_index
+from vecrope.testing import Prompt
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
+]
+
+# Room for every prompt that `fitting` draws.
+ROOM = {"rows": 4, "tokens": 1024, "grids": 192}
+
+# No synchronisation
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        lambda ids: ids[0, 0].item(),
+        lambda ids: ids.nonzero(),
+        lambda ids: torch.repeat_interleave(ids[0]),
+        lambda ids: ids.cpu(),
+    ],
+    ids=["item", "nonzero", "repeat_interleave", "cpu"],
+)
+def test_the_probe_catches_what_is_planted(planted):
+    ids = a_prompt().input_ids.cuda()
+    with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
+        planted(ids)
+
+
+@each_convention
+@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["attention_mask"],
+        ["image_grid_thw", "video_grid_thw"],
+        ["attention_mask", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"],
+    ],
+    ids=["ids", "mask", "grids", "all"],
+)
+def test_no_synchronisation(names, packed, max_segments, spec):
+    prompt = enlarged(a_prompt(spec), rows=4, tokens=128, grids=5)
+    arguments = {name: value for name, value in prompt.arguments().items() if name in names}
+    arguments["input_ids"] = prompt.input_ids
+    if "image_grid_thw" not in names:
+        arguments["input_ids"] = torch.full_like(prompt.input_ids, 11)
+    if packed:
+        arguments = {
+            name: value if "grid" in name else value.flatten() for name, value in arguments.items()
+        }
+        arguments["cu_seqlens"] = torch.arange(5) * 128
+    expected = get_rope_index(spec=spec, **arguments)
+
+    arguments = on_cuda(arguments)
+    options = {"validate": False, "max_segments": max_segments}
+    # The first call may load kernels, which synchronises.
+    assert_same(get_rope_index(spec=spec, **arguments, **options), expected)
+    with no_synchronisation():
+        answer = get_rope_index(spec=spec, **arguments, **options)
+    assert_same(answer, expected)
+
+
+def test_checks_synchronise_once():
+    prompt = a_prompt()
+    arguments = on_cuda(prompt.arguments())
+    get_rope_index(spec=prompt.spec, **arguments)
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            answer = get_rope_index(spec=prompt.spec, **arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    assert sum("synchronizing CUDA operation" in str(entry.message) for entry in caught) == 1
+    assert_same(answer, prompt.expected())
+
+
+# CUDA graphs
+
+
+def captured(spec, *, by_types, max_segments):
+    """Capture one call; the function that is returned replays it on other inputs."""
+    blank = enlarged(Prompt.from_symbols(spec, ["t"]), **ROOM).arguments()
+    buffers = on_cuda(blank)
+    options = {"validate": False, "max_segments": max_segments}
+    if not by_types:
+        del buffers["mm_token_type_ids"]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            get_rope_index(spec=spec, **buffers, **options)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = get_rope_index(spec=spec, **buffers, **options)
+
+    def replay(prompt):
+        for name, buffer in buffers.items():
+            buffer.copy_(prompt.arguments()[name])
+        graph.replay()
+        return [output.cpu() for output in outputs]
+
+    return replay
+
+
+@each_convention
+@pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
+@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, spec):
+    replay = captured(spec, by_types=by_types, max_segments=max_segments)
+
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        prompt = enlarged(prompt, **ROOM)
+        assert_same(replay(prompt), prompt.expected())
+
+    check()
+
+
+def test_a_graph_notices_that_its_capacity_is_too_small():
+    spec = SPECS["sglang"]
+    replay = captured(spec, by_types=False, max_segments=20)
+    for images, fits in ((2, True), (40, False), (1, True)):
+        prompt = Prompt.from_symbols(spec, ["tI" * images], image_grid_thw=[[1, 2, 2]] * images)
+        prompt = enlarged(prompt, **ROOM)
+        if fits:
+            assert_same(replay(prompt), prompt.expected())
+        else:
+            assert_no_answer(replay(prompt))
+
+
+# torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
+@each_convention
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_compiled_on_cuda_equals_the_loop(validate, spec):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("inductor")
+    function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+
+    def answer(prompt):
+        arguments = prompt.arguments()
+        del arguments["mm_token_type_ids"]
+        return function(spec=spec, validate=validate, **on_cuda(arguments))
+
+    first = roomy(a_prompt(spec))
+    assert_same(answer(first), first.expected())
+
+    @few_examples
+    @given(fitting(spec))
+    def check(prompt):
+        prompt = roomy(prompt)
+        assert_same(answer(prompt), prompt.expected())
+
+    check()
+    assert counter.frame_count == 1
+    if validate:
+        misfit = replace(first, input_ids=first.input_ids.flip(0))
+        assert_no_answer(answer(misfit))
+    torch._dynamo.reset()

@@ -1,0 +1,61 @@
+"""Positions of groups, worked by hand."""
+
+import pytest
+import torch
+from support import assert_same
+
+from tests.integrations.vllm.models import ANSWER, GROUP
+from vecrope.integrations.vllm import positions_of_groups
+
+# Groups, worked by hand
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "groups", "positions", "delta"),
+    [
+        pytest.param(3, [], [[0, 1, 2]] * 3, 0, id="text"),
+        pytest.param(4, GROUP, ANSWER, 0, id="an image"),
+        pytest.param(
+            5,
+            [(1, 1, 1, 2), (3, 1, 1, 2)],
+            [[0, 1, 1, 3, 3], [0, 1, 1, 3, 3], [0, 1, 2, 3, 4]],
+            0,
+            id="two that touch",
+        ),
+        pytest.param(
+            4, [(0, 3, 1, 1)], [[0, 1, 2, 3], [0, 0, 0, 3], [0, 0, 0, 3]], 0, id="a block"
+        ),
+        pytest.param(
+            4,
+            [(0, 3, 1, 1, 2.6)],
+            [[0, 2, 5, 6], [0, 0, 0, 6], [0, 0, 0, 6]],
+            3,
+            id="a block in time, rounded down",
+        ),
+        pytest.param(
+            5,
+            [(0, 1, 1, 1, 1.0), (1, 2, 1, 1, 3.0), (3, 2, 1, 1, 1.0)],
+            [[0, 1, 4, 5, 6], [0, 1, 1, 5, 5], [0, 1, 1, 5, 5]],
+            2,
+            id="in time and not",
+        ),
+        # qwen2_5_vl, 2 positions a second, 2 / 0.3 seconds a step, as float32: 39 and not 40.
+        pytest.param(
+            4,
+            [(0, 4, 1, 1, torch.tensor(2 / 0.3).item() * 2)],
+            [[0, 13, 26, 39], [0] * 4, [0] * 4],
+            36,
+            id="in float64",
+        ),
+    ],
+)
+def test_groups(num_tokens, groups, positions, delta):
+    found = positions_of_groups(num_tokens, groups)
+    assert_same(found[:1], (torch.tensor(positions),))
+    assert found[1] == delta
+    assert type(found[1]) is int
+
+
+def test_a_prompt_without_tokens_is_refused():
+    with pytest.raises(ValueError, match="one token at least, got 0"):
+        positions_of_groups(0, [])

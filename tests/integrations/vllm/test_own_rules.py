@@ -1,0 +1,291 @@
+"""The plugin of vLLM for the families with a rule of their own, on stand-ins and on its wheel."""
+
+import math
+from types import MethodType, SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import omni_support
+import own_support
+import pytest
+import torch
+from hypothesis import assume, given
+from omni_support import configuration, rows_of, vllm_model
+from own_support import from_vllm, needs_vllm, single_rows, unmasked
+from support import assert_same
+
+from vecrope import get_rope_index
+from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
+from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
+from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
+from vecrope.testing.reference_canvas import pictures_of
+from vecrope.testing.strategies_canvas import galleries
+
+ISAAC = own_support.SPECS["isaac"]
+CANVAS = canvas_spec("vllm")
+each_omni = pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
+
+
+def assert_row(answer, position_ids, rope_deltas):
+    """Compare a plugin's answer with (3, 1, N) positions and a (1, 1) delta."""
+    positions, delta = answer
+    assert type(delta) is int
+    assert_same([positions.unsqueeze(1), torch.tensor([[delta]])], [position_ids, rope_deltas])
+
+
+# Isaac
+
+
+def isaac_model(merge=2):
+    def iter_mm_grid_hw(_, features):
+        for feature in features:
+            _, height, width = feature.data["image_grid_thw"].data.tolist()
+            yield feature.mm_position.offset, height // merge, width // merge
+
+    vision = SimpleNamespace(pixel_shuffle_scale_factor=merge)
+    config = SimpleNamespace(vision_config=vision)
+    return SimpleNamespace(config=config, iter_mm_grid_hw=iter_mm_grid_hw)
+
+
+def test_isaac_is_answered_as_by_its_tokens():
+    @given(own_prompts(ISAAC, max_rows=1))
+    def check(prompt):
+        (single,) = single_rows(prompt)
+        tokens = unmasked(single)
+        grids = single.arguments().get("image_grid_thw")
+        want = get_rope_index(torch.tensor([tokens]).long(), ISAAC, image_grid_thw=grids)
+        features = own_support.vllm_features(single)
+        # Which id a placeholder has does not matter.
+        others = [token + 1 for token in tokens]
+        for given_tokens in (tokens, others):
+            assert_row(answer_isaac(isaac_model(), given_tokens, features), *want)
+
+    check()
+
+
+def test_an_image_of_isaac_must_lie_in_the_prompt():
+    prompt = OwnPrompt(ISAAC, [[0, *[own_support.IMAGE] * 4]], image_grid_thw=[(1, 4, 4)])
+    features = own_support.vllm_features(prompt)
+    assert answer_isaac(isaac_model(), [0] * 5, features)[0][1].tolist() == [0, 0, 0, 1, 1]
+    message = r"an image of 2 x 2 tokens at 1 is not within the 4 tokens of the prompt"
+    with pytest.raises(ValueError, match=message):
+        answer_isaac(isaac_model(), [0] * 4, features)
+    features[0].mm_position.offset = -1
+    with pytest.raises(ValueError, match="tokens at -1 is not within"):
+        answer_isaac(isaac_model(), [0] * 5, features)
+
+
+@needs_vllm
+def test_isaac_is_answered_as_by_vllm():
+    model_class = "IsaacForConditionalGeneration"
+    names = (f"{model_class}.{name}" for name in ("iter_mm_grid_hw", "get_mrope_input_positions"))
+    methods = from_vllm("isaac.py", *names, torch=torch, np=np)
+    model = isaac_model()
+    model.iter_mm_grid_hw = MethodType(methods.iter_mm_grid_hw, model)
+
+    @given(own_prompts(ISAAC))
+    def check(prompt):
+        for single in single_rows(prompt):
+            tokens, features = unmasked(single), own_support.vllm_features(single)
+            assume(tokens)
+            positions, delta = methods.get_mrope_input_positions(model, tokens, features)
+            ours = answer_isaac(model, tokens, features[::-1])
+            assert_row(ours, positions.unsqueeze(1), torch.tensor([[delta]]))
+
+    check()
+
+
+# Omni
+
+
+def omni_model(spec):
+    """Return a stand-in that describes features as vLLM's models do."""
+    config = configuration(spec)
+    merge, rate = spec.spatial_merge_size, spec.tokens_per_second
+
+    def iter_mm_features(features):
+        for feature in sorted(features, key=lambda feature: feature.mm_position.offset):
+            data = {key: field.data for key, field in feature.data.items()}
+            if feature.modality == "audio":
+                yield feature.mm_position.offset, "audio", {}
+                continue
+            frames, height, width = data[f"{feature.modality}_grid_thw"].tolist()
+            default = 1.0 if spec.default_seconds is None else spec.default_seconds
+            seconds = float(data.get("second_per_grid_ts", default))
+            yield (
+                feature.mm_position.offset,
+                feature.modality,
+                {
+                    "grid_t": frames,
+                    "grid_h": height // merge,
+                    "grid_w": width // merge,
+                    "t_factor": rate * (seconds if feature.modality == "video" else 1),
+                    "use_audio_in_video": bool(data.get("use_audio_in_video")),
+                },
+            )
+
+    return SimpleNamespace(config=config, iter_mm_features=iter_mm_features)
+
+
+def has_other_audio(row):
+    """Say whether there are videos with sound, and audio on its own or other videos as well."""
+    (symbols,) = row.symbols
+    sounds = symbols.count("<(")
+    return sounds and (symbols.count("(") > sounds or "<V" in symbols)
+
+
+@each_omni
+@pytest.mark.parametrize("sound", [False, True])
+def test_omni_prompts_are_answered_as_by_their_tokens(model_type, sound):
+    spec = omni_support.spec_of(model_type, "vllm", 13)
+
+    @given(omni_conversations(spec, use_audio_in_video=sound, max_rows=1))
+    def check(prompt):
+        (row,) = rows_of(prompt)
+        tokens = row.input_ids[0].tolist()
+        assume(tokens)
+        features = omni_support.vllm_features(row)
+        if has_other_audio(row):
+            with pytest.raises(ValueError, match="all videos must have their sound and no other"):
+                answer_omni(model_type, omni_model(spec), tokens, features)
+            return
+        for given_features in (features, features[::-1]):
+            answer = answer_omni(model_type, omni_model(spec), tokens, given_features)
+            assert_row(answer, *row.expected())
+
+    check()
+
+
+@each_omni
+@pytest.mark.parametrize("symbols", ["t<VVVV>t", "t<(VVVVA)>t"])
+def test_seconds_have_the_default_of_vllm(model_type, symbols):
+    spec = omni_support.spec_of(model_type, "vllm", 2)
+    prompt = OmniPrompt.from_symbols(
+        spec,
+        [symbols],
+        video_grid_thw=[[4, 2, 2]],
+        audio_seqlens=[4] if "(" in symbols else None,
+        use_audio_in_video="(" in symbols,
+    )
+    features = omni_support.vllm_features(prompt)
+    assert all("second_per_grid_ts" not in feature.data for feature in features)
+    answer = answer_omni(model_type, omni_model(spec), prompt.input_ids[0].tolist(), features)
+    assert_row(answer, *prompt.expected())
+
+
+@needs_vllm
+@each_omni
+def test_omni_prompts_are_answered_as_by_vllm(model_type):
+    spec = omni_support.spec_of(model_type, "vllm", 13)
+
+    @given(omni_conversations(spec))
+    def check(prompt):
+        for row in rows_of(prompt):
+            tokens, features = row.input_ids[0].tolist(), omni_support.vllm_features(row)
+            model = vllm_model(row)
+            assume(tokens)
+            try:
+                ours = answer_omni(model_type, model, tokens, features)
+            except ValueError:
+                assert has_other_audio(row)
+                continue
+            positions, delta = model.get_mrope_input_positions(tokens, features)
+            assert_row(ours, positions.unsqueeze(1), torch.tensor([[delta]]))
+
+    check()
+
+
+# MiniCPM-V 4.7
+
+
+def canvas_model(**attributes):
+    rule = CANVAS.own_rule
+    names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    config = SimpleNamespace(
+        model_type="minicpmv4_7",
+        image_token_id=CANVAS.image_token_id,
+        video_token_id=CANVAS.video_token_id,
+        uses_mrope_canvas=True,
+        downsample_mode=rule.downsample_mode,
+        **{name: getattr(rule, name) for name in names},
+    )
+    return SimpleNamespace(config=config, _uses_canvas_mrope=True, **attributes)
+
+
+def canvas_features(prompt):
+    """Yield a feature for each picture of a prompt of one row without padding."""
+    rules = rules_of(prompt.spec)
+    images, videos = (
+        iter([] if sizes is None else [size for size in sizes if any(size)])
+        for sizes in (prompt.target_sizes, prompt.target_sizes_videos)
+    )
+    names = ("image_token_id", "video_token_id", "markers")
+    ids = prompt.input_ids[0].tolist()
+    pictures = pictures_of(ids, by_markers=True, **{name: rules[name] for name in names})
+    for picture in pictures:
+        key, sizes = ("tgt_sizes", images) if picture[0].kind == 1 else ("video_tgt_sizes", videos)
+        field = SimpleNamespace(data=torch.stack([next(sizes) for _ in picture]))
+        yield SimpleNamespace(
+            modality="image" if picture[0].kind == 1 else "video",
+            data={key: field},
+            mm_position=SimpleNamespace(offset=picture[0].start),
+        )
+
+
+def test_pictures_are_answered_as_by_their_tokens():
+    @given(galleries(CANVAS, max_rows=1, masks=False))
+    def check(prompt):
+        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        assume(features)
+        answer = answer_minicpmv4_7(canvas_model(), tokens, features[::-1])
+        assert_row(answer, *prompt.expected())
+
+    check()
+
+
+def test_without_a_canvas_or_pictures_tokens_are_counted():
+    prompt = CanvasPrompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+    model = canvas_model()
+    assert answer_minicpmv4_7(model, tokens, features)[0].tolist() != [[*range(5)]] * 3
+    model._uses_canvas_mrope = False
+    for given_features in (features, []):
+        positions, delta = answer_minicpmv4_7(model, tokens, given_features)
+        assert (positions.tolist(), delta) == ([[*range(5)]] * 3, 0)
+        model._uses_canvas_mrope = True
+
+
+def test_pictures_that_do_not_fit_are_refused():
+    prompt = CanvasPrompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+    features[0].data["tgt_sizes"].data = torch.tensor([[4, 8]])
+    with pytest.raises(ValueError, match="target_sizes"):
+        answer_minicpmv4_7(canvas_model(), tokens, features)
+    # Data that a cache holds is not sent again.
+    features[0].data = None
+    with pytest.raises(ValueError, match="target_sizes"):
+        answer_minicpmv4_7(canvas_model(), tokens, features)
+
+
+@needs_vllm
+def test_pictures_are_answered_as_by_vllm():
+    module = "minicpmv4_7.py"
+    functions = ("compute_llm_grid", "build_image_bounds", "_compute_canvas_single", "_target_hw")
+    functions += ("_CanvasLayout", "_canvas_layout", "_assign_canvas_span", "_as_hw_pairs")
+    functions += ("_compute_canvas_packed", "canvas_rope_delta", "_sequential_positions")
+    keys = ("im_start_id", "im_end_id", "slice_start_id", "slice_end_id")
+    namespace = {"torch": torch, "math": math, "NamedTuple": NamedTuple, "Any": Any}
+    helpers = vars(from_vllm(module, *functions, _STRUCTURAL_KEYS=keys, **namespace))
+    name = "MiniCPMV4_7ForConditionalGeneration.get_mrope_input_positions"
+    method = from_vllm(module, name, torch=torch, **{key: helpers[key] for key in functions})
+    ids = dict(zip((*keys, "newline_id"), rules_of(CANVAS)["markers"], strict=True))
+    model = canvas_model(_canvas_special_ids=ids)
+
+    @given(galleries(CANVAS, max_rows=1, masks=False))
+    def check(prompt):
+        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        positions, delta = method.get_mrope_input_positions(model, tokens, features)
+        ours = answer_minicpmv4_7(model, tokens, features)
+        assert_row(ours, positions.unsqueeze(1), torch.tensor([[int(delta)]]))
+
+    check()

@@ -1,0 +1,106 @@
+"""The plugin's answers against vLLM's own methods, out of its wheel."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles import spec_of, vllm_class, vllm_function, vllm_rope_index
+from own_support import VLLM_WHEEL, needs_vllm
+from support import assert_same
+
+from bench.wheels import Wheel
+from tests.integrations.vllm.models import ALL, FAMILIES
+from vecrope.integrations import vllm as plugin
+from vecrope.integrations.vllm import features as features_of
+from vecrope.integrations.vllm import models
+from vecrope.integrations.vllm.plugin import _method
+from vecrope.testing import conversations, token_soup
+
+# vLLM looks for frames, and for videos of a temporal merge size, where its processors put them.
+WHOLE = ("qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "bailing_moe_v3_vl")
+PROMPTS = [
+    *((model_type, conversations) for model_type in FAMILIES),
+    *((model_type, token_soup) for model_type in WHOLE),
+]
+
+
+@pytest.fixture
+def with_qwen3_vl(monkeypatch):
+    name = "Qwen3VLForConditionalGeneration"
+    module = SimpleNamespace(**{name: vllm_class("qwen3_vl")})
+    monkeypatch.setattr(features_of, "import_module", lambda _: module)
+
+
+def assert_equal_answers(model, tokens, features):
+    """Compare what the function answers with what vLLM does, and return it."""
+    ours = plugin.get_mrope_input_positions(model, tokens, features)
+    theirs = vllm_function(model, tokens, features)
+    assert_same(ours[:1], theirs[:1])
+    assert (type(ours[1]), ours[1]) == (type(theirs[1]), theirs[1])
+    return ours
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("model_type", "strategy"), PROMPTS, ids=lambda value: getattr(value, "__name__", value)
+)
+@pytest.mark.usefixtures("with_qwen3_vl")
+def test_prompts_get_vllms_answer(model_type, strategy):
+    spec = spec_of(model_type, "vllm")
+
+    @given(strategy(spec))
+    def check(prompt):
+        if prompt.attention_mask is not None and not prompt.attention_mask.any(1).all():
+            return  # a row without tokens, at which vLLM fails
+        vllm_rope_index(prompt, assert_equal_answers)
+
+    check()
+
+
+COUNTS = st.lists(st.sampled_from([0, 4, 4, 8, 12, 3, 5]), min_size=1, max_size=4)
+
+
+@needs_vllm
+@given(counts=COUNTS)
+def test_pruned_videos_get_vllms_answer(counts):
+    """Frames may have lost all of their tokens, or hold those of others; in part is an accident."""
+    config = SimpleNamespace(
+        video_token_id=5,
+        vision_start_token_id=6,
+        vision_end_token_id=7,
+        vision_config=SimpleNamespace(spatial_merge_size=2),
+    )
+    tokens = [1, *(token for count in counts for token in (2, 6, *[5] * count, 7)), 1]
+    grid = SimpleNamespace(data=torch.tensor([len(counts), 4, 4]))
+    place = SimpleNamespace(offset=1)
+    features = [SimpleNamespace(modality="video", data={"video_grid_thw": grid}, mm_position=place)]
+    owner = vllm_class("qwen3_vl")
+    model = owner()
+    model.config = config
+    module = SimpleNamespace(Qwen3VLForConditionalGeneration=owner)
+    answer = models.answer_by_groups(features_of.between_markers)
+    method = _method(owner.get_mrope_input_positions, answer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features_of, "import_module", lambda _: module)
+        ours = method(model, tokens, features)
+        if all(count % 4 == 0 for count in counts):
+            assert_equal_answers(model, tokens, features)
+    theirs = vllm_function(model, tokens, features)
+    assert_same(ours[:1], theirs[:1])
+    assert ours[1] == theirs[1]
+
+
+@needs_vllm
+def test_the_wheel_has_the_classes_and_methods_with_this_signature():
+    wheel = Wheel(Path(VLLM_WHEEL), "vllm")
+    assert wheel.version.startswith("0.33.")
+    assert '"vllm.general_plugins"' in wheel.source("vllm/plugins/__init__.py")
+    for module, name in ALL:
+        source = wheel.source(module.replace(".", "/") + ".py")
+        _, _, body = source.partition(f"\nclass {name}(")
+        _, _, method = body.partition("\n    def get_mrope_input_positions(")
+        names = [line.strip().partition(":")[0].rstrip(",") for line in method.splitlines()[1:4]]
+        assert names == ["self", "input_tokens", "mm_features"], name

@@ -1,0 +1,34 @@
+"""How thumbnails are spread over their slices."""
+
+from fractions import Fraction
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vecrope.own_rules.minicpmv4_7.rounded_linspace import spread
+
+# Rounding
+
+
+def test_a_thumbnail_is_spread_as_linspace_does():
+    extents = torch.arange(1, 201)
+    for count in range(1, 65):
+        lines = [torch.linspace(0, extent - 1, count) for extent in extents.tolist()]
+        expected = torch.stack(lines).round().long()
+        got = spread(torch.arange(count), extents[:, None], torch.tensor(count))
+        assert torch.equal(got, expected), count
+
+
+@given(st.integers(2, 2**16), st.data())
+def test_large_extents_are_spread_as_linspace_does(extent, data):
+    count = data.draw(st.integers(1, (2**20 - 1) // (extent - 1) + 1))
+    got = spread(torch.arange(count), torch.tensor(extent), torch.tensor(count))
+    assert torch.equal(got, torch.linspace(0, extent - 1, count).round().long())
+
+
+def test_exact_fractions_would_be_rounded_otherwise():
+    # Position 21 of 43 is 1.5, and float32 comes out right below it.
+    got = spread(torch.arange(43), torch.tensor(4), torch.tensor(43)).tolist()
+    exact = [round(Fraction(3 * index, 42)) for index in range(43)]
+    assert [index for index in range(43) if got[index] != exact[index]] == [21]

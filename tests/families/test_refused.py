@@ -127,7 +127,11 @@ def test_refuses_seconds_by_two_names():
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("audio_seqlens", torch.ones(1, dtype=torch.int64), "audio_seqlens must be None: qwen2_vl"),
+        (
+            "audio_seqlens",
+            torch.ones(1, dtype=torch.int64),
+            "must be None: it is not used by qwen2_vl",
+        ),
         ("images_per_sample", torch.ones(1, dtype=torch.int64), "images_per_sample must be None"),
         ("target_sizes", torch.ones(1, 2, dtype=torch.int64), "target_sizes must be None"),
         (

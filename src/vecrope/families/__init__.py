@@ -4,7 +4,6 @@ A file holds a family or a few that are alike; `registry` lists them all, and `r
 of the rules that are a family's own.
 """
 
-from vecrope.families.family import Family
 from vecrope.families.registry import FAMILIES, NOT_MROPE, class_defaults, read_config
 
-__all__ = ["FAMILIES", "NOT_MROPE", "Family", "class_defaults", "read_config"]
+__all__ = ["FAMILIES", "NOT_MROPE", "class_defaults", "read_config"]

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from support import rope_index
 
-from vecrope import MRopeSpec, families, get_rope_index
+from vecrope import MRopeSpec, get_rope_index
+from vecrope.families import registry
 from vecrope.testing import Prompt, assert_matches, conversations, token_soup
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -24,12 +25,12 @@ CONFIG = {
 
 @pytest.fixture
 def invented(monkeypatch):
-    """Make the entry that the README shows."""
-    (code,) = re.findall(r"( *FAMILIES\[.*?\n)   ```", README, re.DOTALL)
-    known = dict(families.FAMILIES)
-    exec(textwrap.dedent(code), vars(families) | {"FAMILIES": known})
-    assert set(known) - set(families.FAMILIES) == {"invented_vl"}
-    monkeypatch.setattr(families, "FAMILIES", known)
+    """Run the file that the README shows, and register what it makes."""
+    (code,) = re.findall(r"( *from vecrope.families.conventions.*?\n)   ```", README, re.DOTALL)
+    file = {}
+    exec(textwrap.dedent(code), file)
+    assert list(file["FAMILIES"]) == ["invented_vl"]
+    monkeypatch.setattr(registry, "FAMILIES", registry.FAMILIES | file["FAMILIES"])
 
 
 def built(convention, **rules):

@@ -26,7 +26,7 @@ pytest.importorskip("triton", reason="needs Triton")
 if torch.cuda.is_available():
     pytest.skip("the kernels run on the GPU here, see test_cuda", allow_module_level=True)
 
-from vecrope.forms.triton import kernels
+from vecrope.forms.triton import constants
 from vecrope.forms.triton import launch as fused
 
 # The interpreter takes a while for each.
@@ -49,8 +49,8 @@ def short(spec):
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
     # So that a row of a few tokens has several blocks, and these several chunks.
-    monkeypatch.setattr(kernels, "BLOCK", 8)
-    monkeypatch.setattr(kernels, "CHUNK", 4)
+    monkeypatch.setattr(constants, "BLOCK", 8)
+    monkeypatch.setattr(constants, "CHUNK", 4)
 
 
 def run(prompt, *, by_types=False, sizes=None):
@@ -331,7 +331,7 @@ def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
             return lambda *_: searched.append(grid) or Compiled()
 
     monkeypatch.setattr(fused, "_KERNELS", (Kernel(), Kernel(), Kernel()))
-    monkeypatch.setattr(kernels, "COMPILED_TAKE_CONSTANTS", True)
+    monkeypatch.setattr(constants, "COMPILED_TAKE_CONSTANTS", True)
     launch = fused.Launcher(SPECS["transformers"], torch.device("cpu"))
     ids = torch.ones((1, 20), dtype=torch.int64)
     buffers = fused.make_buffers((1, 20), 0, torch.int64, ids.device)

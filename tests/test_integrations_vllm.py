@@ -17,11 +17,13 @@ from support import assert_same
 
 from bench.wheels import Wheel
 from vecrope.integrations import vllm as plugin
-from vecrope.integrations.vllm import positions_of_groups
+from vecrope.integrations.vllm import features as features_of
+from vecrope.integrations.vllm import models, positions_of_groups
+from vecrope.integrations.vllm.plugin import _method
 from vecrope.testing import conversations, token_soup
 
 MODELS = "vllm.model_executor.models"
-ALL = [(module, name) for module, classes in plugin._CLASSES.items() for name in classes]
+ALL = [(module, name) for module, classes in models.CLASSES.items() for name in classes]
 
 MODULE = '''
 class {name}:
@@ -216,7 +218,7 @@ def test_groups_of_bailing():
         config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
     )
     features = [*images((1, 2, 4), (1, 4, 4))]
-    groups = [*plugin._images(model, [], features[::-1])]
+    groups = [*features_of.images(model, [], features[::-1])]
     assert groups == [(1, 1, 1, 2), (3, 1, 2, 2)]
     for feature, message in (
         (SimpleNamespace(**{**vars(features[0]), "modality": "video"}), "got a video"),
@@ -224,13 +226,13 @@ def test_groups_of_bailing():
         (*images((2, 2, 4)), "one frame, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
-            [*plugin._images(model, [], [feature])]
+            [*features_of.images(model, [], [feature])]
 
 
 def test_groups_of_openpangu():
     grids = [("image", 1, 1, 1, 2), ("video", 5, 2, 1, 2), ("video", 30, 0, 1, 2)]
     model = SimpleNamespace(iter_mm_grid_thw=lambda _: iter(grids))
-    groups = [*plugin._with_separators(model, [], [])]
+    groups = [*features_of.with_separators(model, [], [])]
     assert groups == [(1, 1, 1, 2), (5, 1, 1, 2), (9, 1, 1, 2), (30, 0, 1, 2)]
 
 
@@ -240,18 +242,18 @@ def test_groups_of_qwen3_vl(monkeypatch):
     owner = SimpleNamespace(_iter_mm_grid_hw=lambda *_, **__: iter(frames))
     module = ModuleType("qwen3_vl")
     module.Qwen3VLForConditionalGeneration = owner
-    monkeypatch.setattr(plugin, "import_module", lambda _: module)
+    monkeypatch.setattr(features_of, "import_module", lambda _: module)
     names = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
     vision = SimpleNamespace(spatial_merge_size=2)
     config = SimpleNamespace(**dict.fromkeys(names, 0), vision_config=vision)
     model = SimpleNamespace(config=config)
     frames[:] = [(1, 1, 2, 2), (9, 1, 2, 0), (20, 1, 2, 4), (30, 0, 2, 0)]
-    groups = [*plugin._between_markers(model, [], [])]
+    groups = [*features_of.between_markers(model, [], [])]
     assert groups == [(1, 1, 1, 2), (20, 1, 1, 2), (22, 1, 1, 2)]
     for odd in ((1, 2, 2, 3), (1, 2, 2, 5)):
         frames[:] = [odd]
         with pytest.raises(ValueError, match=r"which is no multiple of the 4 .* pruned"):
-            [*plugin._between_markers(model, [], [])]
+            [*features_of.between_markers(model, [], [])]
 
 
 # Groups, worked by hand
@@ -326,7 +328,7 @@ PROMPTS = [
 def with_qwen3_vl(monkeypatch):
     name = "Qwen3VLForConditionalGeneration"
     module = SimpleNamespace(**{name: vllm_class("qwen3_vl")})
-    monkeypatch.setattr(plugin, "import_module", lambda _: module)
+    monkeypatch.setattr(features_of, "import_module", lambda _: module)
 
 
 def assert_equal_answers(model, tokens, features):
@@ -376,10 +378,10 @@ def test_pruned_videos_get_vllms_answer(counts):
     model = owner()
     model.config = config
     module = SimpleNamespace(Qwen3VLForConditionalGeneration=owner)
-    answer = plugin._of_groups(plugin._between_markers)
-    method = plugin._method(owner.get_mrope_input_positions, answer)
+    answer = models.answer_by_groups(features_of.between_markers)
+    method = _method(owner.get_mrope_input_positions, answer)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plugin, "import_module", lambda _: module)
+        patch.setattr(features_of, "import_module", lambda _: module)
         ours = method(model, tokens, features)
         if all(count % 4 == 0 for count in counts):
             assert_equal_answers(model, tokens, features)

@@ -15,7 +15,7 @@ from own_support import from_vllm, needs_vllm, single_rows, unmasked
 from support import assert_same
 
 from vecrope import get_rope_index
-from vecrope.integrations.vllm_own import answer_canvas, answer_isaac, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_canvas, answer_isaac, answer_omni
 from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
 from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
 from vecrope.testing.reference_canvas import pictures_of

@@ -194,9 +194,7 @@ def test_without_validation_no_operation_depends_on_values(spec, device, packed,
                 arguments["images_per_sample"] = torch.empty(2, dtype=torch.int64)
             if spec.video_token_id is not None:
                 arguments["video_grid_thw"] = torch.empty((2, 3), dtype=torch.int32)
-        position_ids, rope_deltas = get_rope_index(
-            ids, spec, validate=False, max_segments=5, **arguments
-        )
+        position_ids, rope_deltas = get_rope_index(ids, spec, validate=False, **arguments)
         assert position_ids.shape[1:] == ids.shape
         assert rope_deltas.shape == (2, 1)
         assert {position_ids.device.type, rope_deltas.device.type} == {device}

@@ -130,7 +130,11 @@ ON_REQUEST = {
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.testing.strategies_canvas": "hypothesis",
     "vecrope.testing.strategies_omni": "hypothesis",
-    "vecrope.forms.triton.kernels": "triton",
+    "vecrope.forms.triton.constants": "triton",
+    **{
+        f"vecrope.forms.triton.kernels.{name}": "triton"
+        for name in ("classify", "items", "positions", "summaries", "workspace")
+    },
 }
 
 

@@ -165,8 +165,11 @@ def rope_index_of(
         if answer is not None:
             return answer
         # What is wrong there is found once more below, and named.
-    prepared = prepare(inputs, spec, validate, static=chosen == "static")
-    if spec.own_rule is not None:
+    own_rule = spec.own_rule is not None
+    prepared = prepare(
+        inputs, spec, validate, static=chosen == "static" or (own_rule and not validate)
+    )
+    if own_rule:
         return own_rope_index(prepared.inputs, spec, validate=validate)
     answer = _eager_answer(prepared, spec)
     if answer is not None:

@@ -1,9 +1,8 @@
-"""The library's segment table, as lines for a person: one for each run of text, image and frame."""
+"""Where tokens stand, as lines for a person: one for each run of text, image and frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -11,7 +10,7 @@ from vecrope.cli.prompt import Prompt
 from vecrope.core.items import make_items
 from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.core.stream import make_stream
-from vecrope.segments import segment_stream
+from vecrope.forms.static import locate
 
 
 @dataclass(frozen=True)
@@ -64,54 +63,45 @@ def segment_rows(prompt: Prompt) -> list[list[Segment]]:
         stream.index_dtype,
         prompt.second_per_grid_ts,
     )
-    table = segment_stream(stream, prompt.spec, items, None)
-    columns = (
-        *(table.rows, table.starts, table.lengths, table.modality, table.items, table.origin),
-        *(table.in_group, table.height, table.width, table.base, table.span),
-    )
     rows: list[list[Segment]] = [[] for _ in prompt.input_ids]
+    if not prompt.input_ids.numel():
+        return rows
+    located = locate(stream, prompt.spec, items)
+    kind = located.kind
+    text = (kind == TEXT) | (kind == MASKED)
+    # What the tokens of a segment share: row and kind, and where they are visual, the group.
+    shared = (
+        *(located.rows, kind.long(), located.item),
+        located.group.masked_fill(text, 0),
+    )
+    starts = torch.ones_like(text)
+    starts[1:] = torch.stack([column[1:] != column[:-1] for column in shared]).any(0)
+    at = starts.nonzero().view(-1)
+    stops = [*at[1:].tolist(), kind.shape[0]]
+    columns = (
+        *(located.rows, kind, located.item, located.group, located.place),
+        *(located.in_group, located.height, located.width, located.base, located.span),
+    )
     seq_len = prompt.input_ids.shape[1]
-    for row, start, length, modality, item, origin, depth, height, width, base, span in zip(
-        *(column.tolist() for column in columns), strict=True
+    for start, stop, (row, modality, item, group, place, depth, height, width, base, span) in zip(
+        at.tolist(),
+        stops,
+        zip(*(column[at].tolist() for column in columns), strict=True),
+        strict=True,
     ):
-        segment = Segment(
-            row=row,
-            start=start - row * seq_len,
-            stop=start - row * seq_len + length,
-            modality=modality,
-            item=item - items.num_images if modality == VIDEO else item,
-            frame=0,
-            place=start - origin,
-            grid=(depth, height, width),
-            base=base,
-            span=span,
+        visual = modality in (IMAGE, VIDEO)
+        rows[row].append(
+            Segment(
+                row=row,
+                start=start - row * seq_len,
+                stop=stop - row * seq_len,
+                modality=modality,
+                item=item - items.num_images if modality == VIDEO else item,
+                frame=group,
+                place=place,
+                grid=(depth, height, width),
+                base=prompt.spec.padding_value if modality == MASKED else base,
+                span=(0 if place else span) if visual else span * (stop - start),
+            )
         )
-        rows[row] += _groups(segment) if segment.is_visual else _whole(segment)
     return rows
-
-
-def _whole(segment: Segment) -> Iterator[Segment]:
-    """Text and masked tokens: each token is a group, shown together."""
-    if segment.length:
-        yield replace(segment, span=segment.length * segment.span)
-
-
-def _groups(segment: Segment) -> Iterator[Segment]:
-    """Cut what may hold several frames of a video into these."""
-    depth, height, width = segment.grid
-    size = depth * height * width
-    start, place = segment.start, segment.place
-    while start < segment.stop:
-        frame, within = divmod(place, size)
-        stop = min(segment.stop, start + size - within)
-        yield replace(
-            segment,
-            start=start,
-            stop=stop,
-            frame=frame,
-            place=within,
-            base=segment.base + frame * segment.span,
-            span=0 if within else segment.span,
-        )
-        place += stop - start
-        start = stop

@@ -198,20 +198,21 @@ def _token_faults(
     start marker right before it; the frame that begins here touches the one before it.
     """
     stream, rows = locations.stream, locations.rows
-    key = locations.item + rows.long() * locations.items.table.shape[1]
+    key = locations.item + rows * locations.items.table.shape[1]
     if stream.kept is None:
         previous = pad(key[:-1], (1, 0), value=-1)
     else:
         previous = value_at_last(stream.kept, key, -1, before=True)
     follows = key == previous
-    visual, later = locations.visual, locations.place > 0
-    broken = visual & later & ~follows
+    # Of placeholders: the place of every other token is 0.
+    later = locations.place > 0
+    broken = later & ~follows
     missing = touching = None
     if spec.marker_rule == "adjacent" and stream.token_types is None:
         assert spec.vision_start_token_id is not None
         marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
         marked = marked & (rows == pad(rows[:-1], (1, 0), value=-1))
-        missing = visual & ~(marked | later)
+        missing = locations.visual & ~(marked | later)
     if not spec.frames_may_touch and locations.video is not None:
         touching = locations.video & follows & ~later
         touching = touching & (locations.item < locations.items.text)

@@ -78,14 +78,16 @@ def make_items(
     table = pad(table, (0, 2), value=1)
     # Filled, not assigned: that would copy the number from the host.
     table[5, -1].fill_(0)
-    expected = torch.stack((tokens[:num_images].sum(), tokens[num_images:].sum()))
+    expected = torch.stack(
+        [part.sum(dtype=index_dtype) for part in (tokens[:num_images], tokens[num_images:])]
+    )
     return Items(
         table,
         pad(extent, (0, 2), value=1),
         None if pace is None else pad(pace, (0, 2)),
         ends,
         num_images,
-        expected.to(index_dtype),
+        expected,
     )
 
 
@@ -94,7 +96,8 @@ def temporal_offset(frame: Tensor, pace: Tensor) -> Tensor:
 
     Each product is rounded to the precision of `pace` (2, ...), as the upstreams round theirs.
     """
-    return (frame.to(pace.dtype) * pace[0] * pace[1]).to(frame.dtype)
+    step, scale = pace.unbind()
+    return (frame.to(pace.dtype) * step * scale).to(frame.dtype)
 
 
 def has_pace(spec: MRopeSpec) -> bool:

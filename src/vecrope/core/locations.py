@@ -25,25 +25,25 @@ class TokenLocations:
     items: Items
     image: Tensor  # (N,) bool: unmasked placeholders of images
     video: Tensor | None  # (N,) bool: likewise of videos; None: there can be none
-    rows: Tensor  # (N,) row of the batch, or packed sequence
-    ranks: Tensor  # (N,) number among the batch's placeholders, as `Items` ranks them; 0 elsewhere
+    visual: Tensor  # (N,) bool: of both
+    masked: Tensor | None  # (N,) bool; None: no token is
+    rows: Tensor  # (N,) int64: row of the batch, or packed sequence
+    # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.
+    ranks: Tensor
     item: Tensor  # (N,) row of the table of items
-    group: Tensor  # (N,) number of its group in the item
+    start: Tensor  # (N,) rank of the item's first token
     place: Tensor  # (N,) number of the token in its group
     base: Tensor  # (N,) running position at which its group starts
-    # Of the group: columns, rows, frames, and how far it moves the running position, (N,) each.
+    # Of the group: columns, rows, frames, columns times rows, and how far it moves the running
+    # position, (N,) each.
     width: Tensor
     height: Tensor
     in_group: Tensor
+    area: Tensor
     span: Tensor
     found: Tensor  # (2,) image tokens and video tokens in the batch
     next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
-
-    @property
-    def visual(self) -> Tensor:
-        """(N,) bool: unmasked placeholders."""
-        return self.image if self.video is None else self.image | self.video
 
     @property
     def begins(self) -> Tensor:
@@ -53,7 +53,12 @@ class TokenLocations:
     @property
     def group_tokens(self) -> Tensor:
         """(N,) tokens of the group."""
-        return self.width * self.height * self.in_group
+        return self.area * self.in_group
+
+    @property
+    def group(self) -> Tensor:
+        """(N,) number of the group in its item; 0 elsewhere."""
+        return ((self.ranks - self.start) // self.group_tokens).masked_fill(~self.visual, 0)
 
     @property
     def kind(self) -> Tensor:
@@ -61,27 +66,21 @@ class TokenLocations:
         kind = self.image.to(torch.uint8)
         if self.video is not None:
             kind = kind.masked_fill(self.video, VIDEO)
-        if self.stream.kept is not None:
-            kind = torch.where(self.stream.kept, kind, MASKED)
-        return kind
+        return kind if self.masked is None else kind.masked_fill(self.masked, MASKED)
 
     def offsets(self) -> Tensor:
         """Return the (3, N) frame, row and column of every token, the first as time; 0 for text."""
-        area = self.width * self.height
-        frame = self.place // area
-        cell = self.place - frame * area
-        row = cell // self.width
-        time = frame
+        time, cell = self.place // self.area, self.place % self.area
         if self.items.pace is not None:
-            time = temporal_offset(frame, self.items.pace[:, self.item])
-        return torch.stack((time, row, cell - row * self.width))
+            time = temporal_offset(time, self.items.pace[:, self.item])
+        return torch.stack((time, cell // self.width, cell % self.width))
 
     def positions(self, padding_value: int) -> Tensor:
         """Return the (3, N) positions by the shared rule, `padding_value` at masked tokens."""
         positions = self.offsets() + self.base
-        if self.stream.kept is None:
-            return positions
-        return positions.masked_fill(~self.stream.kept, padding_value)
+        return (
+            positions if self.masked is None else positions.masked_fill(self.masked, padding_value)
+        )
 
     def run_at(self, at: int) -> tuple[int, int]:
         """Return where the run of one item's tokens that holds the token `at` starts and stops."""

@@ -56,8 +56,18 @@ class Stream:
         if len(self.shape) == 2:
             row = index // self.shape[1]
         else:
-            row = (search(self.row_bounds, index) - 1).to(index.dtype)
+            row = torch.searchsorted(self.row_bounds, index, right=True) - 1
         return row.clamp(max=self.num_rows - 1)
+
+    def token_rows(self) -> Tensor:
+        """Return (N,) int64: the row of each token."""
+        device = self.row_bounds.device
+        if len(self.shape) == 2:
+            return torch.arange(self.num_tokens, device=device) // self.shape[1]
+        if self.num_rows == 1:  # Triton 3.6 compiles no search among nothing
+            return torch.zeros(self.num_tokens, dtype=torch.int64, device=device)
+        index = torch.arange(self.num_tokens, dtype=self.index_dtype, device=device)
+        return search(self.row_bounds[1:-1], index)
 
     def running_sums(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Sum `values` (N,), row by row; `rows` (N,) is the row of each token.
@@ -72,6 +82,12 @@ class Stream:
         at_bounds = total[self.row_bounds]
         return total[1:] - at_bounds[rows], at_bounds.diff()
 
+    def row_sums(self, values: Tensor) -> Tensor:
+        """Return (B,) the sums of `values` (N,) in each row."""
+        if len(self.shape) == 2:
+            return values.view(self.shape).sum(1, dtype=self.index_dtype)
+        return pad(values.cumsum(0, dtype=self.index_dtype), (1, 0))[self.row_bounds].diff()
+
 
 def value_at_last(flags: Tensor, values: Tensor, default: int, *, before: bool = False) -> Tensor:
     """Return (N,) the value at the last flagged token up to and with each, or `default`.
@@ -80,15 +96,14 @@ def value_at_last(flags: Tensor, values: Tensor, default: int, *, before: bool =
         flags: (N,) bool.
         values: (N,) of any dtype.
         default: where no flagged token stands before.
-        before: the value at the flagged token before the last, which for a flagged token is the one
-            in front of it.
+        before: for flagged tokens alone, the value at the flagged token in front of each.
     """
     num_tokens = flags.shape[0]
     number = flags.cumsum(0)
     # By their numbers, from 1 on; the last slot takes what is not flagged.
     table = values.new_full((num_tokens + 2,), default)
-    table.scatter_(0, torch.where(flags, number, num_tokens + 1), values)
-    return table[(number - 1).clamp(min=0) if before else number]
+    table.scatter_(0, number.masked_fill(~flags, num_tokens + 1), values)
+    return table[number - 1 if before else number]
 
 
 def make_stream(
@@ -109,6 +124,10 @@ def make_stream(
         bounds = cu_seqlens.to(device=device, dtype=index_dtype)
         # Bounds that are not checked must not lead out of the tokens.
         bounds = bounds.clamp(0, input_ids.shape[0])
-    mask = None if attention_mask is None else attention_mask.to(device).reshape(-1).bool()
-    types = None if mm_token_type_ids is None else mm_token_type_ids.to(device).reshape(-1)
-    return Stream(input_ids.reshape(-1), types, mask, bounds, tuple(input_ids.shape), exact)
+    mask = None if attention_mask is None else _flat(attention_mask.to(device)).bool()
+    types = None if mm_token_type_ids is None else _flat(mm_token_type_ids.to(device))
+    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape), exact)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values if values.dim() == 1 else values.reshape(-1)

@@ -47,9 +47,10 @@ def static_rope_index(
     """
     ids, seconds, lenient = inputs.input_ids, inputs.second_per_grid_ts, inputs.lenient
     checked = validate and not torch.compiler.is_compiling()
-    no_grid = torch.empty((0, 3), dtype=torch.int64, device=ids.device)
-    images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
-    videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
+    images, videos = (
+        torch.empty((0, 3), dtype=torch.int64, device=ids.device) if grids is None else grids
+        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+    )
     if checked:
         faults.check_grids(images, videos, spec, lenient=lenient)
         faults.check_seconds(seconds, videos, spec)
@@ -64,15 +65,15 @@ def static_rope_index(
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
         return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
     locations = locate(stream, spec, items)
-    position_ids = locations.positions(spec.padding_value).to(dtype).view(3, *ids.shape)
+    position_ids = locations.positions(spec.padding_value).to(dtype)
+    if ids.dim() == 2:
+        position_ids = position_ids.view(3, *ids.shape)
     if not validate:
         return position_ids, locations.rope_deltas
     fault = faults.layout_fault(locations, spec, lenient=lenient)
     if not checked:
-        return (
-            torch.where(fault, -1, position_ids),
-            torch.where(fault, LEAST, locations.rope_deltas),
-        )
+        rope_deltas = locations.rope_deltas.masked_fill(fault, LEAST)
+        return position_ids.masked_fill(fault, -1), rope_deltas
     if bool(fault):
         faults.raise_layout_fault(locations, images, videos, spec, lenient=lenient)
     return position_ids, locations.rope_deltas
@@ -81,55 +82,58 @@ def static_rope_index(
 def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     """Return where each token of a stream of at least one token stands; reads no value."""
     index_dtype = stream.index_dtype
-    index = torch.arange(stream.num_tokens, dtype=index_dtype, device=stream.row_bounds.device)
-    rows = stream.row_of(index)
+    rows = stream.token_rows()
+    masked = None if stream.kept is None else ~stream.kept
     image, video = _placeholders(stream, spec, rows)
 
-    found_images = image.cumsum(0, dtype=index_dtype)
-    num_images = found_images[-1]
-    ranks, visual, num_videos = found_images - 1, image, torch.zeros_like(num_images)
-    if video is not None:
-        found_videos = video.cumsum(0, dtype=index_dtype)
-        num_videos = found_videos[-1]
-        ranks = torch.where(video, found_videos - 1 + items.expected[0], ranks)
+    ranks = image.cumsum(0, dtype=index_dtype)
+    num_images = ranks[-1]
+    if video is None:
+        visual, num_videos = image, torch.zeros_like(num_images)
+    else:
         visual = image | video
-    ranks = ranks.masked_fill(~visual, 0)
+        video_ranks = video.cumsum(0, dtype=index_dtype)
+        num_videos = video_ranks[-1]
+        ranks = torch.where(video, video_ranks + items.expected[0], ranks)
+    ranks = ranks - 1
 
-    item = _items_of(stream, items, visual, ranks)
+    item = _items_of(items, ranks, ~visual, masked)
     start, _, width, height, in_group, span = items.table[:, item].unbind()
-    place = ranks - start
-    group_tokens = width * height * in_group
-    group = place // group_tokens
-    place = place - group * group_tokens
+    area = width * height
+    # That of text is 0: each of its tokens is a group.
+    place = (ranks - start) % (area * in_group)
 
-    moved, row_moved = stream.running_sums(torch.where(place == 0, span, 0), rows)
+    moved, row_moved = stream.running_sums(span * (place == 0), rows)
     base = moved - span
     next_positions = row_moved
     if spec.span_rule == "hw":
         # A block, which is one group, can reach further than it moves the running position.
         reached = base + items.extent[item]
-        if stream.kept is not None:
-            reached = reached.masked_fill(~stream.kept, 0)
-        next_positions = next_positions.scatter_reduce(0, rows.long(), reached, "amax")
+        if masked is not None:
+            reached = reached.masked_fill(masked, 0)
+        next_positions = next_positions.scatter_reduce(0, rows, reached, "amax")
     next_positions = next_positions.to(torch.int64)
     return TokenLocations(
         stream=stream,
         items=items,
         image=image,
         video=video,
+        visual=visual,
+        masked=masked,
         rows=rows,
         ranks=ranks,
         item=item,
-        group=group,
+        start=start,
         place=place,
         base=base,
         width=width,
         height=height,
         in_group=in_group,
+        area=area,
         span=span,
         found=torch.stack((num_images, num_videos)),
         next_positions=next_positions,
-        rope_deltas=(next_positions - _row_lengths(stream, spec, rows)).unsqueeze(1),
+        rope_deltas=(next_positions - _row_lengths(stream, spec)).unsqueeze(1),
     )
 
 
@@ -162,26 +166,25 @@ def _in_video(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
         return stream.running_sums(opened, rows)[0] > 0
     # The last marker so far, by its number: its row, and whether it is a start.
     markers = opens | closes
-    last = value_at_last(markers, 2 * rows.long() + opens, default=-1)
+    last = value_at_last(markers, 2 * rows + opens, default=-1)
     return last == 2 * rows + 1
 
 
-def _items_of(stream: Stream, items: Items, visual: Tensor, ranks: Tensor) -> Tensor:
-    """Return (N,) the row of the table of items for each token."""
-    other: Tensor | int = items.text
-    if stream.kept is not None:
-        other = torch.where(stream.kept, items.text, items.masked)
+def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:
+    """Return (N,) the row of the table of items for each token; `other` are no placeholders."""
     if items.text == 0:  # Triton 3.6 compiles no search among nothing
-        return torch.zeros_like(ranks) if isinstance(other, int) else other
-    # Beyond the last item the search answers I, which is the row of text.
-    return torch.where(visual, search(items.ends, ranks), other)
+        item = torch.zeros_like(ranks)
+    else:
+        # Beyond the last item the search answers I, which is the row of text.
+        item = search(items.ends, ranks).masked_fill(other, items.text)
+    return item if masked is None else item.masked_fill(masked, items.masked)
 
 
-def _row_lengths(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
-    """Return (B,) the length that each row's delta is measured against."""
+def _row_lengths(stream: Stream, spec: MRopeSpec) -> Tensor | int:
+    """Return (B,) the length that each row's delta is measured against, or that of every row."""
     if spec.delta_length == "valid" and stream.kept is not None:
-        return stream.running_sums(stream.kept, rows)[1]
-    return stream.row_bounds.diff()
+        return stream.row_sums(stream.kept)
+    return stream.shape[1] if len(stream.shape) == 2 else stream.row_bounds.diff()
 
 
 def _is(ids: Tensor, token_id: int | None) -> Tensor:

@@ -49,9 +49,7 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
 
 def token_rows(stream: Stream) -> Tensor:
     """Return (N,) the row of each token."""
-    return stream.row_of(
-        torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=stream.input_ids.device)
-    )
+    return stream.token_rows()
 
 
 def kept_tokens(stream: Stream) -> Tensor:

@@ -8,7 +8,8 @@ faster for long input; it takes layouts in which every run of placeholders is on
 from __future__ import annotations
 
 from bisect import bisect_right
-from itertools import accumulate
+from itertools import accumulate, chain, compress
+from operator import not_
 from typing import NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ class Found(NamedTuple):
 
     def reaches(self, index: int) -> bool:
         """Say whether a group ends right before this token index."""
-        few = self.groups.few is not None
+        few = self.groups.many is None
         return (max(self.last.tolist()) if few else int(self.last.amax())) == index - 1
 
 
@@ -58,7 +59,7 @@ def find_by_tokens(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool
     by_markers = _by_markers(batch, spec)
     wanted = [*spec.markers] if by_markers else ids
     dtype = torch.int64 if batch.token_types is not None else key.dtype
-    hit = key == torch.tensor(wanted, dtype=dtype, device="cpu").unsqueeze(1)
+    hit = key == torch.tensor([[value] for value in wanted], dtype=dtype, device="cpu")
     if batch.kept is not None:
         hit.logical_and_(batch.kept)
     where = hit.nonzero()
@@ -88,7 +89,7 @@ def find_by_tokens(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool
         if order is None:
             return None
         groups = groups.reordered(order)
-    index = where[:number, 1]
+    index = (where if number == where.shape[0] else where[:number])[:, 1]
     if not groups.number:
         return Found(groups, index, index, index, None)
     begins, ends = groups.rank_bounds()
@@ -118,12 +119,13 @@ def find_by_runs(batch: Batch, spec: MRopeSpec, items: Items) -> Found | None:
         if ranges and num_images:
             groups = groups.reordered(_alternate(num_images, ranges, num_groups))
     elif len(ids) > 1:
-        video = key[first] == ids[1]
-        order = torch.stack((~video, video)).nonzero()
-        if int(order[:, 0].sum()) != num_groups - num_images:
+        video = (key[first] == ids[1]).tolist()
+        if sum(video) != num_groups - num_images:
             return None
         if num_images not in (0, num_groups):
-            first, end = first[order[:, 1]], end[order[:, 1]]
+            images = compress(range(num_groups), map(not_, video))
+            order = host_tensor(chain(images, compress(range(num_groups), video)))
+            first, end = first[order], end[order]
     text = hit.logical_not_()
     if batch.kept is not None:
         text.logical_and_(batch.kept)
@@ -169,19 +171,17 @@ def _splits_at(where: Tensor, at: int) -> bool:
     """Say whether the ascending kinds in `where` (K, 2) are 0 in front of `at` and not behind."""
     if where.shape[0] < at:
         return False
-    around = where[max(at - 1, 0) : at + 1, 0].tolist()
+    around = [kind for kind, _ in where[max(at - 1, 0) : at + 1].tolist()]
     return not (at and around.pop(0)) and all(around)
 
 
 def _markers_among_runs(batch: Batch, spec: MRopeSpec, first: Tensor) -> Markers:
     """Return the markers, with how many runs (G,) begin before each."""
-    _, opens, closes = spec.markers
-    places = []
-    for token_id in (opens, closes):
-        hit = batch.input_ids == token_id
-        places.append(set_indices(hit if batch.kept is None else hit.logical_and_(batch.kept)))
-    kinds = [_START] * places[0].shape[0] + [_END] * places[1].shape[0]
-    markers = _with_row_starts(batch, [*zip(kinds, torch.cat(places).tolist(), strict=True)])
+    _, start, end = spec.markers
+    hit = (batch.input_ids == start).logical_or_(batch.input_ids == end)
+    places = set_indices(hit if batch.kept is None else hit.logical_and_(batch.kept))
+    kinds = [_START if token == start else _END for token in batch.input_ids[places].tolist()]
+    markers = _with_row_starts(batch, [*zip(kinds, places.tolist(), strict=True)])
     if not markers:
         return []
     at = host_tensor(place - 1 for _, place in markers)

@@ -23,47 +23,75 @@ class Groups(NamedTuple):
     items: Items
     number: int  # G
     num_lines: int  # lines of all of them
-    item: Tensor | None  # (G,) the item of each, where there are many
-    few: list[int] | None  # the same, where there are few
+    few: list[int] | None  # (G,) the item of each, where there are few
+    many: Sizes | None  # what each needs, where there are many
 
     def of(self, values: Sequence[Any]) -> list[Any]:
         """Return the value of each group's item, for few groups."""
         assert self.few is not None
         return [*map(values.__getitem__, self.few)]
 
-    def table(self, *values: Sequence[int]) -> Tensor:
-        """Return values of the items for each group, (n, G) int64."""
-        if self.few is not None:
-            return torch.tensor([self.of(column) for column in values], device="cpu")
-        return torch.tensor(values, device="cpu")[:, self.item]
+    def column(self, values: Sequence[int]) -> Tensor:
+        """Return the value of each group's item, (G,) int64."""
+        if self.many is None:
+            return torch.tensor(self.of(values), device="cpu")
+        return host_tensor(values)[self.many.item]
+
+    def area(self) -> Tensor:
+        """Return (G,) the tokens of each group."""
+        return self.column(self.items.area) if self.many is None else self.many.area
 
     def rank_bounds(self) -> tuple[Tensor, Tensor]:
         """Return (G,) the ranks of each group's first and last placeholder."""
-        if self.few is not None:
+        if self.many is None:
             stops = [*accumulate(self.of(self.items.area))]
-            ends = [stop - 1 for stop in stops]
-            begins, lasts = torch.tensor([[0, *stops[:-1]], ends], device="cpu").unbind()
-            return begins, lasts
-        area = self.table(self.items.area)[0]
-        stops_of = area.cumsum(0)
-        return stops_of - area, stops_of - 1
+            lasts = [stop - 1 for stop in stops]
+            begins, ends = torch.tensor([[0, *stops[:-1]], lasts], device="cpu").unbind()
+            return begins, ends
+        stops_of = self.many.area.cumsum(0)
+        return stops_of - self.many.area, stops_of - 1
 
     def reordered(self, order: list[int]) -> Groups:
         """Return the groups in another order, (G,) numbers of these."""
         if self.few is not None:
             return self._replace(few=[*map(self.few.__getitem__, order)])
-        assert self.item is not None
-        return self._replace(item=self.item[host_tensor(order)])
+        assert self.many is not None
+        table = self.many.table[:, host_tensor(order)]
+        return self._replace(many=Sizes(table))
+
+
+class Sizes(NamedTuple):
+    """Numbers of each of many groups, as rows of one table (8, G) int64."""
+
+    table: Tensor
+
+    @property
+    def item(self) -> Tensor:
+        """The item of each group."""
+        return self.table[0]
+
+    @property
+    def area(self) -> Tensor:
+        """The tokens of each group."""
+        return self.table[1]
 
 
 def make_groups(items: Items) -> Groups:
     """Return the groups of the items, in the order of the items."""
     number = sum(items.groups)
-    num_lines = sum(map(mul, items.groups, map(mul, items.depth, items.height)))
+    tall = [*map(mul, items.depth, items.height)]
+    num_lines = sum(map(mul, items.groups, tall))
     item = chain.from_iterable(map(repeat, range(len(items.groups)), items.groups))
     if num_lines <= FEW:
-        return Groups(items, number, num_lines, None, [*item])
-    return Groups(items, number, num_lines, host_tensor(item), None)
+        return Groups(items, number, num_lines, [*item], None)
+    # Where the frames of each item begin in a table of those of all items.
+    frames = [0, *accumulate(items.depth)][:-1]
+    rows = [range(len(tall)), items.area, tall, items.advance, frames]
+    rows += [items.extent, items.height, items.width]
+    table = host_tensor(chain.from_iterable(rows)).view(len(rows), -1)
+    if number > len(tall) or 0 in items.groups:
+        table = table[:, host_tensor(item)]
+    return Groups(items, number, num_lines, None, Sizes(table))
 
 
 def host_tensor(values: Iterable[int]) -> Tensor:

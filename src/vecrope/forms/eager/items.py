@@ -162,10 +162,11 @@ def _offsets(
             return None
     # Of all videos at once: the products are rounded as the upstreams round theirs.
     pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
-    video = [*chain.from_iterable(map(repeat, range(len(in_video)), in_video))]
-    frame = [*chain.from_iterable(map(range, in_video))]
-    numbers = torch.tensor([video, frame], dtype=torch.int64, device="cpu")
-    taken = temporal_offset(numbers[1], pace[:, numbers[0]]).tolist()
+    of_frames = [*chain.from_iterable(map(repeat, range(len(in_video)), in_video))]
+    in_order = [*chain.from_iterable(map(range, in_video))]
+    numbers = torch.tensor([of_frames, in_order], dtype=torch.int64, device="cpu")
+    video, frame = numbers.unbind()
+    taken = temporal_offset(frame, pace[:, video]).tolist()
     stops = [*accumulate(in_video)]
     offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))
     return offsets

@@ -115,11 +115,15 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
         rows = batch.row_of(first)
         if not torch.equal(rows, batch.row_of(last)):
             return False
-    # How many unmasked tokens stand before each token; without a mask, its index.
-    rank = None if batch.kept is None else batch.kept.cumsum(0)
-    begin, end = (first, last) if rank is None else (rank[first], rank[last])
+    begin, end = first, last
     if not _is_whole(found, begin, end):
-        return False
+        if batch.kept is None or found.placeholders is None:
+            return False
+        # Without the masked tokens that stand in between.
+        rank = batch.kept.cumsum(0)
+        begin, end = rank[first], rank[last]
+        if not _is_whole(found, begin, end):
+            return False
     if spec.marker_rule == "adjacent" and batch.token_types is None:
         if not int(batch.place_in_row(first).amin()):
             return False
@@ -127,8 +131,11 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
         if before.count(spec.vision_start_token_id) < len(before):
             return False
     if not spec.frames_may_touch:
+        if batch.kept is not None:
+            rank = batch.kept.cumsum(0)
+            begin, end = rank[first], rank[last]
         items = found.groups.items
-        item = found.groups.table(range(len(items.groups)))[0]
+        item = found.groups.column(range(len(items.groups)))
         touches = (item[1:] == item[:-1]) & (item[1:] >= items.num_images)
         touches &= begin[1:] == end[:-1] + 1
         if rows is not None:
@@ -139,8 +146,7 @@ def _fits(batch: Batch, spec: MRopeSpec, found: Found) -> bool:
 
 def _is_whole(found: Found, begin: Tensor, end: Tensor) -> bool:
     """Say whether the ranks (G,) of the groups' first and last tokens hold each in one piece."""
-    area = found.groups.items.area
-    return torch.equal(end - begin, found.groups.table([tokens - 1 for tokens in area])[0])
+    return torch.equal(end - begin + 1, found.groups.area())
 
 
 def _row_ends(batch: Batch, found: Found | None, num_kept: list[int]) -> list[int]:
@@ -152,7 +158,7 @@ def _row_ends(batch: Batch, found: Found | None, num_kept: list[int]) -> list[in
     if batch.num_rows == 1:
         return [num_kept[0] + sum(map(mul, items.groups, moves))]
     ends = torch.tensor(num_kept, device="cpu")
-    ends.index_add_(0, batch.row_of(found.first), found.groups.table(moves)[0])
+    ends.index_add_(0, batch.row_of(found.first), found.groups.column(moves))
     row_ends: list[int] = ends.tolist()
     return row_ends
 
@@ -164,7 +170,7 @@ def _outreaches(spec: MRopeSpec, items: Items) -> bool:
 
 def _largest(batch: Batch, found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
     """Return one more than the largest position of each row, which may be in a block."""
-    reached = time[found.first].to(torch.int64) + found.groups.table(found.groups.items.extent)[0]
+    reached = time[found.first].to(torch.int64) + found.groups.column(found.groups.items.extent)
     largest = torch.tensor(row_ends, device="cpu")
     largest.scatter_reduce_(0, batch.row_of(found.first), reached, "amax")
     ends: list[int] = largest.tolist()

@@ -68,7 +68,7 @@ def write_positions(
 
 def _write_groups(positions: Tensor, found: Found) -> None:
     dtype, num_tokens = positions.dtype, positions.shape[1]
-    lines = _few_lines(found) if found.groups.few is not None else _many_lines(found)
+    lines = _few_lines(found) if found.groups.many is None else _many_lines(found)
     time, height, width = positions.unbind()
     if found.placeholders is not None:
         time.index_fill_(0, found.placeholders, 0)
@@ -128,13 +128,8 @@ def _frame_moves(items: Items) -> Iterator[tuple[list[int], list[int]]]:
 def _many_lines(found: Found) -> Lines:
     """Lay the lines out as tensors."""
     groups, items = found.groups, found.groups.items
-    tall_items = [*map(mul, items.depth, items.height)]
-    # Where the frames of an item begin in a table of those of all items.
-    frames_before = [0, *accumulate(items.depth)][:-1]
-    area, height, width, tall, advance, extent, base = groups.table(
-        *(items.area, items.height, items.width, tall_items),
-        *(items.advance, items.extent, frames_before),
-    ).unbind()
+    assert groups.many is not None
+    _, area, tall, advance, base, _, height, width = groups.many.table.unbind()
     starts = tall.cumsum(0) - tall
     group = torch.zeros(groups.num_lines, dtype=torch.int64, device="cpu")
     group = group.index_fill_(0, starts[1:], 1).cumsum_(0)
@@ -158,7 +153,7 @@ def _many_lines(found: Found) -> Lines:
         1 - columns,
         rows,
         time,
-        torch.stack((advance - extent, advance - height, advance - width)),
+        advance - groups.many.table[5:],
     )
 
 

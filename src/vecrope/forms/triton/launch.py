@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.forms.triton import kernels
+from vecrope.forms.triton import constants, kernels
 from vecrope.spec import MRopeSpec
 
 _KERNELS = kernels.mark, kernels.summarise, kernels.write
@@ -24,7 +24,7 @@ class Buffers(NamedTuple):
     @property
     def faults(self) -> Tensor:
         """(3,) int64: not 0 where the prompt does not fit its grids."""
-        return self.work[: 2 * kernels.NUM_FAULTS].view(torch.int64)
+        return self.work[: 2 * constants.NUM_FAULTS].view(torch.int64)
 
 
 def fused_rope_index(
@@ -67,9 +67,9 @@ def make_buffers(
 ) -> Buffers:
     """Allocate what a call for (B, T) ids and so many grid rows writes."""
     num_rows, seq_len = shape
-    num_blocks = num_rows * -(-seq_len // kernels.BLOCK)
-    work = 2 * kernels.NUM_FAULTS
-    work += kernels.NUM_BLOCK_ROWS * num_blocks + kernels.NUM_ITEM_ROWS * num_items
+    num_blocks = num_rows * -(-seq_len // constants.BLOCK)
+    work = 2 * constants.NUM_FAULTS
+    work += constants.NUM_BLOCK_ROWS * num_blocks + constants.NUM_ITEM_ROWS * num_items
     return Buffers(
         torch.empty((3, num_rows, seq_len), dtype=dtype, device=device),
         torch.empty((num_rows, 1), dtype=torch.int64, device=device),
@@ -124,7 +124,7 @@ class Launcher:
                 Other tokens are as if masked, and no part of a row's length. None: all are in use.
         """
         num_rows, seq_len = input_ids.shape
-        num_blocks = num_rows * -(-seq_len // kernels.BLOCK)
+        num_blocks = num_rows * -(-seq_len // constants.BLOCK)
         position_ids, rope_deltas, work = buffers
         input_ids = input_ids.contiguous()
         mask = None if attention_mask is None else self._ready(attention_mask)
@@ -148,11 +148,11 @@ class Launcher:
         )
         mark, summarise, write = self._compiled.get(key, _KERNELS)
         of_mark, of_summarise, of_write = self._constants
-        tiles = kernels.BLOCK, kernels.CHUNK
+        tiles = constants.BLOCK, constants.CHUNK
         with torch.cuda.device_of(input_ids):  # type: ignore[no-untyped-call]
             if types is None and not self._last:
                 mark = mark[(num_blocks, 1, 1)](
-                    input_ids, mask, sizes, work, seq_len, *of_mark, kernels.BLOCK
+                    input_ids, mask, sizes, work, seq_len, *of_mark, constants.BLOCK
                 )
             summarise = summarise[(num_blocks + 1, 1, 1)](
                 input_ids, mask, types, sizes, images, videos, rope_deltas, work,
@@ -163,7 +163,7 @@ class Launcher:
                 seq_len, num_rows, num_images, num_items, num_items.bit_length(),
                 *of_write, *tiles,
             )  # fmt: skip
-        if write is not None and kernels.COMPILED_TAKE_CONSTANTS:
+        if write is not None and constants.COMPILED_TAKE_CONSTANTS:
             self._compiled[key] = mark, summarise, write
 
     def _ready(self, values: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from vecrope.checks import check_metadata
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
+from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.rope_index import get_rope_index
-from vecrope.segments import find_runs
 from vecrope.spec import MRopeSpec
 
 Grids = Sequence[Sequence[int]] | Tensor | None
@@ -146,7 +146,7 @@ def _used_grids(
     items = make_items(images, videos, spec, stream.index_dtype)
     found = items.expected.new_zeros(2)
     if stream.num_tokens:
-        found = find_runs(stream, spec, items, None).total
+        found = locate(stream, spec, items).found
     starts, _, width, height, _, _ = items.table[:, : items.text]
     image_left = found[0] - starts[: items.num_images]
     video_left = found[1] + items.expected[0] - starts[items.num_images :]

@@ -1,7 +1,4 @@
-"""`get_rope_index` of transformers' models, answered by vecrope: patched in, and out again.
-
-Importing this module does not import transformers.
-"""
+"""Puts vecrope's answer in place of a model's `get_rope_index`, and takes it out again."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from vecrope.families import FAMILIES
-from vecrope.integrations.transformers_calls import Call, call_of
+from vecrope.integrations.transformers.calls import Call, call_of
 from vecrope.spec import MRopeSpec
 
 VERSIONS = ("5.23",)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core.modality import IMAGE
-from vecrope.integrations.vllm_groups import positions_of_groups
+from vecrope.integrations.vllm.groups import positions_of_groups
 from vecrope.positions import fill_runs
 from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec

@@ -1,0 +1,173 @@
+"""The second pass: positions, deltas and faults."""
+
+import triton
+import triton.language as tl
+
+from vecrope.forms.triton.constants import ARGUMENTS
+from vecrope.forms.triton.kernels.classify import kinds_of, larger, load_tokens
+from vecrope.forms.triton.kernels.items import items_at
+from vecrope.forms.triton.kernels.workspace import block_rows, faults_of, item_rows, sum_of_blocks
+
+
+@triton.jit
+def _add(a, b, c, d, e, f, g, a2, b2, c2, d2, e2, f2, g2):
+    return a + a2, b + b2, c + c2, d + d2, e + e2, f + f2, g + g2
+
+
+@triton.jit
+def _counts_before(
+    work, row, seq_len, UNDECIDED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr
+):
+    """Return what the blocks before this one hold, in all and in its row.
+
+    Returns:
+        Image placeholders, video placeholders and unmasked tokens in all; the same in the row; and
+        1 if the last marker in the row is a video start.
+    """
+    block = tl.program_id(0)
+    blocks_in_row = tl.cdiv(seq_len, BLOCK)
+    marked, undecided, images, videos, kept_tokens, _ = block_rows(work, tl.num_programs(0))
+    zero = tl.zeros((CHUNK,), tl.int32)
+    image, video, kept = zero, zero, zero
+    row_image, row_video, row_kept, opened = zero, zero, zero, zero
+    last = -1
+    for first in range(0, block + 1, CHUNK):
+        other = first + tl.arange(0, CHUNK)
+        before = other < block
+        of_image = tl.load(images + other, mask=before, other=0)
+        of_video = tl.load(videos + other, mask=before, other=0)
+        of_kept = tl.load(kept_tokens + other, mask=before, other=0)
+        if UNDECIDED:
+            # The last marker before each of the blocks counts if it is in that block's row.
+            has_forerunner = (other > 0) & (other <= block)
+            marker = tl.load(marked + other - 1, mask=has_forerunner, other=-1)
+            marker = tl.maximum(tl.associative_scan(marker, 0, larger), last)
+            last = tl.max(marker, 0)
+            in_video = (marker >= other // blocks_in_row * seq_len * 2) & ((marker & 1) == 1)
+            of_either = tl.load(undecided + other, mask=before, other=0)
+            of_image += tl.where(in_video, 0, of_either)
+            of_video += tl.where(in_video, of_either, 0)
+            opened += (in_video & (other == block)).to(tl.int32)
+        in_row = other >= row * blocks_in_row
+        image, video, kept = image + of_image, video + of_video, kept + of_kept
+        row_image += tl.where(in_row, of_image, 0)
+        row_video += tl.where(in_row, of_video, 0)
+        row_kept += tl.where(in_row, of_kept, 0)
+    return tl.reduce((image, video, kept, row_image, row_video, row_kept, opened), 0, _add)
+
+
+@triton.jit(
+    do_not_specialize=["seq_len", "num_rows", "num_images", "num_items", "steps"],
+    do_not_specialize_on_alignment=ARGUMENTS,
+)
+def write(
+    ids,
+    mask,
+    types,
+    sizes,
+    positions,
+    deltas,
+    work,
+    seq_len,
+    num_rows,
+    num_images,
+    num_items,
+    steps,
+    IMAGE: tl.constexpr,
+    VIDEO_START: tl.constexpr,
+    VIDEO_END: tl.constexpr,
+    LAST: tl.constexpr,
+    PADDING: tl.constexpr,
+    PADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Write the block's positions, and raise its row's delta and the faults by what it holds.
+
+    The faults are: a group that other tokens interrupt, or a code of the mask or the types that is
+    none; a grid that is not sound; and fewer or more placeholders than the grids describe.
+    """
+    block = tl.program_id(0)
+    row, at, token, inside, kept, wrong = load_tokens(ids, mask, sizes, seq_len, BLOCK)
+    row_start = row * tl.cdiv(seq_len, BLOCK)
+    _, _, _, _, kept_tokens, items = block_rows(work, tl.num_programs(0))
+    ends, starts, widths, areas, groups, spans, moved = item_rows(items, num_items)
+    UNDECIDED: tl.constexpr = LAST and types is None
+    images, videos, all_kept, row_images, row_videos, row_kept, opened = _counts_before(
+        work, row, seq_len, UNDECIDED, BLOCK, CHUNK
+    )
+    image, video, codes = kinds_of(
+        types, work, at, token, inside, kept, opened, row_start,
+        IMAGE, VIDEO_START, VIDEO_END, LAST, CHUNK,
+    )  # fmt: skip
+    if types is not None:
+        wrong |= kept & ((codes < 0) | (codes > 2))
+    visual = image | video
+
+    # Three counts in one scan: images, videos, text.
+    counts = image.to(tl.int64) + (video.to(tl.int64) << 16) + ((kept & ~visual).to(tl.int64) << 32)
+    counts = tl.cumsum(counts, 0)
+    image_tokens = tl.load(ends + num_images - 1, mask=num_images > 0, other=0)
+    image_rank = images + (counts & 0xFFFF).to(tl.int32) - 1
+    video_rank = image_tokens + videos + ((counts >> 16) & 0xFFFF).to(tl.int32) - 1
+    rank = tl.where(video, video_rank, image_rank)
+    # The same for either kind at the start of the row and at that of the block.
+    corner = tl.arange(0, 4)
+    at_block = corner % 2 == 1
+    corner_rank = tl.where(at_block, images, images - row_images)
+    corner_video_rank = image_tokens + tl.where(at_block, videos, videos - row_videos)
+    corner_rank = tl.where(corner < 2, corner_rank, corner_video_rank)
+    item, corner_item = items_at(ends, rank, visual, corner_rank, num_items, steps)
+    found = visual & (item < num_items)
+    # Behind the last item its own groups count.
+    corner_item = tl.minimum(corner_item, tl.maximum(num_items - 1, 0))
+    exists = corner_item < num_items
+    start = tl.load(starts + item, mask=found, other=0)
+    group = tl.load(groups + item, mask=found, other=1)
+    span = tl.load(spans + item, mask=found, other=1)
+    area = tl.load(areas + item, mask=found, other=1)
+    width = tl.load(widths + item, mask=found, other=1)
+    corner_start = tl.load(starts + corner_item, mask=exists, other=0)
+    corner_group = tl.load(groups + corner_item, mask=exists, other=1)
+    corner_span = tl.load(spans + corner_item, mask=exists, other=0)
+    corner_moved = tl.load(moved + corner_item, mask=exists, other=0)
+
+    # By how much the groups that begin before the block, but not before its row, move the position.
+    moves = tl.cdiv(corner_rank - corner_start, tl.maximum(corner_group, 1))
+    moves = moves * corner_span + corner_moved
+    before = row_kept - row_images - row_videos + tl.sum(tl.where(at_block, moves, -moves), 0)
+    place = tl.where(found, (rank - start) % group, 0)
+    begins = found & (place == 0)
+    moves = tl.where(begins, span, (kept & ~found).to(tl.int32))
+    base = before + tl.cumsum(moves, 0) - span
+    frame = place // area
+    in_frame = place - frame * area
+    line = in_frame // width
+    time, height, across = base + frame, base + line, base + in_frame - line * width
+    num_tokens = num_rows.to(tl.int64) * seq_len
+    tl.store(positions + at, tl.where(kept, time, PADDING), mask=inside)
+    tl.store(positions + num_tokens + at, tl.where(kept, height, PADDING), mask=inside)
+    tl.store(positions + 2 * num_tokens + at, tl.where(kept, across, PADDING), mask=inside)
+
+    length = seq_len
+    if sizes is not None:
+        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
+    if not PADDED:
+        length = sum_of_blocks(kept_tokens, row_start, row_start + tl.cdiv(seq_len, BLOCK), CHUNK)
+    largest = tl.maximum(time, tl.maximum(height, across))
+    next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
+    tl.atomic_max(deltas + row, (next_position - length).to(tl.int64), sem="relaxed")
+
+    # A group is whole if no text and no start of a row comes between its first and last token. Both
+    # are counted up to every token; the difference is never negative, nor then is any group's.
+    faults = faults_of(work)
+    passed = (counts >> 32) + (all_kept - images - videos + row)
+    is_last = found & (place == group - 1)
+    between = tl.where(is_last, passed, 0) - tl.where(begins, passed, 0) + wrong.to(tl.int64)
+    tl.atomic_add(faults, tl.sum(between, 0), sem="relaxed")
+    if block == tl.num_programs(0) - 1:
+        images += tl.sum(image.to(tl.int32), 0)
+        videos += tl.sum(video.to(tl.int32), 0)
+        tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
+        misfit = (images != image_tokens) | (videos != tokens - image_tokens)
+        tl.store(faults + 2, misfit.to(tl.int64))

@@ -1,0 +1,182 @@
+"""Which form a call takes, and what is said of the others."""
+
+import logging
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracles import spec_of
+from own_support import SPECS as OWN
+
+import vecrope
+from vecrope import explain_form, get_rope_index
+from vecrope.forms import select
+from vecrope.inputs import Inputs
+
+GLM = spec_of("glm4v", "sglang")
+QWEN = spec_of("qwen2_vl", "transformers")
+IDS = torch.tensor([[5, 6, 7]])
+
+
+def on_cuda(spec=GLM, *, numel=3, validate=True, by_plan=False, form=None, **arguments):
+    """Return the choice for ids of a CUDA device, of which nothing else is looked at."""
+    ids = SimpleNamespace(
+        is_cuda=True, is_cpu=False, numel=lambda: numel, device=SimpleNamespace(type="cuda")
+    )
+    inputs = Inputs(ids, **arguments)
+    return select.explain_choice(inputs, spec, validate=validate, form=form, by_plan=by_plan)
+
+
+@pytest.fixture(autouse=True)
+def triton(monkeypatch):
+    pipeline = SimpleNamespace(kernels=SimpleNamespace(MAX_TOKENS=2**30))
+    monkeypatch.setattr(select, "fused_pipeline", lambda: pipeline)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_on_a_cpu_the_eager_form_answers(validate):
+    choice = explain_form(IDS, GLM, validate=validate)
+    assert choice.form == "eager"
+    assert choice.passed_over == {
+        "static": "'eager' is faster",
+        "kernels": "input_ids are on the cpu device",
+    }
+
+
+def test_on_another_device_the_static_form_answers():
+    choice = explain_form(IDS.to("meta"), GLM)
+    assert choice.form == "static"
+    assert choice.passed_over == {
+        "eager": "input_ids are on the meta device",
+        "kernels": "input_ids are on the meta device",
+    }
+
+
+def test_on_cuda_the_kernels_answer():
+    choice = on_cuda()
+    assert choice.form == "kernels"
+    assert choice.passed_over == {
+        "eager": "input_ids are on the cuda device",
+        "static": "'kernels' is faster",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"spec": QWEN}, "qwen2_vl does not tell separate frames by markers"),
+        ({"numel": 0}, "there is no token"),
+        ({"numel": 2**30}, "2**30 tokens and more"),
+        ({"cu_seqlens": torch.tensor([0, 3])}, "the input is packed"),
+        ({"by_plan": True}, "the positions are read off a plan"),
+        (
+            {
+                "spec": spec_of("glm4v", "sglang", mask_rule="ignore"),
+                "attention_mask": torch.ones(1, 3),
+            },
+            "sglang ignores attention_mask",
+        ),
+        ({"spec": spec_of("glm4v", "vllm")}, "they do not check that frames are apart"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_kernels_cannot_take(arguments, reason):
+    choice = on_cuda(**arguments)
+    assert (choice.form, choice.passed_over["kernels"]) == ("static", reason)
+    with pytest.raises(
+        ValueError, match=re.escape(f"form 'kernels' cannot take this call: {reason}")
+    ):
+        on_cuda(form="kernels", **arguments)
+
+
+def test_without_triton(monkeypatch):
+    monkeypatch.setattr(select, "fused_pipeline", lambda: None)
+    assert on_cuda().passed_over["kernels"] == "triton is not installed"
+
+
+def test_unchecked_the_kernels_take_frames_that_may_not_touch():
+    assert on_cuda(spec_of("glm4v", "vllm"), validate=False).form == "kernels"
+
+
+@pytest.mark.parametrize("form", ["eager", "static"])
+def test_a_form_can_be_forced(form):
+    position_ids, _ = get_rope_index(IDS, GLM, form=form)
+    assert position_ids[0].tolist() == [[0, 1, 2]]
+    choice = explain_form(IDS, GLM, form=form)
+    assert choice.form == form
+    assert f"{form!r} was asked for" in choice.passed_over.values()
+
+
+@pytest.mark.parametrize("form", ["eager", "static"])
+def test_a_forced_form_answers_by_plan_too(form):
+    position_ids, _ = get_rope_index(IDS, GLM, form=form, text_positions=True)
+    assert position_ids.tolist() == [[[0, 1, 2]]] * 4
+    assert explain_form(IDS, GLM, form=form, text_positions=True).form == form
+
+
+@pytest.mark.parametrize(
+    ("ids", "spec", "form", "message"),
+    [
+        (IDS, GLM, "fast", "form must be one of 'eager', 'static', 'kernels', got 'fast'"),
+        (
+            IDS,
+            GLM,
+            "kernels",
+            "form 'kernels' cannot take this call: input_ids are on the cpu device",
+        ),
+        (
+            IDS.to("meta"),
+            GLM,
+            "eager",
+            "form 'eager' cannot take this call: input_ids are on the meta device",
+        ),
+    ],
+    ids=["unknown", "kernels on a CPU", "eager elsewhere"],
+)
+def test_a_form_that_cannot_take_the_call_is_refused(ids, spec, form, message):
+    for function in (get_rope_index, explain_form):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            function(ids, spec, form=form)
+
+
+@pytest.mark.parametrize("spec", OWN.values(), ids=OWN)
+def test_a_family_with_a_rule_of_its_own_takes_no_form(spec):
+    choice = explain_form(IDS, spec)
+    reason = f"{spec.model_type} has a rule of its own"
+    assert choice.form == "own rule"
+    assert choice.passed_over == dict.fromkeys(("eager", "static", "kernels"), reason)
+    with pytest.raises(ValueError, match=re.escape(f"cannot take this call: {reason}")):
+        get_rope_index(IDS, spec, form="static")
+
+
+def test_what_is_explained_is_checked():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frames'"):
+        explain_form(IDS, GLM, frames=3)
+    with pytest.raises(ValueError, match="input_ids must have shape"):
+        explain_form(IDS[0], GLM)
+
+
+def test_under_tracing_the_static_form_answers():
+    chosen = []
+
+    def traced(ids):
+        chosen.append(vecrope.forms.select.choose_form(Inputs(ids), GLM, validate=True, form=None))
+        return get_rope_index(ids, GLM)
+
+    torch.compile(traced, backend="eager", fullgraph=False)(IDS)
+    assert "static" in chosen
+    with pytest.raises(Exception, match="form 'eager' cannot take this call: the call is traced"):
+        torch.compile(get_rope_index, backend="eager", fullgraph=True)(IDS, GLM, form="eager")
+
+
+def test_the_choice_is_logged_at_debug_level(caplog):
+    with caplog.at_level(logging.INFO, logger="vecrope"):
+        get_rope_index(IDS, GLM)
+    assert not caplog.records
+    with caplog.at_level(logging.DEBUG, logger="vecrope"):
+        get_rope_index(IDS, GLM)
+    assert [record.getMessage() for record in caplog.records] == [
+        "glm4v, sglang: eager (not static: 'eager' is faster, "
+        "not kernels: input_ids are on the cpu device)"
+    ]

@@ -81,15 +81,9 @@ def _parts_of(found: Found | None, scale: Tensor) -> GroupParts:
         none = torch.empty((7, 0), dtype=torch.int64, device="cpu")
         return GroupParts._make((*none, scale[:, :0]))
     items = found.groups.items
-    table = found.groups.table(
-        items.area,
-        [0] * len(items.area),
-        items.height,
-        items.width,
-        items.advance,
-        items.extent,
-        range(len(items.area)),
-    )
+    columns = items.height, items.width, items.advance, items.extent, range(len(items.area))
+    area = found.groups.area()
+    table = torch.stack((area, torch.zeros_like(area), *map(found.groups.column, columns)))
     start, order = found.first.sort()
     *columns, item = table[:, order]
     return GroupParts._make((start, *columns, scale[:, item]))

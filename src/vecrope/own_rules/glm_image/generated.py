@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.core.search import search, spread
+
 
 class Tail(NamedTuple):
     """The images that are generated after the prompts of B rows, one stream of all their tokens."""
@@ -28,7 +30,7 @@ def positions_on_tail(tail: Tail, rows: Tensor, index: Tensor) -> Tensor:
     """
     begin, count, end = tail.rows[:, rows].unbind()
     place = begin + index.clamp(min=0)
-    image = torch.searchsorted(tail.images[0], place, right=True) - 1
+    image = search(tail.images[0], place) - 1
     first, base, width = tail.images[:, image].unbind()
     along = place - first
     line = along // width
@@ -43,5 +45,5 @@ def concatenate_tails(tails: Sequence[Tail]) -> Tail:
     shift = totals.cumsum(0) - totals
     for values, parts in zip((images, rows), zip(*tails, strict=True), strict=True):
         sizes = torch.tensor([part.shape[1] for part in parts], device="cpu").to(shift.device)
-        values[0] += shift.repeat_interleave(sizes, output_size=values.shape[1])
+        values[0] += shift[spread(sizes, values.shape[1])]
     return Tail(images, rows)

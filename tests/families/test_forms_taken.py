@@ -15,9 +15,9 @@ from support import (
     assert_same,
     rope_index,
 )
+from vecrope.short_by_ids import short_by_ids_rope_index
 
 from tests.families.prompts import FORMS
-from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.testing import Prompt
 
 UNSEEN = count(400_000)

@@ -85,8 +85,8 @@ def _parts_of(found: Found | None, scale: Tensor) -> GroupParts:
     area = found.groups.area()
     table = torch.stack((area, torch.zeros_like(area), *map(found.groups.column, columns)))
     start, order = found.first.sort()
-    *columns, item = table[:, order]
-    return GroupParts._make((start, *columns, scale[:, item]))
+    *sizes, item = table[:, order]
+    return GroupParts._make((start, *sizes, scale[:, item]))
 
 
 def _plan_of_tokens(

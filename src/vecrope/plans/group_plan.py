@@ -122,8 +122,10 @@ class GroupPlan(RopeIndexPlan):
         size = self.num_tokens
         starts, entries = torch.full_like(self.starts, size), torch.empty_like(self.entries)
         starts[:1].fill_(0)
-        for column, value in enumerate((size, -1, -1, 1, 1, -size)):
+        for column, value in enumerate((0, -1, -1, 1, 1, 0)):
             entries[:, column].fill_(value)
+        entries[:1, 0].fill_(size)
+        entries[:1, -1].fill_(-size)
         return replace(
             self,
             starts=torch.where(invalid, starts, self.starts),

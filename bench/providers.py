@@ -229,13 +229,11 @@ def _step_provider(
 
 
 def vecrope_compiled_provider() -> Provider:
-    """Return vecrope compiled with dynamic shapes, without checks, with a capacity of segments."""
+    """Return vecrope compiled with dynamic shapes, without checks."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        # A capacity as a server would choose it: in powers of two.
-        capacity = 1 << (workload.num_segments - 1).bit_length()
         function = _compiled_function()
-        return _prepare_vecrope(workload, "sglang", function, validate=False, max_segments=capacity)
+        return _prepare_vecrope(workload, "sglang", function, validate=False)
 
     return Provider("vecrope-compiled", vecrope_version(), "sglang", prepare, compiles=True)
 

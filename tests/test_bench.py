@@ -36,7 +36,7 @@ from bench.upstreams import (
 )
 from bench.wheels import Wheel, load
 from bench.workloads import SIZES, make_workload
-from vecrope import MRopeSpec, get_rope_index
+from vecrope import MRopeSpec, plan_rope_index
 from vecrope.testing import reference
 
 SPEC = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -97,10 +97,10 @@ def test_num_segments_is_the_least_capacity_that_is_enough(name, seq_len):
     workload = make_workload(name, seq_len)
     count = workload.num_segments
     arguments = tensor_arguments(workload)
-    get_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count)
+    plan_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count)
     if count > 1:
         with pytest.raises(ValueError, match=f"max_segments must be at least {count}"):
-            get_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count - 1)
+            plan_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count - 1)
 
 
 def test_seed_holds_an_image_and_a_frame_where_they_fit():

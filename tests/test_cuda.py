@@ -62,7 +62,7 @@ def assert_on_cuda(answer):
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "table"])
 def test_cuda_equals_the_loop(fused, by_types, spec, monkeypatch):
     if not fused:
-        monkeypatch.setattr("vecrope.rope_index.fused_pipeline", lambda: None)
+        monkeypatch.setattr("vecrope.forms.select.fused_pipeline", lambda: None)
 
     @few_examples
     @given(fitting(spec))
@@ -209,14 +209,13 @@ def test_what_is_on_the_cpu_is_moved_to_the_ids(validate, elsewhere):
 def test_grids_on_cuda_are_moved_to_ids_on_the_cpu():
     prompt = a_prompt()
     grids = {name: value for name, value in prompt.arguments().items() if "grid" in name}
-    for form in ({}, {"max_segments": 30}):
+    for form in ({}, {"form": "static"}):
         answer = rope_index(prompt, **on_cuda(grids), **form)
         assert {tensor.device.type for tensor in answer} == {"cpu"}
         assert_same(answer, prompt.expected())
 
 
-@pytest.mark.parametrize("max_segments", [None, 30], ids=["no capacity", "a capacity"])
-def test_packed_int32_on_cuda(max_segments):
+def test_packed_int32_on_cuda():
     prompt = a_prompt()
     batch, seq_len = prompt.input_ids.shape
     position_ids, rope_deltas = get_rope_index(
@@ -226,7 +225,6 @@ def test_packed_int32_on_cuda(max_segments):
         cu_seqlens=(torch.arange(batch + 1, dtype=torch.int32) * seq_len).cuda(),
         image_grid_thw=prompt.image_grid_thw.cuda(),
         video_grid_thw=prompt.video_grid_thw.cuda(),
-        max_segments=max_segments,
     )
     expected, expected_deltas = prompt.expected()
     assert_same((position_ids, rope_deltas), (expected.flatten(1).int(), expected_deltas))
@@ -238,14 +236,6 @@ def test_a_batch_without_tokens_on_cuda(shape):
     answer = get_rope_index(ids, SPECS["sglang"])
     assert_on_cuda(answer)
     assert_same(answer, (ids.new_empty((3, *shape)), ids.new_zeros((shape[0], 1))))
-
-
-def test_a_capacity_that_is_too_small_on_cuda():
-    prompt = Prompt.from_symbols(SPECS["sglang"], ["tItI"], image_grid_thw=[[1, 2, 2]] * 2)
-    assert_same(cuda_rope_index(prompt, max_segments=4), prompt.expected())
-    assert_no_answer(cuda_rope_index(prompt, max_segments=3, validate=False))
-    with pytest.raises(ValueError, match="max_segments must be at least 4 for this input, got 3"):
-        cuda_rope_index(prompt, max_segments=3)
 
 
 # No synchronisation
@@ -268,7 +258,7 @@ def test_the_probe_catches_what_is_planted(planted):
 
 
 @each_convention
-@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+@pytest.mark.parametrize("form", [None, "static"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(
     "names",
@@ -280,7 +270,7 @@ def test_the_probe_catches_what_is_planted(planted):
     ],
     ids=["ids", "mask", "grids", "all"],
 )
-def test_no_synchronisation(names, packed, max_segments, spec):
+def test_no_synchronisation(names, packed, form, spec):
     prompt = enlarged(a_prompt(spec), rows=4, tokens=128, grids=5)
     arguments = {name: value for name, value in prompt.arguments().items() if name in names}
     arguments["input_ids"] = prompt.input_ids
@@ -294,7 +284,7 @@ def test_no_synchronisation(names, packed, max_segments, spec):
     expected = get_rope_index(spec=spec, **arguments)
 
     arguments = on_cuda(arguments)
-    options = {"validate": False, "max_segments": max_segments}
+    options = {"validate": False, "form": form}
     # The first call may load kernels, which synchronises.
     assert_same(get_rope_index(spec=spec, **arguments, **options), expected)
     with no_synchronisation():
@@ -321,11 +311,11 @@ def test_checks_synchronise_once():
 # CUDA graphs
 
 
-def captured(spec, *, by_types, max_segments):
+def captured(spec, *, by_types, form):
     """Capture one call; the function that is returned replays it on other inputs."""
     blank = enlarged(Prompt.from_symbols(spec, ["t"]), **ROOM).arguments()
     buffers = on_cuda(blank)
-    options = {"validate": False, "max_segments": max_segments}
+    options = {"validate": False, "form": form}
     if not by_types:
         del buffers["mm_token_type_ids"]
 
@@ -350,9 +340,9 @@ def captured(spec, *, by_types, max_segments):
 
 @each_convention
 @pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
-@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
-def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, spec):
-    replay = captured(spec, by_types=by_types, max_segments=max_segments)
+@pytest.mark.parametrize("form", [None, "static"])
+def test_a_graph_captured_once_answers_changed_inputs(form, by_types, spec):
+    replay = captured(spec, by_types=by_types, form=form)
 
     @few_examples
     @given(fitting(spec))
@@ -361,18 +351,6 @@ def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, sp
         assert_same(replay(prompt), prompt.expected())
 
     check()
-
-
-def test_a_graph_notices_that_its_capacity_is_too_small():
-    spec = SPECS["sglang"]
-    replay = captured(spec, by_types=False, max_segments=20)
-    for images, fits in ((2, True), (40, False), (1, True)):
-        prompt = Prompt.from_symbols(spec, ["tI" * images], image_grid_thw=[[1, 2, 2]] * images)
-        prompt = enlarged(prompt, **ROOM)
-        if fits:
-            assert_same(replay(prompt), prompt.expected())
-        else:
-            assert_no_answer(replay(prompt))
 
 
 # torch.compile

@@ -30,7 +30,7 @@ from vecrope import MRopeSpec, get_rope_index, plan_rope_index
 from vecrope.short_by_ids import short_by_ids_rope_index
 from vecrope.testing import Prompt, assert_matches
 
-FORMS = {"exact": {}, "static": {"max_segments": 500}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 # Of what differs little from one set of rules to the next.
 HALF = settings.default.max_examples // 2
 UNSEEN = count(400_000)

@@ -7,7 +7,7 @@ from support import rope_index
 
 from vecrope.testing import Refusal
 
-FORMS = {"exact": {}, "static": {"max_segments": 40}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 
 
 def refused(name, families, rows, message, **arguments):

@@ -213,7 +213,7 @@ def test_the_static_form_equals_the_exact_one(spec, data):
         **packing.arguments(),
         validate=data.draw(st.booleans()),
         max_sequences=len(packing.parts) + room,
-        max_segments=packing.input_ids.numel() + 1,
+        form="static",
     )
     number = len(packing.parts)
     assert_same((position_ids, rope_deltas[:number]), want)
@@ -447,7 +447,7 @@ def test_a_multiple_that_is_none_is_refused(multiple):
 # Without reading values
 
 
-STATIC = {"max_sequences": 3, "max_segments": 9, "validate": False}
+STATIC = {"max_sequences": 3, "form": "static", "validate": False}
 
 
 def test_unchecked_too_small_a_capacity_gives_no_answer():
@@ -457,8 +457,9 @@ def test_unchecked_too_small_a_capacity_gives_no_answer():
 
 def test_too_few_segments_give_no_answer_where_deltas_are_of_padded_rows():
     spec = spec_of("glm4v", "sglang")
-    arguments = {**ROW, **STATIC, "max_segments": 1}
-    answer = get_rope_index(arguments.pop("input_ids"), spec, **arguments)
+    arguments = {**ROW, "max_sequences": 3, "max_segments": 1, "validate": False}
+    plan = plan_rope_index(arguments.pop("input_ids"), spec, **arguments)
+    answer = plan.position_ids(), plan.rope_deltas
     assert_no_answer(answer)
     assert answer[1].tolist() == [[LEAST]] * 3
 
@@ -510,7 +511,7 @@ def test_compiled_equals_eager(compiled):
         }
         rows = ids_of(QWEN, rows)
         assert_same(
-            compiled(rows, QWEN, **arguments, max_segments=15),
+            compiled(rows, QWEN, **arguments),
             get_rope_index(rows, QWEN, **arguments),
         )
 

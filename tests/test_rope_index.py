@@ -23,8 +23,8 @@ from support import (
 )
 
 from vecrope import get_rope_index
+from vecrope.forms.select import fused_pipeline
 from vecrope.regular import regular_rope_index
-from vecrope.rope_index import fused_pipeline
 from vecrope.short import short_rope_index
 from vecrope.testing import Prompt, Refusal
 
@@ -87,7 +87,7 @@ def by_bytes(*args, **arguments):
 
 
 def static_rope_index(input_ids, spec, **arguments):
-    return get_rope_index(input_ids, spec, max_segments=max(input_ids.numel(), 1), **arguments)
+    return get_rope_index(input_ids, spec, form="static", **arguments)
 
 
 UNSEEN = count(1)
@@ -632,7 +632,7 @@ def test_masked_tokens_may_stand_anywhere_and_be_anything(spec):
 
 
 @each_convention
-@parametrize("capacity", {"exact": {}, "static": {"max_segments": 2000}})
+@parametrize("capacity", {"exact": {}, "static": {"form": "static"}})
 def test_packed_sequences_are_answered_one_by_one(spec, capacity):
     @given(fitting(spec), st.sampled_from([torch.int32, torch.int64]), st.booleans())
     def check(prompt, dtype, as_types):

@@ -23,7 +23,7 @@ from oracles import (
 from own_support import needs_sglang, needs_vllm
 from support import rope_index
 
-FORMS = {"exact": {}, "static": {"max_segments": 40}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 RATE_2 = {"tokens_per_second": 2}

@@ -146,7 +146,8 @@ def get_rope_index(
     checks.check_metadata(inputs, spec)
     chosen = choose_form(inputs, spec, validate=validate, form=form, by_plan=True)
     # A table of as many rows as there are tokens depends on no value.
-    capacity = max(input_ids.numel(), 1) if chosen == "static" and input_ids.is_cpu else None
+    forced = chosen == "static" and input_ids.is_cpu and not torch.compiler.is_compiling()
+    capacity = max(input_ids.numel(), 1) if forced else None
     plan = _plan_of(inputs, spec, sequence_ids, validate, capacity, max_sequences)
     position_ids = plan.position_ids(
         text_positions=text_positions, pad_to_multiple_of=pad_to_multiple_of

@@ -152,19 +152,11 @@ def _step_provider(
 
 
 def vecrope_compiled_provider() -> Provider:
-    """Return vecrope compiled with dynamic shapes, without checks, with a capacity of segments."""
+    """Return vecrope compiled with dynamic shapes, without checks."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        # A capacity as a server would choose it: in powers of two.
-        capacity = 1 << (workload.num_segments - 1).bit_length()
         function = _compiled_function()
-        return prepare_vecrope(
-            workload,
-            workload.convention or "sglang",
-            function,
-            validate=False,
-            max_segments=capacity,
-        )
+        return prepare_vecrope(workload, workload.convention or "sglang", function, validate=False)
 
     return Provider(
         "vecrope-compiled",

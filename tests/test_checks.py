@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from vecrope import MRopeSpec, get_rope_index
+from vecrope import MRopeSpec, get_rope_index, plan_rope_index
 from vecrope.checks import check_metadata
 from vecrope.core.items import make_items
 from vecrope.inputs import Inputs
@@ -15,9 +15,7 @@ SGLANG = MRopeSpec.for_model("glm4v", convention="sglang")
 TRANSFORMERS = MRopeSpec.for_model("glm4v", convention="transformers")
 IMAGE = SGLANG.image_token_id
 GRID = torch.tensor([[1, 2, 4]])
-FORMS = pytest.mark.parametrize(
-    "form", [{}, {"max_segments": 64}], ids=["exact table", "static table"]
-)
+FORMS = pytest.mark.parametrize("form", [{}, {"form": "static"}], ids=["eager", "static"])
 
 
 def exactly(message):
@@ -180,24 +178,6 @@ METADATA = pytest.mark.parametrize(
         ),
         *(
             pytest.param(
-                {**BASE, "max_segments": value},
-                TypeError,
-                f"max_segments must be an int, got {value!r}",
-                id=f"max_segments {value!r}",
-            )
-            for value in (64.0, True, "64")
-        ),
-        *(
-            pytest.param(
-                {**BASE, "max_segments": value},
-                ValueError,
-                f"max_segments must be at least 1, got {value}",
-                id=f"max_segments {value}",
-            )
-            for value in (0, -1)
-        ),
-        *(
-            pytest.param(
                 {"input_ids": input_ids, "spec": SGLANG, **packed},
                 ValueError,
                 "2147483649 tokens in a row overflow the positions' dtype torch.int32; "
@@ -221,8 +201,8 @@ METADATA = pytest.mark.parametrize(
 @METADATA
 @pytest.mark.parametrize(
     "options",
-    [{}, {"validate": False}, {"validate": False, "max_segments": 64}],
-    ids=["validated", "not validated", "static table"],
+    [{}, {"validate": False}, {"validate": False, "form": "static"}],
+    ids=["validated", "not validated", "static"],
 )
 def test_metadata_is_refused(arguments, error, message, options):
     with pytest.raises(error, match=exactly(message)):
@@ -266,15 +246,29 @@ def test_metadata_is_refused_under_export():
         torch.export.export(RopeIndex(), (BASE["input_ids"], torch.ones(2, 3).bool()))
 
 
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        *((value, TypeError, f"must be an int, got {value!r}") for value in (64.0, True, "64")),
+        *((value, ValueError, f"must be at least 1, got {value}") for value in (0, -1)),
+    ],
+    ids=repr,
+)
+def test_a_capacity_is_a_positive_number(value, error, message):
+    with pytest.raises(error, match=exactly(f"max_groups {message}")):
+        plan_rope_index(**BASE, max_groups=value)
+
+
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 def test_more_tokens_than_the_indices_of_the_static_form_reach_are_refused(dtype):
     many = torch.zeros((1, 1), dtype=dtype).expand(2**30, 2)
     message = (
-        "input_ids must hold fewer than 2**31 tokens, got 2147483648; "
-        "on a CPU and without max_segments there may be more"
+        "input_ids must hold fewer than 2**31 tokens, got 2147483648; the eager form takes more"
     )
     with pytest.raises(ValueError, match=exactly(message)):
-        get_rope_index(many, SGLANG, max_segments=1)
+        get_rope_index(many, SGLANG, form="static")
+    with pytest.raises(ValueError, match=exactly(message)):
+        plan_rope_index(many, SGLANG, max_groups=1)
 
 
 @pytest.mark.parametrize(
@@ -638,19 +632,21 @@ def test_a_layout_by_types_is_refused(form):
 
 
 @pytest.mark.parametrize(
-    ("segments", "rows", "arguments"),
+    ("entries", "rows", "arguments"),
     [
         pytest.param(2, ["tttt", "tttt"], {}, id="two rows"),
-        pytest.param(5, ["t<I>t<I>"], {"image_grid_thw": [(1, 2, 2)] * 2}, id="two images"),
+        pytest.param(3, ["t<I>t<I>"], {"image_grid_thw": [(1, 2, 2)] * 2}, id="two images"),
         pytest.param(3, ["tttt"], {"mask": ["0110"]}, id="padding"),
     ],
 )
-def test_max_segments_must_suffice(segments, rows, arguments):
+def test_max_groups_must_suffice(entries, rows, arguments):
     prompt = Prompt.from_symbols(SGLANG, rows, **arguments)
-    assert_answers(prompt, max_segments=segments)
-    message = f"max_segments must be at least {segments} for this input, got {segments - 1}"
+    arguments = {**prompt.arguments(), "spec": SGLANG}
+    plan = plan_rope_index(**arguments, max_groups=entries)
+    assert torch.equal(plan.position_ids(), prompt.expected()[0])
+    message = f"max_groups must be at least {entries} for this input, got {entries - 1}"
     with pytest.raises(ValueError, match=exactly(message)):
-        rope_index(prompt, max_segments=segments - 1)
+        plan_rope_index(**arguments, max_groups=entries - 1)
 
 
 def refusal(prompt, **options):
@@ -662,7 +658,7 @@ def refusal(prompt, **options):
 
 
 @given(token_soup(SGLANG, fit=False, touching=True, zero_grids=True))
-def test_both_tables_refuse_what_the_reference_does_in_the_same_words(prompt):
+def test_both_forms_refuse_what_the_reference_does_in_the_same_words(prompt):
     try:
         prompt.expected()
         refused = False
@@ -670,7 +666,7 @@ def test_both_tables_refuse_what_the_reference_does_in_the_same_words(prompt):
         refused = True
     message = refusal(prompt)
     assert (message is not None) == refused
-    assert refusal(prompt, max_segments=prompt.input_ids.numel()) == message
+    assert refusal(prompt, form="static") == message
 
 
 # What is no fault
@@ -812,6 +808,6 @@ def test_conversations_are_never_refused(spec):
     @given(conversations(spec, touching=True))
     def check(prompt):
         assert refusal(prompt) is None
-        assert refusal(prompt, max_segments=prompt.input_ids.numel()) is None
+        assert refusal(prompt, form="static") is None
 
     check()

@@ -22,7 +22,7 @@ from vecrope import get_rope_index
 from vecrope.testing import Prompt
 
 # A device that is not the CPU, of which any build of torch has fake tensors.
-WHERE = {"cpu": {"max_segments": 5}, "meta": {}}
+WHERE = {"cpu": {"form": "static"}, "meta": {}}
 each_device = pytest.mark.parametrize("device", WHERE)
 
 

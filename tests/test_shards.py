@@ -113,7 +113,7 @@ def test_shards_of_packed_input_and_of_masked_rows(form, convention, layout):
     spec = spec_of("glm4v", convention)
     ids = torch.full((2, 7), 7)
     mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 0, 1, 1, 0]])
-    capacity = {} if form == "exact" else {"max_segments": 9}
+    capacity = {} if form == "exact" else {"max_groups": 9}
     options = {"text_positions": True, "pad_to_multiple_of": 4}
     padded = plan_rope_index(ids, spec, attention_mask=mask, **capacity)
     packed = plan_rope_index(

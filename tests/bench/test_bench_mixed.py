@@ -217,13 +217,3 @@ def test_workload_moves_with_all_of_its_parts(kind):
     parts = [moved, *(moved.sequences or ()), *(moved.step.requests if moved.step else ())]
     tensors = [value for part in parts for value in vars(part).values() if torch.is_tensor(value)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-
-
-@each_family
-def test_num_segments_is_enough(family):
-    for kind in ("mixed", "mixed-packed"):
-        workload = workload_of(kind, family, 1000)
-        capacity = {"max_segments": workload.num_segments}
-        expected = prepare_vecrope(workload, "transformers")()
-        answer = prepare_vecrope(workload, "transformers", **capacity)()
-        assert torch.equal(answer[0], expected[0])

@@ -7,9 +7,8 @@ from bench_support import (
     points,
 )
 
-from bench.answers import tensor_arguments
 from bench.workloads import SIZES, make_workload
-from vecrope import MRopeSpec, get_rope_index
+from vecrope import MRopeSpec
 from vecrope.testing import reference
 
 
@@ -43,17 +42,6 @@ def test_workload_types_are_the_ones_read_off_its_ids(name, seq_len):
             marker_rule="last",
         )
         assert types.tolist() == read
-
-
-@points
-def test_num_segments_is_the_least_capacity_that_is_enough(name, seq_len):
-    workload = make_workload(name, seq_len)
-    count = workload.num_segments
-    arguments = tensor_arguments(workload)
-    get_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count)
-    if count > 1:
-        with pytest.raises(ValueError, match=f"max_segments must be at least {count}"):
-            get_rope_index(workload.input_ids, SPEC, **arguments, max_segments=count - 1)
 
 
 def test_seed_holds_an_image_and_a_frame_where_they_fit():

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import (
-    assert_no_answer,
     assert_same,
     fitting,
     misfitting,
@@ -45,7 +44,7 @@ def assert_on_cuda(answer):
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "table"])
 def test_cuda_equals_the_loop(fused, by_types, spec, monkeypatch):
     if not fused:
-        monkeypatch.setattr("vecrope.rope_index.fused_pipeline", lambda: None)
+        monkeypatch.setattr("vecrope.forms.select.fused_pipeline", lambda: None)
 
     @few_examples
     @given(fitting(spec))
@@ -182,14 +181,13 @@ def test_what_is_on_the_cpu_is_moved_to_the_ids(validate, elsewhere):
 def test_grids_on_cuda_are_moved_to_ids_on_the_cpu():
     prompt = a_prompt()
     grids = {name: value for name, value in prompt.arguments().items() if "grid" in name}
-    for form in ({}, {"max_segments": 30}):
+    for form in ({}, {"form": "static"}):
         answer = rope_index(prompt, **on_cuda(grids), **form)
         assert {tensor.device.type for tensor in answer} == {"cpu"}
         assert_same(answer, prompt.expected())
 
 
-@pytest.mark.parametrize("max_segments", [None, 30], ids=["no capacity", "a capacity"])
-def test_packed_int32_on_cuda(max_segments):
+def test_packed_int32_on_cuda():
     prompt = a_prompt()
     batch, seq_len = prompt.input_ids.shape
     position_ids, rope_deltas = get_rope_index(
@@ -199,7 +197,6 @@ def test_packed_int32_on_cuda(max_segments):
         cu_seqlens=(torch.arange(batch + 1, dtype=torch.int32) * seq_len).cuda(),
         image_grid_thw=prompt.image_grid_thw.cuda(),
         video_grid_thw=prompt.video_grid_thw.cuda(),
-        max_segments=max_segments,
     )
     expected, expected_deltas = prompt.expected()
     assert_same((position_ids, rope_deltas), (expected.flatten(1).int(), expected_deltas))
@@ -211,11 +208,3 @@ def test_a_batch_without_tokens_on_cuda(shape):
     answer = get_rope_index(ids, SPECS["sglang"])
     assert_on_cuda(answer)
     assert_same(answer, (ids.new_empty((3, *shape)), ids.new_zeros((shape[0], 1))))
-
-
-def test_a_capacity_that_is_too_small_on_cuda():
-    prompt = Prompt.from_symbols(SPECS["sglang"], ["tItI"], image_grid_thw=[[1, 2, 2]] * 2)
-    assert_same(cuda_rope_index(prompt, max_segments=4), prompt.expected())
-    assert_no_answer(cuda_rope_index(prompt, max_segments=3, validate=False))
-    with pytest.raises(ValueError, match="max_segments must be at least 4 for this input, got 3"):
-        cuda_rope_index(prompt, max_segments=3)

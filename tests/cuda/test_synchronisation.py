@@ -49,7 +49,7 @@ def test_the_probe_catches_what_is_planted(planted):
 
 
 @each_convention
-@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
+@pytest.mark.parametrize("form", [None, "static"])
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize(
     "names",
@@ -61,7 +61,7 @@ def test_the_probe_catches_what_is_planted(planted):
     ],
     ids=["ids", "mask", "grids", "all"],
 )
-def test_no_synchronisation(names, packed, max_segments, spec):
+def test_no_synchronisation(names, packed, form, spec):
     prompt = enlarged(a_prompt(spec), rows=4, tokens=128, grids=5)
     arguments = {name: value for name, value in prompt.arguments().items() if name in names}
     arguments["input_ids"] = prompt.input_ids
@@ -75,7 +75,7 @@ def test_no_synchronisation(names, packed, max_segments, spec):
     expected = get_rope_index(spec=spec, **arguments)
 
     arguments = on_cuda(arguments)
-    options = {"validate": False, "max_segments": max_segments}
+    options = {"validate": False, "form": form}
     # The first call may load kernels, which synchronises.
     assert_same(get_rope_index(spec=spec, **arguments, **options), expected)
     with no_synchronisation():
@@ -102,11 +102,11 @@ def test_checks_synchronise_once():
 # CUDA graphs
 
 
-def captured(spec, *, by_types, max_segments):
+def captured(spec, *, by_types, form):
     """Capture one call; the function that is returned replays it on other inputs."""
     blank = enlarged(Prompt.from_symbols(spec, ["t"]), **ROOM).arguments()
     buffers = on_cuda(blank)
-    options = {"validate": False, "max_segments": max_segments}
+    options = {"validate": False, "form": form}
     if not by_types:
         del buffers["mm_token_type_ids"]
 
@@ -131,9 +131,9 @@ def captured(spec, *, by_types, max_segments):
 
 @each_convention
 @pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
-@pytest.mark.parametrize("max_segments", [None, 600], ids=["no capacity", "a capacity"])
-def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, spec):
-    replay = captured(spec, by_types=by_types, max_segments=max_segments)
+@pytest.mark.parametrize("form", [None, "static"])
+def test_a_graph_captured_once_answers_changed_inputs(form, by_types, spec):
+    replay = captured(spec, by_types=by_types, form=form)
 
     @few_examples
     @given(fitting(spec))
@@ -146,7 +146,7 @@ def test_a_graph_captured_once_answers_changed_inputs(max_segments, by_types, sp
 
 def test_a_graph_notices_that_its_capacity_is_too_small():
     spec = SPECS["sglang"]
-    replay = captured(spec, by_types=False, max_segments=20)
+    replay = captured(spec, by_types=False, form="static")
     for images, fits in ((2, True), (40, False), (1, True)):
         prompt = Prompt.from_symbols(spec, ["tI" * images], image_grid_thw=[[1, 2, 2]] * images)
         prompt = enlarged(prompt, **ROOM)

@@ -9,7 +9,7 @@ from support import (
 
 from vecrope import get_rope_index
 
-FORMS = {"exact": {}, "static": {"max_segments": 500}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 

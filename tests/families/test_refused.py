@@ -8,7 +8,7 @@ from support import rope_index
 from tests.families.refusals import LIMIT, REFUSED
 from vecrope.testing import Refusal
 
-FORMS = {"exact": {}, "static": {"max_segments": 40}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 
 
 @pytest.mark.parametrize(("family", "rows", "arguments", "message"), REFUSED)

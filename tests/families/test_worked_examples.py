@@ -16,7 +16,7 @@ from support import rope_index
 
 from tests.families.worked_examples import SOURCES
 
-FORMS = {"exact": {}, "static": {"max_segments": 40}}
+FORMS = {"exact": {}, "static": {"form": "static"}}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 

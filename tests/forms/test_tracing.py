@@ -1,5 +1,4 @@
 import ast
-import re
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -7,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import assume, given
-from hypothesis import strategies as st
 from support import (
     CONVENTIONS,
     assert_no_answer,
@@ -77,7 +75,7 @@ GIVEN = {
     "all": ["attention_mask", "mm_token_type_ids", "image_grid_thw", "video_grid_thw"],
 }
 # A device that is not the CPU, of which any build of torch has fake tensors.
-WHERE = {"cpu": {"max_segments": 5}, "meta": {}}
+WHERE = {"cpu": {"form": "static"}, "meta": {}}
 each_given = pytest.mark.parametrize("names", GIVEN.values(), ids=GIVEN.keys())
 each_device = pytest.mark.parametrize("device", WHERE)
 
@@ -104,7 +102,7 @@ def test_the_probe_catches_what_is_planted(planted, device):
         return answer
 
     ids = fake_arguments(device)["input_ids"]
-    arguments = {"validate": False, "max_segments": 5}
+    arguments = {"validate": False, "form": "static"}
     get_rope_index(ids, SGLANG, **arguments)
     with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
         planted_rope_index(ids, SGLANG, **arguments)
@@ -149,18 +147,19 @@ def assigned_numbers(source):
 
 def test_no_number_is_copied_from_the_host():
     assert assigned_numbers("a[0, 1] = 0\nb[c] = True\nd[0] = e\nf = 1\n") == [1, 2]
-    rooms = ("checks", "items", "modality", "positions", "rope_index", "segments", "stream")
-    rooms += ("bailing", "glm_image", "glm_image_decode", "hunyuan", "isaac", "rooms", "tail")
-    for room in rooms:
-        source = Path(vecrope.__file__).with_name(f"{room}.py").read_text(encoding="utf-8")
-        assert assigned_numbers(source) == [], room
+    package = Path(vecrope.__file__).parent
+    files = [package / "checks.py", package / "rope_index.py", package / "forms" / "static.py"]
+    files += [*package.glob("core/*.py"), *package.glob("own_rules/**/*.py")]
+    assert len(files) > 12
+    for file in files:
+        assert assigned_numbers(file.read_text(encoding="utf-8")) == [], file
 
 
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(
     "arguments",
-    [{"validate": False}, {"max_segments": 5}],
-    ids=["the exact form", "checks of values"],
+    [{"validate": False}, {"form": "static"}],
+    ids=["the eager form", "checks of values"],
 )
 def test_on_a_cpu_the_defaults_read_values(arguments):
     ids = fake_arguments("cpu")["input_ids"]
@@ -182,48 +181,6 @@ def test_bounds_on_another_device_are_moved_to_the_ids():
     bounds = torch.empty(3, dtype=torch.int32)
     answer = get_rope_index(ids, SGLANG, validate=False, cu_seqlens=bounds)
     assert {tensor.device.type for tensor in answer} == {"meta"}
-
-
-# Capacity
-
-
-@each_convention
-@each_validate
-def test_a_capacity_of_the_number_of_runs_suffices(spec, validate):
-    @given(fitting(spec))
-    def check(prompt):
-        answer = rope_index(prompt, validate=validate, max_segments=num_runs(prompt))
-        assert_same(answer, prompt.expected())
-
-    check()
-
-
-@each_convention
-def test_a_smaller_capacity_is_refused_and_the_number_named(spec):
-    @given(fitting(spec), st.data())
-    def check(prompt, data):
-        needed = num_runs(prompt)
-        if needed == 1:
-            return
-        capacity = data.draw(st.integers(1, needed - 1))
-        assert_no_answer(rope_index(prompt, validate=False, max_segments=capacity))
-        message = f"max_segments must be at least {needed} for this input, got {capacity}"
-        with pytest.raises(ValueError, match=re.escape(message)):
-            rope_index(prompt, max_segments=capacity)
-
-    check()
-
-
-def test_a_smaller_capacity_is_noticed_in_packed_sequences_too():
-    prompt = Prompt.from_symbols(SGLANG, ["tItt"], image_grid_thw=[[1, 2, 2]])
-    changes = {"input_ids": prompt.input_ids[0], "cu_seqlens": torch.tensor([0, 3, 4])}
-    expected = torch.tensor([[[0, 1, 2, 0]]]).expand(3, 1, 4).flatten(1)
-    deltas = torch.tensor([[0], [0]])
-    answer = rope_index(prompt, max_segments=4, **changes)
-    assert_same(answer, (expected, deltas))
-    with pytest.raises(ValueError, match="max_segments must be at least 4 for this input, got 3"):
-        rope_index(prompt, max_segments=3, **changes)
-    assert_no_answer(rope_index(prompt, max_segments=3, validate=False, **changes))
 
 
 # torch.compile
@@ -287,22 +244,20 @@ def test_compiled_equals_eager_and_compiles_once(spec, backend, validate, compil
 
 def test_sizes_and_counts_change_without_a_recompile(compiled):
     function, counter = compiled("eager")
-    for prompt, max_segments in (
-        (WARM_UP, 20),
-        (batch_of(3, 40, 5, 4), 31),
-        (batch_of(7, 12, 2, 2), 64),
-        (batch_of(4, 8, 4, 4), 40),
-        (batch_of(2, 200, 30, 9), 100),
-        (batch_of(64, 5, 30, 34), 400),
+    for prompt in (
+        WARM_UP,
+        batch_of(3, 40, 5, 4),
+        batch_of(7, 12, 2, 2),
+        batch_of(4, 8, 4, 4),
+        batch_of(2, 200, 30, 9),
+        batch_of(64, 5, 30, 34),
     ):
-        for capacity in (max_segments, max_segments + 1):
-            answer = rope_index(prompt, function, max_segments=capacity)
-            assert_same(answer, prompt.expected())
-            assert counter.frame_count == 1
+        assert_same(rope_index(prompt, function), prompt.expected())
+        assert counter.frame_count == 1
 
     # A size of one is compiled on its own: torch's own doing, which shows that the counter counts.
     for prompt in (batch_of(1, 30, 2, 3), batch_of(1, 50, 5, 4), batch_of(3, 40, 5, 4)):
-        assert_same(rope_index(prompt, function, max_segments=50), prompt.expected())
+        assert_same(rope_index(prompt, function), prompt.expected())
         assert counter.frame_count == 2
 
 
@@ -314,7 +269,7 @@ def test_a_day_of_traffic_compiles_twice(compiled):
         # As the README says: a mask always, and no number of grids that torch takes for constant.
         most = max(len(grid_list(request.image_grid_thw)), len(grid_list(request.video_grid_thw)))
         prompt = enlarged(request, rows=batch, tokens=seq_len, grids=max(most, 2))
-        answer = rope_index(prompt, function, validate=False, max_segments=256)
+        answer = rope_index(prompt, function, validate=False)
         assert_same(answer, rope_index(request))
     # One row, and more than one.
     assert counter.frame_count == 2
@@ -373,14 +328,11 @@ def test_compiled_with_more_or_fewer_arguments(names, packed, compiled):
     assert counter.frame_count == 1
 
 
-def test_compiled_a_misfit_or_a_capacity_that_is_too_small_gives_no_answer(compiled):
+def test_compiled_a_misfit_gives_no_answer(compiled):
     function, _ = compiled("eager")
-    needed = num_runs(WARM_UP)
-    answer = rope_index(WARM_UP, function, max_segments=needed)
-    assert_same(answer, WARM_UP.expected())
-    assert_no_answer(rope_index(WARM_UP, function, max_segments=needed - 1))
+    assert_same(rope_index(WARM_UP, function), WARM_UP.expected())
     for grids in (WARM_UP.image_grid_thw.flip(0), torch.full((4, 3), 2)):
-        assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids, max_segments=needed))
+        assert_no_answer(rope_index(WARM_UP, function, image_grid_thw=grids))
 
 
 @pytest.mark.parametrize(
@@ -392,9 +344,9 @@ def test_compiled_a_misfit_or_a_capacity_that_is_too_small_gives_no_answer(compi
             {"image_grid_thw": torch.ones(3, 2, dtype=torch.int64)},
             r"image_grid_thw must have shape",
         ),
-        ({"max_segments": 0}, "max_segments must be at least 1"),
+        ({"form": "eager"}, "form 'eager' cannot take this call: the call is traced"),
     ],
-    ids=["ids", "mask", "grids", "capacity"],
+    ids=["ids", "mask", "grids", "form"],
 )
 def test_compiled_the_metadata_is_checked(changes, message, compiled):
     function, _ = compiled("eager")
@@ -484,11 +436,3 @@ def test_exported_with_checks_answers_what_fits_and_nothing_else():
             assert_same(function(prompt), expected)
 
     check()
-
-
-def test_exported_the_capacity_is_noticed():
-    function = exported(SGLANG, validate=False, max_segments=num_runs(WARM_UP))
-    longer = Prompt.from_symbols(SGLANG, ["tIt" * 8], image_grid_thw=[[1, 2, 2]] * 8)
-    assert num_runs(longer) > num_runs(WARM_UP)
-    assert_same(function(WARM_UP), WARM_UP.expected())
-    assert_no_answer(function(longer))

@@ -214,7 +214,7 @@ def test_the_processor_lays_out_pictures_and_clips(model_type, prepared):
 
 
 @pytest.mark.parametrize("by_types", [False, True], ids=["by ids", "by token types"])
-@pytest.mark.parametrize("form", [{}, {"max_segments": 500}], ids=["exact", "static"])
+@pytest.mark.parametrize("form", [{}, {"form": "static"}], ids=["exact", "static"])
 def test_positions_equal_the_models_own(model_type, prepared, by_types, form):
     batch, config = prepared
     names = ("attention_mask", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")

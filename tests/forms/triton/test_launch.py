@@ -11,19 +11,17 @@ from support import (
     spec_of,
 )
 
-from tests.forms.triton.interpreted import SPECS
+from tests.forms.triton.interpreted import SPECS, interpreted
 from vecrope import get_rope_index
+from vecrope.forms.select import _why_no_kernels_for
 from vecrope.forms.triton import constants
 from vecrope.forms.triton import launch as fused
-from vecrope.rope_index import _pipeline_for
 from vecrope.testing import Prompt
 
 
 @pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
 def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
-    monkeypatch.setattr("vecrope.rope_index.short_rope_index", lambda *_: None)
-    monkeypatch.setattr("vecrope.rope_index.regular_rope_index", lambda *_: None)
-    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    interpreted(monkeypatch)
     prompt = Prompt.from_symbols(
         SPECS["sglang"],
         ["tt<II>t", "tt[<II>"],
@@ -31,13 +29,13 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
         image_grid_thw=[[1, 2, 4]],
         video_grid_thw=[[1, 4, 2]],
     )
-    assert_same(rope_index(prompt, validate=validate), prompt.expected())
+    assert_same(rope_index(prompt, validate=validate, form="kernels"), prompt.expected())
     misfit = replace(prompt, image_grid_thw=None)
     if validate:
         with pytest.raises(ValueError, match="row 0 holds image tokens beyond the last grid"):
-            rope_index(misfit)
+            rope_index(misfit, form="kernels")
     else:
-        position_ids, _ = rope_index(misfit, validate=False)
+        position_ids, _ = rope_index(misfit, validate=False, form="kernels")
         assert position_ids.shape == (3, 2, 7)
 
 
@@ -46,14 +44,15 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
     [(True, 1, True), (False, 1, False), (True, 0, False), (True, 2**30, False)],
 )
 def test_which_ids_the_kernels_take(on_cuda, num_tokens, takes):
-    ids = SimpleNamespace(is_cuda=on_cuda, numel=lambda: num_tokens)
-    assert _pipeline_for(ids) is (fused if takes else None)
+    device = SimpleNamespace(type="cuda" if on_cuda else "cpu")
+    ids = SimpleNamespace(is_cuda=on_cuda, numel=lambda: num_tokens, device=device)
+    assert (_why_no_kernels_for(ids) is None) is takes
 
 
-@pytest.mark.parametrize("changes", [{}, {"max_segments": 9}, {"cu_seqlens": torch.tensor([0, 5])}])
+@pytest.mark.parametrize("changes", [{}, {"cu_seqlens": torch.tensor([0, 5])}])
 def test_what_the_kernels_are_asked(changes, monkeypatch):
-    """With a plain batch of a family that they know they answer, and nobody else."""
-    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    """A plain batch of a family that they know, and nothing else."""
+    interpreted(monkeypatch)
     asked = []
     kernels_answer = fused.fused_rope_index
     monkeypatch.setattr(
@@ -67,17 +66,23 @@ def test_what_the_kernels_are_asked(changes, monkeypatch):
         ids = torch.tensor([[5, 6, 7, 5, 6]], dtype=torch.int32)
         ids = ids[0] if "cu_seqlens" in changes else ids
         asked.clear()
-        position_ids, _ = get_rope_index(ids, spec, **changes)
-        assert bool(asked) is takes
+        if not takes:
+            with pytest.raises(ValueError, match="form 'kernels' cannot take this call"):
+                get_rope_index(ids, spec, validate=False, form="kernels", **changes)
+            continue
+        position_ids, _ = get_rope_index(ids, spec, validate=False, form="kernels", **changes)
+        assert asked
         assert position_ids.dtype == (torch.int64 if spec.convention == "vllm" else torch.int32)
         assert torch.equal(position_ids.flatten(1), torch.arange(5).expand(3, -1))
 
 
 def test_a_mask_that_the_family_ignores_is_not_for_the_kernels(monkeypatch):
-    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    interpreted(monkeypatch)
     monkeypatch.setattr(fused, "fused_rope_index", None)
     spec = replace(SPECS["sglang"], mask_rule="ignore")
     ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 1, 1]])
+    with pytest.raises(ValueError, match="sglang ignores attention_mask"):
+        get_rope_index(ids, spec, attention_mask=mask, form="kernels")
     position_ids, _ = get_rope_index(ids, spec, attention_mask=mask)
     assert position_ids[0].tolist() == [[0, 1, 2]]
 

@@ -10,9 +10,8 @@ from support import (
     spec_of,
 )
 
-from tests.forms.triton.interpreted import SPECS
+from tests.forms.triton.interpreted import SPECS, interpreted
 from vecrope import RopeIndexRunner
-from vecrope.forms.triton import launch as fused
 from vecrope.runner import _Memory
 from vecrope.testing import Prompt
 
@@ -25,7 +24,9 @@ def test_frames_that_touch_where_they_must_not_are_refused(runner, monkeypatch):
     message = "video 0: its grid .* needs something between its frames"
     with pytest.raises(ValueError, match=message):
         runner.check()
-    monkeypatch.setattr("vecrope.rope_index._pipeline_for", lambda _: fused)
+    interpreted(monkeypatch)
+    with pytest.raises(ValueError, match="they do not check that frames are apart"):
+        rope_index(TOUCHING, form="kernels")
     with pytest.raises(ValueError, match=message):
         rope_index(TOUCHING)
 

@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
+from tests.forms.test_tracing import assigned_numbers
 from tests.own_rules.minicpmv4_7.batches import SPECS, arguments_of, batches, each_spec
-from tests.test_static import assigned_numbers
 from vecrope import get_rope_index
 from vecrope.own_rules import minicpmv4_7
 from vecrope.testing.prompt_canvas import CanvasPrompt

@@ -72,18 +72,6 @@ class Workload:
     runs: tuple[Run, ...] = ()
     touching: bool = False
 
-    @property
-    def num_segments(self) -> int:
-        """How many runs of text, images, videos and padding there are, row by row."""
-        if self.sequences is not None:
-            return sum(sequence.num_segments for sequence in self.sequences)
-        if self.touching:
-            return 2 * len(self.runs) + 1
-        codes = self.mm_token_type_ids
-        if self.attention_mask is not None:
-            codes = codes.masked_fill(self.attention_mask == 0, -1)
-        return int((codes[:, 1:] != codes[:, :-1]).sum()) + codes.shape[0]
-
     def to(self, device: str) -> Workload:
         """Return the workload with all of its tensors on a device."""
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}

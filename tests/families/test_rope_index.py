@@ -19,7 +19,7 @@ from support import (
 )
 
 from tests.families.prompts import FORMS, any_prompt, by_ids, each_form
-from vecrope import get_rope_index, plan_rope_index
+from vecrope import get_rope_index
 from vecrope.testing import Prompt, assert_matches
 
 # Of what differs little from one set of rules to the next.
@@ -65,13 +65,13 @@ def test_types_are_believed_where_the_ids_would_fit_as_well(spec, form):
 @each_form
 def test_a_video_may_begin_with_the_first_token(form):
     """By its type, though nothing stands before it that could tell it from a frame before."""
-    plan = plan_rope_index(
+    position_ids, _ = get_rope_index(
         *(torch.zeros((1, 4), dtype=torch.int64), spec_of("glm4v", "vllm")),
         video_grid_thw=torch.tensor([[2, 2, 2]]),
         mm_token_type_ids=torch.tensor([[2, 0, 2, 0]]),
         **form,
     )
-    assert plan.position_ids().tolist() == [[[0, 1, 2, 3]]] * 3
+    assert position_ids.tolist() == [[[0, 1, 2, 3]]] * 3
 
 
 @each_rule

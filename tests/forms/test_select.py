@@ -19,13 +19,13 @@ QWEN = spec_of("qwen2_vl", "transformers")
 IDS = torch.tensor([[5, 6, 7]])
 
 
-def on_cuda(spec=GLM, *, numel=3, validate=True, by_plan=False, form=None, **arguments):
+def on_cuda(spec=GLM, *, numel=3, validate=True, packed=False, form=None, **arguments):
     """Return the choice for ids of a CUDA device, of which nothing else is looked at."""
     ids = SimpleNamespace(
         is_cuda=True, is_cpu=False, numel=lambda: numel, device=SimpleNamespace(type="cuda")
     )
     inputs = Inputs(ids, **arguments)
-    return select.explain_choice(inputs, spec, validate=validate, form=form, by_plan=by_plan)
+    return select.explain_choice(inputs, spec, validate=validate, form=form, packed=packed)
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_on_cuda_the_kernels_answer():
         ({"numel": 0}, "there is no token"),
         ({"numel": 2**30}, "2**30 tokens and more"),
         ({"cu_seqlens": torch.tensor([0, 3])}, "the input is packed"),
-        ({"by_plan": True}, "the positions are read off a plan"),
+        ({"packed": True}, "the input is packed"),
         (
             {
                 "spec": spec_of("glm4v", "sglang", mask_rule="ignore"),

@@ -260,4 +260,4 @@ def test_large_input_may_start_them(monkeypatch):
 def test_get_rope_index_takes_no_capacity():
     with pytest.raises(TypeError, match=re.escape("'max_segments'")):
         get_rope_index(torch.zeros((1, 2), dtype=torch.int64), RULES[0], max_segments=3)
-    plan_rope_index(torch.zeros((1, 2), dtype=torch.int64), RULES[0], max_segments=3)
+    plan_rope_index(torch.zeros((1, 2), dtype=torch.int64), RULES[0], max_groups=3)

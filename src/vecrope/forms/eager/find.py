@@ -61,6 +61,8 @@ def holds_placeholders(batch: Batch, spec: MRopeSpec) -> bool:
 def find_by_tokens(batch: Batch, spec: MRopeSpec, items: Items, *, lenient: bool) -> Found | None:
     """Find the groups among all placeholders, or None where their number is not the grids'."""
     key, ids = _keys(batch, spec)
+    if not ids:
+        return None
     by_markers = _by_markers(batch, spec)
     wanted = [*spec.markers] if by_markers else ids
     dtype = torch.int64 if batch.token_types is not None else key.dtype
@@ -107,6 +109,8 @@ def find_by_runs(batch: Batch, spec: MRopeSpec, items: Items) -> Found | None:
     A run goes on over the ends of rows and from an image into a video: such a run is no group.
     """
     key, ids = _keys(batch, spec)
+    if not ids:
+        return None
     hit = _hits(batch, key, ids)
     padded = pad(hit, (1, 1))
     # Runs begin and end by turns.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain, compress, repeat
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -26,6 +26,11 @@ class Groups(NamedTuple):
     num_lines: int  # lines of all of them
     few: list[int] | None  # (G,) the item of each, where there are few
     many: Sizes | None  # what each needs, where there are many
+
+    @property
+    def deep(self) -> bool:
+        """Whether any group has several frames."""
+        return max(compress(self.items.depth, self.items.groups)) > 1
 
     def of(self, values: Sequence[Any]) -> list[Any]:
         """Return the value of each group's item, for few groups."""

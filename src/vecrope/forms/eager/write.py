@@ -83,7 +83,7 @@ def _write_groups(positions: Tensor, found: Found) -> None:
         height.index_fill_(0, found.placeholders, 0)
     width.index_copy_(0, lines.at, lines.width.to(dtype))
     height.index_fill_(0, lines.at, 1)
-    if max(found.groups.items.depth) > 1:
+    if found.groups.deep:
         frames = _frames(found)
         height.index_copy_(0, frames.at, frames.height.to(dtype))
         time.index_copy_(0, frames.at, frames.time.to(dtype))

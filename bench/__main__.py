@@ -67,8 +67,8 @@ providers:
   vecrope                  vecrope.get_rope_index as users call it: eager, values checked; for steps
                            RopeIndexPlan.step of the plan of all requests
   vecrope-unchecked        with validate=False
-  vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True); a graph serves
-                           many points, and has its compile time at the first
+  vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True); a graph
+                           serves many points, and has its compile time at the first
   vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
   vecrope-plan             the positions of vecrope.plan_from_placeholders, told the same
   vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step

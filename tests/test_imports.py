@@ -12,18 +12,8 @@ PACKAGE = Path(vecrope.__file__).parent
 # Each may import from those above it and from itself. The longest name that fits a module counts.
 LAYERS = (
     ("vecrope.families", "vecrope.spec", "vecrope.inputs"),
-    ("vecrope.core", "vecrope.checks", "vecrope.segments"),
-    (
-        "vecrope.forms",
-        "vecrope.blocks",
-        "vecrope.frames",
-        "vecrope.positions",
-        "vecrope.prepare",
-        "vecrope.regular",
-        "vecrope.short",
-        "vecrope.short_by_ids",
-        "vecrope.whole",
-    ),
+    ("vecrope.core", "vecrope.checks", "vecrope.prepare", "vecrope.sequences"),
+    ("vecrope.forms",),
     ("vecrope.own_rules",),
     ("vecrope.plans",),
     ("vecrope.rope_index",),

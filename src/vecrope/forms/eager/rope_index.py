@@ -38,7 +38,7 @@ def eager_rope_index(
     lengths = num_kept = batch.num_kept()
     if spec.delta_length == "padded" and not in_sequences:
         lengths = batch.lengths()
-    row_ends = num_kept if found is None else _row_ends(found, num_kept)
+    row_ends = num_kept if found is None else row_ends_of(found, num_kept)
     positions = write_positions(
         batch,
         found,
@@ -46,9 +46,10 @@ def eager_rope_index(
         padding_value=spec.padding_value,
         dtype=torch.int64 if spec.position_dtype == "int64" else ids.dtype,
     )
-    if found is not None and _outreaches(spec, found.groups.items):
-        row_ends = _largest(found, positions[0], row_ends)
-    rope_deltas = torch.tensor([*map(sub, row_ends, lengths)], device="cpu").view(-1, 1)
+    if found is not None and outreaches(spec, found.groups.items):
+        row_ends = largest_positions(found, positions[0], row_ends)
+    deltas = [[delta] for delta in map(sub, row_ends, lengths)]
+    rope_deltas = torch.tensor(deltas, dtype=torch.int64, device="cpu")
     return positions.view(3, *ids.shape), rope_deltas
 
 
@@ -156,7 +157,7 @@ def _is_whole(found: Found, begin: Tensor, end: Tensor) -> bool:
     return torch.equal(end - begin + 1, found.groups.area())
 
 
-def _row_ends(found: Found, num_kept: list[int]) -> list[int]:
+def row_ends_of(found: Found, num_kept: list[int]) -> list[int]:
     """Return the running position behind each row."""
     items = found.groups.items
     moves = [*map(sub, items.advance, items.area)]
@@ -169,12 +170,12 @@ def _row_ends(found: Found, num_kept: list[int]) -> list[int]:
     return row_ends
 
 
-def _outreaches(spec: MRopeSpec, items: Items) -> bool:
+def outreaches(spec: MRopeSpec, items: Items) -> bool:
     """Say whether a block reaches further than it moves the running position."""
     return spec.span_rule == "hw" and any(map(gt, items.extent, items.advance))
 
 
-def _largest(found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
+def largest_positions(found: Found, time: Tensor, row_ends: list[int]) -> list[int]:
     """Return one more than the largest position of each row, which may be in a block."""
     extent = found.groups.column(found.groups.items.extent)
     reached = time[found.first].to(torch.int64) + extent

@@ -20,7 +20,7 @@ from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import build_plan
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.prepare import Prepared, prepare
+from vecrope.prepare import prepare
 from vecrope.sequences import packed_sequences, padded_width, text_positions_of
 from vecrope.spec import MRopeSpec
 
@@ -185,9 +185,11 @@ def rope_index_of(
     )
     if own_rule:
         return own_rope_index(prepared.inputs, spec, validate=validate)
-    answer = _eager_answer(prepared, spec)
-    if answer is not None:
-        return answer
+    if prepared.exact and inputs.input_ids.numel():
+        answer = eager_rope_index(prepared.inputs, spec)
+        if answer is not None:
+            return answer
+        # What does not fit is named below.
     return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
 
 
@@ -370,11 +372,3 @@ def _kernels_answer(
     if answer is None or spec.position_dtype == "ids":
         return answer
     return answer[0].to(torch.int64), answer[1]
-
-
-def _eager_answer(prepared: Prepared, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of a form for CPUs that is faster than the segment table, or None."""
-    inputs, exact, _, _ = prepared
-    if not exact or not inputs.input_ids.numel():
-        return None
-    return eager_rope_index(inputs, spec)

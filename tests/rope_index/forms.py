@@ -48,7 +48,7 @@ def eager_limits(*, runs_from, few):
     """Let the eager form look for runs, or lay lines out as tensors, from other sizes on."""
     with (
         mock.patch("vecrope.forms.eager.rope_index._RUNS_FROM", runs_from),
-        mock.patch("vecrope.forms.eager.find._WORDS_FROM", 0),
+        mock.patch("vecrope.core.modality._WORDS_FROM", 0),
         mock.patch("vecrope.forms.eager.groups.FEW", few),
     ):
         yield

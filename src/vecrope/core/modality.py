@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core.stream import Stream
 from vecrope.spec import MRopeSpec
@@ -71,33 +70,3 @@ def set_indices(flags: Tensor) -> Tensor:
     word, place = whole.view(-1, 8).index_select(0, words).nonzero().unbind(1)
     tail = flags[num_words * 8 :].nonzero().view(-1)
     return torch.cat((words.index_select(0, word) * 8 + place, tail + num_words * 8))
-
-
-def in_video(stream: Stream, spec: MRopeSpec, starts: Tensor, row_starts: Tensor) -> Tensor | None:
-    """Say for each run whether a placeholder in it would be a video's.
-
-    Args:
-        stream: the tokens.
-        spec: its ids and its `marker_rule`.
-        starts: (S,) token indices at which runs start.
-        row_starts: (S,) token indices at which their rows start.
-
-    Returns:
-        (S,) bool, or None where the exact form finds no marker at all.
-    """
-    _, video_start, video_end = spec.markers
-    markers = stream.input_ids == video_start
-    markers |= stream.input_ids == video_end
-    if stream.kept is not None:
-        markers &= stream.kept
-    capacity = None if stream.exact else stream.num_tokens
-    at, _ = compact(markers, capacity, stream.index_dtype)
-    if stream.exact and at.shape[0] == 0:
-        return None
-    opens = stream.input_ids[at.clamp(max=stream.num_tokens - 1)] == video_start
-    before = torch.searchsorted(at, starts.contiguous())
-    if spec.marker_rule == "last":
-        # A leading row stands for "no marker yet", which opens nothing, wherever it stands.
-        return pad(opens, (1, 0))[before] & (pad(at, (1, 0))[before] >= row_starts)
-    depth = pad(torch.where(opens, 1, -1).cumsum(0), (1, 0))
-    return depth[before] > depth[torch.searchsorted(at, row_starts)]

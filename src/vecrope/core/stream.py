@@ -41,16 +41,6 @@ class Stream:
         """The dtype of token indices, lengths and table columns."""
         return self.row_bounds.dtype
 
-    def mark_row_starts(self, edges: Tensor) -> Tensor:
-        """Set the first token of every row in `edges` (N,) bool, in place."""
-        if len(self.shape) == 2:
-            edges.view(self.shape)[:, 0].fill_(True)
-        else:
-            # An empty sequence at the end starts at N; the extra edge it leaves there is harmless.
-            at = self.row_bounds[:-1].clamp(max=self.num_tokens - 1)
-            edges.index_fill_(0, at.to(torch.int64), True)
-        return edges
-
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each token index, in its shape; N and beyond give the last row."""
         if len(self.shape) == 2:

@@ -42,16 +42,6 @@ class Batch(NamedTuple):
             return index % self.width
         return index - torch.tensor(self.bounds, device="cpu")[self.row_of(index)]
 
-    def mark_row_starts(self, change: Tensor) -> None:
-        """Set `change` (N - 1,) bool, of which place i is token i + 1, where rows start."""
-        if self.num_rows == 1:
-            return
-        if self.width is not None:
-            change[self.width - 1 :: self.width].fill_(True)
-        else:
-            starts = [start - 1 for start in self.bounds[1:-1] if 0 < start < self.num_tokens]
-            change.index_fill_(0, torch.tensor(starts, dtype=torch.int64, device="cpu"), True)
-
     def lengths(self) -> list[int]:
         """Return the number of tokens of each row, padding included."""
         return [*map(sub, self.bounds[1:], self.bounds)]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.modality import set_indices
 from vecrope.core.search import search
 from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.groups import Groups, host_tensor, make_groups
@@ -26,8 +27,6 @@ from vecrope.spec import MRopeSpec
 _ROW, _START, _END = range(3)
 # Token index and kind of each, and how many placeholders, or runs of them, stand before it.
 Markers = list[tuple[int, int, int]]
-# Words of eight flags from which on it pays to look for those that are not 0 first.
-_WORDS_FROM = 4096
 
 
 class Found(NamedTuple):
@@ -139,19 +138,6 @@ def find_by_runs(batch: Batch, spec: MRopeSpec, items: Items) -> Found | None:
     if batch.kept is not None:
         text.logical_and_(batch.kept)
     return Found(groups, first, end - 1, None, text)
-
-
-def set_indices(flags: Tensor) -> Tensor:
-    """Return the ascending indices at which `flags` (N,) bool is set."""
-    num_words = flags.shape[0] // 8
-    if num_words < _WORDS_FROM:
-        return flags.nonzero().view(-1)
-    # Most flags are not set, and eight at a time are passed over faster.
-    whole = flags[: num_words * 8]
-    words = whole.view(torch.int64).nonzero().view(-1)
-    word, place = whole.view(-1, 8).index_select(0, words).nonzero().unbind(1)
-    tail = flags[num_words * 8 :].nonzero().view(-1)
-    return torch.cat((words.index_select(0, word) * 8 + place, tail + num_words * 8))
 
 
 def _by_markers(batch: Batch, spec: MRopeSpec) -> bool:

@@ -18,17 +18,13 @@ from vecrope.spec import MRopeSpec
 _RUNS_FROM = 8 * 1024
 
 
-def eager_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, in_sequences: bool = False
-) -> tuple[Tensor, Tensor] | None:
+def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1); None if grids and tokens misfit.
 
     Args:
         inputs: at least one token, on a CPU; types, shapes and the mask's values have been checked,
             and the grids are on any device. `attention_mask` masks something, or is None.
         spec: of the shared rule.
-        in_sequences: whether deltas are measured against the unmasked tokens of each sequence,
-            whatever `spec.delta_length` says.
     """
     answer = find_groups(inputs, spec)
     if answer is None:
@@ -36,7 +32,7 @@ def eager_rope_index(
     batch, found = answer
     ids = inputs.input_ids
     lengths = num_kept = batch.num_kept()
-    if spec.delta_length == "padded" and not in_sequences:
+    if spec.delta_length == "padded":
         lengths = batch.lengths()
     row_ends = num_kept if found is None else row_ends_of(found, num_kept)
     positions = write_positions(

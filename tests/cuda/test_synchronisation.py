@@ -16,7 +16,7 @@ from support import (
 )
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tests.cuda.calls import SPECS, a_prompt, each_convention, few_examples, on_cuda
+from tests.cuda.calls import a_prompt, each_convention, few_examples, on_cuda
 from vecrope import get_rope_index
 from vecrope.testing import Prompt
 
@@ -142,18 +142,6 @@ def test_a_graph_captured_once_answers_changed_inputs(form, by_types, spec):
         assert_same(replay(prompt), prompt.expected())
 
     check()
-
-
-def test_a_graph_notices_that_its_capacity_is_too_small():
-    spec = SPECS["sglang"]
-    replay = captured(spec, by_types=False, form="static")
-    for images, fits in ((2, True), (40, False), (1, True)):
-        prompt = Prompt.from_symbols(spec, ["tI" * images], image_grid_thw=[[1, 2, 2]] * images)
-        prompt = enlarged(prompt, **ROOM)
-        if fits:
-            assert_same(replay(prompt), prompt.expected())
-        else:
-            assert_no_answer(replay(prompt))
 
 
 # torch.compile

@@ -29,7 +29,7 @@ from vecrope.testing import conversations
 
 @each_rule
 @pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
-def test_left_over_grids_are_ignored_in_a_static_table(model_type, validate):
+def test_left_over_grids_are_ignored_by_the_static_form(model_type, validate):
     module = module_of(model_type)
 
     @given(conversations(spec_of_model(model_type)), LEFT_OVER, LEFT_OVER)
@@ -41,7 +41,7 @@ def test_left_over_grids_are_ignored_in_a_static_table(model_type, validate):
             Inputs(**changed.arguments(), lenient=True),
             changed.spec,
             validate=validate,
-            max_segments=256,
+            form="static",
         )
         assert_same(ours, theirs)
 

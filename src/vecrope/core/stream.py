@@ -67,7 +67,8 @@ class Stream:
         """
         if len(self.shape) == 2:
             sums = values.view(self.shape).cumsum(1, dtype=self.index_dtype)
-            return sums.view(-1), sums[:, -1]
+            last = sums[:, -1] if self.shape[1] else sums.new_zeros(self.num_rows)
+            return sums.view(-1), last
         total = pad(values.cumsum(0, dtype=self.index_dtype), (1, 0))
         at_bounds = total[self.row_bounds]
         return total[1:] - at_bounds[rows], at_bounds.diff()

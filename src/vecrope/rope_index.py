@@ -21,7 +21,12 @@ from vecrope.plans.build import build_plan
 from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import prepare
-from vecrope.sequences import packed_sequences, padded_width, text_positions_of
+from vecrope.sequences import (
+    deltas_of_sequences,
+    packed_sequences,
+    padded_width,
+    text_positions_of,
+)
 from vecrope.spec import MRopeSpec
 
 
@@ -152,10 +157,12 @@ def get_rope_index(
     width = padded_width(input_ids.shape[-1], pad_to_multiple_of)
     invalid = None
     if sequence_ids is not None:
-        inputs, spec, invalid = packed_sequences(
+        inputs, invalid = packed_sequences(
             inputs, spec, sequence_ids, max_sequences, validate=validate
         )
     position_ids, rope_deltas = rope_index_of(inputs, spec, validate=validate, form=form)
+    if sequence_ids is not None:
+        rope_deltas = deltas_of_sequences(inputs, spec, rope_deltas)
     if invalid is not None:
         position_ids, rope_deltas = invalidate(invalid, position_ids, rope_deltas)
     room = (0, width - input_ids.shape[-1])
@@ -336,7 +343,7 @@ def _plan_of(
     if sequence_ids is not None:
         sequences = packed_sequences(inputs, spec, sequence_ids, max_sequences, validate=validate)
         seq_len = inputs.input_ids.shape[1]
-        return plan_sequences(sequences, seq_len, validate=validate, max_groups=max_groups)
+        return plan_sequences(sequences, spec, seq_len, validate=validate, max_groups=max_groups)
     if max_sequences is not None:
         raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
     prepared = prepare(inputs, spec, validate, max_groups)

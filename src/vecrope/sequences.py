@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,7 +20,6 @@ class Sequences(NamedTuple):
     """The sequences of a batch."""
 
     inputs: Inputs  # of the packed stream: flat ids, bounds, and a mask for padding
-    spec: MRopeSpec  # by which deltas are measured against the tokens of a sequence
     invalid: Tensor | None  # 0-d bool: the answer cannot be believed
 
 
@@ -72,12 +69,19 @@ def packed_sequences(
         cu_seqlens=bounds,
         mm_token_type_ids=None if types is None else types.reshape(-1),
     )
-    return Sequences(packed, _by_valid_length(spec), invalid)
+    return Sequences(packed, invalid)
 
 
-@lru_cache
-def _by_valid_length(spec: MRopeSpec) -> MRopeSpec:
-    return replace(spec, delta_length="valid")
+def deltas_of_sequences(inputs: Inputs, spec: MRopeSpec, rope_deltas: Tensor) -> Tensor:
+    """Return deltas (num_sequences, 1) as measured against the unmasked tokens of each sequence."""
+    if spec.delta_length == "valid":
+        return rope_deltas
+    kept, bounds = inputs.attention_mask, inputs.cu_seqlens
+    assert kept is not None
+    assert bounds is not None
+    padding = pad((~kept).cumsum(0), (1, 0))[bounds].diff().unsqueeze(1)
+    least = torch.iinfo(rope_deltas.dtype).min
+    return torch.where(rope_deltas == least, least, rope_deltas + padding)
 
 
 def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:

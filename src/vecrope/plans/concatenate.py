@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, chain, repeat
@@ -69,6 +68,5 @@ def shifted(indices: Sequence[Tensor], begins: Sequence[int], *, wide: bool) -> 
     joined = joined.long() if wide else joined
     # Few numbers are spread faster by the host than by a tensor operator.
     shift = chain.from_iterable(map(repeat, begins, map(Tensor.numel, indices)))
-    code = "q" if joined.dtype == torch.int64 else "i"
-    on_host = torch.frombuffer(array(code, shift), dtype=joined.dtype)
+    on_host = torch.tensor([*shift], dtype=joined.dtype, device="cpu")
     return joined.add_(on_host.to(joined.device))

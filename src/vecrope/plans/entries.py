@@ -142,7 +142,7 @@ def plan_of_few_groups(
             start, item, tokens, height, width, advance, extent = groups[at]
             position += start - token
             token = start + tokens
-            reach = position + extent
+            reach = max(reach, position + extent)
             starts.append(start)
             entries.append((tokens, position, position + advance, height, width, 0))
             items.append(item)

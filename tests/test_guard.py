@@ -70,7 +70,7 @@ MORE_OF_A_FAMILY = {"glm4v": 7, "qwen2_5_vl": 19, "qwen3_vl": 0, "ernie4_5_vl_mo
 STEP_CEILINGS = [
     (vecrope_provider, "step", 58),
     (vecrope_unchecked_provider, "step-decode", 26),
-    (vecrope_concatenate_provider, "step", 69),
+    (vecrope_concatenate_provider, "step", 72),
 ]
 
 

@@ -57,8 +57,8 @@ FAMILY_CEILINGS = [
     (vecrope_plan_provider, "video", 131072, 328, 3),
 ]
 # What any layout takes, whatever its pictures: pictures and clips of which no two sides are equal.
-# Seconds are 11 operators, for all videos at once; blocks of several frames 5; in a batch with
-# unlike extents 3 more. The markers of GLM-4V, looked for among runs, are some 20.
+# Seconds are 11 operators, for all videos at once, and blocks of several frames 8, which is what
+# Qwen2.5-VL may take more. The start and end markers of GLM-4V may take 7 more.
 MIXED_CEILINGS = {
     "mixed": {400: 45, 1000: 45, 4000: 45, 16384: 65, 131072: 95},
     "mixed-batch": {1000: 85, 4000: 110},

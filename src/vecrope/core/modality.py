@@ -16,8 +16,7 @@ _WORDS_FROM = 4096
 def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
     """Return (N,) uint8 codes that change wherever the modality does.
 
-    Where markers tell videos, their placeholders are still coded `IMAGE`: within a row something
-    else always stands between an image and a video, so `in_video` tells them apart run by run.
+    Where markers tell videos, their placeholders are coded `IMAGE`, too.
     """
     if stream.token_types is None:
         if spec.image_token_id is None:

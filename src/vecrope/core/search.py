@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# From this many elements in and out on, threads pay.
+# From so many places to spread over, or comparisons of a value with a bound, on threads pay.
 PARALLEL_FROM = 2**16
 
 

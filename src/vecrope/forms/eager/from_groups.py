@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import host_tensor, make_groups
+from vecrope.forms.eager.groups import host_tensor, make_groups, text_around
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.write import write_positions
 
@@ -66,7 +66,8 @@ def positions_of_groups(
         _raise_misplaced(num_tokens, offset, ends)
     taken: list[Sequence[int]] | None = None
     extent = depth
-    paces = [group[4] if len(group) == 5 else 1.0 for group in groups]
+    # One frame has no next one to be spaced from.
+    paces = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
     if any(pace != 1.0 for pace in paces):
         _check_paces(paces, depth)
         taken = [
@@ -86,10 +87,7 @@ def positions_of_groups(
         extent=extent,
         offsets=taken,
     )
-    # One byte a token: whether it is text.
-    gaps = map(sub, [*offset, num_tokens], [0, *ends])
-    runs = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*area, 0], strict=True)]
-    text = torch.frombuffer(bytearray(b"".join(runs)), dtype=torch.bool)
+    text = text_around(offset, area, num_tokens)
     first = host_tensor(offset)
     last = host_tensor([end - 1 for end in ends])
     found = Found(make_groups(items), first, last, None, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import compress
-from operator import add, gt, not_, sub
+from operator import add, gt, not_
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.forms.eager.batch import Batch
 from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import host_tensor, make_groups
+from vecrope.forms.eager.groups import host_tensor, make_groups, text_around
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.rope_index import largest_positions, outreaches, row_ends_of
 from vecrope.forms.eager.write import write_positions
@@ -49,8 +49,7 @@ def positions_of_runs(
     if modalities.count(VIDEO) != number - num_images:
         return None
     ends = [*map(add, offsets, lengths)]
-    behind = [0, *ends]
-    if any(map(gt, behind, [*offsets, num_tokens])):
+    if any(map(gt, [0, *ends], [*offsets, num_tokens])):
         return None
     if not spec.frames_may_touch and not set(offsets).isdisjoint(ends):
         return None
@@ -61,14 +60,12 @@ def positions_of_runs(
     groups = make_groups(items)
     if [*map(lengths.__getitem__, order)] != groups.area().tolist():
         return None
-    gaps = map(sub, [*offsets, num_tokens], behind)
-    text = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*lengths, 0], strict=True)]
-    flags = torch.frombuffer(bytearray(b"".join(text)), dtype=torch.bool)
+    text = text_around(offsets, lengths, num_tokens)
     first = host_tensor(map(offsets.__getitem__, order))
     last = host_tensor(ends[at] - 1 for at in order)
-    found = Found(groups, first, last, None, flags)
+    found = Found(groups, first, last, None, text)
     row_ends = row_ends_of(found, [num_tokens])
-    batch = Batch(flags, None, None, [0, num_tokens], num_tokens)
+    batch = Batch(text, None, None, [0, num_tokens], num_tokens)
     positions = write_positions(batch, found, row_ends, dtype=dtype)
     if outreaches(spec, items):
         row_ends = largest_positions(found, positions[0], row_ends)

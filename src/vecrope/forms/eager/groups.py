@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, compress, repeat
-from operator import mul
+from operator import add, mul, sub
 from typing import Any, NamedTuple
 
 import torch
@@ -110,3 +110,11 @@ def make_groups(items: Items) -> Groups:
 def host_tensor(values: Iterable[int]) -> Tensor:
     """Return (n,) int64 of at least one number: faster than `torch.tensor` for many."""
     return torch.frombuffer(array("q", values), dtype=torch.int64)
+
+
+def text_around(offsets: Sequence[int], lengths: Sequence[int], num_tokens: int) -> Tensor:
+    """Return (num_tokens,) bool: the tokens outside of ascending runs, of which none overlap."""
+    ends = map(add, offsets, lengths)
+    gaps = map(sub, [*offsets, num_tokens], [0, *ends])
+    runs = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*lengths, 0], strict=True)]
+    return torch.frombuffer(bytearray(b"".join(runs)), dtype=torch.bool)

@@ -11,7 +11,7 @@ import vecrope
 PACKAGE = Path(vecrope.__file__).parent
 # Each may import from those above it and from itself. The longest name that fits a module counts.
 LAYERS = (
-    ("vecrope.families", "vecrope.spec", "vecrope.inputs"),
+    ("vecrope.families", "vecrope.spec", "vecrope.inputs", "vecrope.registration"),
     ("vecrope.core", "vecrope.checks", "vecrope.prepare", "vecrope.sequences"),
     ("vecrope.forms",),
     ("vecrope.own_rules",),

@@ -16,6 +16,7 @@ from vecrope.plans.concatenate import concatenate_plans
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import ShardLayout, shard_indices
+from vecrope.registration import list_families, register_family
 from vecrope.rope_index import explain_form, get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs
 from vecrope.sequences import sequence_ids_from_position_ids
@@ -34,9 +35,11 @@ __all__ = [
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",
+    "list_families",
     "plan_from_placeholders",
     "plan_rope_index",
     "positions_of_groups",
+    "register_family",
     "sequence_ids_from_position_ids",
     "shard_indices",
 ]

@@ -18,7 +18,11 @@ _MAX_TOKENS = 2**30
 def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = None) -> None:
     """Check types, shapes, dtypes and limits; reads no value of any tensor."""
     if not isinstance(spec, MRopeSpec):
-        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+        what = type(spec).__name__
+        remedy = ""
+        if hasattr(spec, "model_type") or isinstance(spec, dict):
+            remedy = "; MRopeSpec.from_config makes one of a configuration"
+        raise TypeError(f"spec must be an MRopeSpec, got {what}{remedy}")
     input_ids, cu_seqlens = inputs.input_ids, inputs.cu_seqlens
     check_tensor("input_ids", input_ids)
     if input_ids.dtype not in (torch.int64, torch.int32):

@@ -253,10 +253,9 @@ def test_a_missing_field_is_named(path, named, form, name, drop):
 
 
 @BUILDERS
-@pytest.mark.parametrize("model_type", ["qwen", "glm4v_text", "GLM4V", ""])
-def test_an_unknown_model_type_is_named_next_to_the_known(build, model_type):
-    known = ", ".join(map(repr, FAMILIES))
-    message = rf"^model_type must be one of {known}, got {model_type!r}$"
+@pytest.mark.parametrize("model_type", ["qwen", "GLM4V", ""])
+def test_an_unknown_model_type_is_named(build, model_type):
+    message = rf"^model_type {model_type!r} is not a family that vecrope knows: "
     with pytest.raises(ValueError, match=message):
         build(model_type, convention="sglang")
 

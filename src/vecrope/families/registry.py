@@ -21,6 +21,7 @@ from vecrope.families import (
     vllm_only,
 )
 from vecrope.families.family import Family, Path
+from vecrope.families.names import hint, whole_model_of
 from vecrope.families.rules import OwnRule
 
 FAMILIES: dict[str, Family] = {
@@ -82,6 +83,11 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: if there is no such family or upstream, or a field is missing.
     """
+    if isinstance(config, str):
+        raise TypeError(
+            f"config must be a configuration or the dict of a config.json, got the name {config!r}:"
+            " load it first, with transformers.AutoConfig.from_pretrained for example"
+        )
     model_type = _lookup(config, "model_type")
     model_type = _CHECKPOINT_NAMES.get(model_type, model_type)
     family = _family_of(model_type, convention)
@@ -116,9 +122,17 @@ def _family_of(model_type: object, convention: str) -> Family:
             f"{model_type!r} has no M-RoPE under convention {convention!r}: its positions are the "
             "plain index of each token, which the model makes itself"
         )
+    whole = whole_model_of(model_type, FAMILIES)
+    if whole is not None:
+        raise ValueError(
+            f"model_type {model_type!r} is a part of {whole!r}: pass the configuration of the "
+            "whole model"
+        )
     if family is None:
-        known = ", ".join(map(repr, FAMILIES))
-        raise ValueError(f"model_type must be one of {known}, got {model_type!r}")
+        raise ValueError(
+            f"model_type {model_type!r} is not a family that vecrope knows: "
+            + hint(model_type, FAMILIES, "vecrope.list_families()")
+        )
     known = " or ".join(map(repr, family.rules))
     raise ValueError(
         f"convention must be {known} for {model_type!r}, got {convention!r}: that upstream does "

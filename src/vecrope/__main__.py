@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from vecrope.cli.confirm import confirm
-from vecrope.cli.demo import NAMES, conversation
-from vecrope.cli.load import load_prompt, load_spec
+from vecrope.cli.demo import conversation
+from vecrope.cli.load import default_convention, load_prompt, load_spec
 from vecrope.cli.plot import draw
 from vecrope.cli.prompt import CommandError
 from vecrope.cli.report import render
 from vecrope.cli.table import segment_rows
+from vecrope.registration import list_families
 from vecrope.spec import Convention, MRopeSpec
 
 _PROGRAM = "python -m vecrope"
 _MODEL = "glm4v"
+_LEAST_COLUMNS, _MOST_COLUMNS = 80, 100
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
+        name = arguments.model or _MODEL
         try:
-            spec = MRopeSpec.for_model(arguments.model or _MODEL, convention=arguments.convention)
+            convention = arguments.convention or default_convention(name)
+            spec = MRopeSpec.for_model(name, convention=convention)
         except ValueError as error:
-            raise CommandError(f"argument --model: {error}") from error
+            remedy = "; here, --config CONFIG.json" if "use from_config" in str(error) else ""
+            raise CommandError(f"argument --model: {error}{remedy}") from error
     else:
         spec = load_spec(arguments.config, arguments.convention)
     prompt = conversation(spec) if arguments.input is None else load_prompt(arguments.input, spec)
@@ -58,7 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     rows = segment_rows(prompt)
     if arguments.plot is not None:
         draw(prompt, rows, answer, arguments.plot)
-    print("\n".join(render(prompt, rows, answer)), flush=True)
+    columns = min(max(shutil.get_terminal_size().columns, _LEAST_COLUMNS), _MOST_COLUMNS)
+    print("\n".join(render(prompt, rows, answer, columns)), flush=True)
     if answer.disagreement is not None:
         print(f"{_PROGRAM}: WRONG POSITIONS: {answer.disagreement}", file=sys.stderr)
         return 1
@@ -85,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     family = parser.add_mutually_exclusive_group()
     family.add_argument(
         "--model",
-        choices=NAMES,
-        help=f"the family, with its default ids (default: {_MODEL})",
+        metavar="MODEL_TYPE",
+        help=f"the family, with its default ids (default: {_MODEL}), one of: "
+        + ", ".join(list_families()),
     )
     family.add_argument(
         "--config",
@@ -97,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--convention",
         choices=get_args(Convention),
-        default="sglang",
-        help="the upstream whose answers to give (default: %(default)s)",
+        help="the upstream whose answers to give (default: the first of transformers, sglang and "
+        "vllm that has the family)",
     )
     parser.add_argument("--input", type=Path, metavar="PROMPT.json", help="the prompt to show")
     parser.add_argument(

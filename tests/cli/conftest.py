@@ -19,6 +19,8 @@ def run(capsys):
 def run_prompt(run, tmp_path, monkeypatch):
     def run_prompt(*arguments, **content):
         (tmp_path / "prompt.json").write_text(json.dumps(content))
+        if not {"--convention", "--config"} & set(arguments):
+            arguments = (*arguments, "--convention", "sglang")
         return run("--input", "prompt.json", *arguments)
 
     monkeypatch.chdir(tmp_path)

@@ -29,16 +29,18 @@ def words(line):
 
 
 DEMO_SEGMENTS = """\
-row   tokens      what              grid h × w   base   span
-  0      0..5     text                              0      5
-  0      5..221   image 0              12 × 18      5     18
-  0    221..247   text                             23     26
-  0    247..343   video 0 frame 0       8 × 12     49     12
-  0    343..346   text                             61      3
-  0    346..442   video 0 frame 1       8 × 12     64     12
-  0    442..445   text                             76      3
-  0    445..541   video 0 frame 2       8 × 12     79     12
-  0    541..552   text                             91     11
+row   tokens       what              grid h × w   base   advance
+  0      0..5      text                              0         5
+  0      5..977    image 0              27 × 36      5        36
+  0    977..1003   text                             41        26
+  0   1003..1387   video 0 frame 0      16 × 24     67        24
+  0   1387..1390   text                             91         3
+  0   1390..1774   video 0 frame 1      16 × 24     94        24
+  0   1774..1777   text                            118         3
+  0   1777..2161   video 0 frame 2      16 × 24    121        24
+  0   2161..2164   text                            145         3
+  0   2164..2548   video 0 frame 3      16 × 24    148        24
+  0   2548..2559   text                            172        11
 """
 
 GLM = [name for name in NAMES if name.startswith("glm")]

@@ -22,7 +22,9 @@ def test_a_wrong_position_is_reported_loudly(run, monkeypatch):
     assert code == 1
     assert "Confirmed" not in out
     assert "NOT CONFIRMED: the positions differ from those of vecrope.testing.reference" in out
-    assert err == ("python -m vecrope: WRONG POSITIONS: row 0, token 23, axis w: 6, reference 5\n")
+    assert err == (
+        "python -m vecrope: WRONG POSITIONS: row 0, token 23, axis w: 24, reference 23\n"
+    )
 
 
 def test_a_wrong_delta_is_reported_loudly(run, monkeypatch):
@@ -34,7 +36,7 @@ def test_a_wrong_delta_is_reported_loudly(run, monkeypatch):
     monkeypatch.setattr(vecrope, "get_rope_index", planted)
     code, _, err = run()
     assert code == 1
-    assert err.endswith("WRONG POSITIONS: row 0, rope_delta: -449, reference -450\n")
+    assert err.endswith("WRONG POSITIONS: row 0, rope_delta: -2375, reference -2376\n")
 
 
 def test_an_answer_to_what_the_reference_refuses_is_reported_loudly(run, monkeypatch):
@@ -79,7 +81,7 @@ def test_times_are_readable(seconds, shown, ratio):
     from vecrope.cli.report import render
 
     prompt = conversation(MRopeSpec.for_model("glm4v", convention="sglang"))
-    position_ids = torch.zeros((3, 1, 552), dtype=torch.int64)
+    position_ids = torch.zeros((3, 1, 2559), dtype=torch.int64)
     library, loop = (Timing(value, 3) for value in seconds)
     answer = Answer(position_ids, torch.zeros((1, 1)), None, library, loop)
     *_, first, second, last = render(prompt, [[]], answer)

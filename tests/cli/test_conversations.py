@@ -17,25 +17,25 @@ def without_times(out):
 
 
 DEMO_POSITIONS = """\
-         text                  image 0                               text
-token    0   1   2   3   4     5   6   7 …  22  23  24 … 219 220   221 222 223 … 245 246
-         t   t   t   t   <     I   I   I …   I   I   I …   I   I     >   t   t …   [   <
-    t    0   1   2   3   4     5   5   5 …   5   5   5 …   5   5    23  24  25 …  47  48
-    h    0   1   2   3   4     5   5   5 …   5   6   6 …  16  16    23  24  25 …  47  48
-    w    0   1   2   3   4     5   6   7 …  22   5   6 …  21  22    23  24  25 …  47  48
+          text                       image 0
+token     0    1    2    3    4      5    6    7 …   40   41   42 …  975  976
+          t    t    t    t    <      I    I    I …    I    I    I …    I    I
+    t     0    1    2    3    4      5    5    5 …    5    5    5 …    5    5
+    h     0    1    2    3    4      5    5    5 …    5    6    6 …   31   31
+    w     0    1    2    3    4      5    6    7 …   40    5    6 …   39   40
 """
 
 
 def test_the_conversation_is_laid_out_and_confirmed(run):
     code, out, err = run()
     assert (code, err) == (0, "")
-    assert out.startswith("A GLM-4.1V conversation: a 504 × 336 picture, a 336 × 224 clip of 6")
-    assert "\nmodel glm4v, convention sglang, 1 row of 552 tokens\n" in out
+    assert out.startswith("A GLM-4.1V conversation: a 1008 × 756 picture, a 672 × 448 clip of 8")
+    assert "\nmodel glm4v, convention transformers, 1 row of 2559 tokens\n" in out
     assert f"\n\n{DEMO_SEGMENTS}\n" in out
-    assert "\nrow 0: rope_delta -450, so that the token after these 552 gets position 102\n" in out
+    assert "\nrow 0: rope_delta -2376: the token after these 2559 gets position 183\n" in out
     assert f"\n\n{DEMO_POSITIONS}\n" in out
     assert (
-        "\nConfirmed: all 1656 positions and every rope_delta equal those of the loop\n"
+        "\nConfirmed: all 7677 positions and every rope_delta equal those of the loop\n"
         "in vecrope.testing.reference, which is written to be read, not to be fast.\n"
     ) in out
     *_, library, loop, ratio = out.splitlines()
@@ -58,35 +58,42 @@ def test_the_conversation_is_in_the_layout_of_glms_chat_template(model):
     begin, end = image_markers(spec)
     tokens = conversation(spec).input_ids[0].tolist()
     opening = [begin - 8, begin - 6, begin - 3, 198, begin]
-    assert tokens[:221] == [*opening, *[spec.image_token_id] * 216]
-    assert tokens[221] == end
-    frame = [begin, *[spec.image_token_id] * 96, end]
+    assert tokens[:977] == [*opening, *[spec.image_token_id] * 972]
+    assert tokens[977] == end
+    frame = [begin, *[spec.image_token_id] * 384, end]
     video = tokens[tokens.index(spec.video_start_token_id) + 1 :]
     video = video[: video.index(spec.video_end_token_id)]
-    assert video == [*frame, video[98], *frame, video[197], *frame, video[296]]
+    assert len(video) == 4 * 387
+    assert video == [token for at in range(386, len(video), 387) for token in (*frame, video[at])]
     assert tokens[-2:] == [begin - 2, 198]
-    assert tokens.count(spec.image_token_id) == 216 + 3 * 96
+    assert tokens.count(spec.image_token_id) == 972 + 4 * 384
 
 
 def test_no_line_is_too_long_or_ends_in_a_space(run):
     for line in run()[1].splitlines():
-        assert len(line) <= 100
+        assert len(line) <= 80
         assert line == line.rstrip()
 
 
 @each_core
 def test_a_conversation_of_every_family_with_default_ids_is_confirmed(run, model_type, convention):
     code, out, err = run("--model", model_type, "--convention", convention)
-    if model_type not in NAMES:
+    if (model_type, convention) in WITHOUT_DEFAULT:
         assert code == 2
-        assert "argument --model: invalid choice" in err
-    elif (model_type, convention) in WITHOUT_DEFAULT:
+        assert f"error: argument --model: {model_type!r} has no default " in err
+        assert err.endswith("; here, --config CONFIG.json\n")
+    elif model_type not in NAMES:
         assert code == 2
-        assert "error: argument --model: 'paddleocr_vl' has no default tokens_per_second" in err
+        reasons = ("no conversation can be laid out for ", "has no placeholders under convention ")
+        assert any(reason in err for reason in reasons)
     else:
         assert (code, err) == (0, "")
-        clip = ", a 336 × 224 clip of 6 frames" * ((model_type, convention) not in NO_VIDEOS)
-        assert out.startswith(f"A {NAMES[model_type]} conversation: a 504 × 336 picture{clip}")
+        clip = ", a 672 × 448 clip of 8 frames" * ((model_type, convention) not in NO_VIDEOS)
+        title = " ".join(out.splitlines()[:2])
+        article = "An" if model_type.startswith("ernie") else "A"
+        assert title.startswith(
+            f"{article} {NAMES[model_type]} conversation: a 1008 × 756 picture{clip}"
+        )
         assert "\nConfirmed: all " in out
         assert "\n  0      " in out
 
@@ -94,9 +101,9 @@ def test_a_conversation_of_every_family_with_default_ids_is_confirmed(run, model
 @pytest.mark.parametrize(
     ("model", "video"),
     [
-        ("qwen2_vl", ["<" + "V" * 288 + ">"]),
-        ("qwen3_vl", ["t<" + "V" * 96 + ">"] * 3),
-        ("cosmos3_edge", ["t<" + "V" * 96 + ">"] * 3),
+        ("qwen2_vl", ["<" + "V" * 1536 + ">"]),
+        ("qwen3_vl", ["t<" + "V" * 384 + ">"] * 4),
+        ("cosmos3_edge", ["t<" + "V" * 384 + ">"] * 4),
     ],
 )
 def test_a_clip_of_another_family_is_laid_out_as_its_processor_does(model, video):
@@ -105,7 +112,7 @@ def test_a_clip_of_another_family_is_laid_out_as_its_processor_does(model, video
     symbols = {spec.image_token_id: "I", spec.video_token_id: "V", start: "<", end: ">"}
     tokens = conversation(spec).input_ids[0].tolist()
     row = "".join(symbols.get(token, "t") for token in tokens)
-    assert row == f"t<{'I' * 216}>{'t' * (7 + 1 + 12 + 1)}{''.join(video)}{'t' * (6 + 1)}"
+    assert row == f"t<{'I' * 972}>{'t' * (7 + 1 + 12 + 1)}{''.join(video)}{'t' * (6 + 1)}"
 
 
 def test_a_clip_of_one_block_is_laid_out_between_its_markers():
@@ -113,9 +120,9 @@ def test_a_clip_of_one_block_is_laid_out_between_its_markers():
     prompt = conversation(spec)
     tokens = prompt.input_ids[0].tolist()
     start = tokens.index(spec.video_start_token_id)
-    assert tokens[start + 1 : start + 289] == [spec.image_token_id] * 288
-    assert tokens[start + 289] == spec.video_end_token_id
-    assert prompt.video_grid_thw.tolist() == [[6, 16, 24]]
+    assert tokens[start + 1 : start + 1537] == [spec.image_token_id] * 1536
+    assert tokens[start + 1537] == spec.video_end_token_id
+    assert prompt.video_grid_thw.tolist() == [[8, 32, 48]]
 
 
 def test_a_family_with_a_rule_of_its_own_is_not_confirmed(run_prompt, tmp_path):
@@ -153,7 +160,7 @@ def test_a_block_is_shown_with_its_seconds(run_prompt):
     )
     assert (code, err) == (0, "")
     assert section(out, "row 0:", "Confirmed") == [
-        "row 0: rope_delta 1, so that the token after these 6 gets position 7",
+        "row 0: rope_delta 1: the token after these 6 gets position 7",
         "",
         "       text   video 0   text",
         "token  0 1    2 3       4 5",
@@ -176,7 +183,7 @@ def test_a_models_own_configuration_gives_what_its_name_gives(run, tmp_path, mod
     )
     by_name, by_config = run("--model", model), run("--config", path)
     assert by_name[0] == by_config[0] == 0
-    assert f"\nmodel {model}, convention sglang" in by_name[1]
+    assert f"\nmodel {model}, convention transformers" in by_name[1]
     assert without_times(by_name[1]) == without_times(by_config[1])
 
 
@@ -185,5 +192,5 @@ def test_the_configurations_merge_size_is_used(run, tmp_path):
     path.write_text(json.dumps({**CONFIG, "vision_config": {"spatial_merge_size": 4}}))
     code, out, _ = run("--config", path)
     assert code == 0
-    assert "a 1008 × 672 picture" in out
+    assert "a 2016 × 1512 picture" in out
     assert DEMO_SEGMENTS in out

@@ -34,11 +34,11 @@ def test_the_picture_shows_three_axes_over_shaded_segments(run, tmp_path):
     assert out.stat().st_size < 150_000
     for line in ("#0072b2", "#d55e00", "#009e73", "#24292f"):
         assert pixels_of(out, line) > 500
-    # 12 x 18, then 3 frames of 8 x 12, of 552 tokens on a panel of about 1380 x 470 pixels.
+    # 27 x 36, then 4 frames of 16 x 24, of 2559 tokens on a panel of about 1380 x 470 pixels.
     panel = 1380 * 470
-    assert 0.3 < pixels_of(out, "#fdf1d8") / panel < 216 / 552
-    assert 0.25 < pixels_of(out, "#e6eef8") / panel < 2 * 96 / 552
-    assert 0.12 < pixels_of(out, "#d6e3f3") / panel < 96 / 552
+    assert 0.3 < pixels_of(out, "#fdf1d8") / panel < 972 / 2559
+    assert 0.25 < pixels_of(out, "#e6eef8") / panel < 2 * 384 / 2559
+    assert 0.12 < pixels_of(out, "#d6e3f3") / panel < 2 * 384 / 2559
 
 
 @pytest.fixture

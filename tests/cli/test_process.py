@@ -27,8 +27,8 @@ def test_help_shows_the_defaults(capsys):
         main(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert exit_.value.code == 0
-    assert "the family, with its default ids (default: glm4v)" in out
-    assert "the upstream whose answers to give (default: sglang)" in out
+    assert "the family, with its default ids (default: glm4v), one of: bailing" in out
+    assert "whose answers to give (default: the first of transformers, sglang and vllm that" in out
 
 
 def test_the_module_runs_as_a_command():
@@ -45,7 +45,7 @@ def test_the_exit_code_is_mains(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:
         runpy.run_path(vecrope.__main__.__file__, run_name="__main__")
     assert exit_.value.code == 2
-    assert "invalid choice: 'gpt'" in capsys.readouterr().err
+    assert "model_type 'gpt' is not a family" in capsys.readouterr().err
 
 
 def test_a_reader_that_has_seen_enough_is_no_fault(monkeypatch):

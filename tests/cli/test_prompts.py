@@ -12,7 +12,7 @@ def test_a_row_of_a_file_is_shown_token_by_token(run_prompt):
     assert (code, err) == (0, "")
     assert out.startswith("prompt.json\nmodel glm4v, convention sglang, 1 row of 10 tokens\n")
     assert section(out, "row 0:", "Confirmed") == [
-        "row 0: rope_delta -3, so that the token after these 10 gets position 7",
+        "row 0: rope_delta -3: the token after these 10 gets position 7",
         "",
         "       text   image 0       text",
         "token  0 1    2 3 4 5 6 7   8 9",
@@ -50,7 +50,7 @@ def test_every_row_of_a_batch_is_shown_with_its_masked_tokens(
     ]
     for row, (delta, length, following) in enumerate(deltas):
         assert (
-            f"\nrow {row}: rope_delta {delta}, so that the token after these {length} gets "
+            f"\nrow {row}: rope_delta {delta}: the token after these {length} gets "
             f"position {following}\n"
         ) in out
     lines = out.splitlines()
@@ -68,10 +68,11 @@ def test_a_mask_may_be_of_booleans_and_null_is_no_argument(run_prompt):
         input_ids=ids("tt_"), attention_mask=[True, True, False], image_grid_thw=None
     )
     assert code == 0
-    assert "rope_delta -1, so that the token after these 3 gets position 2" in out
+    assert "rope_delta -1: the token after these 3 gets position 2" in out
 
 
-def test_frames_and_images_that_touch_are_told_apart(run_prompt):
+def test_frames_and_images_that_touch_are_told_apart(run_prompt, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = run_prompt(
         input_ids=ids("t") + [IMAGE] * 18,
         mm_token_type_ids=[0] + [2] * 6 + [1] * 12,

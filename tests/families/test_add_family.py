@@ -1,4 +1,4 @@
-"""A family that does not exist, added as the README says."""
+"""A family that does not exist, added as the README of `vecrope.families` says."""
 
 import re
 import textwrap
@@ -14,7 +14,7 @@ from vecrope import MRopeSpec, get_rope_index
 from vecrope.families import registry
 from vecrope.testing import Prompt, assert_matches, conversations, token_soup
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+README = (Path(registry.__file__).parent / "README.md").read_text(encoding="utf-8")
 CONFIG = {
     "model_type": "invented_vl",
     "image_token_id": 5,

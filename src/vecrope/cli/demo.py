@@ -29,8 +29,9 @@ NAMES = {
 }
 
 _PATCH = 14  # pixels along each side
-_IMAGE = (12, 18)  # rows and columns, in tokens
-_VIDEO = (3, 8, 12)  # frames, rows and columns, in tokens
+_IMAGE = (27, 36)  # rows and columns, in tokens
+_VIDEO = (4, 16, 24)  # frames, rows and columns, in tokens
+_SECONDS = 0.5  # from a frame of the grid to the next
 _NEWLINE = 198
 
 
@@ -47,7 +48,17 @@ def conversation(spec: MRopeSpec) -> Prompt:
         CommandError: if there is no layout for the family.
     """
     image = spec.image_token_id
-    if spec.model_type not in NAMES or image is None:
+    if spec.own_rule is not None:
+        raise CommandError(
+            f"{spec.model_type!r} has a rule of its own under convention {spec.convention!r}, "
+            "which this command does not show: vecrope.get_rope_index numbers its prompts"
+        )
+    if image is None:
+        raise CommandError(
+            f"{spec.model_type!r} has no placeholders under convention {spec.convention!r}: its "
+            "positions are the index of each token"
+        )
+    if spec.model_type not in NAMES:
         raise CommandError(f"no conversation can be laid out for {spec.model_type!r}: use --input")
     begin_image, end_image = image_markers(spec)
     draw = random.Random(4)
@@ -70,7 +81,9 @@ def conversation(spec: MRopeSpec) -> Prompt:
 
     merge = spec.spatial_merge_size
     image_grid = (1, *(merge * side for side in _IMAGE))
-    title = f"A {NAMES[spec.model_type]} conversation: a {_pixels(image_grid)} picture"
+    name = NAMES[spec.model_type]
+    article = "An" if name[0] in "AEIO" else "A"
+    title = f"{article} {name} conversation: a {_pixels(image_grid)} picture"
     tokens = [
         *(*prefix, *user, *picture(image, _IMAGE[0] * _IMAGE[1]), *words(7)),
         *(*assistant, *words(12), *user),
@@ -95,12 +108,14 @@ def conversation(spec: MRopeSpec) -> Prompt:
     tokens += [*words(6), *assistant]
     if has_videos:
         title += f", a {_pixels(video_grid)} clip of {2 * frames} frames (merged in pairs)"
+    in_seconds = has_videos and spec.video_time == "seconds"
     return Prompt(
         title=title,
         spec=spec,
         input_ids=torch.tensor([tokens]),
         image_grid_thw=torch.tensor([image_grid]),
         video_grid_thw=torch.tensor([video_grid]) if has_videos else None,
+        second_per_grid_ts=torch.tensor([_SECONDS]) if in_seconds else None,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vecrope.cli.prompt import CommandError, Prompt
+from vecrope.registration import list_families
 from vecrope.spec import Convention, MRopeSpec
 
 _TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids")
@@ -18,10 +19,19 @@ _SECONDS = "second_per_grid_ts"
 _INT64 = range(-(2**63), 2**63)
 
 
-def load_spec(path: Path, convention: Convention) -> MRopeSpec:
+def default_convention(model_type: object) -> Convention:
+    """Return the first upstream that has a family; of an unknown one, any."""
+    for convention in ("transformers", "sglang", "vllm"):
+        if model_type in list_families(convention):
+            return convention
+    return "transformers"
+
+
+def load_spec(path: Path, convention: Convention | None) -> MRopeSpec:
     """Return the spec that a model's `config.json` describes."""
     config = _load_object(path)
     try:
+        convention = convention or default_convention(config.get("model_type"))
         return MRopeSpec.from_config(config, convention=convention)
     except (ValueError, TypeError) as error:
         raise CommandError(f"{path}: {error}") from error

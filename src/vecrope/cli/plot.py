@@ -171,7 +171,7 @@ def _label_axes(panel: Any, segment: Segment, axes: list[list[int]], top: float)
     """Name the axes where the segment ends, from the highest down."""
     line = 0.05 * top
     # Where the axes lie too close for the labels, these go below the lines.
-    room = top if segment.span > 2 * line else axes[2][segment.stop - 1]
+    room = top if segment.advance > 2 * line else axes[2][segment.stop - 1]
     for below, name in ((2, "width"), (1, "height"), (0, "temporal")):
         value = axes[list(_AXES).index(name)][segment.stop - 1]
         room = max(min(value, room - line), below * line)

@@ -1,8 +1,9 @@
-"""The report for a terminal of 100 columns: segments, positions, and the confirmation."""
+"""The report for a terminal: segments, positions, and the confirmation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
 from vecrope.cli.confirm import Answer, Timing
 from vecrope.cli.prompt import Prompt, by, image_markers
@@ -10,40 +11,63 @@ from vecrope.cli.table import Segment
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
 from vecrope.spec import MRopeSpec
 
-_COLUMNS = 100
 _FIRST, _LAST = 12, 6  # segments shown of a row that has more
 _LINE_NAMES = ("", "token", "", "t", "h", "w")
-_SYMBOLS = {
-    "t": "text",
-    "< >": "image start and end",
-    "[ ]": "video start and end",
-    "I": "image",
-    "V": "video",
-    "_": "masked",
-}
 
 
-def render(prompt: Prompt, rows: Sequence[Sequence[Segment]], answer: Answer) -> list[str]:
-    """Return the lines of the report, without trailing spaces."""
+def render(
+    prompt: Prompt, rows: Sequence[Sequence[Segment]], answer: Answer, columns: int = 80
+) -> list[str]:
+    """Return the lines of the report, of at most so many columns, without trailing spaces."""
     batch, seq_len = prompt.input_ids.shape
     lines = [
-        prompt.title,
+        *wrap(prompt.title, columns),
         f"model {prompt.spec.model_type}, convention {prompt.spec.convention}, "
         f"{_count(batch, 'row')} of {_count(seq_len, 'token')}",
         "",
-        "Segments: each counts from its base, and its span moves the running position on",
+        "Segments: each counts from its base and moves the next one on by its advance",
         "",
-        *_segment_lines(rows),
+        *_segment_lines(prompt, rows),
         "",
-        "Positions: " + ", ".join(f"{symbol} {what}" for symbol, what in _SYMBOLS.items()),
+        *wrap(f"Positions: {', '.join(_legend(prompt))}", columns),
     ]
     for row, segments in enumerate(rows):
-        lines += ["", *_row_lines(prompt, row, segments, answer)]
+        lines += ["", *_row_lines(prompt, row, segments, answer, columns)]
     return [line.rstrip() for line in (*lines, "", *_confirmation(prompt, answer))]
 
 
-def _segment_lines(rows: Sequence[Sequence[Segment]]) -> Iterator[str]:
-    table = [("row", "tokens", "", "what", f"grid {by('h', 'w')}", "base", "span")]
+def _legend(prompt: Prompt) -> Iterator[str]:
+    """Name the symbols that the report shows, with their token ids."""
+    spec = prompt.spec
+    ids = {token for row in prompt.input_ids.tolist() for token in row}
+    markers = image_markers(spec)
+    of_image = {spec.image_token_id} & ids
+    of_video = {spec.video_token_id or spec.image_token_id} & ids
+    yield "t text"
+    if prompt.image_grid_thw is not None and of_image:
+        yield f"I image ({spec.image_token_id})"
+    if prompt.video_grid_thw is not None and of_video:
+        yield f"V video ({spec.video_token_id or spec.image_token_id})"
+    if ids & set(markers):
+        yield "< > image start and end ({}, {})".format(*markers)
+    of_videos = spec.video_start_token_id, spec.video_end_token_id
+    if ids & set(of_videos):
+        yield "[ ] video start and end ({}, {})".format(*of_videos)
+    if prompt.attention_mask is not None:
+        yield "_ masked"
+
+
+def _seconds(prompt: Prompt, segment: Segment) -> str:
+    """Return what a video's frames are apart, where its time is in seconds."""
+    if segment.modality != VIDEO or prompt.spec.video_time != "seconds":
+        return ""
+    given = prompt.second_per_grid_ts
+    seconds = prompt.spec.default_seconds if given is None else float(given[segment.item])
+    return f", {seconds:g} s apart"
+
+
+def _segment_lines(prompt: Prompt, rows: Sequence[Sequence[Segment]]) -> Iterator[str]:
+    table = [("row", "tokens", "", "what", f"grid {by('h', 'w')}", "base", "advance")]
     for segments in rows:
         for segment in _abridged(segments):
             if segment is None:
@@ -54,8 +78,9 @@ def _segment_lines(rows: Sequence[Sequence[Segment]]) -> Iterator[str]:
             grid = by(*(segment.grid if depth > 1 else sides))
             tokens = (f"{segment.start}..", str(segment.stop))
             grid = grid if segment.is_visual else ""
-            base, span = str(segment.base), str(segment.span)
-            table.append((str(segment.row), *tokens, segment.label, grid, base, span))
+            label = segment.label + _seconds(prompt, segment)
+            base, advance = str(segment.base), str(segment.advance)
+            table.append((str(segment.row), *tokens, label, grid, base, advance))
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row, start, stop, what, *numbers in table:
         head = f"{row:>{widths[0]}}   {start:>{widths[1]}}{stop:<{widths[2]}}   {what:<{widths[3]}}"
@@ -64,18 +89,18 @@ def _segment_lines(rows: Sequence[Sequence[Segment]]) -> Iterator[str]:
 
 
 def _row_lines(
-    prompt: Prompt, row: int, segments: Sequence[Segment], answer: Answer
+    prompt: Prompt, row: int, segments: Sequence[Segment], answer: Answer, columns: int
 ) -> Iterator[str]:
     delta, length = int(answer.rope_deltas[row]), prompt.lengths()[row]
     yield (
-        f"row {row}: rope_delta {delta}, so that the token after these {length} gets position "
+        f"row {row}: rope_delta {delta}: the token after these {length} gets position "
         f"{length + delta}"
     )
     ids: list[int] = prompt.input_ids[row].tolist()
     axes: list[list[int]] = answer.position_ids[:, row].tolist()
     width = 1 + max(len(str(value)) for value in (len(ids) - 1, *map(max, axes)))
     blocks = [_block(prompt.spec, segment, ids, axes, width) for segment in _abridged(segments)]
-    for line in _wrapped(blocks):
+    for line in _wrapped(blocks, columns):
         yield ""
         for name, *parts in zip(_LINE_NAMES, *line, strict=True):
             yield f"{name:>5} {'  '.join(parts)}"
@@ -126,7 +151,7 @@ def _symbol(spec: MRopeSpec, segment: Segment, token: int) -> str:
     return kinds.get(segment.modality) or markers.get(token, "t")
 
 
-def _wrapped(blocks: Sequence[list[str]]) -> Iterator[list[list[str]]]:
+def _wrapped(blocks: Sequence[list[str]], columns: int) -> Iterator[list[list[str]]]:
     """Distribute blocks over lines, none of which is cut in two."""
     line: list[list[str]] = []
     room = 0
@@ -136,7 +161,7 @@ def _wrapped(blocks: Sequence[list[str]]) -> Iterator[list[list[str]]]:
             yield line
             line = []
         if not line:
-            room = _COLUMNS - 4
+            room = columns - 4
         line.append(block)
         room -= needed
     yield line

@@ -26,7 +26,7 @@ class Segment:
     place: int  # of the first token within the image or frame; not 0 where masked tokens cut it
     grid: tuple[int, int, int]  # frames, rows and columns, in tokens
     base: int
-    span: int  # how far the segment moves the running position
+    advance: int  # by how much the segment moves the running position
 
     @property
     def length(self) -> int:
@@ -101,7 +101,7 @@ def segment_rows(prompt: Prompt) -> list[list[Segment]]:
                 place=place,
                 grid=(depth, height, width),
                 base=prompt.spec.padding_value if modality == MASKED else base,
-                span=(0 if place else span) if visual else span * (stop - start),
+                advance=(0 if place else span) if visual else span * (stop - start),
             )
         )
     return rows

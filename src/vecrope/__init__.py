@@ -9,6 +9,8 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
+from importlib.metadata import version as _version
+
 from vecrope.collate import collate
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
@@ -43,3 +45,5 @@ __all__ = [
     "sequence_ids_from_position_ids",
     "shard_indices",
 ]
+
+__version__ = _version("vecrope")

@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn, get_args
 
+from vecrope import __version__
 from vecrope.cli.confirm import confirm
 from vecrope.cli.demo import conversation
 from vecrope.cli.load import default_convention, load_prompt, load_spec
@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", type=Path, metavar="OUT.png", help="draw the positions; needs matplotlib"
     )
-    parser.add_argument("--version", action="version", version=f"vecrope {version('vecrope')}")
+    parser.add_argument("--version", action="version", version=f"vecrope {__version__}")
     return parser
 
 

@@ -184,7 +184,7 @@ def test_shards_of_real_processes_give_the_whole(world_size):
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2])
 def test_the_example_of_the_readme_runs_under_torchrun(world_size, tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "src" / "vecrope" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n# positions_of_a_rank\.py\n.*?```", readme, re.DOTALL)
     script = tmp_path / "positions_of_a_rank.py"
     script.write_text(example.removeprefix("```python\n").removesuffix("```"), encoding="utf-8")

@@ -105,6 +105,11 @@ def transformers_classes(model_type):
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+    if model_type not in CONFIG_MAPPING_NAMES:
+        pytest.fail(
+            f"transformers {transformers.__version__} has no model type {model_type!r} to compare "
+            "with: install a release that has it, or list the family in tests/oracles.py"
+        )
     names = CONFIG_MAPPING_NAMES[model_type], MODEL_MAPPING_NAMES[model_type]
     return tuple(getattr(transformers, name) for name in names)
 

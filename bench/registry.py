@@ -25,6 +25,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
 _FROM_WHEELS: dict[str, tuple[Callable[[Path], Provider], str]] = {
     "sglang-old": (upstreams.sglang_provider, "sglang_old"),
     "sglang": (upstreams.sglang_provider, "sglang"),
+    "sglang-host": (upstreams.sglang_host_provider, "sglang"),
     "vllm": (upstreams.vllm_provider, "vllm"),
     "text-only": (upstreams.text_only_provider, "sglang"),
     "lmms-engine": (lmms.lmms_engine_provider, "lmms_engine"),

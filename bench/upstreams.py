@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -140,6 +140,24 @@ def sglang_provider(path: Path) -> Provider:
         steps=True,
         held_bytes=steps.sglang_bytes,
     )
+
+
+def sglang_host_provider(path: Path) -> Provider:
+    """Return the same as SGLang runs them: over ids on the host, and one copy of the answer."""
+    on_device = sglang_provider(path)
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        device = workload.input_ids.device
+        call = on_device.prepare(workload.to("cpu"))
+
+        def call_and_copy() -> Answer:
+            position_ids, rope_deltas = call()
+            return position_ids.to(device), rope_deltas.to(device)
+
+        return call_and_copy
+
+    name = on_device.name.replace("sglang-", "sglang-host-")
+    return replace(on_device, name=name, prepare=prepare, gpu_only=True, steps=False)
 
 
 def text_only_provider(path: Path) -> Provider:

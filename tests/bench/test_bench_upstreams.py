@@ -2,6 +2,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from bench_support import (
     FAMILIES,
     SMALL,
@@ -12,6 +13,7 @@ from bench_support import (
 from own_support import SGLANG_WHEEL, VLLM_WHEEL, needs_sglang, needs_vllm
 
 from bench.upstreams import (
+    sglang_host_provider,
     sglang_provider,
     vllm_provider,
 )
@@ -54,3 +56,12 @@ def test_sglang_takes_mixed_prompts_whose_placeholders_it_reads(name):
 @pytest.mark.parametrize(("name", "seq_len"), [*SMALL, *[(name, 1024) for name in FAMILIES]])
 def test_vllm_gives_the_expected_answer(name, seq_len):
     assert check(vllm(), name, seq_len) == ""
+
+
+@needs_sglang
+def test_sglang_on_the_host_gives_sglangs_answers():
+    workload = make_workload("mixed-glm4v", 400)
+    on_host = sglang_host_provider(Path(SGLANG_WHEEL))
+    assert all(map(torch.equal, on_host.prepare(workload)(), sglang().prepare(workload)()))
+    assert on_host.name == sglang().name.replace("sglang", "sglang-host")
+    assert on_host.why_not(workload) == "needs a CUDA device; run it with --device cuda"

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from vecrope import __version__
-from vecrope.cli.confirm import confirm
 from vecrope.cli.demo import conversation
 from vecrope.cli.load import default_convention, load_prompt, load_spec
-from vecrope.cli.plot import draw
 from vecrope.cli.prompt import CommandError
-from vecrope.cli.report import render
-from vecrope.cli.table import segment_rows
 from vecrope.registration import list_families
 from vecrope.spec import Convention, MRopeSpec
 
@@ -59,6 +55,12 @@ def _run(arguments: argparse.Namespace) -> int:
             raise CommandError(f"argument --model: {error}{remedy}") from error
     else:
         spec = load_spec(arguments.config, arguments.convention)
+    # What --help has no need of is imported here.
+    from vecrope.cli.confirm import confirm
+    from vecrope.cli.plot import draw
+    from vecrope.cli.report import render
+    from vecrope.cli.table import segment_rows
+
     prompt = conversation(spec) if arguments.input is None else load_prompt(arguments.input, spec)
     answer = confirm(prompt)
     rows = segment_rows(prompt)

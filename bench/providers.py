@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -259,7 +258,7 @@ def loop_provider() -> Provider:
 
 def vecrope_version() -> str:
     """Return the version of the installed vecrope."""
-    return metadata.version("vecrope")
+    return vecrope.__version__
 
 
 @cache

@@ -9,8 +9,6 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
-from importlib.metadata import version as _version
-
 from vecrope.collate import collate
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
@@ -46,4 +44,4 @@ __all__ = [
     "shard_indices",
 ]
 
-__version__ = _version("vecrope")
+__version__ = "0.1.0"

@@ -21,7 +21,7 @@ from own_support import (
     needs_vllm,
     single_rows,
 )
-from support import assert_same, rope_index
+from support import assert_same, grid_list, rope_index
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.families.rules import Bailing

@@ -70,7 +70,7 @@ def test_the_images_that_glm_image_is_to_generate(convention):
 
 
 @pytest.mark.parametrize("upstream", ["transformers", "sglang", "vllm"])
-def test_pictures_on_canvases(upstream):
+def test_pictures_of_minicpm(upstream):
     spec = minicpm_spec(upstream)
     row = f"t({'I' * 8})tt"
     fitting, misfit = (

@@ -507,8 +507,8 @@ def test_packed_prompts_are_answered_as_padded_ones(spec):
     @given(conversations(spec, holes=False))
     def check(prompt):
         arguments = prompt.arguments()
-        ids = arguments.pop("input_ids")
-        mask = arguments.pop("attention_mask", torch.ones_like(ids)).bool()
+        ids, mask = arguments.pop("input_ids"), kept(prompt)
+        del arguments["attention_mask"]
         bounds = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
         packed = get_decode_position_ids(ids[mask], spec, cu_seqlens=bounds, **arguments)
         assert_same(packed, decode(prompt))

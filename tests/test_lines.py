@@ -23,7 +23,10 @@ from vecrope.testing import Prompt, conversations
 
 PROMPTS = {
     **{name: conversations(spec) for name, spec in OWN_SPECS.items()},
-    **{f"canvas-{name}": conversations(minicpm_spec(name)) for name in ("transformers", "sglang")},
+    **{
+        f"minicpmv4_7-{name}": conversations(minicpm_spec(name))
+        for name in ("transformers", "sglang")
+    },
     **{
         f"{model_type}-{convention}": conversations(omni_spec_of(model_type, convention, 13))
         for model_type, convention in (

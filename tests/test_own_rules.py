@@ -115,8 +115,8 @@ def test_packed_rows_are_answered_as_padded_ones(spec, validate):
     @given(conversations(spec))
     def check(prompt):
         arguments = prompt.arguments()
-        ids = arguments.pop("input_ids")
-        mask = arguments.pop("attention_mask", torch.ones_like(ids)).bool()
+        ids, mask = arguments.pop("input_ids"), kept(prompt)
+        del arguments["attention_mask"]
         bounds = pad(mask.sum(1).cumsum(0), (1, 0)).int()
         got = get_rope_index(ids[mask], spec, cu_seqlens=bounds, validate=validate, **arguments)
         position_ids, rope_deltas = answer(prompt, validate=validate)
@@ -158,14 +158,10 @@ def test_grids_of_zeros_are_no_images(spec, validate):
     @given(conversations(spec), st.data())
     def check(prompt, data):
         grids = grid_list(prompt.image_grid_thw)
-        at = (
-            len(grids)
-            if prompt.images_per_sample is not None
-            else data.draw(st.integers(0, len(grids)))
-        )
-        grids.insert(at, (0, 0, 0))
+        first = 0 if prompt.images_per_sample is None else len(grids)
+        grids.insert(data.draw(st.integers(first, len(grids))), (0, 0, 0))
         assume(prompt.image_grid_thw is not None)
-        with_zeros = replace(prompt, image_grid_thw=grids)
+        with_zeros = replace(prompt, image_grid_thw=grid_tensor(grids))
         assert_same(answer(with_zeros, validate=validate), answer(prompt, validate=validate))
 
     check()
@@ -215,7 +211,9 @@ def test_on_a_gpu_it_answers_alike_without_synchronisation(spec):
     @settings(max_examples=20)
     @given(conversations(spec))
     def check(prompt):
-        arguments = {name: value.cuda() for name, value in prompt.arguments().items()}
+        arguments = {
+            name: value.cuda() for name, value in prompt.arguments().items() if value is not None
+        }
         with no_synchronisation():
             got = get_rope_index(spec=spec, validate=False, **arguments)
             if isinstance(spec.own_rule, GlmImage):

@@ -21,7 +21,7 @@ from vecrope.testing.reference.minicpmv4_7 import pictures_of
 from vecrope.testing.rules import minicpm_rules
 
 ISAAC = own_support.SPECS["isaac"]
-CANVAS = minicpm_spec("vllm")
+MINICPM = minicpm_spec("vllm")
 each_omni = pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
 
 
@@ -197,13 +197,13 @@ def test_omni_prompts_are_answered_as_by_vllm(model_type):
 # MiniCPM-V 4.7
 
 
-def canvas_model(**attributes):
-    rule = CANVAS.own_rule
+def minicpm_model(**attributes):
+    rule = MINICPM.own_rule
     names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
     config = SimpleNamespace(
         model_type="minicpmv4_7",
-        image_token_id=CANVAS.image_token_id,
-        video_token_id=CANVAS.video_token_id,
+        image_token_id=MINICPM.image_token_id,
+        video_token_id=MINICPM.video_token_id,
         uses_mrope_canvas=True,
         downsample_mode=rule.downsample_mode,
         **{name: getattr(rule, name) for name in names},
@@ -211,7 +211,7 @@ def canvas_model(**attributes):
     return SimpleNamespace(config=config, _uses_canvas_mrope=True, **attributes)
 
 
-def canvas_features(prompt):
+def picture_features(prompt):
     """Yield a feature for each picture of a prompt of one row without padding."""
     rules = minicpm_rules(prompt.spec)
     images, videos = (
@@ -232,20 +232,20 @@ def canvas_features(prompt):
 
 
 def test_pictures_are_answered_as_by_their_tokens():
-    @given(conversations(CANVAS, max_rows=1, masks=False))
+    @given(conversations(MINICPM, max_rows=1, masks=False))
     def check(prompt):
-        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
         assume(features)
-        answer = answer_minicpmv4_7(canvas_model(), tokens, features[::-1])
+        answer = answer_minicpmv4_7(minicpm_model(), tokens, features[::-1])
         assert_row(answer, *prompt.expected())
 
     check()
 
 
 def test_without_a_canvas_or_pictures_tokens_are_counted():
-    prompt = Prompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
-    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
-    model = canvas_model()
+    prompt = Prompt.from_symbols(MINICPM, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
+    model = minicpm_model()
     assert answer_minicpmv4_7(model, tokens, features)[0].tolist() != [[*range(5)]] * 3
     model._uses_canvas_mrope = False
     for given_features in (features, []):
@@ -255,15 +255,15 @@ def test_without_a_canvas_or_pictures_tokens_are_counted():
 
 
 def test_pictures_that_do_not_fit_are_refused():
-    prompt = Prompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
-    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+    prompt = Prompt.from_symbols(MINICPM, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
     features[0].data["tgt_sizes"].data = torch.tensor([[4, 8]])
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_minicpmv4_7(canvas_model(), tokens, features)
+        answer_minicpmv4_7(minicpm_model(), tokens, features)
     # Data that a cache holds is not sent again.
     features[0].data = None
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_minicpmv4_7(canvas_model(), tokens, features)
+        answer_minicpmv4_7(minicpm_model(), tokens, features)
 
 
 @needs_vllm
@@ -277,12 +277,12 @@ def test_pictures_are_answered_as_by_vllm():
     helpers = vars(from_vllm(module, *functions, _STRUCTURAL_KEYS=keys, **namespace))
     name = "MiniCPMV4_7ForConditionalGeneration.get_mrope_input_positions"
     method = from_vllm(module, name, torch=torch, **{key: helpers[key] for key in functions})
-    ids = dict(zip((*keys, "newline_id"), minicpm_rules(CANVAS)["markers"], strict=True))
-    model = canvas_model(_canvas_special_ids=ids)
+    ids = dict(zip((*keys, "newline_id"), minicpm_rules(MINICPM)["markers"], strict=True))
+    model = minicpm_model(_canvas_special_ids=ids)
 
-    @given(conversations(CANVAS, max_rows=1, masks=False))
+    @given(conversations(MINICPM, max_rows=1, masks=False))
     def check(prompt):
-        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
         positions, delta = method.get_mrope_input_positions(model, tokens, features)
         ours = answer_minicpmv4_7(model, tokens, features)
         assert_row(ours, positions.unsqueeze(1), torch.tensor([[int(delta)]]))

@@ -11,6 +11,7 @@ import vecrope
 from tests.testing.searching import never_drawn, smallest
 from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
 from vecrope.testing.reference.omni import audio_tokens
+from vecrope.testing.rules import omni_reference
 from vecrope.testing.sound import sound_block, video_with_sound
 
 SPEC = spec_of("qwen3_omni_moe", "transformers")
@@ -157,3 +158,8 @@ def test_the_interleaved_block_of_a_processor():
     assert sound_block(chunks, (4, 1, 1), 0.5, 19) == "VVAAVVAAA"
     merge = spec_of("qwen3_omni_moe", "transformers", 2)
     assert sound_block(merge, (3, 1, 2), 0.75, 25) == "VVAAVVAVVA"
+
+
+def test_another_family_has_no_reference_of_omni_families():
+    with pytest.raises(TypeError, match="spec must be that of an omni family, got own_rule None"):
+        omni_reference(vecrope.MRopeSpec.for_model("glm4v", convention="sglang"))

@@ -54,11 +54,12 @@ OCCUR = {
 }
 
 
-@pytest.mark.parametrize("feature", OCCUR.values(), ids=OCCUR)
-def test_features_of_galleries_occur(feature):
-    any_such(
-        token_soup(RUNS, zero_grids=True), lambda prompt: has_zeros(prompt) and answers(prompt)
-    )
+def test_features_of_conversations_occur():
+    assert never_drawn(conversations(RUNS), OCCUR) == []
+
+
+def has_zeros(prompt):
+    return prompt.target_sizes is not None and bool((prompt.target_sizes == 0).all(1).any())
 
 
 SOUP = {
@@ -73,21 +74,16 @@ SOUP = {
         and answers(prompt)
     ),
     "a refusal": lambda prompt: not answers(prompt),
+    "sizes of zeros": lambda prompt: has_zeros(prompt) and answers(prompt),
 }
 
 
 def test_features_of_soup_occur():
-    assert never_drawn(token_soup(RUNS), SOUP) == []
+    assert never_drawn(token_soup(RUNS, zero_grids=True), SOUP) == []
 
 
-def test_sizes_of_zeros_and_misfits_occur():
-    def has_zeros(prompt):
-        return prompt.target_sizes is not None and bool((prompt.target_sizes == 0).all(1).any())
-
-    any_such(
-        token_soup(RUNS, zero_grids=True), lambda prompt: has_zeros(prompt) and answers(prompt)
-    )
-    any_such(token_soup(RUNS, fit=False), lambda prompt: not answers(prompt))
+def test_misfits_occur():
+    assert any_such(token_soup(RUNS, fit=False), lambda prompt: not answers(prompt))
 
 
 @each_spec

@@ -8,7 +8,6 @@ from omni_support import each_omni, rope_index, spec_of
 
 from vecrope import get_rope_index
 from vecrope.testing import Prompt, Refusal
-from vecrope.testing.reference.omni import OmniReference
 
 QWEN2_5 = spec_of("qwen2_5_omni", "transformers", 2)
 QWEN3 = spec_of("qwen3_omni_moe", "transformers", 2)
@@ -380,11 +379,3 @@ def test_float32_positions_must_tell_tokens_apart():
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(1, 2**24)
     with pytest.raises(ValueError, match="16777216 tokens in a row overflow"):
         get_rope_index(ids, QWEN3)
-
-
-def test_the_reference_is_no_prompt_of_other_families():
-    from vecrope import MRopeSpec
-
-    with pytest.raises(TypeError, match="spec must be that of an omni family, got own_rule None"):
-        Prompt.from_symbols(MRopeSpec.for_model("glm4v", convention="sglang"), ["t"])
-    assert OmniReference._field_defaults == {"padding_counts": False, "reads_audio": True}

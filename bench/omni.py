@@ -31,6 +31,7 @@ def prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any
     prompt = Prompt(
         input_ids=workload.input_ids,
         attention_mask=None,
+        mm_token_type_ids=None,
         image_grid_thw=workload.image_grid_thw,
         video_grid_thw=workload.video_grid_thw,
         audio_seqlens=workload.audio_seqlens,

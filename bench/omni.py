@@ -12,7 +12,7 @@ from bench.prompts import VIDEO, Workload
 from bench.wheels import Wheel, load
 from vecrope import Convention, MRopeSpec
 from vecrope.families.rules import OmniRule
-from vecrope.testing import OmniPrompt
+from vecrope.testing import Prompt
 
 MODEL_TYPE = "qwen3_omni_moe"
 _LENGTHS = "_get_feat_extract_output_lengths"
@@ -28,9 +28,10 @@ _VLLM_METHODS = (
 
 def prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
     """Return the loop reference of the omni families, from tensors to tensors."""
-    prompt = OmniPrompt(
+    prompt = Prompt(
         input_ids=workload.input_ids,
         attention_mask=None,
+        mm_token_type_ids=None,
         image_grid_thw=workload.image_grid_thw,
         video_grid_thw=workload.video_grid_thw,
         audio_seqlens=workload.audio_seqlens,

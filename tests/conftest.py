@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 
 import pytest
 import torch
@@ -51,3 +52,12 @@ def tiny_model():
         return Qwen2VLForConditionalGeneration(config)
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line why tests were skipped."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in skipped)
+    if reasons:
+        listed = "; ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        terminalreporter.write_line(f"skipped: {listed}")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import assert_same
+from support import assert_same, grid_list, grid_tensor, kept
 
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec, get_rope_index
@@ -53,6 +53,20 @@ SHORT_CONTEXT = MRopeSpec.for_model("bailing_moe_v3_vl", **_BAILING, own_rule=Ba
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
+def minicpm_spec(convention, downsample_mode="16x"):
+    """Return a spec of `minicpmv4_7` with small ids, for that family has no defaults."""
+    markers = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
+    config = {
+        "model_type": "minicpmv4_7",
+        "image_token_id": 20,
+        "video_token_id": 21,
+        "downsample_mode": downsample_mode,
+        "uses_mrope_canvas": True,
+        **dict(zip(markers, range(10, 15), strict=True)),
+    }
+    return MRopeSpec.from_config(config, convention=convention)
+
+
 def ids_of(*rows):
     return torch.tensor([[SYMBOLS[symbol] for symbol in row] for row in rows], dtype=torch.int64)
 
@@ -80,44 +94,44 @@ def assert_positions(spec, rows, position_ids, rope_deltas, **arguments):
 
 def single_rows(prompt):
     """Yield the rows as prompts of their own, with the grids that they use."""
-    grids = {IMAGE: iter(prompt.image_grid_thw or ()), VIDEO: iter(prompt.video_grid_thw or ())}
+    images, videos = grid_list(prompt.image_grid_thw), grid_list(prompt.video_grid_thw)
+    pending = {IMAGE: iter(images), VIDEO: iter(videos)}
     merge = prompt.spec.spatial_merge_size
     lines = prompt.spec.model_type == "hunyuan_vl"
+    mask, per_row = prompt.attention_mask, prompt.images_per_sample
     done = 0
-    for row, ids in enumerate(prompt.input_ids):
+    for row, ids in enumerate(prompt.input_ids.tolist()):
         own = {IMAGE: [], VIDEO: []}
-        if prompt.images_per_sample is not None:
-            count = prompt.images_per_sample[row]
-            own[IMAGE] = list(prompt.image_grid_thw or ())[done : done + count]
-            done += count
+        if per_row is not None:
+            own[IMAGE] = images[done : done + per_row[row]]
+            done += per_row[row]
         elif lines:
             starts = [a != IMAGE == b for a, b in zip([TEXT, *ids], ids, strict=False)]
-            own[IMAGE] = [next(grids[IMAGE]) for _ in range(sum(starts))]
+            own[IMAGE] = [next(pending[IMAGE]) for _ in range(sum(starts))]
         elif isinstance(prompt.spec.own_rule, GlmImage):
-            own[IMAGE] = list(prompt.image_grid_thw or ())
+            own[IMAGE] = images
         else:
             for kind, taken in own.items():
-                tokens = list(ids).count(kind)
+                tokens = ids.count(kind)
                 while tokens > 0:
-                    t, h, w = next(grids[kind])
+                    t, h, w = next(pending[kind])
                     taken.append((t, h, w))
                     tokens -= t * (h // merge) * (w // merge)
-        mask, per_row = prompt.attention_mask, prompt.images_per_sample
+        one = slice(row, row + 1)
         yield replace(
             prompt,
-            input_ids=[ids],
-            image_grid_thw=None if prompt.image_grid_thw is None else own[IMAGE],
-            video_grid_thw=None if prompt.video_grid_thw is None else own[VIDEO],
-            attention_mask=None if mask is None else [mask[row]],
-            images_per_sample=None if per_row is None else [per_row[row]],
+            input_ids=prompt.input_ids[one],
+            mm_token_type_ids=prompt.mm_token_type_ids[one],
+            image_grid_thw=None if prompt.image_grid_thw is None else grid_tensor(own[IMAGE]),
+            video_grid_thw=None if prompt.video_grid_thw is None else grid_tensor(own[VIDEO]),
+            attention_mask=None if mask is None else mask[one],
+            images_per_sample=None if per_row is None else per_row[one],
         )
 
 
 def unmasked(prompt):
     """Return the ids of a prompt of one row, less those that are masked."""
-    (ids,) = prompt.input_ids
-    mask = [1] * len(ids) if prompt.attention_mask is None else prompt.attention_mask[0]
-    return [token for token, keep in zip(ids, mask, strict=True) if keep]
+    return prompt.input_ids[kept(prompt)].tolist()
 
 
 SGLANG_WHEEL = os.environ.get("VECROPE_SGLANG_WHEEL")
@@ -151,7 +165,7 @@ def vllm_features(prompt):
     """Return the features of a prompt of one row with images alone, where its tokens are."""
     merge = prompt.spec.spatial_merge_size
     features, ids, at = [], unmasked(prompt), 0
-    for t, h, w in prompt.image_grid_thw or ():
+    for t, h, w in grid_list(prompt.image_grid_thw):
         at = ids.index(IMAGE, at)
         data = {"image_grid_thw": SimpleNamespace(data=torch.tensor([t, h, w]))}
         position = SimpleNamespace(offset=at)
@@ -162,8 +176,6 @@ def vllm_features(prompt):
 
 def spread(prompt, positions, padding_value=0):
     """Return (3, 1, T) positions of a row, of which (3, n) are those of its unmasked tokens."""
-    (ids,) = prompt.input_ids
-    mask = [1] * len(ids) if prompt.attention_mask is None else prompt.attention_mask[0]
-    position_ids = torch.full((3, 1, len(ids)), padding_value)
-    position_ids[:, 0, torch.tensor(mask).bool()] = positions
+    position_ids = torch.full((3, *prompt.input_ids.shape), padding_value)
+    position_ids[:, kept(prompt)] = positions
     return position_ids

@@ -21,11 +21,11 @@ from own_support import (
     needs_vllm,
     single_rows,
 )
-from support import assert_same, rope_index
+from support import assert_same, grid_list, rope_index
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.families.rules import Bailing
-from vecrope.testing import conversations, own_misfits, own_prompts
+from vecrope.testing import conversations, token_soup
 
 BLOCKS, FRAMES = SPECS["bailing"], SPECS["bailing with timestamps"]
 VLLM = MRopeSpec.for_model("bailing_moe_v3_vl", convention="vllm", image_token_id=IMAGE)
@@ -168,7 +168,7 @@ def sglang_rope_index(prompt):
 @needs_sglang
 @each_spec
 def test_prompts_are_answered_as_by_sglang(spec):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         position_ids, rope_deltas = answer(prompt)
         for row, single in enumerate(single_rows(prompt)):
@@ -180,7 +180,7 @@ def test_prompts_are_answered_as_by_sglang(spec):
 
 @needs_sglang
 def test_positions_outside_of_the_context_are_refused_as_by_sglang():
-    @given(own_prompts(SHORT_CONTEXT, max_rows=1))
+    @given(conversations(SHORT_CONTEXT, max_rows=1))
     def check(prompt):
         try:
             theirs = sglang_rope_index(prompt)
@@ -196,9 +196,9 @@ def test_positions_outside_of_the_context_are_refused_as_by_sglang():
 @needs_sglang
 @each_spec
 def test_what_vecrope_answers_sglang_answers_alike(spec):
-    @given(own_misfits(spec))
+    @given(token_soup(spec))
     def check(prompt):
-        grids = [*(prompt.image_grid_thw or ()), *(prompt.video_grid_thw or ())]
+        grids = grid_list(prompt.image_grid_thw) + grid_list(prompt.video_grid_thw)
         assume(len(prompt.input_ids) == 1 and all(map(any, grids)))
         try:
             ours = answer(prompt)

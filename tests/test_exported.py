@@ -8,14 +8,12 @@ import pytest
 import torch
 from omni_support import spec_of as omni_spec_of
 from own_support import SPECS as OWN_SPECS
-from own_support import ids_of
+from own_support import ids_of, minicpm_spec
 from support import assert_same, spec_of
 
 from tests.own_rules.minicpmv4_7.batches import arguments_of
 from vecrope import get_decode_position_ids, get_rope_index
 from vecrope.testing import Prompt
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
-from vecrope.testing.prompt_omni import OmniPrompt
 
 
 class Program(torch.nn.Module):
@@ -72,11 +70,11 @@ def test_the_images_that_glm_image_is_to_generate(convention):
 
 
 @pytest.mark.parametrize("upstream", ["transformers", "sglang", "vllm"])
-def test_pictures_on_canvases(upstream):
-    spec = canvas_spec(upstream)
+def test_pictures_of_minicpm(upstream):
+    spec = minicpm_spec(upstream)
     row = f"t({'I' * 8})tt"
     fitting, misfit = (
-        arguments_of(CanvasPrompt.from_symbols(spec, [row], target_sizes=[size]), by_types=False)
+        arguments_of(Prompt.from_symbols(spec, [row], target_sizes=[size]), by_types=False)
         for size in ([8, 16], [4, 16])
     )
     check(spec, *(
@@ -86,7 +84,7 @@ def test_pictures_on_canvases(upstream):
 
 
 def omni_arguments(spec, seconds, **changes):
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec, ["t<VV>t"], video_grid_thw=[[2, 2, 2]], second_per_grids=[seconds], **changes
     )
     return {

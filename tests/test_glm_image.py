@@ -16,7 +16,7 @@ from own_support import (
     needs_sglang,
     single_rows,
 )
-from support import assert_same
+from support import assert_same, grid_list, kept
 from torch._subclasses import FakeTensorMode
 from transformers import GlmImageConfig
 from transformers.models.glm_image.modeling_glm_image import GlmImageModel
@@ -29,7 +29,7 @@ from vecrope import (
     plan_rope_index,
 )
 from vecrope.families.rules import GlmImage
-from vecrope.testing import own_misfits, own_prompts
+from vecrope.testing import conversations, token_soup
 
 TRANSFORMERS, SGLANG = SPECS["glm_image, transformers"], SPECS["glm_image, sglang"]
 each_convention = pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def transformers_answers(prompt):
 
 
 def test_prompts_are_answered_as_by_transformers():
-    @given(own_prompts(TRANSFORMERS))
+    @given(conversations(TRANSFORMERS))
     def check(prompt):
         theirs, cached = transformers_answers(prompt)
         assert_same(answer(prompt), theirs)
@@ -174,12 +174,13 @@ def test_prompts_are_answered_as_by_transformers():
 
 
 def test_without_images_per_sample_every_row_has_all_grids_as_with_transformers():
-    @given(own_prompts(TRANSFORMERS, max_rows=1))
+    @given(conversations(TRANSFORMERS, max_rows=1))
     def check(prompt):
         twice = replace(
             prompt,
-            input_ids=[*prompt.input_ids] * 2,
-            attention_mask=prompt.attention_mask and [*prompt.attention_mask] * 2,
+            input_ids=prompt.input_ids.repeat(2, 1),
+            mm_token_type_ids=prompt.mm_token_type_ids.repeat(2, 1),
+            attention_mask=kept(prompt).long().repeat(2, 1),
             images_per_sample=None,
         )
         theirs, cached = transformers_answers(twice)
@@ -191,13 +192,13 @@ def test_without_images_per_sample_every_row_has_all_grids_as_with_transformers(
 
 
 def test_where_transformers_alone_answers_the_prompt_shows_why():
-    @given(own_misfits(TRANSFORMERS))
+    @given(token_soup(TRANSFORMERS))
     def check(prompt):
         try:
             ours = answer(prompt)
         except ValueError:
             return
-        grids = prompt.image_grid_thw or ()
+        grids = grid_list(prompt.image_grid_thw)
         if all(map(any, grids)):
             assert_same(ours, transformers_answers(prompt)[0])
 
@@ -241,7 +242,7 @@ def sglang_positions(prompt):
 
 @needs_sglang
 def test_prompts_are_answered_as_by_sglang():
-    @given(own_prompts(SGLANG))
+    @given(conversations(SGLANG))
     def check(prompt):
         position_ids, rope_deltas = answer(prompt)
         decode_positions, lengths = decode(prompt)
@@ -416,7 +417,7 @@ def test_a_plan_goes_on_with_the_images_to_be_generated(spec):
 
 
 def test_a_plan_generates_what_transformers_does():
-    @given(own_prompts(TRANSFORMERS))
+    @given(conversations(TRANSFORMERS))
     def check(prompt):
         _, cached = transformers_answers(prompt)
         plan = plan_rope_index(spec=TRANSFORMERS, **prompt.arguments())
@@ -488,7 +489,7 @@ def test_a_compiled_plan_equals_an_eager_one_and_a_misfit_gives_no_answer():
 
 @each_convention
 def test_a_capacity_continues_the_rows(spec):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         positions, lengths = decode(prompt)
         longest = positions.shape[2]
@@ -503,11 +504,11 @@ def test_a_capacity_continues_the_rows(spec):
 
 @each_convention
 def test_packed_prompts_are_answered_as_padded_ones(spec):
-    @given(own_prompts(spec, holes=False))
+    @given(conversations(spec, holes=False))
     def check(prompt):
         arguments = prompt.arguments()
-        ids = arguments.pop("input_ids")
-        mask = arguments.pop("attention_mask", torch.ones_like(ids)).bool()
+        ids, mask = arguments.pop("input_ids"), kept(prompt)
+        del arguments["attention_mask"]
         bounds = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0))
         packed = get_decode_position_ids(ids[mask], spec, cu_seqlens=bounds, **arguments)
         assert_same(packed, decode(prompt))

@@ -20,7 +20,7 @@ from support import assert_same
 
 from vecrope import MRopeSpec
 from vecrope.families.rules import Isaac
-from vecrope.testing import own_prompts
+from vecrope.testing import conversations
 
 SPEC = SPECS["isaac"]
 
@@ -114,7 +114,7 @@ def vllm_rope_index(prompt):
 
 @needs_vllm
 def test_prompts_are_answered_as_by_vllm():
-    @given(own_prompts(SPEC))
+    @given(conversations(SPEC))
     def check(prompt):
         position_ids, rope_deltas = answer(prompt)
         for row, single in enumerate(single_rows(prompt)):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omni_support import spec_of as omni_spec_of
 from own_support import SPECS as OWN_SPECS
+from own_support import minicpm_spec
 from support import assert_no_answer, assert_same, spec_of
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
@@ -18,15 +19,16 @@ from torch._subclasses.fake_tensor import (
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.families.rules import GlmImage
 from vecrope.plans.lines import lines_of, positions_on
-from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
-from vecrope.testing.prompt_canvas import canvas_spec
-from vecrope.testing.strategies_canvas import galleries
+from vecrope.testing import Prompt, conversations
 
 PROMPTS = {
-    **{name: own_prompts(spec) for name, spec in OWN_SPECS.items()},
-    **{f"canvas-{name}": galleries(canvas_spec(name)) for name in ("transformers", "sglang")},
+    **{name: conversations(spec) for name, spec in OWN_SPECS.items()},
     **{
-        f"{model_type}-{convention}": omni_conversations(omni_spec_of(model_type, convention, 13))
+        f"minicpmv4_7-{name}": conversations(minicpm_spec(name))
+        for name in ("transformers", "sglang")
+    },
+    **{
+        f"{model_type}-{convention}": conversations(omni_spec_of(model_type, convention, 13))
         for model_type, convention in (
             ("qwen2_5_omni", "transformers"),
             ("qwen3_omni_moe", "transformers"),  # of fractions
@@ -168,7 +170,7 @@ def test_of_a_capacity_nothing_is_read():
 
 def test_a_line_of_a_grid_is_one_or_two():
     spec = OWN_SPECS["isaac"]
-    prompt = OwnPrompt(spec, [[0] * 9 + [9] * 16 + [0] * 9], image_grid_thw=[(1, 8, 8)])
+    prompt = Prompt.from_symbols(spec, ["t" * 9 + "I" * 16 + "t" * 9], image_grid_thw=[(1, 8, 8)])
     plan = plan_rope_index(**arguments_of(prompt))
     # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
     assert len(plan.starts) <= 2 + 2 * 4
@@ -224,7 +226,7 @@ def test_too_few_sequences_give_no_answer():
 
 def test_fractions_are_written_to_no_buffer_of_integers():
     spec = omni_spec_of("qwen3_omni_moe", "transformers", 13)
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec, ["t<VV>t"], video_grid_thw=[[2, 2, 2]], second_per_grids=[0.1]
     )
     plan = plan_rope_index(**arguments_of(prompt))

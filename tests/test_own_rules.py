@@ -1,13 +1,14 @@
 """What holds for every family with a rule of its own."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import Phase, assume, find, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from own_support import SHORT_CONTEXT, SPECS, answer, each_spec, hunyuan_spec, ids_of, single_rows
-from support import assert_same, no_synchronisation
+from own_support import SHORT_CONTEXT, SPECS, answer, each_spec, single_rows
+from support import assert_same, grid_list, grid_tensor, kept, no_synchronisation
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import (
@@ -16,9 +17,11 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.nn.functional import pad
 
+from tests.testing.searching import never_drawn, smallest
 from vecrope import MRopeSpec, get_decode_position_ids, get_rope_index
+from vecrope.families import rules
 from vecrope.families.rules import GlmImage, Hunyuan
-from vecrope.testing import OwnPrompt, Refusal, own_misfits, own_prompts
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
 
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
 
@@ -29,7 +32,7 @@ each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked
 @each_spec
 @each_validate
 def test_prompts_are_answered_as_by_the_reference(spec, validate):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         assert_same(answer(prompt, validate=validate), prompt.expected())
 
@@ -38,7 +41,7 @@ def test_prompts_are_answered_as_by_the_reference(spec, validate):
 
 @each_spec
 def test_what_the_reference_refuses_is_refused(spec):
-    @given(own_misfits(spec))
+    @given(token_soup(spec))
     def check(prompt):
         try:
             expected = prompt.expected()
@@ -52,7 +55,7 @@ def test_what_the_reference_refuses_is_refused(spec):
 
 
 def test_a_prompt_beyond_its_context_is_refused_by_the_reference_too():
-    @given(own_prompts(SHORT_CONTEXT))
+    @given(conversations(SHORT_CONTEXT))
     def check(prompt):
         try:
             expected = prompt.expected()
@@ -66,7 +69,7 @@ def test_a_prompt_beyond_its_context_is_refused_by_the_reference_too():
 
 
 def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
-    prompt = OwnPrompt(SPECS["isaac"], [[9, 9]], image_grid_thw=[(2, 2, 2)])
+    prompt = Prompt.from_symbols(SPECS["isaac"], ["II"], image_grid_thw=[(2, 2, 2)])
     with pytest.raises(Refusal, match="2 frames"):
         prompt.expected()
 
@@ -80,7 +83,7 @@ def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
     ],
 )
 def test_what_the_reference_says_of_what_it_refuses(name, row, grid, message):
-    prompt = OwnPrompt(SPECS[name], ids_of(row).tolist(), image_grid_thw=[grid])
+    prompt = Prompt.from_symbols(SPECS[name], [row], image_grid_thw=[grid])
     with pytest.raises(Refusal, match=message):
         prompt.expected()
     with pytest.raises(ValueError, match="row 0"):
@@ -92,7 +95,7 @@ def test_what_the_reference_says_of_what_it_refuses(name, row, grid, message):
 
 @each_spec
 def test_a_batch_is_answered_as_its_rows_one_by_one(spec):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         position_ids, rope_deltas = answer(prompt, validate=False)
         for row, single in enumerate(single_rows(prompt)):
@@ -109,11 +112,11 @@ def test_a_batch_is_answered_as_its_rows_one_by_one(spec):
 @each_spec
 @each_validate
 def test_packed_rows_are_answered_as_padded_ones(spec, validate):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         arguments = prompt.arguments()
-        ids = arguments.pop("input_ids")
-        mask = arguments.pop("attention_mask", torch.ones_like(ids)).bool()
+        ids, mask = arguments.pop("input_ids"), kept(prompt)
+        del arguments["attention_mask"]
         bounds = pad(mask.sum(1).cumsum(0), (1, 0)).int()
         got = get_rope_index(ids[mask], spec, cu_seqlens=bounds, validate=validate, **arguments)
         position_ids, rope_deltas = answer(prompt, validate=validate)
@@ -124,7 +127,7 @@ def test_packed_rows_are_answered_as_padded_ones(spec, validate):
 
 @each_spec
 def test_int32_ids_are_answered_alike(spec):
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
         position_ids, rope_deltas = answer(prompt, validate=False)
         ids = prompt.arguments()["input_ids"].int()
@@ -152,13 +155,13 @@ def test_there_may_be_no_tokens(spec, validate, shape):
 @each_spec
 @each_validate
 def test_grids_of_zeros_are_no_images(spec, validate):
-    @given(own_prompts(spec), st.data())
+    @given(conversations(spec), st.data())
     def check(prompt, data):
-        grids = [*(prompt.image_grid_thw or ())]
-        at = len(grids) if prompt.images_per_sample else data.draw(st.integers(0, len(grids)))
-        grids.insert(at, (0, 0, 0))
+        grids = grid_list(prompt.image_grid_thw)
+        first = 0 if prompt.images_per_sample is None else len(grids)
+        grids.insert(data.draw(st.integers(first, len(grids))), (0, 0, 0))
         assume(prompt.image_grid_thw is not None)
-        with_zeros = replace(prompt, image_grid_thw=grids)
+        with_zeros = replace(prompt, image_grid_thw=grid_tensor(grids))
         assert_same(answer(with_zeros, validate=validate), answer(prompt, validate=validate))
 
     check()
@@ -206,9 +209,11 @@ def test_without_validation_no_operation_depends_on_values(spec, device, packed,
 @each_spec
 def test_on_a_gpu_it_answers_alike_without_synchronisation(spec):
     @settings(max_examples=20)
-    @given(own_prompts(spec))
+    @given(conversations(spec))
     def check(prompt):
-        arguments = {name: value.cuda() for name, value in prompt.arguments().items()}
+        arguments = {
+            name: value.cuda() for name, value in prompt.arguments().items() if value is not None
+        }
         with no_synchronisation():
             got = get_rope_index(spec=spec, validate=False, **arguments)
             if isinstance(spec.own_rule, GlmImage):
@@ -226,20 +231,20 @@ def test_on_a_gpu_it_answers_alike_without_synchronisation(spec):
 
 def roomy(prompt):
     """Enlarge every size, each to a range of its own: torch compiles equal sizes as one."""
-    tokens, batch = len(prompt.input_ids[0]), len(prompt.input_ids)
-    mask = prompt.attention_mask or [[1] * tokens] * batch
+    more = (0, 60, 0, 3)
     videos = None
     if prompt.spec.video_token_id is not None:
-        videos = [*(prompt.video_grid_thw or ()), *[(0, 0, 0)] * 25]
+        videos = grid_tensor([*grid_list(prompt.video_grid_thw), *[(0, 0, 0)] * 25])
     per_row = prompt.images_per_sample
+    images = grid_list(prompt.image_grid_thw)
     if isinstance(prompt.spec.own_rule, GlmImage):
-        per_row = [*(per_row or [len(prompt.image_grid_thw or ())]), 0, 0, 0]
+        per_row = pad(torch.tensor([len(images)]) if per_row is None else per_row, (0, 3))
     return replace(
         prompt,
-        input_ids=[[*row, *[0] * 60] for row in prompt.input_ids] + [[0] * (tokens + 60)] * 3,
-        image_grid_thw=[*(prompt.image_grid_thw or ()), *[(0, 0, 0)] * 8],
+        input_ids=pad(prompt.input_ids, more),
+        image_grid_thw=grid_tensor([*images, *[(0, 0, 0)] * 8]),
         video_grid_thw=videos,
-        attention_mask=[[*row, *[1] * 60] for row in mask] + [[1] * (tokens + 60)] * 3,
+        attention_mask=pad(kept(prompt).long(), more, value=1),
         images_per_sample=per_row,
     )
 
@@ -253,7 +258,7 @@ def test_compiled_once_it_answers_alike_and_a_misfit_has_no_answer(name):
     compiled = torch.compile(get_rope_index, backend=counter, fullgraph=True, dynamic=True)
 
     @settings(max_examples=12, phases=[Phase.generate])
-    @given(own_prompts(SPECS[name], max_rows=2) | own_misfits(SPECS[name]))
+    @given(conversations(SPECS[name], max_rows=2) | token_soup(SPECS[name]))
     def check(prompt):
         prompt = roomy(prompt)
         got = answer(prompt, compiled)
@@ -266,7 +271,7 @@ def test_compiled_once_it_answers_alike_and_a_misfit_has_no_answer(name):
             assert_same(got, expected)
 
     check()
-    truncated = OwnPrompt(SPECS[name], ids_of("tt<II").tolist(), image_grid_thw=[(1, 2, 8)])
+    truncated = Prompt.from_symbols(SPECS[name], ["tt<II"], image_grid_thw=[(1, 2, 8)])
     assert_no_answer(answer(roomy(truncated), compiled))
     assert counter.frame_count == 1
 
@@ -278,7 +283,7 @@ def sound(prompt):
         (min(grid) > 0 or not any(grid))
         and grid[1] % merge == grid[2] % merge == 0
         and (several or grid[0] <= 1)
-        for grid in [*prompt.image_grid_thw, *(prompt.video_grid_thw or ())]
+        for grid in grid_list(prompt.image_grid_thw) + grid_list(prompt.video_grid_thw)
     )
 
 
@@ -291,64 +296,63 @@ def assert_no_answer(got):
 
 # The strategies
 
-FIND = settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate])
-
 
 def any_grid(prompt, condition):
-    return any(condition(*grid) for grid in prompt.image_grid_thw or ())
+    return any(condition(*grid) for grid in grid_list(prompt.image_grid_thw))
+
+
+def per_row(prompt):
+    return [] if prompt.images_per_sample is None else prompt.images_per_sample.tolist()
 
 
 FEATURES = {
     "several rows": lambda p: len(p.input_ids) > 1,
-    "several images": lambda p: len(p.image_grid_thw or ()) > 1,
+    "several images": lambda p: len(grid_list(p.image_grid_thw)) > 1,
     "a wide image": lambda p: any_grid(p, lambda _, h, w: h < w),
     "a tall image": lambda p: any_grid(p, lambda _, h, w: h > w),
     "no grids": lambda p: p.image_grid_thw is None,
 }
 MASKED = {
     "no mask": lambda p: p.attention_mask is None,
-    "left padding": lambda p: p.attention_mask and p.attention_mask[0][0] == 0,
-    "right padding": lambda p: p.attention_mask and p.attention_mask[0][-1] == 0,
-    "a hole": lambda p: p.attention_mask and "101" in "".join(map(str, p.attention_mask[0])),
+    "left padding": lambda p: p.mask[0].startswith("0"),
+    "right padding": lambda p: p.mask[0].endswith("0"),
+    "a hole": lambda p: "101" in p.mask[0],
 }
 OWN = {
     "hunyuan_vl of 3 axes": MASKED,
     "glm_image, transformers": {
         **MASKED,
-        "all grids are a row's": lambda p: p.images_per_sample is None and p.image_grid_thw,
-        "a row without grids": lambda p: 0 in (p.images_per_sample or ()),
-        "nothing to generate": lambda p: p.image_grid_thw and len(p.expected_decode()[0]) == 1,
+        "all grids are a row's": lambda p: not per_row(p) and grid_list(p.image_grid_thw),
+        "a row without grids": lambda p: 0 in per_row(p),
+        "nothing to generate": lambda p: (
+            grid_list(p.image_grid_thw) and len(p.expected_decode()[0]) == 1
+        ),
         "two images to generate": lambda p: (
-            sum(7 in row for row in p.input_ids) == 0
-            and any(n > 1 for n in p.images_per_sample or ())
+            "<" not in "".join(p.symbols) and any(n > 1 for n in per_row(p))
         ),
     },
-    "isaac": {**MASKED, "touching images": lambda p: _touching(p)},
-    "bailing": {"a video": lambda p: p.video_grid_thw},
-    "bailing with timestamps": {"frames": lambda p: p.video_grid_thw},
+    "isaac": {
+        **MASKED,
+        "touching images": lambda p: (
+            0
+            < sum(len(re.findall("I+", row)) for row in p.symbols)
+            < len(grid_list(p.image_grid_thw))
+        ),
+    },
+    "bailing": {"a video": lambda p: p.video_grid_thw is not None},
+    "bailing with timestamps": {"frames": lambda p: p.video_grid_thw is not None},
 }
 
 
-def _touching(prompt):
-    tokens = sum(row.count(9) for row in map(list, prompt.input_ids))
-    runs = sum(
-        a != 9 == b for row in prompt.input_ids for a, b in zip([0, *row], row, strict=False)
-    )
-    return tokens and runs < len(prompt.image_grid_thw)
-
-
-@pytest.mark.parametrize(
-    ("name", "feature"),
-    [(name, feature) for name, own in OWN.items() for feature in {**FEATURES, **own}],
-)
-def test_every_feature_occurs(name, feature):
-    find(own_prompts(SPECS[name]), {**FEATURES, **OWN[name]}[feature], settings=FIND)
+@pytest.mark.parametrize("name", OWN)
+def test_every_feature_occurs(name):
+    assert never_drawn(conversations(SPECS[name]), {**FEATURES, **OWN[name]}) == []
 
 
 @each_spec
 def test_misfits_fit_and_do_not(spec):
-    for refused in (True, False):
-        find(own_misfits(spec), lambda prompt, r=refused: is_refused(prompt) == r, settings=FIND)
+    outcomes = {"refused": is_refused, "answered": lambda prompt: not is_refused(prompt)}
+    assert never_drawn(token_soup(spec), outcomes) == []
 
 
 def is_refused(prompt):
@@ -361,17 +365,17 @@ def is_refused(prompt):
 
 @pytest.mark.parametrize("name", ["hunyuan_vl of 3 axes", "glm_image, sglang", "isaac", "bailing"])
 def test_prompts_shrink_to_one_text_token(name):
-    spec = SPECS[name]
-    prompt = find(own_prompts(spec), lambda _: True, settings=settings(FIND, phases=tuple(Phase)))
-    assert (prompt.input_ids, prompt.attention_mask) == ([[0]], None)
+    prompt = smallest(conversations(SPECS[name]), lambda _: True)
+    assert (prompt.symbols, prompt.attention_mask) == (["t"], None)
 
 
-def test_a_spec_of_a_common_rule_has_another_reference():
-    spec = MRopeSpec.for_model("glm4v", convention="sglang")
-    with pytest.raises(AssertionError):
-        OwnPrompt(spec, [[0]]).expected()
+@each_spec
+def test_a_prompts_repr_builds_it_again(spec):
+    @given(conversations(spec))
+    def check(prompt):
+        names = {**vars(rules), "Prompt": Prompt, "MRopeSpec": MRopeSpec}
+        again = eval(repr(prompt), names)
+        assert again.spec == spec
+        assert repr(again) == repr(prompt)
 
-
-def test_own_prompts_are_shown_as_they_are_built():
-    prompt = OwnPrompt(hunyuan_spec(3), [[0, 9, 9]], image_grid_thw=[(1, 2, 2)])
-    assert "input_ids=[[0, 9, 9]], image_grid_thw=[(1, 2, 2)]" in repr(prompt)
+    check()

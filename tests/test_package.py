@@ -117,19 +117,23 @@ def test_the_library_does_not_import_its_testing_or_command_line(name):
     assert not [module for module in used if module.startswith(USERS_OF_TESTING)]
 
 
-@pytest.mark.parametrize("name", ["reference", "own_rules", "reference_canvas"])
+@pytest.mark.parametrize(
+    "name", [name for name in SOURCES if name.startswith("vecrope.testing.reference")]
+)
 def test_the_references_are_plain_python(name):
-    used = imports(SOURCES[f"vecrope.testing.{name}"]) - {"vecrope.testing.reference"}
+    used = imports(SOURCES[name])
     assert used
-    assert foreign(used) == set()
+    others = {other for other in used if not other.startswith("vecrope.testing.reference")}
+    assert foreign(others) == set()
 
 
 # Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
 ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
-    "vecrope.testing.own_strategies": "hypothesis",
-    "vecrope.testing.strategies_canvas": "hypothesis",
-    "vecrope.testing.strategies_omni": "hypothesis",
+    **{
+        f"vecrope.testing.strategies.{name}": "hypothesis"
+        for name in ("layout", "minicpmv4_7", "omni", "own_rules", "shared")
+    },
     "vecrope.forms.triton.constants": "triton",
     **{
         f"vecrope.forms.triton.kernels.{name}": "triton"

@@ -1,5 +1,6 @@
 """Searches for prompts that the strategies draw."""
 
+import contextlib
 import itertools
 import re
 import subprocess
@@ -8,7 +9,8 @@ import textwrap
 from functools import partial
 
 import torch
-from hypothesis import find, settings
+from hypothesis import Phase, find, settings
+from hypothesis.errors import NoSuchExample
 
 from vecrope import MRopeSpec
 from vecrope.testing import Prompt, assert_matches
@@ -26,6 +28,21 @@ QWEN3 = {
 
 FIND = settings(max_examples=2000, database=None, derandomize=True)
 smallest = partial(find, settings=FIND)
+any_such = partial(find, settings=settings(FIND, max_examples=5000, phases=[Phase.generate]))
+
+
+def never_drawn(strategy, features):
+    """Return the names of the features that no prompt of one search has."""
+    missing = dict(features)
+
+    def is_last(prompt):
+        for name in [name for name, feature in missing.items() if feature(prompt)]:
+            del missing[name]
+        return not missing
+
+    with contextlib.suppress(NoSuchExample):
+        any_such(strategy, is_last)
+    return [*missing]
 
 
 def masks(prompt):

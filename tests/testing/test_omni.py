@@ -3,18 +3,18 @@
 import re
 
 import pytest
-from hypothesis import Phase, find, given, settings
+from hypothesis import given
 from omni_support import each_omni, spec_of
 from support import assert_same
 
 import vecrope
-from vecrope.testing import OmniPrompt, Refusal, assert_matches, omni_conversations, omni_soup
-from vecrope.testing.prompt_omni import sound_block, video_with_sound
-from vecrope.testing.reference_omni import audio_tokens
+from tests.testing.searching import never_drawn, smallest
+from vecrope.testing import Prompt, Refusal, assert_matches, conversations, token_soup
+from vecrope.testing.reference.omni import audio_tokens
+from vecrope.testing.rules import omni_reference
+from vecrope.testing.sound import sound_block, video_with_sound
 
 SPEC = spec_of("qwen3_omni_moe", "transformers")
-QUIET = settings(max_examples=20000, deadline=None, database=None)
-ANY = settings(QUIET, phases=[Phase.generate])
 
 
 @pytest.mark.parametrize(
@@ -51,49 +51,57 @@ FEATURES = {
 }
 
 
-@pytest.mark.parametrize("feature", FEATURES.values(), ids=FEATURES.keys())
-def test_conversations_have_each_feature(feature):
-    def has(prompt):
+def has(feature):
+    def check(prompt):
         try:
             return bool(feature(prompt))
         except (AttributeError, TypeError):
             return False  # there is no such tensor
 
-    find(omni_conversations(SPEC, zeros=True), has, settings=ANY)
+    return check
+
+
+def test_conversations_have_each_feature():
+    features = {name: has(feature) for name, feature in FEATURES.items()}
+    assert never_drawn(conversations(SPEC, zeros=True), features) == []
 
 
 def test_conversations_shrink_to_one_token():
-    prompt = find(omni_conversations(SPEC), lambda _: True, settings=QUIET)
+    prompt = smallest(conversations(SPEC), lambda _: True)
     assert prompt.symbols == ["t"]
 
 
 @each_omni
 def test_the_reference_accepts_every_conversation(model_type, convention):
-    @given(omni_conversations(spec_of(model_type, convention), zeros=True))
+    @given(conversations(spec_of(model_type, convention), zeros=True))
     def check(prompt):
         prompt.expected()
 
     check()
 
 
-@pytest.mark.parametrize("accepted", [True, False])
-@pytest.mark.parametrize("fragment", ["<t", "A", "<("])
-def test_soup_is_accepted_and_refused(accepted, fragment):
-    def wanted(prompt):
-        try:
-            prompt.expected()
-        except Refusal:
-            return not accepted and fragment in prompt.symbols[0]
-        return accepted and fragment in prompt.symbols[0]
+def accepted(prompt):
+    try:
+        prompt.expected()
+    except Refusal:
+        return False
+    return True
 
-    find(omni_soup(SPEC), wanted, settings=ANY)
+
+def test_soup_is_accepted_and_refused():
+    features = {
+        (fragment, wanted): lambda p, f=fragment, w=wanted: f in p.symbols[0] and accepted(p) == w
+        for fragment in ("<t", "A", "<(")
+        for wanted in (True, False)
+    }
+    assert never_drawn(token_soup(SPEC), features) == []
 
 
 def test_a_prompt_prints_as_what_builds_it():
-    names = {"OmniPrompt": OmniPrompt, "MRopeSpec": vecrope.MRopeSpec}
+    names = {"Prompt": Prompt, "MRopeSpec": vecrope.MRopeSpec}
     names |= {"OmniRule": vecrope.families.rules.OmniRule}
 
-    @given(omni_soup(SPEC) | omni_soup(spec_of("qwen2_5_omni", "vllm", 2, seconds_per_chunk=1)))
+    @given(token_soup(SPEC) | token_soup(spec_of("qwen2_5_omni", "vllm", 2, seconds_per_chunk=1)))
     def check(prompt):
         again = eval(repr(prompt), names)
         assert repr(again) == repr(prompt)
@@ -108,25 +116,25 @@ def test_a_prompt_prints_as_what_builds_it():
 def test_an_unknown_family_is_printed_in_full():
     from dataclasses import replace
 
-    prompt = OmniPrompt.from_symbols(replace(SPEC, model_type="mine"), ["t"])
-    assert repr(prompt).startswith("OmniPrompt.from_symbols(MRopeSpec(model_type='mine'")
+    prompt = Prompt.from_symbols(replace(SPEC, model_type="mine"), ["t"])
+    assert repr(prompt).startswith("Prompt.from_symbols(MRopeSpec(model_type='mine'")
 
 
 @pytest.mark.parametrize(
     ("row", "media", "match"),
     [
         ("(A)", {"audio_seqlens": [-1]}, "too short to have a token"),
-        ("<I>", {"image_grid_thw": [[1, 3, 2]]}, r"a grid is ill-formed: \(1, 3, 2\)"),
-        ("<I>", {"image_grid_thw": [[1, -2, 2]]}, "a grid is ill-formed"),
+        ("<I>", {"image_grid_thw": [[1, 3, 2]]}, "divisible by spatial_merge_size 2"),
+        ("<I>", {"image_grid_thw": [[1, -2, 2]]}, "must be positive throughout"),
     ],
 )
 def test_the_reference_refuses_ill_formed_media(row, media, match):
     with pytest.raises(Refusal, match=match):
-        OmniPrompt.from_symbols(SPEC, [row], **media).expected()
+        Prompt.from_symbols(SPEC, [row], **media).expected()
 
 
 def test_what_is_left_over_can_be_ignored():
-    prompt = OmniPrompt.from_symbols(SPEC, ["t"], image_grid_thw=[[1, 2, 2]])
+    prompt = Prompt.from_symbols(SPEC, ["t"], image_grid_thw=[[1, 2, 2]])
     with pytest.raises(Refusal, match="left over"):
         prompt.expected()
     position_ids, _ = prompt.expected(allow_left_over=True)
@@ -150,3 +158,8 @@ def test_the_interleaved_block_of_a_processor():
     assert sound_block(chunks, (4, 1, 1), 0.5, 19) == "VVAAVVAAA"
     merge = spec_of("qwen3_omni_moe", "transformers", 2)
     assert sound_block(merge, (3, 1, 2), 0.75, 25) == "VVAAVVAVVA"
+
+
+def test_another_family_has_no_reference_of_omni_families():
+    with pytest.raises(TypeError, match="spec must be that of an omni family, got own_rule None"):
+        omni_reference(vecrope.MRopeSpec.for_model("glm4v", convention="sglang"))

@@ -33,11 +33,14 @@ def test_a_prompts_repr_builds_it_again(spec):
     check()
 
 
-@pytest.mark.parametrize(
-    "changes", [{"spatial_merge_size": 3}, {"model_type": "unheard_of"}], ids=["changed", "unknown"]
-)
-def test_a_prompts_repr_shows_an_uncommon_spec_in_full(changes):
-    spec = MRopeSpec(**{**vars(SGLANG), **changes})
+def test_a_prompts_repr_shows_what_differs_from_the_preset():
+    prompt = Prompt.from_symbols(replace(SGLANG, spatial_merge_size=3), ["tt"])
+    preset = "MRopeSpec.for_model('glm4v', convention='sglang', spatial_merge_size=3)"
+    assert repr(prompt) == f"Prompt.from_symbols({preset}, ['tt'])"
+
+
+def test_a_prompts_repr_shows_an_unknown_spec_in_full():
+    spec = replace(SGLANG, model_type="unheard_of")
     prompt = Prompt.from_symbols(spec, ["tt"], mask=["01"])
     assert repr(prompt) == f"Prompt.from_symbols({spec!r}, ['tt'], mask=['01'])"
 

@@ -1,27 +1,26 @@
 """The strategies: every feature really occurs, and prompts shrink to one text token."""
 
-import contextlib
 import re
 from functools import partial
 
 import pytest
 import torch
-from hypothesis import Phase, find, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 from oracles import each_rule
 
 from tests.testing.searching import (
     ANYWHERE,
-    FIND,
     QWEN2_5,
     QWEN3,
     SGLANG,
     SOUP,
     TRANSFORMERS,
     any_row,
+    any_such,
     grids,
     masks,
+    never_drawn,
     smallest,
     unmasked,
 )
@@ -31,8 +30,6 @@ from vecrope.testing import Prompt, Refusal, conversations, token_soup
 ERNIE = MRopeSpec.for_model("ernie4_5_vl_moe", convention="sglang")
 SPECS = pytest.mark.parametrize("spec", [SGLANG, TRANSFORMERS], ids=lambda spec: spec.convention)
 
-any_such = partial(find, settings=settings(FIND, max_examples=5000, phases=[Phase.generate]))
-
 
 def refusal(prompt):
     try:
@@ -40,20 +37,6 @@ def refusal(prompt):
     except Refusal as error:
         return str(error)
     return ""
-
-
-def never_drawn(strategy, features):
-    """Return the names of the features that no prompt of one search has."""
-    missing = dict(features)
-
-    def is_last(prompt):
-        for name in [name for name, feature in missing.items() if feature(prompt)]:
-            del missing[name]
-        return not missing
-
-    with contextlib.suppress(NoSuchExample):
-        any_such(strategy, is_last)
-    return [*missing]
 
 
 def test_what_is_never_drawn_is_named():

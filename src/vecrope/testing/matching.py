@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 
 from vecrope.testing.prompt import Prompt
-from vecrope.testing.prompt_omni import OmniPrompt
 from vecrope.testing.reference import Refusal
 
 
 def assert_matches(
     function: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    prompt: Prompt | OmniPrompt,
+    prompt: Prompt,
     *,
     allow_left_over: bool = False,
 ) -> None:
@@ -68,7 +67,7 @@ def assert_matches(
             raise AssertionError(f"{difference}\nfor {prompt!r}")
 
 
-def _raises(function: Callable[..., object], prompt: Prompt | OmniPrompt) -> bool:
+def _raises(function: Callable[..., object], prompt: Prompt) -> bool:
     try:
         function(**prompt.arguments())
     except Exception:

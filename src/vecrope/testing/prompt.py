@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any
 
@@ -12,14 +11,17 @@ import torch
 
 from vecrope.spec import MRopeSpec
 from vecrope.testing import reference
-from vecrope.testing.rules import rules_of, seconds_of, type_rules_of
+from vecrope.testing.rules import family_of, seconds_of, symbols_of, type_rules_of
+
+__all__ = ["Prompt"]
 
 Seconds = torch.Tensor | Sequence[float]
+Rows = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompt:
-    """A batch of token rows with its mask and its grids, as a model would be given it.
+    """A batch of token rows with its mask and all else that a model would be given.
 
     Attributes:
         input_ids: (B, T) int64.
@@ -30,6 +32,12 @@ class Prompt:
         video_grid_thw: (num_videos, 3) int64 or None.
         spec: the rules under which the prompt is read.
         second_per_grid_ts: (num_videos,) float32 or float64, a list of floats, or None.
+        audio_seqlens: (num_audios,) int64 or None: mel frames, of omni families.
+        second_per_grids: (num_videos,) float32 or None: `second_per_grid_ts` of omni families.
+        use_audio_in_video: whether videos come with their sound, of omni families.
+        target_sizes: (num_image_crops, 2) int64 or None: `(h, w)` in patches, of minicpmv4_7.
+        target_sizes_videos: (num_video_crops, 2) int64 or None.
+        images_per_sample: (B,) int64 or None: the numbers of grids of each row, of glm_image.
 
     Example:
         >>> import vecrope
@@ -54,6 +62,12 @@ class Prompt:
     video_grid_thw: torch.Tensor | None
     spec: MRopeSpec
     second_per_grid_ts: Seconds | None = None
+    audio_seqlens: torch.Tensor | None = None
+    second_per_grids: torch.Tensor | None = None
+    use_audio_in_video: bool = False
+    target_sizes: torch.Tensor | None = None
+    target_sizes_videos: torch.Tensor | None = None
+    images_per_sample: torch.Tensor | None = None
 
     @classmethod
     def from_symbols(
@@ -62,96 +76,144 @@ class Prompt:
         rows: Sequence[str],
         *,
         mask: Sequence[str] | None = None,
-        image_grid_thw: Sequence[Sequence[int]] | None = None,
-        video_grid_thw: Sequence[Sequence[int]] | None = None,
+        image_grid_thw: Rows | None = None,
+        video_grid_thw: Rows | None = None,
         second_per_grid_ts: Seconds | None = None,
+        audio_seqlens: Sequence[int] | None = None,
+        second_per_grids: Sequence[float] | None = None,
+        use_audio_in_video: bool = False,
+        target_sizes: Rows | None = None,
+        target_sizes_videos: Rows | None = None,
+        images_per_sample: Sequence[int] | None = None,
     ) -> Prompt:
         """Build a prompt from rows of one character a token. It is what `repr` prints.
 
         Args:
             spec: the rules under which the prompt is read.
             rows: B strings of T characters: `t` text, `I` image token, `V` video token (where the
-                spec has an id of it), `<` and `>` vision start and end, `[` and `]` video start and
-                end. Markers of which the spec has no id are text.
+                spec has an id of it), `A` audio token, `<` and `>` vision start and end, or those
+                of a slice, `[` and `]` video start and end, `(` and `)` audio start and end, or
+                those of a thumbnail, `n` newline. Markers of which the spec has no id are text.
             mask: B strings of T characters `1` and `0`, or None: no mask.
             image_grid_thw: `(t, h, w)` in patches for each image, or None.
             video_grid_thw: the same for videos, or None.
             second_per_grid_ts: seconds of a temporal step for each video, or None.
+            audio_seqlens: mel frames of each audio, or None.
+            second_per_grids: seconds of a temporal step for each video of an omni family, or None.
+            use_audio_in_video: whether videos come with their sound.
+            target_sizes: `(h, w)` in patches for each crop of an image, or None.
+            target_sizes_videos: the same for videos, or None.
+            images_per_sample: the number of grids of each row, or None.
         """
-        token_ids = _token_ids(spec)
+        token_ids = symbols_of(spec)
         ids = [[token_ids[symbol] for symbol in row] for row in rows]
         kept = [[int(value) for value in row] for row in mask] if mask is not None else None
         return cls(
             input_ids=torch.tensor(ids, dtype=torch.int64),
-            attention_mask=None if kept is None else torch.tensor(kept, dtype=torch.int64),
-            mm_token_type_ids=torch.tensor(_token_types(spec, ids, kept), dtype=torch.int64),
-            image_grid_thw=_grid_tensor(image_grid_thw),
-            video_grid_thw=_grid_tensor(video_grid_thw),
+            attention_mask=_tensor(kept),
+            mm_token_type_ids=_tensor(_token_types(spec, ids, kept)),
+            image_grid_thw=_tensor(image_grid_thw, -1, 3),
+            video_grid_thw=_tensor(video_grid_thw, -1, 3),
             spec=spec,
             second_per_grid_ts=second_per_grid_ts,
+            audio_seqlens=_tensor(audio_seqlens, -1),
+            second_per_grids=_tensor(second_per_grids, -1, dtype=torch.float32),
+            use_audio_in_video=use_audio_in_video,
+            target_sizes=_tensor(target_sizes, -1, 2),
+            target_sizes_videos=_tensor(target_sizes_videos, -1, 2),
+            images_per_sample=_tensor(images_per_sample, -1),
         )
 
     @property
     def symbols(self) -> list[str]:
         """The rows as `from_symbols` takes them: B strings of T characters."""
-        names = {token_id: symbol for symbol, token_id in _token_ids(self.spec).items()}
+        names = {token_id: symbol for symbol, token_id in symbols_of(self.spec).items()}
         return ["".join(names.get(token, "t") for token in row) for row in self.input_ids.tolist()]
+
+    @property
+    def mask(self) -> list[str]:
+        """The mask as `from_symbols` takes it, of ones where there is none."""
+        mask = self.attention_mask
+        rows = torch.ones_like(self.input_ids) if mask is None else mask
+        return ["".join(map(str, row)) for row in rows.tolist()]
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that a model's `get_rope_index` takes.
 
         `second_per_grid_ts` is among them where the family uses seconds, or they are given.
         """
-        arguments: dict[str, Any] = {
-            "input_ids": self.input_ids,
-            "mm_token_type_ids": self.mm_token_type_ids,
-            "image_grid_thw": self.image_grid_thw,
-            "video_grid_thw": self.video_grid_thw,
-            "attention_mask": self.attention_mask,
-        }
-        if self.spec.video_time == "seconds" or self.second_per_grid_ts is not None:
-            arguments["second_per_grid_ts"] = self.second_per_grid_ts
+        names = ["input_ids", *family_of(self.spec).arguments]
+        arguments = {name: getattr(self, name) for name in names}
+        if self.spec.video_time != "seconds" and self.second_per_grid_ts is None:
+            arguments.pop("second_per_grid_ts", None)
         return arguments
 
-    def expected(self, *, allow_left_over: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the reference's answer, read off the ids (`mm_token_type_ids` is not used).
+    def expected(
+        self, *, by_types: bool = False, allow_left_over: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the reference's answer.
 
         Args:
-            allow_left_over: whether to ignore grids beyond the last one used.
+            by_types: whether tokens are told apart by `mm_token_type_ids` instead of the ids, where
+                the family takes both.
+            allow_left_over: whether to ignore grids and audio beyond the last one used. For
+                families with a shared rule and omni ones.
 
         Returns:
-            `position_ids`, (3, B, T) in the dtype of `input_ids` or that of the spec, and
-            `rope_deltas`, (B, 1) int64.
+            `position_ids`, (A, B, T) in the dtype of `input_ids` or that of the spec, and
+            `rope_deltas`, (B, 1) int64, or float32 where positions are.
 
         Raises:
             Refusal: if the prompt has no positions.
         """
-        position_ids, rope_deltas = reference.get_rope_index(
-            self.input_ids.tolist(),
-            image_grid_thw=_rows(self.image_grid_thw) or (),
-            video_grid_thw=_rows(self.video_grid_thw) or (),
-            attention_mask=_rows(self.attention_mask),
-            allow_left_over=allow_left_over,
-            **seconds_of(self.second_per_grid_ts),
-            **rules_of(self.spec),
-        )
-        of_ids = self.spec.position_dtype == "ids"
+        options = {"allow_left_over": True} if allow_left_over else {}
+        if by_types:
+            options["mm_token_type_ids"] = _list(self.mm_token_type_ids)
+        position_ids, rope_deltas = self._answer(**options)
+        dtype = self._dtype()
+        shape = (len(position_ids), *self.input_ids.shape)
         return (
-            torch.tensor(position_ids, dtype=self.input_ids.dtype if of_ids else torch.int64),
-            torch.tensor(rope_deltas, dtype=torch.int64),
+            torch.tensor(position_ids, dtype=dtype).reshape(shape),
+            torch.tensor(rope_deltas, dtype=dtype if dtype.is_floating_point else torch.int64),
         )
+
+    def expected_decode(self) -> list[list[tuple[int, ...]]]:
+        """Return the positions that follow each row's prompt, of glm_image.
+
+        Raises:
+            Refusal: if the prompt has no positions.
+        """
+        decode: list[list[tuple[int, ...]]] = []
+        self._answer(decode=decode)
+        return decode
+
+    def _answer(self, **options: Any) -> reference.Answer:
+        family = family_of(self.spec)
+        lists = {"input_ids": self.input_ids.tolist()}
+        for name in family.arguments:
+            value = _list(getattr(self, name))
+            if value is not None and name != "mm_token_type_ids":
+                lists[name] = value
+        if "second_per_grid_ts" in lists:
+            lists |= seconds_of(self.second_per_grid_ts)
+        return family.answer(self.spec, {**lists, **options})
+
+    def _dtype(self) -> torch.dtype:
+        dtype = self.spec.position_dtype
+        if self.image_grid_thw is None and self.video_grid_thw is None:
+            dtype = getattr(self.spec.own_rule, "text_dtype", dtype)
+        return {"ids": self.input_ids.dtype, "float32": torch.float32}.get(dtype, torch.int64)
 
     def __repr__(self) -> str:
         parts = [_spec_repr(self.spec), repr(self.symbols)]
         if self.attention_mask is not None:
-            mask = ["".join(map(str, row)) for row in self.attention_mask.tolist()]
-            parts.append(f"mask={mask}")
-        for name in ("image_grid_thw", "video_grid_thw"):
-            grids = _rows(getattr(self, name))
-            if grids is not None:
-                parts.append(f"{name}={grids}")
-        if self.second_per_grid_ts is not None:
-            parts.append(f"second_per_grid_ts={_seconds_repr(self.second_per_grid_ts)}")
+            parts.append(f"mask={self.mask}")
+        for name in family_of(self.spec).arguments:
+            value = getattr(self, name)
+            if name == "second_per_grid_ts" and value is not None:
+                parts.append(f"{name}={_seconds_repr(value)}")
+            elif value is not None and value is not False and name not in _FROM_ROWS:
+                parts.append(f"{name}={_list(value)}")
         return f"Prompt.from_symbols({', '.join(parts)})"
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
@@ -159,23 +221,10 @@ class Prompt:
         printer.text(repr(self))
 
 
-def _token_ids(spec: MRopeSpec) -> dict[str, int]:
-    special = {
-        "I": spec.image_token_id,
-        "V": spec.video_token_id,
-        "<": spec.vision_start_token_id,
-        "[": spec.video_start_token_id,
-        "]": spec.video_end_token_id,
-    }
-    given = {symbol: token_id for symbol, token_id in special.items() if token_id is not None}
-    free = (token_id for token_id in count() if token_id not in given.values())
-    text = (symbol for symbol in "t<>[]" if symbol not in given)
-    return {**{symbol: next(free) for symbol in text}, **given}
+_FROM_ROWS = ("mm_token_type_ids", "attention_mask")
 
 
-def _token_types(
-    spec: MRopeSpec, ids: list[list[int]], mask: list[list[int]] | None
-) -> list[list[int]]:
+def _token_types(spec: MRopeSpec, ids: list[list[int]], mask: list[list[int]] | None) -> Rows:
     rows = []
     for row, row_ids in enumerate(ids):
         values = [1] * len(row_ids) if mask is None or spec.mask_rule == "ignore" else mask[row]
@@ -186,17 +235,21 @@ def _token_types(
     return rows
 
 
-def _grid_tensor(grids: Sequence[Sequence[int]] | None) -> torch.Tensor | None:
-    return None if grids is None else torch.tensor(grids, dtype=torch.int64).reshape(-1, 3)
+def _tensor(
+    values: Sequence[Any] | None, *shape: int, dtype: torch.dtype = torch.int64
+) -> torch.Tensor | None:
+    if values is None:
+        return None
+    tensor = torch.tensor(values, dtype=dtype)
+    return tensor.reshape(shape) if shape else tensor
 
 
-def _rows(tensor: torch.Tensor | None) -> list[list[int]] | None:
-    return None if tensor is None else tensor.tolist()
+def _list(value: Any) -> Any:
+    return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
 def _seconds_repr(seconds: Seconds) -> str:
-    given = seconds.tolist() if isinstance(seconds, torch.Tensor) else seconds
-    values = [repr(value) if isfinite(value) else f"float('{value}')" for value in given]
+    values = [repr(value) if isfinite(value) else f"float('{value}')" for value in _list(seconds)]
     listed = f"[{', '.join(values)}]"
     if not isinstance(seconds, torch.Tensor):
         return listed
@@ -208,6 +261,9 @@ def _spec_repr(spec: MRopeSpec) -> str:
         preset = MRopeSpec.for_model(spec.model_type, convention=spec.convention)
     except ValueError:
         return repr(spec)
-    if spec != preset:
-        return repr(spec)
-    return f"MRopeSpec.for_model({spec.model_type!r}, convention={spec.convention!r})"
+    changes = ""
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if value != getattr(preset, field.name):
+            changes += f", {field.name}={value!r}"
+    return f"MRopeSpec.for_model({spec.model_type!r}, convention={spec.convention!r}{changes})"

@@ -13,7 +13,6 @@ from own_support import SGLANG_WHEEL
 from bench.wheels import Wheel, load
 from vecrope.integrations import sglang as ours
 from vecrope.testing import Prompt
-from vecrope.testing.prompt_omni import OmniPrompt
 
 NAMES = (
     *("get_rope_index", "get_rope_index_glm4v"),
@@ -78,4 +77,4 @@ def prompt_of(model_type, *rows, **arguments):
 
 def omni_prompt(*rows, rate=2, **arguments):
     spec = omni_support.spec_of("qwen3_omni_moe", "sglang", rate)
-    return OmniPrompt.from_symbols(spec, rows, **arguments)
+    return Prompt.from_symbols(spec, rows, **arguments)

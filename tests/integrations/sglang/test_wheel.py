@@ -22,7 +22,6 @@ from tests.integrations.sglang.calls import (
 )
 from vecrope.integrations import sglang as ours
 from vecrope.testing import assert_matches, conversations, token_soup
-from vecrope.testing.strategies_omni import omni_conversations
 
 each_family = pytest.mark.parametrize("model_type", FAMILIES)
 
@@ -49,7 +48,7 @@ def test_answers_and_refusals_are_those_of_the_loop(model_type):
 
 
 def test_omni_answers_are_those_of_the_loop():
-    @given(omni_conversations(omni_support.spec_of("qwen3_omni_moe", "sglang", 13.0)))
+    @given(conversations(omni_support.spec_of("qwen3_omni_moe", "sglang", 13.0)))
     def check(prompt):
         if prompt.image_grid_thw is None and prompt.video_grid_thw is None:
             prompt = replace(prompt, image_grid_thw=grid_tensor([]))
@@ -132,7 +131,7 @@ def test_fitting_soup_gets_the_wheels_answer(model_type):
 @needs_sglang
 @omni_support.each_rate
 def test_omni_conversations_get_the_wheels_answer(rate):
-    @given(omni_conversations(omni_support.spec_of("qwen3_omni_moe", "sglang", rate)))
+    @given(conversations(omni_support.spec_of("qwen3_omni_moe", "sglang", rate)))
     def check(prompt):
         assert_same(call(prompt), call(prompt, wheel()))
 

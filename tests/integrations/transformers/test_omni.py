@@ -18,7 +18,7 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
 
 from tests.integrations.transformers.test_own_rules import both
 from vecrope.integrations.transformers import patch
-from vecrope.testing.strategies_omni import omni_conversations, omni_soup
+from vecrope.testing import conversations, token_soup
 
 CLASSES = {
     "qwen2_5_omni_thinker": Qwen2_5OmniThinkerForConditionalGeneration,
@@ -57,7 +57,7 @@ def has_a_row_without_tokens(prompt):
 def test_conversations(model_type):
     module = bare(model_type)
 
-    @given(omni_conversations(spec_of_part(model_type)))
+    @given(conversations(spec_of_part(model_type)))
     def check(prompt):
         assert_same(*both(module, **arguments_of(prompt)))
 
@@ -68,7 +68,7 @@ def test_conversations(model_type):
 def test_media_left_over(model_type):
     module = bare(model_type)
 
-    @given(omni_conversations(spec_of_part(model_type)), st.integers(1, 2))
+    @given(conversations(spec_of_part(model_type)), st.integers(1, 2))
     def check(prompt, more):
         arguments = arguments_of(prompt)
         extra = {
@@ -91,7 +91,7 @@ def test_media_left_over(model_type):
 def test_soup_is_answered_alike_or_refused(model_type):
     module = bare(model_type)
 
-    @given(omni_soup(spec_of_part(model_type)))
+    @given(token_soup(spec_of_part(model_type)))
     def check(prompt):
         ours, theirs = both(module, **arguments_of(prompt))
         if isinstance(ours, tuple) and isinstance(theirs, tuple):

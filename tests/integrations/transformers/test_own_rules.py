@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from own_support import END, IMAGE, SPECS, START, hunyuan_spec, ids_of
-from support import assert_same
+from own_support import END, IMAGE, SPECS, START, hunyuan_spec, ids_of, minicpm_spec
+from support import assert_same, grid_list, kept
 from transformers.models.glm_image.modeling_glm_image import GlmImageModel
 from transformers.models.hunyuan_vl.modeling_hunyuan_vl import HunYuanVLModel
 from transformers.models.minicpmv4_7.modeling_minicpmv4_7 import MiniCPMV4_7Model
@@ -16,8 +16,7 @@ from transformers.models.minicpmv4_7.modeling_minicpmv4_7 import MiniCPMV4_7Mode
 from tests.own_rules.minicpmv4_7.calls import IDS as MARKERS
 from tests.own_rules.minicpmv4_7.calls import hostile, without_zeros
 from vecrope.integrations.transformers import patched
-from vecrope.testing.own_strategies import own_misfits, own_prompts
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
+from vecrope.testing import Prompt, conversations, token_soup
 
 GLM_IMAGE = SPECS["glm_image, transformers"]
 
@@ -51,7 +50,7 @@ def glm_image():
 
 
 def minicpm(mode="16x"):
-    rule = canvas_spec("transformers").own_rule
+    rule = minicpm_spec("transformers").own_rule
     return bare(
         MiniCPMV4_7Model,
         model_type="minicpmv4_7",
@@ -80,7 +79,7 @@ def outcome(module, arguments):
 
 
 def has_an_empty_row(prompt):
-    return prompt.attention_mask is not None and not all(map(any, prompt.attention_mask))
+    return not kept(prompt).any(1).all()
 
 
 # hunyuan_vl
@@ -90,7 +89,7 @@ def has_an_empty_row(prompt):
 def test_prompts_of_hunyuan(num_axes):
     module = hunyuan(num_axes)
 
-    @given(own_prompts(hunyuan_spec(num_axes)))
+    @given(conversations(hunyuan_spec(num_axes)))
     def check(prompt):
         types = (prompt.arguments()["input_ids"] == IMAGE).int()
         ours, theirs = both(module, mm_token_type_ids=types, **prompt.arguments())
@@ -128,7 +127,7 @@ def test_grids_of_hunyuan(grids, answers):
 def test_prompts_of_glm_image():
     module = glm_image()
 
-    @given(own_prompts(GLM_IMAGE))
+    @given(conversations(GLM_IMAGE))
     def check(prompt):
         ours, theirs = both(module, **prompt.arguments())
         assert_same(ours, theirs)
@@ -139,10 +138,10 @@ def test_prompts_of_glm_image():
 def test_misfits_of_glm_image_are_refused_or_answered_alike():
     module = glm_image()
 
-    @given(own_misfits(GLM_IMAGE))
+    @given(token_soup(GLM_IMAGE))
     def check(prompt):
         ours, theirs = both(module, **prompt.arguments())
-        grids = prompt.image_grid_thw or ()
+        grids = grid_list(prompt.image_grid_thw)
         if isinstance(ours, tuple) and all(map(any, grids)):
             assert_same(ours, theirs)
         else:
@@ -193,7 +192,7 @@ def test_glm_image_leaves_a_graph_as_its_own_method_does():
 def test_prompts_of_minicpm(mode):
     module = minicpm(mode)
 
-    @given(hostile(canvas_spec("transformers", mode)), st.lists(st.just([8, 12]), max_size=2))
+    @given(hostile(minicpm_spec("transformers", mode)), st.lists(st.just([8, 12]), max_size=2))
     def check(prompt, more):
         # Sizes of zeros are no crops to us alone.
         images, videos = map(without_zeros, (prompt.target_sizes, prompt.target_sizes_videos))
@@ -218,7 +217,7 @@ def test_prompts_of_minicpm(mode):
     ],
 )
 def test_sizes_that_minicpm_does_not_mind(row, sizes):
-    prompt = CanvasPrompt.from_symbols(canvas_spec("transformers"), [row], target_sizes=sizes)
+    prompt = Prompt.from_symbols(minicpm_spec("transformers"), [row], target_sizes=sizes)
     ours, theirs = both(minicpm(), **prompt.arguments())
     assert_same(ours, theirs)
 
@@ -232,14 +231,14 @@ def test_sizes_that_minicpm_does_not_mind(row, sizes):
     ],
 )
 def test_prompts_that_minicpm_has_no_positions_for(row, sizes, message):
-    prompt = CanvasPrompt.from_symbols(canvas_spec("transformers"), [row], target_sizes=sizes)
+    prompt = Prompt.from_symbols(minicpm_spec("transformers"), [row], target_sizes=sizes)
     ours, _ = both(minicpm(), **prompt.arguments())
     with pytest.raises(ValueError, match=message):
         raise ours
 
 
 def test_the_mode_of_a_call_goes_before_that_of_minicpms_configuration():
-    spec = canvas_spec("transformers", "4x")
-    prompt = CanvasPrompt.from_symbols(spec, ["t(II)t"], target_sizes=[[2, 4]])
+    spec = minicpm_spec("transformers", "4x")
+    prompt = Prompt.from_symbols(spec, ["t(II)t"], target_sizes=[[2, 4]])
     ours, theirs = both(minicpm(), downsample_mode="4x", **prompt.arguments())
     assert_same(ours, theirs)

@@ -11,18 +11,17 @@ import pytest
 import torch
 from hypothesis import assume, given
 from omni_support import configuration, rows_of, vllm_model
-from own_support import from_vllm, needs_vllm, single_rows, unmasked
+from own_support import from_vllm, minicpm_spec, needs_vllm, single_rows, unmasked
 from support import assert_same
 
 from vecrope import get_rope_index
 from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
-from vecrope.testing import OmniPrompt, OwnPrompt, omni_conversations, own_prompts
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
-from vecrope.testing.reference_canvas import pictures_of
-from vecrope.testing.strategies_canvas import galleries
+from vecrope.testing import Prompt, conversations
+from vecrope.testing.reference.minicpmv4_7 import pictures_of
+from vecrope.testing.rules import minicpm_rules
 
 ISAAC = own_support.SPECS["isaac"]
-CANVAS = canvas_spec("vllm")
+MINICPM = minicpm_spec("vllm")
 each_omni = pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
 
 
@@ -48,7 +47,7 @@ def isaac_model(merge=2):
 
 
 def test_isaac_is_answered_as_by_its_tokens():
-    @given(own_prompts(ISAAC, max_rows=1))
+    @given(conversations(ISAAC, max_rows=1))
     def check(prompt):
         (single,) = single_rows(prompt)
         tokens = unmasked(single)
@@ -64,7 +63,7 @@ def test_isaac_is_answered_as_by_its_tokens():
 
 
 def test_an_image_of_isaac_must_lie_in_the_prompt():
-    prompt = OwnPrompt(ISAAC, [[0, *[own_support.IMAGE] * 4]], image_grid_thw=[(1, 4, 4)])
+    prompt = Prompt.from_symbols(ISAAC, ["tIIII"], image_grid_thw=[(1, 4, 4)])
     features = own_support.vllm_features(prompt)
     assert answer_isaac(isaac_model(), [0] * 5, features)[0][1].tolist() == [0, 0, 0, 1, 1]
     message = r"an image of 2 x 2 tokens at 1 is not within the 4 tokens of the prompt"
@@ -83,7 +82,7 @@ def test_isaac_is_answered_as_by_vllm():
     model = isaac_model()
     model.iter_mm_grid_hw = MethodType(methods.iter_mm_grid_hw, model)
 
-    @given(own_prompts(ISAAC))
+    @given(conversations(ISAAC))
     def check(prompt):
         for single in single_rows(prompt):
             tokens, features = unmasked(single), own_support.vllm_features(single)
@@ -139,7 +138,7 @@ def has_other_audio(row):
 def test_omni_prompts_are_answered_as_by_their_tokens(model_type, sound):
     spec = omni_support.spec_of(model_type, "vllm", 13)
 
-    @given(omni_conversations(spec, use_audio_in_video=sound, max_rows=1))
+    @given(conversations(spec, use_audio_in_video=sound, max_rows=1))
     def check(prompt):
         (row,) = rows_of(prompt)
         tokens = row.input_ids[0].tolist()
@@ -160,7 +159,7 @@ def test_omni_prompts_are_answered_as_by_their_tokens(model_type, sound):
 @pytest.mark.parametrize("symbols", ["t<VVVV>t", "t<(VVVVA)>t"])
 def test_seconds_have_the_default_of_vllm(model_type, symbols):
     spec = omni_support.spec_of(model_type, "vllm", 2)
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         [symbols],
         video_grid_thw=[[4, 2, 2]],
@@ -178,7 +177,7 @@ def test_seconds_have_the_default_of_vllm(model_type, symbols):
 def test_omni_prompts_are_answered_as_by_vllm(model_type):
     spec = omni_support.spec_of(model_type, "vllm", 13)
 
-    @given(omni_conversations(spec))
+    @given(conversations(spec))
     def check(prompt):
         for row in rows_of(prompt):
             tokens, features = row.input_ids[0].tolist(), omni_support.vllm_features(row)
@@ -198,13 +197,13 @@ def test_omni_prompts_are_answered_as_by_vllm(model_type):
 # MiniCPM-V 4.7
 
 
-def canvas_model(**attributes):
-    rule = CANVAS.own_rule
+def minicpm_model(**attributes):
+    rule = MINICPM.own_rule
     names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
     config = SimpleNamespace(
         model_type="minicpmv4_7",
-        image_token_id=CANVAS.image_token_id,
-        video_token_id=CANVAS.video_token_id,
+        image_token_id=MINICPM.image_token_id,
+        video_token_id=MINICPM.video_token_id,
         uses_mrope_canvas=True,
         downsample_mode=rule.downsample_mode,
         **{name: getattr(rule, name) for name in names},
@@ -212,9 +211,9 @@ def canvas_model(**attributes):
     return SimpleNamespace(config=config, _uses_canvas_mrope=True, **attributes)
 
 
-def canvas_features(prompt):
+def picture_features(prompt):
     """Yield a feature for each picture of a prompt of one row without padding."""
-    rules = rules_of(prompt.spec)
+    rules = minicpm_rules(prompt.spec)
     images, videos = (
         iter([] if sizes is None else [size for size in sizes if any(size)])
         for sizes in (prompt.target_sizes, prompt.target_sizes_videos)
@@ -233,20 +232,20 @@ def canvas_features(prompt):
 
 
 def test_pictures_are_answered_as_by_their_tokens():
-    @given(galleries(CANVAS, max_rows=1, masks=False))
+    @given(conversations(MINICPM, max_rows=1, masks=False))
     def check(prompt):
-        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
         assume(features)
-        answer = answer_minicpmv4_7(canvas_model(), tokens, features[::-1])
+        answer = answer_minicpmv4_7(minicpm_model(), tokens, features[::-1])
         assert_row(answer, *prompt.expected())
 
     check()
 
 
 def test_without_a_canvas_or_pictures_tokens_are_counted():
-    prompt = CanvasPrompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
-    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
-    model = canvas_model()
+    prompt = Prompt.from_symbols(MINICPM, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
+    model = minicpm_model()
     assert answer_minicpmv4_7(model, tokens, features)[0].tolist() != [[*range(5)]] * 3
     model._uses_canvas_mrope = False
     for given_features in (features, []):
@@ -256,15 +255,15 @@ def test_without_a_canvas_or_pictures_tokens_are_counted():
 
 
 def test_pictures_that_do_not_fit_are_refused():
-    prompt = CanvasPrompt.from_symbols(CANVAS, ["t(I)t"], target_sizes=[[4, 4]])
-    tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+    prompt = Prompt.from_symbols(MINICPM, ["t(I)t"], target_sizes=[[4, 4]])
+    tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
     features[0].data["tgt_sizes"].data = torch.tensor([[4, 8]])
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_minicpmv4_7(canvas_model(), tokens, features)
+        answer_minicpmv4_7(minicpm_model(), tokens, features)
     # Data that a cache holds is not sent again.
     features[0].data = None
     with pytest.raises(ValueError, match="target_sizes"):
-        answer_minicpmv4_7(canvas_model(), tokens, features)
+        answer_minicpmv4_7(minicpm_model(), tokens, features)
 
 
 @needs_vllm
@@ -278,12 +277,12 @@ def test_pictures_are_answered_as_by_vllm():
     helpers = vars(from_vllm(module, *functions, _STRUCTURAL_KEYS=keys, **namespace))
     name = "MiniCPMV4_7ForConditionalGeneration.get_mrope_input_positions"
     method = from_vllm(module, name, torch=torch, **{key: helpers[key] for key in functions})
-    ids = dict(zip((*keys, "newline_id"), rules_of(CANVAS)["markers"], strict=True))
-    model = canvas_model(_canvas_special_ids=ids)
+    ids = dict(zip((*keys, "newline_id"), minicpm_rules(MINICPM)["markers"], strict=True))
+    model = minicpm_model(_canvas_special_ids=ids)
 
-    @given(galleries(CANVAS, max_rows=1, masks=False))
+    @given(conversations(MINICPM, max_rows=1, masks=False))
     def check(prompt):
-        tokens, features = prompt.input_ids[0].tolist(), [*canvas_features(prompt)]
+        tokens, features = prompt.input_ids[0].tolist(), [*picture_features(prompt)]
         positions, delta = method.get_mrope_input_positions(model, tokens, features)
         ours = answer_minicpmv4_7(model, tokens, features)
         assert_row(ours, positions.unsqueeze(1), torch.tensor([[int(delta)]]))

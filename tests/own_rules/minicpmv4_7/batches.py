@@ -1,11 +1,12 @@
 """Batches of MiniCPM-V 4.7 of fixed shapes."""
 
 import pytest
+from own_support import minicpm_spec
 
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
+from vecrope.testing import Prompt
 
 UPSTREAMS = ("transformers", "sglang", "vllm")
-SPECS = {upstream: canvas_spec(upstream) for upstream in UPSTREAMS}
+SPECS = {upstream: minicpm_spec(upstream) for upstream in UPSTREAMS}
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
 # Tracing
@@ -18,7 +19,7 @@ NEXT = "t(VV)n(VVV)ttt(I)t(II)<I><I>t"
 def batch(spec, rows, images, videos):
     """Build a prompt of which no two sizes are equal, or 0, 1 or 2: those are compiled apart."""
     seq_len = max(map(len, rows)) + 1
-    return CanvasPrompt.from_symbols(
+    return Prompt.from_symbols(
         spec,
         [row.rjust(seq_len, "t") for row in rows],
         mask=[("1" * len(row)).rjust(seq_len, "0") for row in rows],

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hypothesis import strategies as st
+from own_support import minicpm_spec
 
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import canvas_spec
-from vecrope.testing.strategies_canvas import canvas_soup, galleries
+from vecrope.testing import conversations, token_soup
 
 UPSTREAMS = ("transformers", "sglang", "vllm")
 
@@ -24,8 +24,8 @@ def rope_index(prompt, *, by_types=False, **changes):
 
 
 def hostile(spec):
-    soups = (canvas_soup(spec), canvas_soup(spec, zero_sizes=True), canvas_soup(spec, fit=False))
-    return st.one_of(galleries(spec), *soups)
+    soups = (token_soup(spec), token_soup(spec, zero_grids=True), token_soup(spec, fit=False))
+    return st.one_of(conversations(spec), *soups)
 
 
 # transformers, live
@@ -35,7 +35,7 @@ def hostile(spec):
 def transformers_model(mode):
     from transformers.models.minicpmv4_7.modeling_minicpmv4_7 import MiniCPMV4_7Model
 
-    rule = canvas_spec("transformers").own_rule
+    rule = minicpm_spec("transformers").own_rule
     names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
     ids = {name: getattr(rule, name) for name in names}
     # The methods that give positions need a configuration, and no weights.

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from own_support import minicpm_spec
 
 from vecrope import get_rope_index
-from vecrope.testing import Refusal
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
+from vecrope.testing import Prompt, Refusal
 
-RUNS, MARKERS = canvas_spec("transformers"), canvas_spec("sglang")
+RUNS, MARKERS = minicpm_spec("transformers"), minicpm_spec("sglang")
 LONG = 2**16 * 4
 
 
@@ -58,7 +58,7 @@ def answer(prompt, **changes):
 )
 @pytest.mark.parametrize("validate", [True, False])
 def test_unsound_shapes_are_refused_always(arguments, error, message, validate):
-    prompt = CanvasPrompt.from_symbols(RUNS, ["tt"])
+    prompt = Prompt.from_symbols(RUNS, ["tt"])
     with pytest.raises(error, match=message):
         answer(prompt, **arguments, validate=validate)
 
@@ -180,7 +180,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("spec", "rows", "rest", "message"), REFUSED.values(), ids=REFUSED)
 def test_unsound_values_are_refused(spec, rows, rest, message):
-    prompt = CanvasPrompt.from_symbols(spec, rows, **rest)
+    prompt = Prompt.from_symbols(spec, rows, **rest)
     with pytest.raises(ValueError, match=message):
         answer(prompt)
     with pytest.raises(Refusal):
@@ -194,12 +194,12 @@ def test_unsound_values_are_refused(spec, rows, rest, message):
 def test_a_thumbnail_that_no_rounding_fixes_is_refused():
     row = f"t({'I' * 1100})<{'I' * 1000}>"
     sizes = [[4, 4400], [4, 4000]]
-    prompt = CanvasPrompt.from_symbols(RUNS, [row], target_sizes=sizes)
+    prompt = Prompt.from_symbols(RUNS, [row], target_sizes=sizes)
     message = r"row 0, token 1: a thumbnail of \(1, 1100\) tokens cannot be spread .* \(1, 1000\)"
     with pytest.raises(ValueError, match=message):
         answer(prompt)
     row, sizes = f"t({'I' * 1100})", sizes[:1]
-    position_ids, _ = answer(CanvasPrompt.from_symbols(RUNS, [row], target_sizes=sizes))
+    position_ids, _ = answer(Prompt.from_symbols(RUNS, [row], target_sizes=sizes))
     assert position_ids[2, 0, 2:-1].tolist() == list(range(1, 1101))
 
 
@@ -207,7 +207,7 @@ def test_a_thumbnail_that_no_rounding_fixes_is_refused():
 
 
 def test_markers_are_text_where_there_are_no_pictures():
-    prompt = CanvasPrompt.from_symbols(MARKERS, ["t(t))<>n"])
+    prompt = Prompt.from_symbols(MARKERS, ["t(t))<>n"])
     for sizes in (None, torch.zeros(2, 2).long()):
         position_ids, rope_deltas = answer(prompt, target_sizes=sizes)
         assert position_ids[2].tolist() == [list(range(8))]
@@ -217,13 +217,13 @@ def test_markers_are_text_where_there_are_no_pictures():
 @pytest.mark.parametrize("row", ["t(I)t)t", "t(I)t(t", "t(I)((", "t(I)))>"])
 def test_surplus_markers_at_the_end_of_a_row_are_paired_with_none(row):
     for spec in (RUNS, MARKERS):
-        prompt = CanvasPrompt.from_symbols(spec, [row], target_sizes=[[4, 4]])
+        prompt = Prompt.from_symbols(spec, [row], target_sizes=[[4, 4]])
         assert torch.equal(answer(prompt)[0], prompt.expected()[0])
 
 
 def test_a_batch_without_tokens_has_no_positions():
     for rows in (["", ""], []):
-        prompt = CanvasPrompt.from_symbols(RUNS, ["", ""])
+        prompt = Prompt.from_symbols(RUNS, ["", ""])
         ids = prompt.input_ids[: len(rows)]
         position_ids, rope_deltas = get_rope_index(ids, RUNS)
         assert position_ids.shape == (3, len(rows), 0)

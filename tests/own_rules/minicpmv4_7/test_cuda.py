@@ -7,8 +7,7 @@ from support import assert_same, no_synchronisation
 
 from tests.own_rules.minicpmv4_7.batches import SPECS, batches, each_spec
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import CanvasPrompt
-from vecrope.testing.strategies_canvas import galleries
+from vecrope.testing import Prompt, conversations
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +27,7 @@ def on_cuda(prompt, *, by_types=False):
 @pytest.mark.parametrize("by_types", [False, True], ids=["ids", "types"])
 def test_the_answer_is_the_references_and_nothing_synchronises(spec, by_types):
     @settings(max_examples=25, deadline=None)
-    @given(galleries(spec))
+    @given(conversations(spec))
     def check(prompt):
         arguments = on_cuda(prompt, by_types=by_types)
         expected = prompt.expected(by_types=by_types)
@@ -53,7 +52,7 @@ def test_a_graph_answers_other_prompts_of_its_shapes(spec):
     with torch.cuda.graph(graph):
         answer = get_rope_index(spec=spec, validate=False, **arguments)
     for order in ([0, 1, 2], [2, 0, 1]):
-        other = CanvasPrompt.from_symbols(
+        other = Prompt.from_symbols(
             spec,
             [prompt.symbols[row] for row in order],
             mask=["".join(map(str, prompt.attention_mask[row].tolist())) for row in order],
@@ -73,7 +72,7 @@ def test_compiled_kernels_keep_every_rounding():
     spec = SPECS["transformers"]
     compiled = torch.compile(get_rope_index, fullgraph=True, dynamic=True)
     row = f"t({'I' * 43})<{'I' * 4}>t"
-    tie = CanvasPrompt.from_symbols(
+    tie = Prompt.from_symbols(
         spec,
         [row] * 3,
         mask=["1" * len(row)] * 3,

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from own_support import minicpm_spec
 from support import assert_same
 
 from tests.own_rules.minicpmv4_7.calls import (
@@ -17,14 +18,14 @@ from tests.own_rules.minicpmv4_7.calls import (
     without_zeros,
 )
 from vecrope import get_rope_index
-from vecrope.testing import Refusal
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
+from vecrope.testing import Prompt, Refusal
+from vecrope.testing.rules import minicpm_rules
 
 MODES = ("16x", "4x")
 
 each_mode = pytest.mark.parametrize("mode", MODES)
 
-# Worked examples: the symbols are those of CanvasPrompt, one row of positions for each axis
+# Worked examples: the symbols are those of Prompt, one row of positions for each axis
 
 
 IMAGE = {"target_sizes": [[8, 12]]}
@@ -78,7 +79,7 @@ def numbers(text):
 @each_upstream
 @pytest.mark.parametrize(("row", "sizes", "t", "h", "w", "delta"), WORKED.values(), ids=WORKED)
 def test_worked_examples(upstream, row, sizes, t, h, w, delta):
-    prompt = CanvasPrompt.from_symbols(canvas_spec(upstream), [row], **sizes)
+    prompt = Prompt.from_symbols(minicpm_spec(upstream), [row], **sizes)
     expected = torch.tensor([[numbers(t)], [numbers(h)], [numbers(w)]]), torch.tensor([[delta]])
     assert_same(rope_index(prompt), expected)
     assert_same(prompt.expected(), expected)
@@ -87,7 +88,7 @@ def test_worked_examples(upstream, row, sizes, t, h, w, delta):
 @each_upstream
 @pytest.mark.parametrize(("row", "sizes", "answers"), NEWLINE.values(), ids=NEWLINE)
 def test_sglang_takes_a_newline_after_a_picture_for_text(upstream, row, sizes, answers):
-    prompt = CanvasPrompt.from_symbols(canvas_spec(upstream), [row], **sizes)
+    prompt = Prompt.from_symbols(minicpm_spec(upstream), [row], **sizes)
     time, delta = answers[upstream != "sglang"]
     for position_ids, rope_deltas in (rope_index(prompt), prompt.expected()):
         assert position_ids[0].tolist() == [numbers(time)]
@@ -95,8 +96,8 @@ def test_sglang_takes_a_newline_after_a_picture_for_text(upstream, row, sizes, a
 
 
 def test_a_crop_may_end_its_row():
-    prompt = CanvasPrompt.from_symbols(
-        canvas_spec("transformers"),
+    prompt = Prompt.from_symbols(
+        minicpm_spec("transformers"),
         ["t(II)<IIII"],
         target_sizes=[[4, 8], [8, 8]],
     )
@@ -110,10 +111,8 @@ def test_a_crop_may_end_its_row():
 
 
 def test_lines_end_at_newlines_and_the_thumbnail_is_spread_over_them():
-    spec = canvas_spec("transformers", "4x")
-    prompt = CanvasPrompt.from_symbols(
-        spec, ["(II)<I><I>n<I><I>t"], target_sizes=[[2, 4], *[[2, 2]] * 4]
-    )
+    spec = minicpm_spec("transformers", "4x")
+    prompt = Prompt.from_symbols(spec, ["(II)<I><I>n<I><I>t"], target_sizes=[[2, 4], *[[2, 2]] * 4])
     _, height, width = rope_index(prompt)[0][:, 0].tolist()
     #                  (  I  I  )  <  I  >  <  I  >  n  <  I  >  <  I  >  t
     assert height == [0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 3]
@@ -121,16 +120,16 @@ def test_lines_end_at_newlines_and_the_thumbnail_is_spread_over_them():
 
 
 def test_lines_of_different_lengths_are_taken_for_one():
-    spec = canvas_spec("transformers")
-    prompt = CanvasPrompt.from_symbols(spec, ["(I)<I><I>n<I>t"], target_sizes=[[4, 4]] * 4)
+    spec = minicpm_spec("transformers")
+    prompt = Prompt.from_symbols(spec, ["(I)<I><I>n<I>t"], target_sizes=[[4, 4]] * 4)
     position_ids, _ = rope_index(prompt)
     assert position_ids[2, 0].tolist() == [0, 0, 3, 0, 0, 0, 1, 1, 1, 3, 2, 2, 2, 4]
     assert torch.equal(position_ids, prompt.expected()[0])
 
 
 def test_masked_tokens_are_at_0_and_count_as_that_in_deltas():
-    prompt = CanvasPrompt.from_symbols(
-        canvas_spec("transformers"),
+    prompt = Prompt.from_symbols(
+        minicpm_spec("transformers"),
         ["tt(I)t", "tttttt"],
         mask=["011111", "000000"],
         target_sizes=[[4, 4]],
@@ -158,7 +157,7 @@ def assert_as_the_reference(prompt, *, by_types):
 @each_upstream
 @each_mode
 def test_prompts_are_answered_or_refused_as_by_the_reference(upstream, mode):
-    @given(hostile(canvas_spec(upstream, mode)), st.booleans())
+    @given(hostile(minicpm_spec(upstream, mode)), st.booleans())
     def check(prompt, by_types):
         assert_as_the_reference(prompt, by_types=by_types)
 
@@ -172,7 +171,7 @@ def transformers_rope_index(prompt):
 
 @each_mode
 def test_prompts_are_answered_as_by_transformers(mode):
-    @given(hostile(canvas_spec("transformers", mode)))
+    @given(hostile(minicpm_spec("transformers", mode)))
     def check(prompt):
         try:
             ours = rope_index(prompt, by_types=True)
@@ -188,8 +187,8 @@ def test_prompts_are_answered_as_by_transformers(mode):
 
 
 def test_an_upstreams_own_mode_is_the_specs():
-    spec = canvas_spec("transformers", "4x")
-    prompt = CanvasPrompt.from_symbols(spec, ["t(II)t"], target_sizes=[[2, 4]])
+    spec = minicpm_spec("transformers", "4x")
+    prompt = Prompt.from_symbols(spec, ["t(II)t"], target_sizes=[[2, 4]])
     theirs = transformers_model("16x").get_rope_index(downsample_mode="4x", **prompt.arguments())
     assert_same(rope_index(prompt), theirs)
 
@@ -204,7 +203,7 @@ def test_an_upstreams_own_mode_is_the_specs():
     ],
 )
 def test_transformers_alone_answers_by_accident(row, sizes):
-    prompt = CanvasPrompt.from_symbols(canvas_spec("transformers"), [row], target_sizes=sizes)
+    prompt = Prompt.from_symbols(minicpm_spec("transformers"), [row], target_sizes=sizes)
     transformers_rope_index(prompt)
     for by_types in (False, True):
         with pytest.raises(ValueError, match=r"target_sizes row|token 0"):
@@ -212,8 +211,8 @@ def test_transformers_alone_answers_by_accident(row, sizes):
 
 
 def test_transformers_alone_answers_crops_that_touch():
-    prompt = CanvasPrompt.from_symbols(
-        canvas_spec("transformers"),
+    prompt = Prompt.from_symbols(
+        minicpm_spec("transformers"),
         ["t(IIV)t"],
         target_sizes=[[4, 8]],
         target_sizes_videos=[[4, 4]],
@@ -226,8 +225,8 @@ def test_transformers_alone_answers_crops_that_touch():
 
 
 def test_vecrope_alone_answers_where_transformers_fails():
-    prompt = CanvasPrompt.from_symbols(
-        canvas_spec("transformers"), ["t(I)t"], target_sizes=[[0, 0], [4, 4]]
+    prompt = Prompt.from_symbols(
+        minicpm_spec("transformers"), ["t(I)t"], target_sizes=[[0, 0], [4, 4]]
     )
     with pytest.raises(RuntimeError, match=r"must match|expanded size"):
         transformers_rope_index(prompt)
@@ -235,9 +234,9 @@ def test_vecrope_alone_answers_where_transformers_fails():
 
 
 def test_the_reference_takes_every_rule_of_a_spec():
-    from vecrope.testing.reference_canvas import get_rope_index as reference
+    from vecrope.testing.reference.minicpmv4_7 import get_rope_index as reference
 
     tensors = {"input_ids", "target_sizes", "target_sizes_videos"}
     tensors |= {"attention_mask", "mm_token_type_ids"}
     parameters = set(inspect.signature(reference).parameters)
-    assert set(rules_of(canvas_spec("sglang"))) == parameters - tensors
+    assert set(minicpm_rules(minicpm_spec("sglang"))) == parameters - tensors

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 import pytest
+from own_support import minicpm_spec
 from support import assert_same
 
 from tests.own_rules.minicpmv4_7.calls import IDS, each_upstream, rope_index
 from vecrope import MRopeSpec
 from vecrope.families.rules import MiniCPMV47
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec
+from vecrope.testing import Prompt
 
 CONFIG = {"model_type": "minicpmv4_7", "image_token_id": 6, "video_token_id": 7, **IDS}
 
@@ -90,12 +91,10 @@ def test_an_unsound_rule_is_refused(fields, error, message):
 
 
 def test_without_a_placeholder_id_types_are_needed():
-    spec = replace(canvas_spec("transformers"), image_token_id=None, video_token_id=None)
-    prompt = CanvasPrompt.from_symbols(
-        canvas_spec("transformers"), ["t(I)t"], target_sizes=[[4, 4]]
-    )
+    spec = replace(minicpm_spec("transformers"), image_token_id=None, video_token_id=None)
+    prompt = Prompt.from_symbols(minicpm_spec("transformers"), ["t(I)t"], target_sizes=[[4, 4]])
     prompt = replace(prompt, spec=spec)
     assert_same(rope_index(prompt, by_types=True), prompt.expected(by_types=True))
     with pytest.raises(ValueError, match="left over"):
         rope_index(prompt)
-    assert CanvasPrompt.from_symbols(spec, ["t()"]).symbols == ["t()"]
+    assert Prompt.from_symbols(spec, ["t()"]).symbols == ["t()"]

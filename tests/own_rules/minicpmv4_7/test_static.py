@@ -19,8 +19,7 @@ from tests.forms.test_tracing import assigned_numbers
 from tests.own_rules.minicpmv4_7.batches import SPECS, arguments_of, batches, each_spec
 from vecrope import get_rope_index
 from vecrope.own_rules import minicpmv4_7
-from vecrope.testing.prompt_canvas import CanvasPrompt
-from vecrope.testing.strategies_canvas import galleries
+from vecrope.testing import Prompt, conversations
 
 # No operation depends on values: fake tensors have none
 
@@ -133,7 +132,7 @@ def test_types_are_traced_too():
 def test_under_tracing_what_does_not_fit_gets_no_answer(upstream, misfits):
     compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True, dynamic=True)
     for row, sizes in misfits.values():
-        prompt = CanvasPrompt.from_symbols(SPECS[upstream], [row] * 2, target_sizes=sizes * 2)
+        prompt = Prompt.from_symbols(SPECS[upstream], [row] * 2, target_sizes=sizes * 2)
         arguments = arguments_of(prompt, by_types=False)
         with pytest.raises(ValueError, match=r"target_sizes|row 0, token"):
             get_rope_index(spec=prompt.spec, **arguments)
@@ -146,7 +145,7 @@ def test_inductor_keeps_every_rounding():
     """A thumbnail of 43 tokens over a canvas of 4: its middle is a tie but for float32."""
     spec = SPECS["transformers"]
     row = f"t({'I' * 43})<{'I' * 4}>t"
-    prompt = CanvasPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec, [row, row], target_sizes=[[4, 172], [4, 16]] * 2, target_sizes_videos=[[0, 0]] * 2
     )
     compiled = torch.compile(get_rope_index, fullgraph=True, dynamic=True)
@@ -180,7 +179,7 @@ def rows_of(prompt):
 
 @each_spec
 def test_a_batch_is_its_rows_one_by_one(spec):
-    @given(galleries(spec), st.booleans())
+    @given(conversations(spec), st.booleans())
     def check(prompt, by_types):
         position_ids, rope_deltas = get_rope_index(
             spec=spec, **arguments_of(prompt, by_types=by_types)
@@ -197,7 +196,7 @@ def test_a_batch_is_its_rows_one_by_one(spec):
 
 @each_spec
 def test_packed_prompts_are_answered_as_padded_ones(spec):
-    @given(galleries(spec, masks=False), st.booleans())
+    @given(conversations(spec, masks=False), st.booleans())
     def check(prompt, by_types):
         arguments = arguments_of(prompt, by_types=by_types)
         batch_size, seq_len = prompt.input_ids.shape

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
-from hypothesis import Phase, find, given, settings
+from hypothesis import given
+from own_support import minicpm_spec
 
-from vecrope.testing import Refusal
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
-from vecrope.testing.strategies_canvas import canvas_soup, galleries
+from tests.testing.searching import any_such, never_drawn
+from vecrope import MRopeSpec
+from vecrope.families import rules
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
+from vecrope.testing.rules import minicpm_rules
 
-RUNS, MARKERS = canvas_spec("transformers"), canvas_spec("sglang", "4x")
+RUNS, MARKERS = minicpm_spec("transformers"), minicpm_spec("sglang", "4x")
 each_spec = pytest.mark.parametrize("spec", [RUNS, MARKERS], ids=["runs", "markers"])
-
-# To be found is enough; what is found need not be small.
-SEARCH = settings(max_examples=5000, phases=[Phase.generate], database=None)
 
 
 def answers(prompt):
@@ -25,7 +25,7 @@ def answers(prompt):
 
 @each_spec
 def test_the_reference_accepts_every_gallery(spec):
-    @given(galleries(spec))
+    @given(conversations(spec))
     def check(prompt):
         position_ids, rope_deltas = prompt.expected()
         assert position_ids.shape == (3, *prompt.input_ids.shape)
@@ -54,9 +54,12 @@ OCCUR = {
 }
 
 
-@pytest.mark.parametrize("feature", OCCUR.values(), ids=OCCUR)
-def test_features_of_galleries_occur(feature):
-    find(galleries(RUNS), feature, settings=SEARCH)
+def test_features_of_conversations_occur():
+    assert never_drawn(conversations(RUNS), OCCUR) == []
+
+
+def has_zeros(prompt):
+    return prompt.target_sizes is not None and bool((prompt.target_sizes == 0).all(1).any())
 
 
 SOUP = {
@@ -71,31 +74,23 @@ SOUP = {
         and answers(prompt)
     ),
     "a refusal": lambda prompt: not answers(prompt),
+    "sizes of zeros": lambda prompt: has_zeros(prompt) and answers(prompt),
 }
 
 
-@pytest.mark.parametrize("feature", SOUP.values(), ids=SOUP)
-def test_features_of_soup_occur(feature):
-    find(canvas_soup(RUNS), feature, settings=SEARCH)
+def test_features_of_soup_occur():
+    assert never_drawn(token_soup(RUNS, zero_grids=True), SOUP) == []
 
 
-def test_sizes_of_zeros_and_misfits_occur():
-    def has_zeros(prompt):
-        return prompt.target_sizes is not None and bool((prompt.target_sizes == 0).all(1).any())
-
-    find(
-        canvas_soup(RUNS, zero_sizes=True),
-        lambda prompt: has_zeros(prompt) and answers(prompt),
-        settings=SEARCH,
-    )
-    find(canvas_soup(RUNS, fit=False), lambda prompt: not answers(prompt), settings=SEARCH)
+def test_misfits_occur():
+    assert any_such(token_soup(RUNS, fit=False), lambda prompt: not answers(prompt))
 
 
 @each_spec
 def test_what_is_printed_is_the_prompt(spec):
-    @given(canvas_soup(spec, zero_sizes=True))
+    @given(token_soup(spec, zero_grids=True))
     def check(prompt):
-        names = {"CanvasPrompt": CanvasPrompt, "canvas_spec": canvas_spec}
+        names = {**vars(rules), "Prompt": Prompt, "MRopeSpec": MRopeSpec}
         again = eval(repr(prompt), names)
         assert again.spec == prompt.spec
         for name, value in prompt.arguments().items():
@@ -106,9 +101,7 @@ def test_what_is_printed_is_the_prompt(spec):
     check()
 
 
-def test_another_rule_has_no_canvas():
-    from vecrope import MRopeSpec
-
+def test_another_rule_is_not_that_of_minicpm():
     spec = MRopeSpec.for_model("glm4v", convention="sglang")
     with pytest.raises(ValueError, match="'glm4v' has no MiniCPMV47, got None"):
-        rules_of(spec)
+        minicpm_rules(spec)

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from own_support import minicpm_spec
 
 from bench.wheels import Wheel, load
 from vecrope import get_rope_index
-from vecrope.testing.prompt_canvas import CanvasPrompt, canvas_spec, rules_of
-from vecrope.testing.reference_canvas import pictures_of
-from vecrope.testing.strategies_canvas import canvas_soup, galleries
+from vecrope.testing import Prompt, conversations, token_soup
+from vecrope.testing.reference.minicpmv4_7 import pictures_of
+from vecrope.testing.rules import minicpm_rules
 
 pytestmark = pytest.mark.wheels
 
@@ -81,7 +82,7 @@ def upstream_rope_index(upstream, ids, sizes, token_ids):
 
 def requests(prompt):
     """Yield each row's unmasked tokens with its sizes in the order of the prompt."""
-    rules = rules_of(prompt.spec)
+    rules = minicpm_rules(prompt.spec)
     skips = prompt.attention_mask is not None and rules["mask_rule"] == "skip"
     images, videos = (
         iter([] if sizes is None else [size for size in sizes.tolist() if any(size)])
@@ -99,10 +100,10 @@ def requests(prompt):
 
 @each_upstream
 @pytest.mark.parametrize("mode", ["16x", "4x"])
-@pytest.mark.parametrize("strategy", [galleries, canvas_soup], ids=lambda s: s.__name__)
+@pytest.mark.parametrize("strategy", [conversations, token_soup], ids=lambda s: s.__name__)
 def test_prompts_are_answered_as_by_the_upstream(upstream, mode, strategy):
-    spec = canvas_spec(upstream, mode)
-    token_ids = dict(zip((*KEYS, "newline_id"), rules_of(spec)["markers"], strict=True))
+    spec = minicpm_spec(upstream, mode)
+    token_ids = dict(zip((*KEYS, "newline_id"), minicpm_rules(spec)["markers"], strict=True))
 
     @given(strategy(spec), st.booleans())
     def check(prompt, by_types):
@@ -124,7 +125,7 @@ def test_prompts_are_answered_as_by_the_upstream(upstream, mode, strategy):
             assert torch.equal(position_ids[:, row, keep], theirs)
             assert position_ids.dtype == theirs.dtype
             assert int(rope_deltas[row]) == delta
-        if by_types and strategy is galleries:
+        if by_types and strategy is conversations:
             arguments = prompt.arguments()
             assert torch.equal(get_rope_index(spec=spec, **arguments)[0], position_ids)
 
@@ -134,9 +135,9 @@ def test_prompts_are_answered_as_by_the_upstream(upstream, mode, strategy):
 @each_upstream
 def test_an_upstream_takes_what_is_between_markers_for_a_crop(upstream):
     """Another marker too: we refuse it."""
-    spec = canvas_spec(upstream)
-    token_ids = dict(zip((*KEYS, "newline_id"), rules_of(spec)["markers"], strict=True))
-    prompt = CanvasPrompt.from_symbols(spec, ["t((I)t"], target_sizes=[[4, 4]])
+    spec = minicpm_spec(upstream)
+    token_ids = dict(zip((*KEYS, "newline_id"), minicpm_rules(spec)["markers"], strict=True))
+    prompt = Prompt.from_symbols(spec, ["t((I)t"], target_sizes=[[4, 4]])
     theirs, _ = upstream_rope_index(upstream, prompt.input_ids[0], [[4, 4]], token_ids)
     # Two tokens on a canvas of 2 x 1, of a picture of one token.
     assert theirs[1:].tolist() == [[0, 0, 1, 2, 3, 4], [0, 0, 1, 1, 2, 4]]

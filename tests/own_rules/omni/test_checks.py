@@ -7,9 +7,7 @@ import torch
 from omni_support import each_omni, rope_index, spec_of
 
 from vecrope import get_rope_index
-from vecrope.testing import Refusal
-from vecrope.testing.prompt_omni import OmniPrompt
-from vecrope.testing.reference_omni import OmniReference
+from vecrope.testing import Prompt, Refusal
 
 QWEN2_5 = spec_of("qwen2_5_omni", "transformers", 2)
 QWEN3 = spec_of("qwen3_omni_moe", "transformers", 2)
@@ -241,7 +239,7 @@ def test_a_misfit_is_refused(spec, rows, audio, mask, media, match):
         mask = ["1" * len(row) + "0" * (seq_len - len(row)) for row in rows]
     if mask is not None:
         mask = [row.ljust(seq_len, "0") for row in mask]
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         [row.ljust(seq_len, "t") for row in rows],
         mask=mask,
@@ -256,7 +254,7 @@ def test_a_misfit_is_refused(spec, rows, audio, mask, media, match):
 
 
 def good(spec=QWEN3, **changes):
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         ["t<II>(AA)<VV>"],
         audio_seqlens=[TWO[spec]],
@@ -346,7 +344,7 @@ def test_a_qwen2_5_audio_of_two_mel_frames_has_no_token():
 @each_omni
 def test_only_vllm_has_seconds_of_its_own(model_type, convention):
     spec = spec_of(model_type, convention, 2)
-    prompt = OmniPrompt.from_symbols(spec, ["<VVV>t"], video_grid_thw=[[3, 2, 2]])
+    prompt = Prompt.from_symbols(spec, ["<VVV>t"], video_grid_thw=[[3, 2, 2]])
     if convention != "vllm":
         with pytest.raises(Refusal):
             prompt.expected()
@@ -372,7 +370,7 @@ def test_a_chunk_without_a_position_is_refused():
 
 
 def test_float32_positions_must_tell_tokens_apart():
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         QWEN3, ["<VV>t"], video_grid_thw=[[2, 2, 2]], second_per_grids=[2.0**23]
     )
     match = r"positions must stay below 2\*\*24 in torch.float32, got 16777219 in row 0"
@@ -381,11 +379,3 @@ def test_float32_positions_must_tell_tokens_apart():
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(1, 2**24)
     with pytest.raises(ValueError, match="16777216 tokens in a row overflow"):
         get_rope_index(ids, QWEN3)
-
-
-def test_the_reference_is_no_prompt_of_other_families():
-    from vecrope import MRopeSpec
-
-    with pytest.raises(TypeError, match="spec must be that of an omni family, got own_rule None"):
-        OmniPrompt.from_symbols(MRopeSpec.for_model("glm4v", convention="sglang"), ["t"])
-    assert OmniReference._field_defaults == {"padding_counts": False, "reads_audio": True}

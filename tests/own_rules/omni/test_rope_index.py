@@ -9,9 +9,8 @@ from omni_support import each_omni, each_rate, kept, rope_index, rows_of, spec_o
 from support import assert_same
 
 from tests.own_rules.omni.prompts import QWEN2_5, QWEN3
-from vecrope.testing import Refusal
-from vecrope.testing.prompt_omni import video_with_sound
-from vecrope.testing.strategies_omni import omni_conversations, omni_soup
+from vecrope.testing import Refusal, conversations, token_soup
+from vecrope.testing.sound import video_with_sound
 
 # The loop
 
@@ -19,7 +18,7 @@ from vecrope.testing.strategies_omni import omni_conversations, omni_soup
 @each_omni
 @each_rate
 def test_conversations_equal_the_loop(model_type, convention, rate):
-    @given(omni_conversations(spec_of(model_type, convention, rate), zeros=True))
+    @given(conversations(spec_of(model_type, convention, rate), zeros=True))
     def check(prompt):
         assert_same(rope_index(prompt), prompt.expected())
         assert_same(rope_index(prompt, validate=False), prompt.expected())
@@ -29,7 +28,7 @@ def test_conversations_equal_the_loop(model_type, convention, rate):
 
 @each_omni
 def test_soup_equals_the_loop_or_is_refused_by_both(model_type, convention):
-    @given(omni_soup(spec_of(model_type, convention, 2)))
+    @given(token_soup(spec_of(model_type, convention, 2)))
     def check(prompt):
         try:
             expected = prompt.expected()
@@ -47,7 +46,7 @@ def test_soup_equals_the_loop_or_is_refused_by_both(model_type, convention):
 
 @each_omni
 def test_rows_are_answered_one_by_one(model_type, convention):
-    @given(omni_conversations(spec_of(model_type, convention, 13), zeros=True))
+    @given(conversations(spec_of(model_type, convention, 13), zeros=True))
     def check(prompt):
         if prompt.spec.mask_rule == "ignore":
             prompt = replace(prompt, attention_mask=None)
@@ -67,7 +66,7 @@ def test_rows_are_answered_one_by_one(model_type, convention):
 
 @each_omni
 def test_packed_equals_padded(model_type, convention):
-    @given(omni_conversations(spec_of(model_type, convention, 13)))
+    @given(conversations(spec_of(model_type, convention, 13)))
     def check(prompt):
         batch, seq_len = prompt.input_ids.shape
         mask = prompt.attention_mask
@@ -84,7 +83,7 @@ def test_packed_equals_padded(model_type, convention):
 
 @each_omni
 def test_packed_rows_of_any_length(model_type, convention):
-    @given(omni_conversations(spec_of(model_type, convention, 13)))
+    @given(conversations(spec_of(model_type, convention, 13)))
     def check(prompt):
         if prompt.image_grid_thw is None and prompt.video_grid_thw is None:
             prompt = replace(prompt, image_grid_thw=torch.empty((0, 3), dtype=torch.int64))

@@ -13,8 +13,8 @@ from torch.export import Dim
 
 from vecrope import get_rope_index
 from vecrope.own_rules.omni.bases import chain
-from vecrope.testing.prompt_omni import OmniPrompt, video_with_sound
-from vecrope.testing.strategies_omni import omni_conversations, omni_soup
+from vecrope.testing import Prompt, conversations, token_soup
+from vecrope.testing.sound import video_with_sound
 
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
 
@@ -102,7 +102,7 @@ def compiled():
 def warm_up(spec, sound):
     video = "<(VVAA)>" if sound else "<VV>(AA)"
     return roomy(
-        OmniPrompt.from_symbols(
+        Prompt.from_symbols(
             spec,
             [f"t<II>{video}t", "ttttttttttttt<I>"[: 6 + len(video)]],
             image_grid_thw=[[1, 2, 4]] + [[1, 2, 2]] * (len(video) >= 10),
@@ -128,7 +128,7 @@ def test_compiled_equals_eager_and_compiles_once(family, backend, sound, validat
     function, counter = compiled(backend)
     rope_index(warm_up(spec, sound), function, validate=validate)
 
-    @given(omni_conversations(spec, use_audio_in_video=sound))
+    @given(conversations(spec, use_audio_in_video=sound))
     def check(prompt):
         prompt = roomy(prompt)
         assert_same(rope_index(prompt, function, validate=validate), rope_index(prompt))
@@ -141,7 +141,7 @@ def test_compiled_a_misfit_has_no_answer(compiled):
     spec = spec_of("qwen3_omni_moe", "transformers", 2)
     function, _ = compiled("eager")
 
-    @given(omni_soup(spec))
+    @given(token_soup(spec))
     def check(prompt):
         prompt = roomy(replace(prompt, use_audio_in_video=True))
         try:
@@ -152,7 +152,7 @@ def test_compiled_a_misfit_has_no_answer(compiled):
             assert_same(rope_index(prompt, function), expected)
 
     check()
-    far = OmniPrompt.from_symbols(
+    far = Prompt.from_symbols(
         spec,
         ["<(VVAA)>"],
         video_grid_thw=[[2, 2, 2]],
@@ -216,7 +216,7 @@ def test_exported_equals_eager():
         },
     ).module()
 
-    @given(omni_conversations(spec, use_audio_in_video=True))
+    @given(conversations(spec, use_audio_in_video=True))
     def check(prompt):
         assert_same(program(**arguments(prompt)), rope_index(roomy(prompt)))
 
@@ -254,7 +254,7 @@ def on_gpu(prompt):
 @each_omni
 @each_validate
 def test_on_a_gpu_the_answer_is_that_of_the_cpu(model_type, convention, validate):
-    @given(omni_conversations(spec_of(model_type, convention, 13), zeros=True))
+    @given(conversations(spec_of(model_type, convention, 13), zeros=True))
     def check(prompt):
         assert_same(rope_index(on_gpu(prompt), validate=validate), rope_index(prompt))
 

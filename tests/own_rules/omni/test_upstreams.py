@@ -19,8 +19,7 @@ from omni_support import (
 )
 from support import assert_same
 
-from vecrope.testing import Refusal
-from vecrope.testing.strategies_omni import omni_conversations, omni_soup
+from vecrope.testing import Refusal, conversations, token_soup
 
 each_transformers = pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
 
@@ -50,7 +49,7 @@ def has_a_vision_start_of_nothing(prompt):
 @each_transformers
 @each_rate
 def test_conversations_are_answered_as_by_transformers(model_type, rate):
-    @given(omni_conversations(spec_of(model_type, "transformers", rate)))
+    @given(conversations(spec_of(model_type, "transformers", rate)))
     def check(prompt):
         assert_same(rope_index(prompt), transformers_rope_index(prompt))
 
@@ -59,7 +58,7 @@ def test_conversations_are_answered_as_by_transformers(model_type, rate):
 
 @each_transformers
 def test_prompts_with_nothing_among_their_media_are_answered_as_by_transformers(model_type):
-    @given(omni_conversations(spec_of(model_type, "transformers"), zeros=True))
+    @given(conversations(spec_of(model_type, "transformers"), zeros=True))
     def check(prompt):
         assert_same(rope_index(prompt), transformers_rope_index(prompt))
 
@@ -70,7 +69,7 @@ def test_prompts_with_nothing_among_their_media_are_answered_as_by_transformers(
 @pytest.mark.parametrize("chunk", [1, 0.5, 3])
 def test_chunks_of_other_lengths_are_answered_as_by_transformers(model_type, chunk):
     spec = spec_of(model_type, "transformers", 4, seconds_per_chunk=chunk)
-    videos = omni_conversations(spec, use_audio_in_video=True, max_segments=2, max_frames=9)
+    videos = conversations(spec, use_audio_in_video=True, max_segments=2, max_frames=9)
 
     @given(videos)
     def check(prompt):
@@ -81,7 +80,7 @@ def test_chunks_of_other_lengths_are_answered_as_by_transformers(model_type, chu
 
 @each_transformers
 def test_what_is_refused_or_answered_alone_shows_why(model_type):
-    @given(omni_soup(spec_of(model_type, "transformers", 2)))
+    @given(token_soup(spec_of(model_type, "transformers", 2)))
     def check(prompt):
         try:
             ours = rope_index(prompt)
@@ -103,7 +102,7 @@ def test_what_is_refused_or_answered_alone_shows_why(model_type):
 @each_transformers
 def test_the_positions_go_on_far_behind_a_fraction(model_type):
     spec = spec_of(model_type, "transformers", 13)
-    prompts = omni_conversations(spec, max_rows=2, max_segments=9, max_text=3000)
+    prompts = conversations(spec, max_rows=2, max_segments=9, max_text=3000)
 
     @given(prompts)
     def check(prompt):
@@ -115,7 +114,7 @@ def test_the_positions_go_on_far_behind_a_fraction(model_type):
 @needs_sglang
 @each_rate
 def test_conversations_are_answered_as_by_sglang(rate):
-    @given(omni_conversations(spec_of("qwen3_omni_moe", "sglang", rate)))
+    @given(conversations(spec_of("qwen3_omni_moe", "sglang", rate)))
     def check(prompt):
         # Without grids it answers one row, whatever the batch.
         assume(has_grids(prompt) or prompt.input_ids.shape[0] == 1)
@@ -126,7 +125,7 @@ def test_conversations_are_answered_as_by_sglang(rate):
 
 @needs_sglang
 def test_what_is_answered_alone_and_not_by_sglang_shows_why():
-    @given(omni_soup(spec_of("qwen3_omni_moe", "sglang", 2)))
+    @given(token_soup(spec_of("qwen3_omni_moe", "sglang", 2)))
     def check(prompt):
         assume(has_grids(prompt))
         try:
@@ -148,7 +147,7 @@ def test_what_is_answered_alone_and_not_by_sglang_shows_why():
 @each_transformers
 @each_rate
 def test_conversations_are_answered_as_by_vllm(model_type, rate):
-    @given(omni_conversations(spec_of(model_type, "vllm", rate)))
+    @given(conversations(spec_of(model_type, "vllm", rate)))
     def check(prompt):
         position_ids, rope_deltas = rope_index(prompt)
         keep = kept(prompt)
@@ -168,7 +167,7 @@ def test_conversations_are_answered_as_by_vllm(model_type, rate):
 def test_without_seconds_videos_have_those_of_vllm(model_type):
     spec = spec_of(model_type, "vllm", 2)
 
-    @given(omni_conversations(spec, use_audio_in_video=False, max_rows=1))
+    @given(conversations(spec, use_audio_in_video=False, max_rows=1))
     def check(prompt):
         (row,) = rows_of(prompt)
         row = type(row)(**{**vars(row), "second_per_grids": None})
@@ -180,10 +179,10 @@ def test_without_seconds_videos_have_those_of_vllm(model_type):
 @needs_vllm
 def test_vllm_alone_answers_a_truncated_prompt():
     """Its answer has more positions than the prompt has tokens; we refuse the prompt."""
-    from vecrope.testing.prompt_omni import OmniPrompt
+    from vecrope.testing import Prompt
 
     spec = spec_of("qwen2_5_omni", "vllm")
-    prompt = OmniPrompt.from_symbols(spec, ["t<II"], image_grid_thw=[[1, 4, 4]])
+    prompt = Prompt.from_symbols(spec, ["t<II"], image_grid_thw=[[1, 4, 4]])
     positions, _ = vllm_rope_index(prompt)
     assert positions.shape[-1] > prompt.input_ids.shape[-1]
     with pytest.raises(ValueError, match="was the prompt truncated inside the image"):
@@ -191,7 +190,7 @@ def test_vllm_alone_answers_a_truncated_prompt():
 
 
 def test_int32_ids_keep_their_dtype():
-    @given(omni_conversations(spec_of("qwen2_5_omni", "transformers"), max_rows=1))
+    @given(conversations(spec_of("qwen2_5_omni", "transformers"), max_rows=1))
     def check(prompt):
         assume(has_grids(prompt))
         position_ids, rope_deltas = rope_index(prompt, input_ids=prompt.input_ids.int())

@@ -6,7 +6,7 @@ from omni_support import rope_index, spec_of
 from support import assert_same
 
 from tests.own_rules.omni.prompts import QWEN2_5, QWEN3
-from vecrope.testing.prompt_omni import OmniPrompt
+from vecrope.testing import Prompt
 
 SOUND = {"use_audio_in_video": True}
 
@@ -199,7 +199,7 @@ CASES = [
 @pytest.mark.parametrize(("family", "rate", "row", "axes", "delta", "media"), CASES)
 def test_hand_worked_cases(family, rate, row, axes, delta, media):
     *names, rule = family
-    prompt = OmniPrompt.from_symbols(spec_of(*names, rate, **rule), [row], **media)
+    prompt = Prompt.from_symbols(spec_of(*names, rate, **rule), [row], **media)
     position_ids, rope_deltas = rope_index(prompt)
     for got, want in zip(position_ids[:, 0].tolist(), axes, strict=True):
         assert want is None or got == want
@@ -209,7 +209,7 @@ def test_hand_worked_cases(family, rate, row, axes, delta, media):
 
 @pytest.mark.parametrize("model_type", [QWEN2_5, QWEN3])
 def test_without_grids_padding_counts_as_a_position_as_in_transformers(model_type):
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec_of(model_type, "transformers"), ["ttt"] * 3, mask=["001", "111", "000"]
     )
     position_ids, rope_deltas = rope_index(prompt)
@@ -235,5 +235,5 @@ def test_dtypes(model_type, convention, with_grids, without):
         ("", {"image_grid_thw": []}, with_grids),
         ("", {}, without),
     ):
-        answer = rope_index(OmniPrompt.from_symbols(spec, [row], **media))
+        answer = rope_index(Prompt.from_symbols(spec, [row], **media))
         assert [tensor.dtype for tensor in answer] == [dtype] * 2

@@ -1,9 +1,7 @@
-"""The reference: M-RoPE positions of the families with a common rule, one token after the other.
+"""The rule that most families share.
 
-Plain Python over lists of integers, to be checked by eye. Nothing of the library is used here, so
-that the two can only agree by both being right. The rules are those of the functions that compute
-positions in transformers, SGLang and vLLM; the arguments named after the fields of
-`vecrope.MRopeSpec` choose where families and upstreams differ.
+The rules are those of the functions that compute positions in transformers, SGLang and vLLM; the
+arguments named after the fields of `vecrope.MRopeSpec` choose where families and upstreams differ.
 
 Where the upstreams fail or answer by accident, the reference goes further or refuses: images with
 nothing between them are told apart by their grids, and grids that no token asks for are an error.
@@ -11,20 +9,26 @@ nothing between them are told apart by their grids, and grids that no token asks
 
 from __future__ import annotations
 
-import struct
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import isfinite
 from typing import Literal, NamedTuple
 
-__all__ = ["Refusal", "get_rope_index", "token_types"]
+from vecrope.testing.reference.rows import (
+    IMAGE,
+    TEXT,
+    VIDEO,
+    Answer,
+    Position,
+    Refusal,
+    float32,
+    grids_of,
+    next_position,
+    number_rows,
+)
 
-TEXT, IMAGE, VIDEO = 0, 1, 2
-
-
-class Refusal(ValueError):  # noqa: N818 - it is an answer of the reference, not a fault of it
-    """The prompt has no positions: its tokens, grids or mask contradict each other."""
+__all__ = ["get_rope_index", "token_types"]
 
 
 class _Block(NamedTuple):
@@ -70,7 +74,7 @@ def get_rope_index(
     attention_mask: Sequence[Sequence[int]] | None = None,
     mm_token_type_ids: Sequence[Sequence[int]] | None = None,
     allow_left_over: bool = False,
-) -> tuple[list[list[list[int]]], list[list[int]]]:
+) -> Answer:
     """Return the position of every token on every axis, and how far decoding is shifted.
 
     Args:
@@ -127,7 +131,7 @@ def get_rope_index(
         [[0]]
     """
     images = []
-    for _, source, t, h, w in _grids("image_grid_thw", image_grid_thw, spatial_merge_size):
+    for _, source, t, h, w in grids_of("image_grid_thw", image_grid_thw, spatial_merge_size):
         if t > 1 and not multi_frame_images:
             raise Refusal(f"{source} must have t 1: an image has one frame")
         images.append(_Block(source, range(t) if image_time == "frames" else [0] * t, h, w))
@@ -139,7 +143,7 @@ def get_rope_index(
         _check_seconds(second_per_grid_ts, video_time, len(video_grid_thw))
     precision = seconds_type if time_dtype == "given" else time_dtype
     videos = []
-    for index, source, t, h, w in _grids("video_grid_thw", video_grid_thw, spatial_merge_size):
+    for index, source, t, h, w in grids_of("video_grid_thw", video_grid_thw, spatial_merge_size):
         frames = t // temporal_merge_size
         if frames == 0:
             raise Refusal(f"{source} must have t of at least temporal_merge_size")
@@ -152,13 +156,11 @@ def get_rope_index(
             videos.append(_Block(source, times, h, w))
     pending = {IMAGE: deque(images), VIDEO: deque(videos)}
 
-    axes: list[list[list[int]]] = [[], [], []]
-    rope_deltas = []
-    for row, ids in enumerate(input_ids):
-        mask = [1] * len(ids) if attention_mask is None else attention_mask[row]
+    for row, mask in enumerate(attention_mask or ()):
         _check_row("attention_mask", row, mask, allowed=(0, 1))
-        kept = [index for index, value in enumerate(mask) if value == 1 or mask_rule == "ignore"]
-        tokens = [ids[index] for index in kept]
+
+    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
+        tokens = [input_ids[row][index] for index in kept]
         marked = None
         if mm_token_type_ids is None:
             types = token_types(
@@ -174,21 +176,20 @@ def get_rope_index(
         else:
             types = [mm_token_type_ids[row][index] for index in kept]
             _check_row("mm_token_type_ids", row, types, allowed=(TEXT, IMAGE, VIDEO))
-
         positions = _walk(types, marked, pending, frames_may_touch, span_rule, row)
-        for axis in range(3):
-            line = [padding_value] * len(ids)
-            for index, position in zip(kept, positions, strict=True):
-                line[index] = position[axis]
-            axes[axis].append(line)
-        largest = max((max(position) for position in positions), default=-1)
-        length = len(ids) if delta_length == "padded" else len(kept)
-        rope_deltas.append([largest + 1 - length])
+        return positions, next_position(positions)
 
+    answer = number_rows(
+        input_ids,
+        attention_mask if mask_rule == "skip" else None,
+        number_row,
+        padding_value=padding_value,
+        delta_length=delta_length,
+    )
     for left in pending.values():
         if left and not allow_left_over:
             raise Refusal(f"{left[0].source} is left over: no token in any row belongs to it")
-    return axes, rope_deltas
+    return answer
 
 
 def token_types(
@@ -231,36 +232,15 @@ def token_types(
     return types
 
 
-def _grids(
-    name: str, grid_thw: Sequence[Sequence[int]], merge: int
-) -> Iterator[tuple[int, str, int, int, int]]:
-    """Yield index, name, frames, rows and columns of each grid that is not of zeros."""
-    for index, (t, h, w) in enumerate(grid_thw):
-        source = f"{name}[{index}] = ({t}, {h}, {w})"
-        if t == h == w == 0:
-            continue
-        if min(t, h, w) < 1:
-            raise Refusal(f"{source} must be positive throughout, or zero throughout")
-        if h % merge or w % merge:
-            raise Refusal(f"{source} must have h and w divisible by spatial_merge_size {merge}")
-        yield index, source, t, h // merge, w // merge
-
-
 def _times(frames: int, seconds: float, rate: float, order: str, precision: str) -> list[int]:
     """Return the temporal offset of each frame of a video: rate times seconds times its number."""
-    rounded = float if precision == "float64" else _float32
+    rounded = float if precision == "float64" else float32
     if order == "seconds":
         offsets = [rounded(f * rounded(seconds)) * rounded(rate) for f in range(frames)]
     else:
         step = rate * seconds if precision == "list" else rounded(rate) * rounded(seconds)
         offsets = [f * rounded(step) for f in range(frames)]
     return [int(rounded(offset)) for offset in offsets]
-
-
-def _float32(value: float) -> float:
-    """Round to the nearest float32."""
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
-    return rounded
 
 
 def _walk(
@@ -270,12 +250,12 @@ def _walk(
     frames_may_touch: bool,
     span_rule: str,
     row: int,
-) -> list[tuple[int, int, int]]:
+) -> list[Position]:
     """Number the unmasked tokens of one row, taking blocks off `pending` as they are met.
 
     Where `marked` is given, it says of each token whether a vision start stands right before it.
     """
-    positions: list[tuple[int, int, int]] = []
+    positions: list[Position] = []
     start = 0
     for kind, run in groupby(types):
         length = len(list(run))

@@ -1,10 +1,9 @@
-"""Prompts for hypothesis: conversations as a processor lays them out, and hostile token soup."""
+"""Prompts of families that share the rule: as a processor lays them out, and hostile soup."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -12,17 +11,19 @@ from hypothesis import strategies as st
 from vecrope.spec import MRopeSpec
 from vecrope.testing.prompt import Prompt, Seconds
 from vecrope.testing.reference import IMAGE, TEXT
+from vecrope.testing.strategies.layout import (
+    Grid,
+    Segment,
+    all_of,
+    any_grid,
+    lines_of,
+    pad,
+    patches,
+    replaced,
+    text,
+)
 
-__all__ = ["conversations", "token_soup"]
-
-Grid = tuple[int, int, int]
 _FLOATS = (torch.float32, torch.float64)
-
-
-class _Segment(NamedTuple):
-    symbols: str
-    images: tuple[Grid, ...] = ()
-    videos: tuple[Grid, ...] = ()
 
 
 @st.composite
@@ -62,7 +63,7 @@ def conversations(
     size = draw(st.none() | st.tuples(side, side))
     sizes = st.tuples(side, side) if size is None else st.just(size)
     depths = st.integers(1, 3) if size is None and spec.multi_frame_images else st.just(1)
-    segment = _text(max_text)
+    segment = text(max_text)
     if spec.image_token_id is not None:
         segment |= _image(depths, sizes, touching)
     if spec.video_token_id is not None or spec.video_start_token_id is not None:
@@ -70,20 +71,13 @@ def conversations(
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
 
-    lines = ["".join(segment.symbols for segment in row) for row in rows]
-    seq_len = max(map(len, lines)) + draw(st.integers(0, 2))
-    lefts = [draw(st.integers(0, seq_len - len(line))) for line in lines]
-    mask = [
-        ("0" * left + "1" * len(line)).ljust(seq_len, "0")
-        for left, line in zip(lefts, lines, strict=True)
-    ]
-    explicit_mask = draw(st.booleans()) or any("0" in line for line in mask)
-    videos = _video_patches(draw, spec, [g for row in rows for s in row for g in s.videos])
+    lines, mask = pad(draw, lines_of(rows))
+    videos = _video_patches(draw, spec, all_of(rows, "videos"))
     return Prompt.from_symbols(
         spec,
-        [("t" * left + line).ljust(seq_len, "t") for left, line in zip(lefts, lines, strict=True)],
-        mask=mask if explicit_mask else None,
-        image_grid_thw=_patches(spec, [g for row in rows for s in row for g in s.images]) or None,
+        lines,
+        mask=mask,
+        image_grid_thw=patches(spec, all_of(rows, "images")) or None,
         video_grid_thw=videos or None,
         second_per_grid_ts=draw(_seconds(spec, len(videos))),
     )
@@ -158,14 +152,12 @@ def token_soup(
             left -= t
 
     given: list[list[Grid] | None] = []
-    for grids in (_patches(spec, images), _video_patches(draw, spec, videos)):
+    for grids in (patches(spec, images), _video_patches(draw, spec, videos)):
         if zero_grids:
             for index in draw(st.lists(st.integers(0, len(grids)), max_size=2)):
                 grids.insert(index, (0, 0, 0))
         if not fit:
-            start = draw(st.integers(0, len(grids)))
-            stop = start + draw(st.integers(0, 1))
-            grids[start:stop] = draw(st.lists(_any_grid(spec), max_size=2))
+            grids = replaced(draw, grids, any_grid(spec))
         absent = not grids and not draw(st.booleans())
         given.append(None if absent else grids)
     number = len(given[1] or ())
@@ -180,20 +172,16 @@ def token_soup(
     )
 
 
-def _text(max_length: int) -> st.SearchStrategy[_Segment]:
-    return st.integers(1, max_length).map(lambda length: _Segment("t" * length))
-
-
 @st.composite
 def _image(
     draw: st.DrawFn,
     depths: st.SearchStrategy[int],
     sizes: st.SearchStrategy[tuple[int, int]],
     touching: bool,
-) -> _Segment:
+) -> Segment:
     grid = st.tuples(depths, sizes).map(lambda drawn: (drawn[0], *drawn[1]))
     grids = draw(st.lists(grid, min_size=1, max_size=3 if touching else 1))
-    return _Segment("<" + "".join("I" * (t * h * w) for t, h, w in grids) + ">", images=(*grids,))
+    return Segment("<" + "".join("I" * (t * h * w) for t, h, w in grids) + ">", images=(*grids,))
 
 
 @st.composite
@@ -202,7 +190,7 @@ def _video(
     spec: MRopeSpec,
     sizes: st.SearchStrategy[tuple[int, int]],
     touching: bool,
-) -> _Segment:
+) -> Segment:
     t = draw(st.integers(1, 3))
     h, w = draw(sizes)
     symbol = "I" if spec.video_token_id is None else "V"
@@ -219,7 +207,7 @@ def _video(
             symbols = before + "".join(frame + stamp for stamp in stamps) + after
         else:
             symbols = "".join(stamp + frame for stamp in stamps)
-    return _Segment(symbols, videos=((t, h, w),))
+    return Segment(symbols, videos=((t, h, w),))
 
 
 def _piece(spec: MRopeSpec, *, marked: bool) -> st.SearchStrategy[str]:
@@ -281,25 +269,12 @@ def _grid_of(draw: st.DrawFn, tokens: int, *, max_t: int) -> Grid:
     return t, h, tokens // t // h
 
 
-def _any_grid(spec: MRopeSpec) -> st.SearchStrategy[Grid]:
-    merge = spec.spatial_merge_size
-    small = st.integers(1, 3)
-    sound = st.tuples(small, small, small).map(lambda grid: _patches(spec, [grid])[0])
-    side = st.integers(-1, 2 * merge)
-    return sound | st.just((0, 0, 0)) | st.tuples(st.integers(-1, 2), side, side)
-
-
-def _patches(spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
-    merge = spec.spatial_merge_size
-    return [(t, h * merge, w * merge) for t, h, w in grids]
-
-
 def _video_patches(draw: st.DrawFn, spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
     """Undo both merges; frames that are too few to be merged may be left over."""
     merge = spec.temporal_merge_size
     rests = [draw(st.integers(0, merge - 1)) if merge > 1 else 0 for _ in grids]
-    patches = _patches(spec, grids)
-    return [(t * merge + rest, h, w) for (t, h, w), rest in zip(patches, rests, strict=True)]
+    whole = patches(spec, grids)
+    return [(t * merge + rest, h, w) for (t, h, w), rest in zip(whole, rests, strict=True)]
 
 
 def _seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:

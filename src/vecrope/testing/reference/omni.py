@@ -1,10 +1,8 @@
-"""The reference of the omni families: M-RoPE positions one token after the other.
+"""The rule of the omni families: images, videos, audio, and videos with their sound.
 
-Plain Python over lists, to be checked by eye. Nothing of the library is used here, so that the two
-can only agree by both being right. The rules are those of transformers' `get_rope_index` of
-qwen2_5_omni and qwen3_omni_moe, of SGLang's `get_rope_index_qwen3_omni` and of vLLM's
-`get_mrope_input_positions` of both; the arguments choose where these differ, and are named as the
-fields of `MRopeSpec` and `OmniRule`.
+The rules are those of transformers' `get_rope_index` of qwen2_5_omni and qwen3_omni_moe, of
+SGLang's `get_rope_index_qwen3_omni` and of vLLM's `get_mrope_input_positions` of both; the
+arguments choose where these differ, and are named as the fields of `MRopeSpec` and `OmniRule`.
 
 Refused is what an upstream fails on or answers by accident: placeholders outside of what their
 markers announce, media that nothing asks for, a video without sound next to `use_audio_in_video`,
@@ -13,21 +11,22 @@ a video with sound without it, and a missing end marker.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from vecrope.testing.reference import Refusal
+from vecrope.testing.reference.rows import (
+    Answer,
+    Grid,
+    Position,
+    Refusal,
+    float32,
+    grids_of,
+    next_position,
+    number_rows,
+)
 
 __all__ = ["OmniReference", "audio_tokens"]
-
-Position = tuple[float, float, float]
-
-
-class _Video(NamedTuple):
-    grid: tuple[int, int, int]
-    seconds: float
 
 
 class OmniReference(NamedTuple):
@@ -81,7 +80,7 @@ class OmniReference(NamedTuple):
         second_per_grids: Sequence[float] | None = None,
         use_audio_in_video: bool = False,
         allow_left_over: bool = False,
-    ) -> tuple[list[list[list[float]]], list[list[float]]]:
+    ) -> Answer:
         """Return the position of every token on every axis, and how far decoding is shifted.
 
         Args:
@@ -101,56 +100,49 @@ class OmniReference(NamedTuple):
             if len(video_grid_thw) and self.default_seconds is None:
                 raise Refusal("the videos have no seconds")
             second_per_grids = [self.default_seconds or 0.0] * len(video_grid_thw)
-        images = [self._grid(*grid) for grid in image_grid_thw if any(grid)]
+        merge = self.spatial_merge_size
+        images = list(grids_of("image_grid_thw", image_grid_thw, merge))
         videos = [
-            _Video(self._grid(*grid), seconds)
-            for grid, seconds in zip(video_grid_thw, second_per_grids, strict=True)
-            if any(grid)
+            (grid, second_per_grids[grid.number])
+            for grid in grids_of("video_grid_thw", video_grid_thw, merge)
         ]
         audios = [audio_tokens(length, self.n_window) for length in audio_seqlens if length]
         if any(audio < 1 for audio in audios):
             raise Refusal("an audio is too short to have a token")
         walk = _Walk(self, use_audio_in_video, images, videos, audios)
 
-        axes: list[list[list[float]]] = [[], [], []]
-        rope_deltas = []
-        for row, ids in enumerate(input_ids):
-            mask = [1] * len(ids) if attention_mask is None else attention_mask[row]
-            kept = [index for index, value in enumerate(mask) if value]
+        def number_row(row: int, kept: list[int]) -> tuple[list[Position], float]:
+            ids = input_ids[row]
             positions = walk.row([ids[index] for index in kept])
-            for axis in range(3):
-                line: list[float] = [self.padding_value] * len(ids)
-                for index, position in zip(kept, positions, strict=True):
-                    line[index] = position[axis]
-                axes[axis].append(line)
-            largest = max((max(position) for position in positions), default=-1)
+            following = next_position(positions)
             if self.padding_counts and len(kept) < len(ids):
-                largest = max(largest, self.padding_value)
-            length = len(ids) if self.delta_length == "padded" else len(kept)
-            rope_deltas.append([self.round(self.round(largest + 1) - length)])
+                following = max(following, self.padding_value + 1)
+            return positions, self.round(following)
+
+        position_ids, rope_deltas = number_rows(
+            input_ids,
+            attention_mask,
+            number_row,
+            padding_value=self.padding_value,
+            delta_length=self.delta_length,
+        )
         if (walk.images or walk.videos or walk.audios) and not allow_left_over:
             raise Refusal("an image, a video or an audio is left over")
-        return axes, rope_deltas
+        return position_ids, [[self.round(delta)] for [delta] in rope_deltas]
 
     def round(self, value: float) -> float:
         """Return the value as float32, where positions are."""
-        return _float32(value) if self.rounds else value
+        return float32(value) if self.rounds else value
 
     def times(self, frames: int, seconds: float) -> list[float]:
         """Return the temporal offset of each frame."""
-        near: Callable[[float], float] = _float32 if self.time_dtype == "float32" else float
+        near: Callable[[float], float] = float32 if self.time_dtype == "float32" else float
         rate = near(self.tokens_per_second)
         if self.time_order == "seconds":
             times = [near(near(frame * near(seconds)) * rate) for frame in range(frames)]
         else:
             times = [near(frame * near(seconds * rate)) for frame in range(frames)]
         return [int(time) for time in times] if self.whole_times else times
-
-    def _grid(self, t: int, h: int, w: int) -> tuple[int, int, int]:
-        merge = self.spatial_merge_size
-        if min(t, h, w) < 1 or h % merge or w % merge:
-            raise Refusal(f"a grid is ill-formed: {(t, h, w)}")
-        return t, h // merge, w // merge
 
 
 class _Walk:
@@ -160,8 +152,8 @@ class _Walk:
         self,
         rules: OmniReference,
         use_audio_in_video: bool,
-        images: list[tuple[int, int, int]],
-        videos: list[_Video],
+        images: list[Grid],
+        videos: list[tuple[Grid, float]],
         audios: list[int],
     ) -> None:
         self.rules, self.use_audio_in_video = rules, use_audio_in_video
@@ -239,9 +231,9 @@ class _Walk:
         num_frames = heard = 0
         try:
             if kind == "image":
-                (num_frames, height, width), seconds = self.images.pop(0), 1.0
+                (_, _, num_frames, height, width), seconds = self.images.pop(0), 1.0
             elif kind != "audio":
-                (num_frames, height, width), seconds = self.videos.pop(0)
+                (_, _, num_frames, height, width), seconds = self.videos.pop(0)
             if kind in ("audio", "sound"):
                 heard = self.audios.pop(0)
         except IndexError:
@@ -335,8 +327,3 @@ def _walk_chunks(video: list[Position], times: list[float], length: int) -> list
             chunks.append([])
         chunks[-1].append(position)
     return chunks
-
-
-def _float32(value: float) -> float:
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
-    return rounded

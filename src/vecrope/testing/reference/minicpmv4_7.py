@@ -1,19 +1,27 @@
-"""The reference for pictures on canvases: positions of MiniCPM-V 4.7, one write after the other.
+"""The rule of MiniCPM-V 4.7: images are thumbnails with slices, laid over one another.
 
-Plain Python over lists of integers, to be checked by eye, and independent of the library as
-`vecrope.testing.reference` is. The rules are those of transformers' `MiniCPMV4_7Model`, of SGLang's
-`minicpmv4_7` processor and of vLLM's model; `crop_rule` and `newline_closes` choose among them.
+The rules are those of transformers' `MiniCPMV4_7Model`, of SGLang's `minicpmv4_7` processor and of
+vLLM's model; `crop_rule` and `newline_closes` choose among them.
 """
 
 from __future__ import annotations
 
-import struct
 from collections import deque
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from vecrope.testing.reference import IMAGE, TEXT, VIDEO, Refusal
+from vecrope.testing.reference.rows import (
+    IMAGE,
+    TEXT,
+    VIDEO,
+    Answer,
+    Position,
+    Refusal,
+    float32,
+    next_position,
+    number_rows,
+)
 
 __all__ = ["Crop", "get_rope_index", "pictures_of"]
 
@@ -52,7 +60,7 @@ def get_rope_index(
     target_sizes_videos: Sequence[Sequence[int]] = (),
     attention_mask: Sequence[Sequence[int]] | None = None,
     mm_token_type_ids: Sequence[Sequence[int]] | None = None,
-) -> tuple[list[list[list[int]]], list[list[int]]]:
+) -> Answer:
     """Return the position of every token on every axis, and how far decoding is shifted.
 
     Args:
@@ -97,33 +105,32 @@ def get_rope_index(
         VIDEO: _sizes("target_sizes_videos", target_sizes_videos, downsample_factor),
     }
     by_markers = crop_rule == "markers" and any(pending.values())
-    axes: list[list[list[int]]] = [[], [], []]
-    rope_deltas = []
-    for row, ids in enumerate(input_ids):
-        skips = mask_rule == "skip" and attention_mask is not None
-        mask = attention_mask[row] if skips and attention_mask is not None else [1] * len(ids)
-        kept = [index for index, value in enumerate(mask) if value]
-        given = None if mm_token_type_ids is None else [mm_token_type_ids[row][i] for i in kept]
+
+    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
+        ids = [input_ids[row][index] for index in kept]
+        types = mm_token_type_ids
         pictures = pictures_of(
-            [ids[index] for index in kept],
-            given,
+            ids,
+            None if types is None else [types[row][index] for index in kept],
             image_token_id=image_token_id,
             video_token_id=video_token_id,
             markers=markers,
             by_markers=by_markers,
         )
-        positions = _walk([ids[index] for index in kept], pictures, pending, names, closing)
-        for axis in range(3):
-            line = [padding_value] * len(ids)
-            for index, position in zip(kept, positions, strict=True):
-                line[index] = position[axis]
-            axes[axis].append(line)
+        positions = _walk(ids, pictures, pending, names, closing)
         # What is masked counts as at 0.
-        largest = max((max(position) for position in positions), default=0 if len(ids) else -1)
-        rope_deltas.append([largest + 1 - (len(ids) if delta_length == "padded" else len(kept))])
+        return positions, max(next_position(positions), min(len(input_ids[row]), 1))
+
+    answer = number_rows(
+        input_ids,
+        attention_mask if mask_rule == "skip" else None,
+        number_row,
+        padding_value=padding_value,
+        delta_length=delta_length,
+    )
     if any(pending.values()):
         raise Refusal("sizes are left over: no crop in any row takes them")
-    return axes, rope_deltas
+    return answer
 
 
 def pictures_of(
@@ -190,16 +197,16 @@ def _walk(
     pending: dict[int, deque[tuple[int, int]]],
     names: Markers,
     closing: set[int],
-) -> list[list[int]]:
+) -> list[Position]:
     """Number the tokens of a row, taking sizes off `pending`."""
-    positions = [[0, 0, 0] for _ in ids]
+    positions: list[Position] = [(0, 0, 0)] * len(ids)
     position = done = 0
     for number, picture in enumerate(pictures):
         start, end = picture[0].start - 1, picture[-1].end
         while end < len(ids) and ids[end] in closing:
             end += 1
         for index in range(done, start):
-            positions[index] = [position] * 3
+            positions[index] = (position,) * 3
             position += 1
         if number and start > done and all(token in names for token in ids[done:start]):
             # Frames of one video; the next one keeps its distance.
@@ -211,16 +218,16 @@ def _walk(
             if size[0] * size[1] != crop.end - crop.start:
                 raise Refusal(f"a crop of {crop.end - crop.start} tokens takes the size {size}")
             sizes.append(size)
-        position += _paint(positions, picture, sizes, end, position)
+        position += _write_picture(positions, picture, sizes, end, position)
         done = end
     for index in range(done, len(ids)):
-        positions[index] = [position] * 3
+        positions[index] = (position,) * 3
         position += 1
     return positions
 
 
-def _paint(
-    positions: list[list[int]],
+def _write_picture(
+    positions: list[Position],
     picture: Sequence[Crop],
     sizes: Sequence[tuple[int, int]],
     end: int,
@@ -237,21 +244,21 @@ def _paint(
     if lines * columns != len(slices):
         lines, columns = 1, len(slices)
     cell_h, cell_w = sizes[1] if slices else (0, 0)
-    canvas = (lines * cell_h, columns * cell_w) if slices else sizes[0]
+    whole = (lines * cell_h, columns * cell_w) if slices else sizes[0]
 
     def write(index: int, h: int, w: int) -> None:
-        positions[index] = [origin, origin + h, origin + w]
+        positions[index] = (origin, origin + h, origin + w)
 
     for index in range(thumbnail.start - 1, end):
         write(index, 0, 0)
     before = max(origin - 1, 0) - origin
     write(thumbnail.start - 1, before, before)
     if thumbnail.end < end:
-        write(thumbnail.end, *canvas)
+        write(thumbnail.end, *whole)
     h, w = sizes[0]
     for index in range(thumbnail.start, thumbnail.end):
         y, x = divmod(index - thumbnail.start, w)
-        write(index, _spread(y, canvas[0], h), _spread(x, canvas[1], w))
+        write(index, _rounded_linspace(y, whole[0], h), _rounded_linspace(x, whole[1], w))
     for number, (crop, (h, w)) in enumerate(zip(slices, sizes[1:], strict=True)):
         top, left = number // columns * cell_h, number % columns * cell_w
         write(crop.start - 1, top, left)
@@ -263,19 +270,14 @@ def _paint(
     for number in range(len(slices) - 1):
         for index in range(slices[number].end + 1, slices[number + 1].start - 1):
             write(index, (number // columns + 1) * cell_h - 1, columns * cell_w)
-    return max(canvas) + 1
+    return max(whole) + 1
 
 
-def _spread(index: int, extent: int, count: int) -> int:
+def _rounded_linspace(index: int, extent: int, count: int) -> int:
     """Return `torch.linspace(0, extent - 1, count)[index].round()`."""
     if count == 1:
         return 0
-    step = _float32((extent - 1) / (count - 1))
+    step = float32((extent - 1) / (count - 1))
     if index < count // 2:
-        return round(_float32(step * index))
-    return round(_float32(extent - 1 - _float32(step * (count - 1 - index))))
-
-
-def _float32(value: float) -> float:
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
-    return rounded
+        return round(float32(step * index))
+    return round(float32(extent - 1 - float32(step * (count - 1 - index))))

@@ -1,4 +1,4 @@
-"""Prompts for hypothesis: pictures as a processor lays them out, and hostile soup of crops."""
+"""Prompts of MiniCPM-V 4.7: pictures as a processor lays them out, and hostile soup of crops."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from vecrope.spec import MRopeSpec
-from vecrope.testing.prompt_canvas import CanvasPrompt, rules_of
+from vecrope.testing.prompt import Prompt
 from vecrope.testing.reference import IMAGE, VIDEO, Refusal
-from vecrope.testing.reference_canvas import pictures_of
-
-__all__ = ["canvas_soup", "galleries"]
+from vecrope.testing.reference.minicpmv4_7 import pictures_of
+from vecrope.testing.rules import minicpm_rules
+from vecrope.testing.strategies.layout import pad, replaced
 
 Size = tuple[int, int]
 _PLACEHOLDERS = {IMAGE: "I", VIDEO: "V"}
 
 
 @st.composite
-def galleries(
+def conversations(
     draw: st.DrawFn,
     spec: MRopeSpec,
     *,
     max_rows: int = 3,
-    max_parts: int = 3,
+    max_segments: int = 3,
     max_side: int = 4,
     masks: bool = True,
-) -> CanvasPrompt:
+) -> Prompt:
     """Draw a prompt as the processor lays it out; the reference accepts every one of them.
 
     A row is a list of texts, images and videos. An image is a thumbnail, `(II)`, or one and slices
@@ -37,12 +37,12 @@ def galleries(
         draw: given by hypothesis.
         spec: the rules under which the prompt is read.
         max_rows: the largest B.
-        max_parts: the most texts, images and videos in a row.
+        max_segments: the most texts, images and videos in a row.
         max_side: the largest height and width of a crop, in tokens.
         masks: whether there may be padding.
     """
     sizes: dict[int, list[Size]] = {IMAGE: [], VIDEO: []}
-    parts = st.lists(st.sampled_from(["text", "image", "video"]), min_size=1, max_size=max_parts)
+    parts = st.lists(st.sampled_from(["text", "image", "video"]), min_size=1, max_size=max_segments)
     lines = []
     for kinds in draw(st.lists(parts, min_size=1, max_size=max_rows)):
         line = ""
@@ -56,29 +56,23 @@ def galleries(
                 line += symbols + draw(st.sampled_from(["", "", "n", "nn"]))
                 sizes[code] += own
         lines.append(line)
-    seq_len = max(map(len, lines)) + (draw(st.integers(0, 2)) if masks else 0)
-    lefts = [draw(st.integers(0, seq_len - len(line))) if masks else 0 for line in lines]
-    rows = [
-        ("t" * left + line).ljust(seq_len, "t") for left, line in zip(lefts, lines, strict=True)
-    ]
-    mask = [
-        ("0" * left + "1" * len(line)).ljust(seq_len, "0")
-        for left, line in zip(lefts, lines, strict=True)
-    ]
-    explicit = masks and (draw(st.booleans()) or any("0" in line for line in mask))
-    return _prompt(draw, spec, rows, mask if explicit else None, sizes)
+    if masks:
+        rows, mask = pad(draw, lines)
+    else:
+        rows, mask = [line.ljust(max(map(len, lines)), "t") for line in lines], None
+    return _prompt(draw, spec, rows, mask, sizes)
 
 
 @st.composite
-def canvas_soup(
+def token_soup(
     draw: st.DrawFn,
     spec: MRopeSpec,
     *,
     max_rows: int = 3,
     max_pieces: int = 8,
     fit: bool = True,
-    zero_sizes: bool = False,
-) -> CanvasPrompt:
+    zero_grids: bool = False,
+) -> Prompt:
     """Draw a hostile prompt: stray markers, unmarked and touching crops, a mask with any holes.
 
     Sizes fit the crops that the mask leaves, if there are any to be found, so that the reference
@@ -92,7 +86,7 @@ def canvas_soup(
         max_pieces: the most pieces in a row: single markers or texts, and runs of placeholders with
             one of them, mostly fitting ones, on either side.
         fit: otherwise sizes are then dropped, replaced and added, ill-formed ones among them.
-        zero_sizes: whether sizes of zeros, which are of no crop, may stand among the others.
+        zero_grids: whether sizes of zeros, which are no crops, may stand among the others.
     """
     pieces = st.lists(_piece(), min_size=1, max_size=max_pieces).map("".join)
     lines = ["t" + line for line in draw(st.lists(pieces, min_size=1, max_size=max_rows))]
@@ -105,7 +99,7 @@ def canvas_soup(
         heights = [n for n in range(1, tokens + 1) if tokens % n == 0]
         height = draw(st.sampled_from(heights))
         sizes[kind].append((height, tokens // height))
-    return _prompt(draw, spec, rows, mask, sizes, fit=fit, zero_sizes=zero_sizes)
+    return _prompt(draw, spec, rows, mask, sizes, fit=fit, zero_grids=zero_grids)
 
 
 @st.composite
@@ -146,11 +140,11 @@ def _crops_of(
 ) -> list[tuple[int, int]]:
     """Return the kind of each crop's picture and the crop's length, of rows that are sound."""
     names = ("image_token_id", "video_token_id", "markers")
-    rules = {name: rules_of(spec)[name] for name in names}
-    by_markers = rules_of(spec)["crop_rule"] == "markers"
+    rules = {name: minicpm_rules(spec)[name] for name in names}
+    by_markers = minicpm_rules(spec)["crop_rule"] == "markers"
     skips = mask is not None and spec.mask_rule == "skip"
     found = []
-    for row, ids in enumerate(CanvasPrompt.from_symbols(spec, rows).input_ids.tolist()):
+    for row, ids in enumerate(Prompt.from_symbols(spec, rows).input_ids.tolist()):
         kept = [
             token
             for index, token in enumerate(ids)
@@ -173,23 +167,20 @@ def _prompt(
     sizes: dict[int, list[Size]],
     *,
     fit: bool = True,
-    zero_sizes: bool = False,
-) -> CanvasPrompt:
-    factor = rules_of(spec)["downsample_factor"]
+    zero_grids: bool = False,
+) -> Prompt:
+    factor = minicpm_rules(spec)["downsample_factor"]
     given: list[list[Size] | None] = []
     for own in sizes.values():
         patches = [(h * factor, w * factor) for h, w in own]
-        if zero_sizes:
+        if zero_grids:
             for index in draw(st.lists(st.integers(0, len(patches)), max_size=2)):
                 patches.insert(index, (0, 0))
         if not fit:
-            start = draw(st.integers(0, len(patches)))
             side = st.integers(-1, 3).map(lambda n: n * factor) | st.integers(0, 9)
-            stop = start + draw(st.integers(0, 1))
-            any_sizes: list[Size] = draw(st.lists(st.tuples(side, side), max_size=2))
-            patches[start:stop] = any_sizes
+            patches = replaced(draw, patches, st.tuples(side, side))
         absent = not patches and not draw(st.booleans())
         given.append(None if absent else patches)
-    return CanvasPrompt.from_symbols(
+    return Prompt.from_symbols(
         spec, rows, mask=mask, target_sizes=given[0], target_sizes_videos=given[1]
     )

@@ -1,34 +1,23 @@
-"""Prompts of the omni families for hypothesis: as a processor lays them out, and hostile ones."""
+"""Prompts of the omni families: as a processor lays them out, and hostile ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
-from vecrope.testing.prompt_omni import OmniPrompt, sound_block
-
-__all__ = ["omni_conversations", "omni_soup"]
-
-Grid = tuple[int, int, int]
+from vecrope.testing.prompt import Prompt
+from vecrope.testing.rules import omni_reference
+from vecrope.testing.sound import sound_block
+from vecrope.testing.strategies.layout import Grid, Segment, all_of, lines_of, pad, patches, text
 
 # Steps at usual and at unusual frame rates; few are fractions of two.
 SECONDS = (1.0, 0.5, 0.75, 2 / 3, 0.08, 2 / 29.97, 2.0, 2 / 0.3, 0.001, 0.0)
 
 
-class _Segment(NamedTuple):
-    symbols: str
-    images: tuple[Grid, ...] = ()
-    videos: tuple[Grid, ...] = ()
-    seconds: tuple[float, ...] = ()
-    audios: tuple[int, ...] = ()
-
-
 @st.composite
-def omni_conversations(
+def conversations(
     draw: st.DrawFn,
     spec: MRopeSpec,
     *,
@@ -39,7 +28,7 @@ def omni_conversations(
     max_frames: int = 6,
     max_text: int = 4,
     zeros: bool = False,
-) -> OmniPrompt:
+) -> Prompt:
     """Draw a prompt as the family's processor lays it out; the reference accepts every one of them.
 
     A row is a list of text, images (`<II>`), audio (`(AA)`) and videos (`<VV>`), or videos with
@@ -61,7 +50,7 @@ def omni_conversations(
     side = st.integers(1, max_side)
     video = st.tuples(st.integers(1, max_frames), side, side)
     segment = st.one_of(
-        st.integers(1, max_text).map(lambda length: _Segment("t" * length)),
+        text(max_text),
         st.tuples(st.integers(1, 2), side, side).map(_image),
         mel_frames(spec).map(lambda length: _audio(spec, length)),
         st.tuples(video, st.sampled_from(SECONDS), mel_frames(spec)).map(
@@ -70,14 +59,12 @@ def omni_conversations(
     )
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
-    lines, masks = _masked(
-        draw, spec, ["".join(segment.symbols for segment in row) for row in rows]
-    )
-    return _prompt(draw, spec, rows, lines, masks, sound, zeros=zeros)
+    lines, mask = _with_holes(draw, spec, lines_of(rows))
+    return _prompt(draw, spec, rows, lines, mask, sound, zeros=zeros)
 
 
 @st.composite
-def omni_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> OmniPrompt:
+def token_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> Prompt:
     """Draw a hostile prompt: stray markers and placeholders, media dropped, added and exchanged.
 
     The reference refuses many of them.
@@ -96,8 +83,8 @@ def omni_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> OmniP
         st.tuples(video, seconds).map(lambda drawn: _video(*drawn)),
         st.tuples(video, seconds, mel_frames(spec)).map(lambda drawn: _sound(spec, *drawn)),
     )
-    stray = st.sampled_from("tttt<>()").map(_Segment)
-    placeholder = st.sampled_from("IVA").map(_Segment)
+    stray = st.sampled_from("tttt<>()").map(Segment)
+    placeholder = st.sampled_from("IVA").map(Segment)
     cut = st.tuples(whole, st.integers(0, 2), st.integers(0, 2)).map(
         lambda drawn: drawn[0]._replace(
             symbols=drawn[0].symbols[drawn[1] : len(drawn[0].symbols) - drawn[2]]
@@ -108,80 +95,66 @@ def omni_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> OmniP
         pieces += [cut, placeholder]
     piece = st.one_of(pieces)
     rows = draw(st.lists(st.lists(piece, min_size=1, max_size=max_pieces), min_size=1, max_size=2))
-    lines, masks = _masked(
-        draw, spec, ["".join(segment.symbols for segment in row) for row in rows]
-    )
+    lines, mask = _with_holes(draw, spec, lines_of(rows))
     if draw(st.integers(0, 3)) == 3:
-        masks = [
-            "".join(draw(st.lists(st.sampled_from("1110"), min_size=len(row), max_size=len(row))))
-            for row in lines
-        ]
-    return _prompt(draw, spec, rows, lines, masks, draw(st.booleans()), zeros=True, amiss=True)
+        mask = [draw(st.text("1110", min_size=len(row), max_size=len(row))) for row in lines]
+    return _prompt(draw, spec, rows, lines, mask, draw(st.booleans()), zeros=True, amiss=True)
 
 
 def mel_frames(spec: MRopeSpec) -> st.SearchStrategy[int]:
     """Draw an audio length that gives at least one token and few of them."""
-    rule = spec.own_rule
-    assert isinstance(rule, OmniRule)
-    return st.integers(3, 40) if rule.n_window is None else st.integers(1, 230)
+    n_window = omni_reference(spec).n_window
+    return st.integers(3, 40) if n_window is None else st.integers(1, 230)
 
 
-def _image(grid: Grid) -> _Segment:
-    return _Segment(f"<{'I' * (grid[0] * grid[1] * grid[2])}>", images=(grid,))
+def _image(grid: Grid) -> Segment:
+    return Segment(f"<{'I' * (grid[0] * grid[1] * grid[2])}>", images=(grid,))
 
 
-def _video(grid: Grid, seconds: float) -> _Segment:
+def _video(grid: Grid, seconds: float) -> Segment:
     symbols = f"<{'V' * (grid[0] * grid[1] * grid[2])}>"
-    return _Segment(symbols, videos=(grid,), seconds=(seconds,))
+    return Segment(symbols, videos=(grid,), seconds=(seconds,))
 
 
-def _audio(spec: MRopeSpec, length: int) -> _Segment:
+def _audio(spec: MRopeSpec, length: int) -> Segment:
     # A video without frames is its sound alone.
-    return _Segment(f"({sound_block(spec, (0, 1, 1), 0.0, length)})", audios=(length,))
+    return Segment(f"({sound_block(spec, (0, 1, 1), 0.0, length)})", audios=(length,))
 
 
-def _sound(spec: MRopeSpec, grid: Grid, seconds: float, length: int) -> _Segment:
+def _sound(spec: MRopeSpec, grid: Grid, seconds: float, length: int) -> Segment:
     symbols = f"<({sound_block(spec, grid, seconds, length)})>"
-    return _Segment(symbols, videos=(grid,), seconds=(seconds,), audios=(length,))
+    return Segment(symbols, videos=(grid,), seconds=(seconds,), audios=(length,))
 
 
-def _masked(draw: st.DrawFn, spec: MRopeSpec, lines: list[str]) -> tuple[list[str], list[str]]:
-    """Pad the lines to one length, and put masked tokens in between where they do not count."""
+def _with_holes(
+    draw: st.DrawFn, spec: MRopeSpec, lines: list[str]
+) -> tuple[list[str], list[str] | None]:
+    """Put masked tokens in between where they do not count, and pad."""
     masks = ["1" * len(line) for line in lines]
     for row in range(len(lines)):
         holes = draw(st.sampled_from((0, 0, 0, 1, 2))) if spec.mask_rule == "skip" else 0
         for _ in range(holes):
-            at = draw(st.integers(0, len(lines[row])))
-            lines[row] = lines[row][:at] + draw(st.sampled_from("t<(IVA>")) + lines[row][at:]
-            masks[row] = masks[row][:at] + "0" + masks[row][at:]
-    seq_len = max(map(len, lines)) + draw(st.integers(0, 2))
-    for row, line in enumerate(lines):
-        left = draw(st.integers(0, seq_len - len(line)))
-        lines[row] = ("t" * left + line).ljust(seq_len, "t")
-        masks[row] = ("0" * left + masks[row]).ljust(seq_len, "0")
-    return lines, masks
+            place = draw(st.integers(0, len(lines[row])))
+            hidden = draw(st.sampled_from("t<(IVA>"))
+            lines[row] = lines[row][:place] + hidden + lines[row][place:]
+            masks[row] = masks[row][:place] + "0" + masks[row][place:]
+    return pad(draw, lines, masks)
 
 
 def _prompt(
     draw: st.DrawFn,
     spec: MRopeSpec,
-    rows: Sequence[Sequence[_Segment]],
+    rows: Sequence[Sequence[Segment]],
     lines: list[str],
-    masks: list[str],
+    mask: list[str] | None,
     use_audio_in_video: bool,
     *,
     zeros: bool = False,
     amiss: bool = False,
-) -> OmniPrompt:
-    merge = spec.spatial_merge_size
-    segments = [segment for row in rows for segment in row]
-    images = [grid for segment in segments for grid in segment.images]
-    videos = [
-        (grid, seconds)
-        for segment in segments
-        for grid, seconds in zip(segment.videos, segment.seconds, strict=True)
-    ]
-    audios = [length for segment in segments for length in segment.audios]
+) -> Prompt:
+    images = all_of(rows, "images")
+    videos = list(zip(all_of(rows, "videos"), all_of(rows, "seconds"), strict=True))
+    audios = all_of(rows, "audios")
     if zeros:
         nothing = st.lists(st.integers(0, 3), max_size=1)
         for at in draw(nothing):
@@ -198,20 +171,15 @@ def _prompt(
         del videos[draw(st.integers(0, 3)) :]
         del audios[draw(st.integers(0, 3)) :]
     # Drawn first: a choice fewer would count as simpler.
-    explicit = draw(st.booleans()) or any("0" in mask for mask in masks)
     without_grids = not draw(st.booleans()) and not images and not videos
     without_audio = not draw(st.booleans()) and not audios
-    return OmniPrompt.from_symbols(
+    return Prompt.from_symbols(
         spec,
         lines,
-        mask=masks if explicit else None,
-        image_grid_thw=None if without_grids else _patches(images, merge),
-        video_grid_thw=_patches([grid for grid, _ in videos], merge) if videos else None,
+        mask=mask,
+        image_grid_thw=None if without_grids else patches(spec, images),
+        video_grid_thw=patches(spec, [grid for grid, _ in videos]) if videos else None,
         audio_seqlens=None if without_audio else audios,
         second_per_grids=[seconds for _, seconds in videos] if videos else None,
         use_audio_in_video=use_audio_in_video,
     )
-
-
-def _patches(grids: Sequence[Grid], merge: int) -> list[Grid]:
-    return [(t, h * merge, w * merge) for t, h, w in grids]

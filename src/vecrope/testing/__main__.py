@@ -1,0 +1,8 @@
+"""Run the property suite from the command line."""
+
+import sys
+
+from vecrope.testing.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+"""`python -m vecrope.testing`: the property suite, put to anyone's function."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from types import MethodType
+from typing import Any, get_args
+
+import torch
+
+from vecrope.spec import Convention, MRopeSpec
+from vecrope.testing.matching import assert_matches
+from vecrope.testing.prompt import Prompt
+
+__all__ = ["load", "main"]
+
+Function = Callable[..., Any]
+Property = tuple[str, Any, Callable[[Function, Prompt], None]]
+
+
+def load(path: str, adapter: str | None = None) -> Function:
+    """Return a function that takes the arguments of a prompt by name.
+
+    A method of a model of transformers, `package.module:Class.method`, is called on a stand-in that
+    has the configuration's defaults and the class's methods, and no weights.
+
+    Args:
+        path: `package.module:function`. It is given those arguments of a prompt that it has
+            parameters for.
+        adapter: the path of a function that is called instead, with the function and with all
+            arguments of the prompt by name.
+
+    Raises:
+        ValueError: if there is no such function, or it needs an argument that no prompt has.
+    """
+    function = _resolved(path)
+    if adapter is not None:
+        call = _resolved(adapter)
+        return lambda **arguments: call(function, **arguments)
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    names = {parameter.name for parameter in parameters}
+
+    def matched(**arguments: Any) -> Any:
+        missing = [
+            parameter.name
+            for parameter in parameters
+            if parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            and parameter.name not in arguments
+        ]
+        if missing:
+            raise _Unmatched(
+                f"{path} needs {', '.join(missing)}, a prompt has {', '.join(arguments)}; "
+                "name an --adapter that takes the function and a prompt's arguments"
+            )
+        return function(
+            **{name: value for name, value in arguments.items() if takes_all or name in names}
+        )
+
+    return matched
+
+
+class _Unmatched(ValueError):
+    """The function has a parameter that no argument of a prompt has the name of."""
+
+
+class _StandIn:
+    """A model without weights: the defaults of its configuration, and its class's methods."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self.config = model, model.config_class()
+
+    def __getattr__(self, name: str) -> Any:
+        value = inspect.getattr_static(self._model, name)
+        return MethodType(value, self) if inspect.isfunction(value) else getattr(self._model, name)
+
+
+def _resolved(path: str) -> Function:
+    module, _, names = path.partition(":")
+    if not names:
+        raise ValueError(f"a function is named package.module:function, got {path!r}")
+    owner: Any = None
+    try:
+        value: Any = import_module(module)
+        for name in names.split("."):
+            owner, value = value, getattr(value, name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"there is no {path}: {error}") from error
+    if inspect.isclass(owner) and inspect.isfunction(value) and hasattr(owner, "config_class"):
+        return MethodType(value, _StandIn(owner))
+    if not callable(value):
+        raise ValueError(f"{path} must be a function, got {type(value).__name__}")
+    function: Function = value
+    return function
+
+
+def _properties(spec: MRopeSpec, *, slow: bool) -> Iterator[Property]:
+    from vecrope.testing import conversations, token_soup
+
+    yield "conversations are answered as by the reference", conversations(spec), assert_matches
+    yield "the arguments are left as they were", conversations(spec), _assert_unchanged
+    soup = {"fit": True} if spec.own_rule is None else {}
+    yield "hostile prompts are answered as by the reference", token_soup(spec, **soup), _if_any
+    if slow and spec.own_rule is None:
+        touching = conversations(spec, touching=True)
+        yield "images and frames that touch are told apart", touching, assert_matches
+    if slow:
+        misfits = token_soup(spec, **({"fit": False} if soup else {}))
+        yield "a prompt without positions is refused", misfits, assert_matches
+
+
+def _if_any(function: Function, prompt: Prompt) -> None:
+    """Hold a function to the reference's answer, where there is one."""
+    from vecrope.testing.reference import Refusal
+
+    try:
+        prompt.expected()
+    except Refusal:
+        return
+    assert_matches(function, prompt)
+
+
+def _assert_unchanged(function: Function, prompt: Prompt) -> None:
+    given = {
+        name: value.clone()
+        for name, value in prompt.arguments().items()
+        if isinstance(value, torch.Tensor)
+    }
+    function(**prompt.arguments())
+    for name, value in given.items():
+        now = prompt.arguments()[name]
+        if not torch.equal(value, now):
+            raise AssertionError(f"{name} was {value.tolist()}, and is {now.tolist()} now")
+
+
+def _search(function: Function, one: Property, examples: int, seed: int) -> str | None:
+    """Return what is wrong with the shortest prompt that fails, or None."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+
+    _, prompts, check = one
+    failed: list[tuple[Prompt, Exception]] = []
+
+    @seeded(seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(prompts)
+    def run(prompt: Prompt) -> None:
+        try:
+            check(function, prompt)
+        except _Unmatched:
+            raise
+        except Exception as error:
+            # The last one is the shortest.
+            failed[:] = [(prompt, error)]
+            raise
+
+    try:
+        run()
+    except _Unmatched:
+        raise
+    except Exception:
+        if not failed:
+            raise
+        prompt, error = failed[0]
+        reason = str(error).partition("\nfor Prompt")[0]
+        if not isinstance(error, AssertionError):
+            reason = f"{type(error).__name__}: {reason}"
+        rows = "\n".join(f"  {row}" for row in prompt.symbols)
+        return f"{reason}\n\n{rows}\n\n{prompt!r}"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0 where all properties hold, 1 where one does not."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vecrope.testing",
+        description="Put the property suite to a function that computes M-RoPE positions.",
+    )
+    parser.add_argument("function", help="package.module:function, or :Class.method of a model")
+    parser.add_argument("--model", required=True, help="a model type, such as glm4v")
+    parser.add_argument("--convention", required=True, choices=get_args(Convention))
+    parser.add_argument("--adapter", help="package.module:function, called with it and arguments")
+    parser.add_argument("--examples", type=int, default=200, help="prompts drawn for a property")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts drawn")
+    parser.add_argument(
+        "--slow", action="store_true", help="also what upstreams may fail at; ten times the prompts"
+    )
+    options = parser.parse_args(argv)
+    sys.path.insert(0, "")
+    failures = 0
+    try:
+        spec = MRopeSpec.for_model(options.model, convention=options.convention)
+        function = load(options.function, options.adapter)
+        examples = options.examples * (10 if options.slow else 1)
+        for one in _properties(spec, slow=options.slow):
+            failure = _search(function, one, examples, options.seed)
+            print("FAILED" if failure else "passed", one[0])
+            if failure:
+                failures += 1
+                reason, _, prompt = failure.rpartition("\n\n")
+                adapter = f", {options.adapter!r}" if options.adapter else ""
+                print("\n".join(f"  {line}" for line in reason.splitlines()))
+                print(
+                    f"""
+    from vecrope import MRopeSpec
+    from vecrope.testing import Prompt, assert_matches
+    from vecrope.testing.command import load
+
+    prompt = {prompt}
+    assert_matches(load({options.function!r}{adapter}), prompt)
+"""
+                )
+    except ValueError as error:
+        parser.error(str(error))
+    return int(failures > 0)

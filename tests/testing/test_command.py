@@ -1,0 +1,70 @@
+"""`python -m vecrope.testing`, on functions that are right and on ones with a planted fault."""
+
+import textwrap
+
+import pytest
+
+from vecrope.testing.command import load, main
+
+GLM4V = ["--model", "glm4v", "--convention", "sglang", "--examples", "40"]
+PLANTED = "tests.testing.planted"
+
+
+def test_a_sound_function_passes_every_property(capsys):
+    assert main([f"{PLANTED}:sound", *GLM4V, "--examples", "2", "--slow"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert {line.split()[0] for line in lines} == {"passed"}
+
+
+def test_a_planted_fault_is_shown_as_symbols_and_as_a_snippet_that_fails(capsys):
+    assert main([f"{PLANTED}:transposed", *GLM4V]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("FAILED conversations are answered as by the reference\n")
+    assert "position_ids differ in row 0, first at token" in out
+    assert "\n    <II>\n" in out
+    assert "passed the arguments are left as they were" in out
+    snippet = out[out.index("    from vecrope import") : out.index("passed the arguments")]
+    with pytest.raises(AssertionError, match="position_ids differ in row 0"):
+        exec(textwrap.dedent(snippet), {})
+
+
+def test_arguments_that_a_function_writes_to_are_named(capsys):
+    assert main([f"{PLANTED}:writes", *GLM4V]) == 1
+    assert "FAILED the arguments are left as they were" in capsys.readouterr().out
+
+
+def test_the_same_seed_draws_the_same_prompts(capsys):
+    outs = []
+    for seed in ("1", "1"):
+        main([f"{PLANTED}:transposed", *GLM4V, "--seed", seed])
+        outs.append(capsys.readouterr().out)
+    assert outs[0] == outs[1]
+
+
+def test_a_function_of_other_names_takes_an_adapter(capsys):
+    assert main([f"{PLANTED}:of_tokens", *GLM4V, "--adapter", f"{PLANTED}:adapter"]) == 0
+    with pytest.raises(SystemExit):
+        main([f"{PLANTED}:of_tokens", *GLM4V])
+    assert "needs tokens, mask, images, videos, a prompt has input_ids" in capsys.readouterr().err
+
+
+def test_a_method_of_a_model_of_transformers_needs_no_model(capsys):
+    path = "transformers.models.glm4v.modeling_glm4v:Glm4vModel.get_rope_index"
+    options = ["--model", "glm4v", "--convention", "transformers", "--examples", "20"]
+    assert main([path, *options]) == 0
+    assert capsys.readouterr().out.count("passed") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("vecrope", "a function is named package.module:function, got 'vecrope'"),
+        ("vecrope.nothing:f", "there is no vecrope.nothing:f: No module named"),
+        ("vecrope:nothing", "there is no vecrope:nothing: module 'vecrope' has no attribute"),
+        ("vecrope:__name__", "vecrope:__name__ must be a function, got str"),
+    ],
+)
+def test_what_is_no_function_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
+        load(path)

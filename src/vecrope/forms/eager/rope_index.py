@@ -33,20 +33,39 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
             and the grids are on any device. `attention_mask` masks something, or is None.
         spec: of the shared rule.
     """
+    ids, mask = inputs.input_ids, inputs.attention_mask
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    if _is_text_alone(inputs, spec):
+        positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
+        rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
+        return positions.expand(3, *ids.shape).contiguous(), rope_deltas
     batch = find_groups(inputs, spec)
     if batch is None:
         return None
     bounds, parts = batch
-    ids, mask = inputs.input_ids, inputs.attention_mask
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
     ends = next_positions(parts, bounds, spec)
     lengths = [*map(sub, bounds[1:], bounds)]
-    if mask is not None and spec.delta_length == "valid":
+    if parts.masked[0] and spec.delta_length == "valid":
         masked = parts.masked_before(bounds)
         lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
     deltas = [[delta] for delta in map(sub, ends, lengths)]
     return positions.view(3, *ids.shape), torch.tensor(deltas, dtype=torch.int64, device="cpu")
+
+
+def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
+    """Say whether padded rows are sure to hold nothing but text, and no mask."""
+    for given in (inputs.image_grid_thw, inputs.video_grid_thw):
+        if given is not None and given.shape[0]:
+            return False
+    if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
+        return False
+    if inputs.mm_token_type_ids is not None:
+        return not bool(inputs.mm_token_type_ids.any())
+    placeholders = (spec.image_token_id, spec.video_token_id)
+    return not any(
+        token is not None and bool((inputs.input_ids == token).any()) for token in placeholders
+    )
 
 
 def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
@@ -83,8 +102,9 @@ def next_positions(parts: Parts, bounds: Sequence[int], spec: MRopeSpec) -> list
     items = parts.items
     if spec.span_rule == "hw" and any(map(gt, items.extent, items.advance)):
         # A block, which is one group, can reach further than it moves the running position.
-        extent = [*items.extent, 0]
-        for start, item, moved in zip(parts.starts, parts.item, parts.moved, strict=False):
+        for position, start, item in zip(
+            parts.running(parts.starts), parts.starts, parts.item, strict=True
+        ):
             row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], start + moved - running[row] + extent[item])
+            ends[row] = max(ends[row], position - running[row] + items.extent[item])
     return ends

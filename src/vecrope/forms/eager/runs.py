@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from itertools import accumulate, compress, pairwise, repeat
+from itertools import compress, pairwise, repeat
 from typing import NamedTuple
 
 import torch
@@ -24,9 +24,10 @@ class Runs(NamedTuple):
     starts: list[int]  # (K + 1,) index of each run's first token, then N
     rows: list[int]  # (B + 1,) the first run of each row, then K
 
-    def of(self, kind: int) -> list[int]:
-        """Return the numbers of the runs of a kind."""
-        return [at for at, other in enumerate(self.kinds) if other == kind]
+    def of(self, kind: int) -> tuple[list[int], list[int]]:
+        """Return where the runs of a kind start, and where they stop."""
+        of_kind = [other == kind for other in self.kinds]
+        return [*compress(self.starts, of_kind)], [*compress(self.starts[1:], of_kind)]
 
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""
@@ -52,7 +53,7 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
     kinds = [*map(rules.kinds.get, values.tolist(), repeat(TEXT))]
-    starts = [0, *accumulate(lengths.tolist())]
+    starts = [0, *lengths.cumsum(0).tolist()]
     rows = [0]
     for bound in bounds[1:-1]:
         at = bisect_left(starts, bound)

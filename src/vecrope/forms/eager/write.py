@@ -11,18 +11,20 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from itertools import chain, pairwise, repeat
-from operator import mul, sub
+from itertools import chain, pairwise
+from operator import sub
 from struct import Struct
 
 import torch
 from torch import Tensor
 
 from vecrope.forms.eager.items import Items
-from vecrope.forms.eager.parts import MASKED_RUN, Parts
+from vecrope.forms.eager.parts import Parts
 
 # Steps are at most as large as the largest side or advance.
 _MOST_IN_A_BYTE = 127
+# By their numbers, as signed ones.
+_BYTES = [bytes([number]) for number in range(256)]
 
 
 def write_positions(
@@ -41,72 +43,74 @@ def write_positions(
         mask: of N tokens, 0 for a masked one; None: none is.
         padding_value: the position of masked tokens.
     """
-    positions = _steps(parts, bounds[-1]).to(dtype, memory_format=torch.contiguous_format)
+    if mask is not None:
+        mask = mask.to("cpu", torch.bool).reshape(-1)
+    steps = _steps(parts, bounds[-1], mask)
+    positions = steps.to(dtype, memory_format=torch.contiguous_format)
     interrupted = any(parts.before)
-    jumps = _jumps(parts, bounds, None if mask is None or interrupted else padding_value)
+    jumps = _jumps(parts, bounds, None if interrupted else padding_value)
     if jumps:
-        numbers = torch.frombuffer(array("q", chain(*jumps)), dtype=torch.int64)
-        at, moves = numbers.view(-1, 2).unbind(1)
-        positions.index_add_(1, at, moves.to(dtype).expand(3, -1))
+        at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
+        index = torch.frombuffer(at, dtype=torch.int64)
+        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
+        for axis in positions.unbind():
+            axis.index_add_(0, index, move)
     positions.cumsum_(1)
     if interrupted:
-        # The axes differ at such masked tokens.
+        # At masked tokens inside of a group the axes differ.
         assert mask is not None
-        positions.masked_fill_(mask.to("cpu").reshape(-1).eq(0), padding_value)
+        positions.masked_fill_(mask.logical_not(), padding_value)
     return positions
 
 
-def _steps(parts: Parts, num_tokens: int) -> Tensor:
+def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     """Return (3, N) int8 or int32: a 0, and the steps of all tokens but the last."""
     items = parts.items
     largest = max(chain(items.advance, items.extent, items.height, items.width), default=0)
-    number, dtype = Struct("i"), torch.int32
-    if largest <= _MOST_IN_A_BYTE:
-        number, dtype = Struct("b"), torch.int8
-    zero, one = number.pack(0), number.pack(1)
-    of_item = {
-        item: (b"",) * 3 if item == MASKED_RUN else _steps_of(items, item, number.pack)
-        for item in set(parts.item)
-    }
-    others = _masked_and_cut(parts)
-    gaps = map(sub, [*parts.starts, num_tokens], [0, *parts.stops])
-    text = [*map(mul, repeat(one), gaps)]
-    pieces = []
-    for groups in [*zip(*map(of_item.__getitem__, parts.item), strict=True)] or [()] * 3:
-        steps = [*groups]
-        for at, before, tokens in others:
-            of_all = steps[at] or zero * tokens
-            steps[at] = of_all[before * number.size : (before + tokens) * number.size]
-        pieces += [zero, *chain.from_iterable(zip(text, steps, strict=False)), text[-1]]
-    numbers = torch.frombuffer(bytearray().join(pieces), dtype=dtype)
-    return numbers.view(3, -1)[:, :num_tokens]
-
-
-def _masked_and_cut(parts: Parts) -> list[tuple[int, int, int]]:
-    """Return which parts are masked or no whole group, with their `before` and their tokens."""
-    area = [*parts.items.area, 0]
-    numbers = zip(parts.starts, parts.stops, parts.item, parts.before, strict=True)
-    return [
-        (at, before, stop - start)
-        for at, (start, stop, item, before) in enumerate(numbers)
-        if stop - start != area[item]
-    ]
+    narrow = largest <= _MOST_IN_A_BYTE
+    pack, size = (_BYTES.__getitem__, 1) if narrow else (Struct("i").pack, 4)
+    dtype = torch.int8 if narrow else torch.int32
+    text = pack(1) * num_tokens
+    if kept is not None:
+        buffer = bytearray(num_tokens * size)
+        torch.frombuffer(buffer, dtype=dtype).copy_(kept)
+        text = bytes(buffer)
+    gaps = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
+    between = [text[size * stop : size * start] for stop, start in gaps]
+    of_item = {item: _steps_of(items, item, pack) for item in set(parts.item)}
+    groups = [*map(of_item.__getitem__, parts.item)]
+    if any(parts.before):
+        sizes = zip(groups, parts.before, parts.starts, parts.stops, strict=True)
+        groups = [
+            tuple(steps[size * done : size * (done + stop - start)] for steps in group)
+            for group, done, start, stop in sizes
+        ]
+    pieces = [b""] * (2 * len(groups) + 1)
+    pieces[::2] = between
+    joined = bytearray()
+    for axis in range(3):
+        pieces[1::2] = [steps[axis] for steps in groups]
+        joined += pack(0)
+        joined += b"".join(pieces)
+    return torch.frombuffer(joined, dtype=dtype).view(3, -1)[:, :num_tokens]
 
 
 def _steps_of(items: Items, item: int, pack: Callable[[int], bytes]) -> tuple[bytes, bytes, bytes]:
     """Return the steps of a group's tokens in time, height and width."""
     depth, height, width = items.depth[item], items.height[item], items.width[item]
-    advance = items.advance[item]
+    time_end, row_end, column_end = (
+        pack(items.advance[item] - extent + 1) for extent in (items.extent[item], height, width)
+    )
     zero, one = pack(0), pack(1)
-    times = range(depth) if items.offsets is None else items.offsets[item]
-    still = zero * (height * width - 1)
-    time = b"".join(still + pack(after - at) for at, after in pairwise([*times, advance]))
-    line = zero * (width - 1)
-    down = (line + one) * (height - 1) + line
-    rows = (down + pack(1 - height)) * (depth - 1) + down + pack(advance - height + 1)
-    across = one * (width - 1)
-    columns = (across + pack(1 - width)) * (depth * height - 1) + across
-    return time, rows, columns + pack(advance - width + 1)
+    across, still = one * (width - 1), zero * (width - 1)
+    columns = (across + pack(1 - width)) * (depth * height - 1) + across + column_end
+    rows = (still + one) * (height - 1) + still
+    time = zero * (height * width - 1)
+    if depth > 1:
+        times = range(depth) if items.offsets is None else items.offsets[item]
+        rows = (rows + pack(1 - height)) * (depth - 1) + rows
+        time = b"".join([time + pack(end - at) for at, end in pairwise(times)]) + time
+    return time + time_end, rows + row_end, columns
 
 
 def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int | None) -> list[tuple[int, int]]:
@@ -117,10 +121,8 @@ def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int | None) -> li
     num_tokens, running = bounds[-1], parts.running(bounds)
     jumps = [*zip(bounds[1:-1], map(sub, running, running[1:]), strict=False)]
     if padding_value is not None:
-        for at, item in enumerate(parts.item):
-            if item == MASKED_RUN:
-                start = parts.starts[at]
-                row = bisect_right(bounds, start) - 1
-                jump = padding_value - (start + parts.moved[at] - running[row])
-                jumps += (start, jump), (parts.stops[at], -jump)
+        starts, stops = parts.masked
+        for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
+            jump = padding_value - position + running[bisect_right(bounds, start) - 1]
+            jumps += (start, jump), (stop, -jump)
     return [(at, jump) for at, jump in jumps if at < num_tokens]

@@ -95,15 +95,14 @@ class _Codes(NamedTuple):
 @lru_cache
 def _codes(spec: MRopeSpec, ids: torch.dtype | None, *, masked: bool) -> _Codes:
     """Return the codes of ids of a dtype, or of types."""
+    given: dict[int | None, int] = {spec.image_token_id: IMAGE, spec.video_token_id: VIDEO}
     if ids is None:
-        kinds = {IMAGE: IMAGE, VIDEO: VIDEO}
+        given = {IMAGE: IMAGE, VIDEO: VIDEO}
     elif spec.marker_rule in ("last", "count"):
-        kinds = dict(zip(spec.markers, (IMAGE, START, END), strict=True))
-    else:
-        kinds = {spec.image_token_id: IMAGE, spec.video_token_id: VIDEO}
-        if spec.marker_rule == "adjacent":
-            kinds[spec.vision_start_token_id] = START
-    kinds.pop(None, None)
+        given |= {spec.video_start_token_id: START, spec.video_end_token_id: END}
+    elif spec.marker_rule == "adjacent":
+        given[spec.vision_start_token_id] = START
+    kinds = {token: kind for token, kind in given.items() if token is not None}
     low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
     narrow = high - low < 255
     shift = low - 1 if masked else 0

@@ -78,7 +78,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     gaps = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
     between = [text[size * stop : size * start] for stop, start in gaps]
     of_item = {item: _steps_of(items, item, pack) for item in set(parts.item)}
-    groups = [*map(of_item.__getitem__, parts.item)]
+    groups: list[tuple[bytes, ...]] = [*map(of_item.__getitem__, parts.item)]
     if any(parts.before):
         sizes = zip(groups, parts.before, parts.starts, parts.stops, strict=True)
         groups = [

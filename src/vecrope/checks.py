@@ -131,11 +131,8 @@ def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = N
     """Check that `values`, at least one, are among 0 .. `allowed` wherever `kept`; synchronises."""
     if values.dtype == torch.bool:
         return
-    # Of int64 the least value is slow to find, but the upper half of a negative one is negative.
-    flat = values.reshape(-1)
-    wide = flat.dtype == torch.int64 and flat.stride(0) == 1
-    low = int((flat.view(torch.int32) if wide else flat).amin())
-    if low >= 0 and int(flat.amax()) <= allowed:
+    low, high = values.aminmax()
+    if int(low) >= 0 and int(high) <= allowed:
         return
     faults = (values < 0) | (values > allowed)
     if kept is not None:

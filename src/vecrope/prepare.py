@@ -39,9 +39,9 @@ def prepare(
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
         if mask is not None and mask.numel():
-            given, mask = mask, mask.bool()
-            if validate and not torch.equal(given, mask.to(given.dtype)):
-                checks.check_codes("attention_mask", given, 1)
+            if validate:
+                checks.check_codes("attention_mask", mask, 1)
+            mask = mask.bool()
             if spec.mask_rule == "ignore" or checks.all_set(mask):
                 mask = None
         if validate and types is not None and types.numel():

@@ -1,6 +1,5 @@
 """The forms in which a call may be answered, forced, for the tests of `get_rope_index`."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -43,19 +42,9 @@ def parametrize(name, values):
     return pytest.mark.parametrize(name, values.values(), ids=values.keys())
 
 
-@contextmanager
-def eager_limits(*, runs_from, few):
-    """Let the eager form look for runs, or lay lines out as tensors, from other sizes on."""
-    with (
-        mock.patch("vecrope.forms.eager.rope_index._RUNS_FROM", runs_from),
-        mock.patch("vecrope.core.modality._WORDS_FROM", 0),
-        mock.patch("vecrope.forms.eager.groups.FEW", few),
-    ):
-        yield
-
-
-def eager_rope_index(*args, runs_from, few, **arguments):
-    with eager_limits(runs_from=runs_from, few=few):
+def eager_wide(*args, **arguments):
+    """Call the eager form with steps in four bytes, as for the largest of pictures."""
+    with mock.patch("vecrope.forms.eager.write._MOST_IN_A_BYTE", -1):
         return get_rope_index(*args, form="eager", **arguments)
 
 
@@ -66,9 +55,7 @@ UNSEEN = count(1)
 
 FORMS = {
     "eager": get_rope_index,
-    "eager, by runs": partial(eager_rope_index, runs_from=0, few=512),
-    "eager, many by tokens": partial(eager_rope_index, runs_from=2**40, few=0),
-    "eager, many by runs": partial(eager_rope_index, runs_from=0, few=0),
+    "eager, steps in four bytes": eager_wide,
     "static": static_rope_index,
 }
 each_form = parametrize("form", FORMS)

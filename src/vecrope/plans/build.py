@@ -10,8 +10,7 @@ from vecrope.core import faults
 from vecrope.core.items import make_items, pace_of
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage
-from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import FEW
+from vecrope.forms.eager.parts import Parts
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
@@ -26,6 +25,9 @@ from vecrope.plans.plan import WIDE_FROM, RopeIndexPlan
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
+# Up to so many groups and rows, sums of numbers on the host are faster than tensor operators.
+FEW = 512
+
 
 def build_plan(
     prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
@@ -37,25 +39,21 @@ def build_plan(
     found = find_groups(inputs, spec) if exact and inputs.input_ids.numel() else None
     if found is None:
         return _plan_of_tokens(prepared, spec, validate, max_groups)
-    batch, groups = found
-    scale = _time_scale(inputs, spec)
-    if batch.kept is None and batch.num_rows <= FEW and (groups is None or groups.groups.few):
+    bounds, parts = found
+    scale, mask = _time_scale(inputs, spec), inputs.attention_mask
+    seq_len = inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None
+    if mask is None and len(bounds) + len(parts.starts) <= FEW:
         return plan_of_few_groups(
-            [] if groups is None else _groups_on_host(groups),
-            scale,
-            spec,
-            row_bounds=batch.bounds,
-            seq_len=batch.width,
-            dtype=dtype,
+            _groups_on_host(parts), scale, spec, row_bounds=bounds, seq_len=seq_len, dtype=dtype
         )
     return plan_of_groups(
-        _parts_of(groups, scale),
+        _parts_of(parts, scale),
         spec,
-        row_bounds=torch.tensor(batch.bounds, device="cpu"),
-        num_tokens=batch.num_tokens,
-        seq_len=batch.width,
+        row_bounds=torch.tensor(bounds, device="cpu"),
+        num_tokens=bounds[-1],
+        seq_len=seq_len,
         dtype=dtype,
-        kept=batch.kept,
+        kept=None if mask is None else mask.to("cpu", torch.bool).reshape(-1),
     )
 
 
@@ -67,26 +65,24 @@ def _time_scale(inputs: Inputs, spec: MRopeSpec) -> Tensor:
     return torch.empty((0, num_images + num_videos), device="cpu") if scale is None else scale
 
 
-def _groups_on_host(found: Found) -> list[HostGroup]:
-    """Return few groups, in the order of the stream."""
-    groups, items = found.groups, found.groups.items
+def _groups_on_host(parts: Parts) -> list[HostGroup]:
+    """Return the groups of a batch that masks nothing, in the order of the stream."""
+    items, numbers = parts.items, parts.item
     columns = items.area, items.height, items.width, items.advance, items.extent
-    assert groups.few is not None
-    return sorted(zip(found.first.tolist(), groups.few, *map(groups.of, columns), strict=True))
+    sizes = (map(column.__getitem__, numbers) for column in columns)
+    return [*zip(parts.starts, numbers, *sizes, strict=True)]
 
 
-def _parts_of(found: Found | None, scale: Tensor) -> GroupParts:
+def _parts_of(parts: Parts, scale: Tensor) -> GroupParts:
     """Return the groups of a batch, each in one part, in the order of the stream."""
-    if found is None:
-        none = torch.empty((7, 0), dtype=torch.int64, device="cpu")
-        return GroupParts._make((*none, scale[:, :0]))
-    items = found.groups.items
-    columns = items.height, items.width, items.advance, items.extent, range(len(items.area))
-    area = found.groups.area()
-    table = torch.stack((area, torch.zeros_like(area), *map(found.groups.column, columns)))
-    start, order = found.first.sort()
-    *sizes, item = table[:, order]
-    return GroupParts._make((start, *sizes, scale[:, item]))
+    items = parts.items
+    numbers = zip(parts.starts, parts.item, parts.before, strict=True)
+    groups = [(start, item) for start, item, before in numbers if item >= 0 and not before]
+    start, item = torch.tensor(groups, dtype=torch.int64, device="cpu").view(-1, 2).unbind(1)
+    columns = [items.area, [0] * len(items.area), items.height, items.width, items.advance]
+    columns.append(items.extent)
+    table = torch.tensor(columns, dtype=torch.int64, device="cpu")[:, item]
+    return GroupParts._make((start, *table, scale[:, item]))
 
 
 def _plan_of_tokens(

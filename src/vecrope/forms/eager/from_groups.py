@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from operator import add, gt, mul, sub
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.batch import Batch
-from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import host_tensor, make_groups, text_around
 from vecrope.forms.eager.items import Items
+from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 
 # One grid of positions (an image, a separate frame, or a video that is one block): the index of its
@@ -87,13 +86,9 @@ def positions_of_groups(
         extent=extent,
         offsets=taken,
     )
-    text = text_around(offset, area, num_tokens)
-    first = host_tensor(offset)
-    last = host_tensor([end - 1 for end in ends])
-    found = Found(make_groups(items), first, last, None, text)
     delta = sum(map(sub, advance, area))
-    batch = Batch(text, None, None, [0, num_tokens], num_tokens)
-    return write_positions(batch, found, [num_tokens + delta], dtype=dtype), delta
+    parts = make_parts(items, zip(offset, ends, range(len(groups)), repeat(0)))
+    return write_positions(parts, [0, num_tokens], dtype), delta
 
 
 def _raise_empty(groups: Sequence[Group]) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress
-from operator import add, gt, not_
+from itertools import compress, repeat
+from operator import add, gt
 
 import torch
 from torch import Tensor
 
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.forms.eager.batch import Batch
-from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import host_tensor, make_groups, text_around
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.rope_index import largest_positions, outreaches, row_ends_of
+from vecrope.forms.eager.parts import Part, make_parts
+from vecrope.forms.eager.rope_index import next_positions
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
@@ -40,37 +38,21 @@ def positions_of_runs(
     items = read_items(*grids, spec, seconds, lenient=False)
     if items is None or not num_tokens:
         return None
-    offsets, lengths, modalities = (numbers.tolist() for numbers in runs)
-    number = len(offsets)
-    num_images = sum(items.groups[: items.num_images])
-    images = [modality == IMAGE for modality in modalities]
-    if number != sum(items.groups) or sum(images) != num_images:
+    starts, lengths, kinds = (numbers.tolist() for numbers in runs)
+    stops = [*map(add, starts, lengths)]
+    if any(map(gt, [0, *stops], [*starts, num_tokens])):
         return None
-    if modalities.count(VIDEO) != number - num_images:
+    if not spec.frames_may_touch and not set(starts).isdisjoint(stops):
         return None
-    ends = [*map(add, offsets, lengths)]
-    if any(map(gt, [0, *ends], [*offsets, num_tokens])):
+    groups: list[Part] = []
+    for kind in (IMAGE, VIDEO):
+        item = items.of_groups(kind)
+        of_kind = [other == kind for other in kinds]
+        if [*compress(lengths, of_kind)] != [*map(items.area.__getitem__, item)]:
+            return None
+        groups += zip(compress(starts, of_kind), compress(stops, of_kind), item, repeat(0))
+    if len(groups) < len(starts):
         return None
-    if not spec.frames_may_touch and not set(offsets).isdisjoint(ends):
-        return None
-    if not number:
-        return torch.arange(num_tokens, dtype=dtype, device="cpu").repeat(3, 1), _delta(0)
-    # Into the order of the grids: all images, then all videos.
-    order = [*compress(range(number), images), *compress(range(number), map(not_, images))]
-    groups = make_groups(items)
-    if [*map(lengths.__getitem__, order)] != groups.area().tolist():
-        return None
-    text = text_around(offsets, lengths, num_tokens)
-    first = host_tensor(map(offsets.__getitem__, order))
-    last = host_tensor(ends[at] - 1 for at in order)
-    found = Found(groups, first, last, None, text)
-    row_ends = row_ends_of(found, [num_tokens])
-    batch = Batch(text, None, None, [0, num_tokens], num_tokens)
-    positions = write_positions(batch, found, row_ends, dtype=dtype)
-    if outreaches(spec, items):
-        row_ends = largest_positions(found, positions[0], row_ends)
-    return positions, _delta(row_ends[0] - num_tokens)
-
-
-def _delta(value: int) -> Tensor:
-    return torch.tensor([[value]], device="cpu")
+    parts, bounds = make_parts(items, sorted(groups)), [0, num_tokens]
+    delta = next_positions(parts, bounds, spec)[0] - num_tokens
+    return write_positions(parts, bounds, dtype), torch.tensor([[delta]], device="cpu")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate, chain, repeat
 from math import isfinite
-from operator import floordiv, mod, mul, sub
-from typing import Any, NamedTuple
+from operator import floordiv, mod, mul
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vecrope.core.items import has_pace, temporal_offset, video_pace
+from vecrope.core.modality import IMAGE
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
@@ -31,40 +33,10 @@ class Items(NamedTuple):
     # Temporal offsets of the frames of a group; None: every frame is at its number.
     offsets: list[Sequence[int]] | None
 
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Placeholders of all images, and of all videos."""
-        tokens = [*map(mul, self.groups, self.area)]
-        return sum(tokens[: self.num_images]), sum(tokens[self.num_images :])
-
-    def per_group(self, values: Sequence[Any]) -> Sequence[Any]:
-        """Return the value of each item once for each of its groups."""
-        if self.groups.count(1) == len(self.groups):
-            return values
-        return [*chain.from_iterable(map(repeat, values, self.groups))]
-
-    def steps(self, item: int) -> list[int]:
-        """Return by how much time moves on from each frame of a group to the next."""
-        if self.offsets is None:
-            return [1] * (self.depth[item] - 1)
-        offsets = self.offsets[item]
-        return [*map(sub, offsets[1:], offsets)]
-
-    def first(self, num_tokens: tuple[int, int]) -> Items | None:
-        """Return the items of the first so many placeholders of images and of videos.
-
-        None if the last of them is not the last of its group, or there are not so many.
-        """
-        groups: list[int] = []
-        for kind, left in enumerate(num_tokens):
-            rows = slice(0, self.num_images) if kind == 0 else slice(self.num_images, None)
-            for number, area in zip(self.groups[rows], self.area[rows], strict=True):
-                taken = min(number, left // area) if area else 0
-                groups.append(taken)
-                left -= taken * area
-            if left:
-                return None
-        return self._replace(groups=groups)
+    def of_groups(self, kind: int) -> Sequence[int]:
+        """Return the item of each group of images, or of videos."""
+        first, stop = (0, self.num_images) if kind == IMAGE else (self.num_images, len(self.groups))
+        return [*chain.from_iterable(map(repeat, range(first, stop), self.groups[first:stop]))]
 
 
 def read_items(
@@ -145,8 +117,6 @@ def _offsets(
     if seconds is None and spec.default_seconds is None:
         return None
     in_video = depth[num_images:]
-    if max(in_video) == 1 and seconds is None:
-        return offsets
     if seconds is not None:
         steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
         rate = spec.tokens_per_second
@@ -155,12 +125,14 @@ def _offsets(
             return None
         if not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS:
             return None
+    if max(in_video) <= 1:
+        return offsets
     # Of all videos at once: the products are rounded as the upstreams round theirs.
     pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
-    of_frames = [*chain.from_iterable(map(repeat, range(len(in_video)), in_video))]
-    in_order = [*chain.from_iterable(map(range, in_video))]
-    numbers = torch.tensor([of_frames, in_order], dtype=torch.int64, device="cpu")
-    video, frame = numbers.unbind()
+    video, frame = (
+        torch.frombuffer(array("q", chain.from_iterable(numbers)), dtype=torch.int64)
+        for numbers in (map(repeat, range(len(in_video)), in_video), map(range, in_video))
+    )
     taken = temporal_offset(frame, pace[:, video]).tolist()
     stops = [*accumulate(in_video)]
     offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))

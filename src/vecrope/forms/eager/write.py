@@ -1,174 +1,128 @@
-"""Positions as one cumulative sum of ones, corrected at lines, first tokens and behind groups.
+"""Positions as one cumulative sum of steps.
 
-From token to token, text counts up on every axis. Within a group the width axis does, but for the
-first token of a line, which returns to the first column; height counts up at the lines, and
-returns where a frame begins; time moves on where a frame begins. The first token of a group counts
-up on every axis, and the token behind a group stands where the advance of the group says.
+The step of a token is by how much each axis moves from it to the next token: 1 behind text, 0
+behind a masked token, and as lines and frames ask within a group, whose last token steps to where
+the group's advance leads. So the steps of a group depend on its item alone, and are laid out once
+for all groups of an item.
 """
 
 from __future__ import annotations
 
-from itertools import accumulate, chain, repeat
-from operator import add, sub
-from typing import NamedTuple
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import chain, pairwise
+from operator import sub
+from struct import Struct
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.batch import Batch
-from vecrope.forms.eager.find import Found
-from vecrope.forms.eager.groups import host_tensor
+from vecrope.forms.eager.items import Items
+from vecrope.forms.eager.parts import Parts
 
-
-class Lines(NamedTuple):
-    """The lines of all groups. What is said of a group's first token is overwritten."""
-
-    at: Tensor  # (L,) index of each line's first token
-    width: Tensor  # (L,) what the width axis moves by there
-    behind: Tensor  # (3, G) what each axis moves by behind a group, on top of what text does
-
-
-class Frames(NamedTuple):
-    """The frames of groups that have several, but for the first of each group."""
-
-    at: Tensor  # (F,) index of each frame's first token
-    height: Tensor  # (F,) what the height axis moves by there
-    time: Tensor  # (F,) what the time axis moves by
+# Steps are at most as large as the largest side or advance.
+_MOST_IN_A_BYTE = 127
+# By their numbers, as signed ones.
+_BYTES = [bytes([number]) for number in range(256)]
 
 
 def write_positions(
-    batch: Batch,
-    found: Found | None,
-    row_ends: list[int],
-    *,
-    padding_value: int = 0,
+    parts: Parts,
+    bounds: Sequence[int],
     dtype: torch.dtype,
+    mask: Tensor | None = None,
+    padding_value: int = 0,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one.
 
     Args:
-        batch: the tokens, of which neither ids nor types are read.
-        found: its groups; None: there are none.
-        row_ends: the running position behind each row.
+        parts: of the batch.
+        bounds: where each row starts in the batch, then N.
+        dtype: of the positions, int64 or int32.
+        mask: of N tokens, 0 for a masked one; None: none is.
         padding_value: the position of masked tokens.
-        dtype: of the positions.
     """
-    if found is None and batch.kept is None and batch.width is not None:
-        row = torch.arange(batch.width, dtype=dtype, device="cpu")
-        return row.repeat(3, batch.num_rows)
-    positions = torch.empty((3, batch.num_tokens), dtype=dtype, device="cpu")
-    text = None if found is None else found.text
-    if text is not None:
-        positions[:2].copy_(text)
-    counted = positions if text is None else positions[2]
-    if batch.kept is None:
-        counted.fill_(1)
-    else:
-        counted.copy_(batch.kept)
-    if found is not None:
-        _write_groups(positions, found)
-    _start_rows(positions, batch, row_ends)
+    if mask is not None:
+        mask = mask.to("cpu", torch.bool).reshape(-1)
+    steps = _steps(parts, bounds[-1], mask)
+    positions = steps.to(dtype, memory_format=torch.contiguous_format)
+    interrupted = any(parts.before)
+    jumps = _jumps(parts, bounds, None if interrupted else padding_value)
+    if jumps:
+        at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
+        index = torch.frombuffer(at, dtype=torch.int64)
+        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
+        for axis in positions.unbind():
+            axis.index_add_(0, index, move)
     positions.cumsum_(1)
-    if batch.kept is not None:
-        positions.masked_fill_(~batch.kept, padding_value)
+    if interrupted:
+        # At masked tokens inside of a group the axes differ.
+        assert mask is not None
+        positions.masked_fill_(mask.logical_not(), padding_value)
     return positions
 
 
-def _write_groups(positions: Tensor, found: Found) -> None:
-    dtype, num_tokens = positions.dtype, positions.shape[1]
-    lines = _few_lines(found) if found.groups.many is None else _many_lines(found)
-    time, height, width = positions.unbind()
-    if found.placeholders is not None:
-        time.index_fill_(0, found.placeholders, 0)
-        height.index_fill_(0, found.placeholders, 0)
-    width.index_copy_(0, lines.at, lines.width.to(dtype))
-    height.index_fill_(0, lines.at, 1)
-    if found.groups.deep:
-        frames = _frames(found)
-        height.index_copy_(0, frames.at, frames.height.to(dtype))
-        time.index_copy_(0, frames.at, frames.time.to(dtype))
-    positions.index_fill_(1, found.first, 1)
-    ends, behind = found.last + 1, lines.behind
-    if found.reaches(num_tokens):
-        behind = behind * (ends < num_tokens)
-        ends = ends.clamp(max=num_tokens - 1)
-    positions.index_add_(1, ends, behind.to(dtype))
+def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
+    """Return (3, N) int8 or int32: a 0, and the steps of all tokens but the last."""
+    items = parts.items
+    largest = max(chain(items.advance, items.extent, items.height, items.width), default=0)
+    narrow = largest <= _MOST_IN_A_BYTE
+    pack, size = (_BYTES.__getitem__, 1) if narrow else (Struct("i").pack, 4)
+    dtype = torch.int8 if narrow else torch.int32
+    text = pack(1) * num_tokens
+    if kept is not None:
+        buffer = bytearray(num_tokens * size)
+        torch.frombuffer(buffer, dtype=dtype).copy_(kept)
+        text = bytes(buffer)
+    gaps = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
+    between = [text[size * stop : size * start] for stop, start in gaps]
+    of_item = {item: _steps_of(items, item, pack) for item in set(parts.item)}
+    groups: list[tuple[bytes, ...]] = [*map(of_item.__getitem__, parts.item)]
+    if any(parts.before):
+        sizes = zip(groups, parts.before, parts.starts, parts.stops, strict=True)
+        groups = [
+            tuple(steps[size * done : size * (done + stop - start)] for steps in group)
+            for group, done, start, stop in sizes
+        ]
+    pieces = [b""] * (2 * len(groups) + 1)
+    pieces[::2] = between
+    joined = bytearray()
+    for axis in range(3):
+        pieces[1::2] = [steps[axis] for steps in groups]
+        joined += pack(0)
+        joined += b"".join(pieces)
+    return torch.frombuffer(joined, dtype=dtype).view(3, -1)[:, :num_tokens]
 
 
-def _few_lines(found: Found) -> Lines:
-    """Lay the lines out on the host."""
-    groups, items = found.groups, found.groups.items
-    height, width, tall = map(groups.of, (items.height, items.width, groups.tall))
-    area, advance, extent = map(groups.of, (items.area, items.advance, items.extent))
-    begins = _begins(found)
-    at, moves = torch.tensor(
-        [
-            [*chain.from_iterable(map(range, begins, map(add, begins, area), width))],
-            [*chain.from_iterable(map(repeat, [1 - columns for columns in width], tall))],
-        ],
-        device="cpu",
-    ).unbind()
-    behind = [[*map(sub, advance, side)] for side in (extent, height, width)]
-    return Lines(found.token(at), moves, torch.tensor(behind, device="cpu"))
+def _steps_of(items: Items, item: int, pack: Callable[[int], bytes]) -> tuple[bytes, bytes, bytes]:
+    """Return the steps of a group's tokens in time, height and width."""
+    depth, height, width = items.depth[item], items.height[item], items.width[item]
+    time_end, row_end, column_end = (
+        pack(items.advance[item] - extent + 1) for extent in (items.extent[item], height, width)
+    )
+    zero, one = pack(0), pack(1)
+    across, still = one * (width - 1), zero * (width - 1)
+    columns = (across + pack(1 - width)) * (depth * height - 1) + across + column_end
+    rows = (still + one) * (height - 1) + still
+    time = zero * (height * width - 1)
+    if depth > 1:
+        times = range(depth) if items.offsets is None else items.offsets[item]
+        rows = (rows + pack(1 - height)) * (depth - 1) + rows
+        time = b"".join([time + pack(end - at) for at, end in pairwise(times)]) + time
+    return time + time_end, rows + row_end, columns
 
 
-def _many_lines(found: Found) -> Lines:
-    """Lay the lines out as tensors."""
-    groups = found.groups
-    assert groups.many is not None
-    _, area, tall, advance, _, _, width = groups.many.table.unbind()
-    starts = tall.cumsum(0) - tall
-    group = torch.zeros(groups.num_lines, dtype=torch.int64, device="cpu")
-    group = group.index_fill_(0, starts[1:], 1).cumsum_(0)
-    line = torch.arange(groups.num_lines, device="cpu") - starts[group]
-    columns = width[group]
-    begins = found.first if found.placeholders is None else area.cumsum(0) - area
-    at = torch.addcmul(begins[group], line, columns)
-    return Lines(found.token(at), 1 - columns, advance - groups.many.table[4:])
+def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int | None) -> list[tuple[int, int]]:
+    """Return at which tokens all axes move by more than a step, and by how much more.
 
-
-def _frames(found: Found) -> Frames:
-    """Lay out the frames of groups that have several, on the host: lines are many more."""
-    groups, items = found.groups, found.groups.items
-    numbers = groups.few if groups.many is None else groups.many.item.tolist()
-    assert numbers is not None
-    at: list[int] = []
-    height: list[int] = []
-    time: list[int] = []
-    for begin, item in zip(_begins(found), numbers, strict=True):
-        frames = items.depth[item]
-        if frames == 1:
-            continue
-        size = items.area[item] // frames
-        at.extend(range(begin + size, begin + frames * size, size))
-        height.extend([1 - items.height[item]] * (frames - 1))
-        time.extend(items.steps(item))
-    index, *moves = host_tensor(chain(at, height, time)).view(3, -1).unbind()
-    return Frames(found.token(index), *moves)
-
-
-def _begins(found: Found) -> list[int]:
-    """Return (G,) where each group begins: its first token's index, or that token's rank."""
-    if found.placeholders is None:
-        first: list[int] = found.first.tolist()
-        return first
-    groups = found.groups
-    area = groups.of(groups.items.area) if groups.many is None else groups.many.area.tolist()
-    return [0, *accumulate(area)][:-1]
-
-
-def _start_rows(positions: Tensor, batch: Batch, row_ends: list[int]) -> None:
-    """Let every row count from 0, by what the rows before it have counted."""
-    if batch.num_rows == 1:
-        positions[:, 0].sub_(1)
-        return
-    last = batch.num_tokens - 1
-    starts = [min(start, last) for start in batch.bounds[:-1]]
-    counted = [1, *row_ends[:-1]]
-    # A row that begins behind the last token has none.
-    counted = [
-        count if start <= last else 0 for count, start in zip(counted, batch.bounds, strict=False)
-    ]
-    at = torch.tensor(starts, device="cpu")
-    shift = torch.tensor(counted, dtype=positions.dtype, device="cpu")
-    positions.index_add_(1, at, shift.expand(3, -1), alpha=-1)
+    It is where a row starts, and where masked runs start and stop if there is a padding value.
+    """
+    num_tokens, running = bounds[-1], parts.running(bounds)
+    jumps = [*zip(bounds[1:-1], map(sub, running, running[1:]), strict=False)]
+    if padding_value is not None:
+        starts, stops = parts.masked
+        for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
+            jump = padding_value - position + running[bisect_right(bounds, start) - 1]
+            jumps += (start, jump), (stop, -jump)
+    return [(at, jump) for at, jump in jumps if at < num_tokens]

@@ -1,0 +1,115 @@
+"""What stands in a batch: its maximal runs of text, placeholders, markers and masked tokens."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from functools import lru_cache
+from itertools import compress, pairwise, repeat
+from typing import NamedTuple
+
+import torch
+
+from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+# Markers: what videos, or by the rule "adjacent" images and frames, start with, and what ends them.
+START, END = MASKED + 1, MASKED + 2
+
+
+class Runs(NamedTuple):
+    """K runs in the order of the batch. None goes on into another row, or packed sequence."""
+
+    kinds: list[int]  # (K,)
+    starts: list[int]  # (K + 1,) index of each run's first token, then N
+    rows: list[int]  # (B + 1,) the first run of each row, then K
+
+    def of(self, kind: int) -> tuple[list[int], list[int]]:
+        """Return where the runs of a kind start, and where they stop."""
+        of_kind = [other == kind for other in self.kinds]
+        return [*compress(self.starts, of_kind)], [*compress(self.starts[1:], of_kind)]
+
+    def continues(self, last: int, first: int) -> bool:
+        """Say whether two tokens are of one row and have none but masked ones in between."""
+        before, after = (bisect_right(self.starts, token) - 1 for token in (last, first))
+        same_row = bisect_right(self.rows, before) == bisect_right(self.rows, after)
+        return same_row and all(kind == MASKED for kind in self.kinds[before + 1 : after])
+
+
+def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
+    """Return the runs of a batch.
+
+    Args:
+        inputs: as for `eager_rope_index`.
+        spec: of the shared rule.
+        bounds: where each row starts in the batch, then N.
+    """
+    ids, types, mask = inputs.input_ids, inputs.mm_token_type_ids, inputs.attention_mask
+    rules = _codes(spec, ids.dtype if types is None else None, masked=mask is not None)
+    # Passes over bytes take a fraction of the time of passes over ids.
+    codes = ids.clamp(rules.low, rules.high) if types is None else types.to("cpu")
+    codes = codes.to(rules.dtype)
+    if mask is not None:
+        codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
+    values, lengths = torch.unique_consecutive(codes, return_counts=True)
+    kinds = [*map(rules.kinds.get, values.tolist(), repeat(TEXT))]
+    starts = [0, *lengths.cumsum(0).tolist()]
+    rows = [0]
+    for bound in bounds[1:-1]:
+        at = bisect_left(starts, bound)
+        if starts[at] != bound:
+            starts.insert(at, bound)
+            kinds.insert(at, kinds[at - 1])
+        rows.append(at)
+    runs = Runs(kinds, starts, [*rows, len(kinds)])
+    if types is None and spec.marker_rule in ("last", "count"):
+        _tell_videos(runs, last=spec.marker_rule == "last")
+    return runs
+
+
+def _tell_videos(runs: Runs, *, last: bool) -> None:
+    """Set the kind of placeholders in videos, by the last marker in front of them, or by count."""
+    kinds, starts, rows = runs
+    for first, stop in pairwise(rows):
+        depth = 0
+        for at in compress(range(first, stop), kinds[first:stop]):
+            kind = kinds[at]
+            if kind == IMAGE:
+                if depth > 0:
+                    kinds[at] = VIDEO
+            elif kind != MASKED:
+                number = starts[at + 1] - starts[at]
+                depth = (0 if last else depth) + (number if kind == START else -number)
+
+
+class _Codes(NamedTuple):
+    """Numbers that tell tokens apart as far as that matters, of a byte each if that is enough."""
+
+    low: int  # ids are clamped to these two, which are text
+    high: int
+    dtype: torch.dtype
+    shift: int  # taken from the codes where masked tokens are to be 0
+    kinds: dict[int, int]  # of codes; of every other it is text
+
+
+@lru_cache
+def _codes(spec: MRopeSpec, ids: torch.dtype | None, *, masked: bool) -> _Codes:
+    """Return the codes of ids of a dtype, or of types."""
+    given: dict[int | None, int] = {spec.image_token_id: IMAGE, spec.video_token_id: VIDEO}
+    if ids is None:
+        given = {IMAGE: IMAGE, VIDEO: VIDEO}
+    elif spec.marker_rule in ("last", "count"):
+        given |= {spec.video_start_token_id: START, spec.video_end_token_id: END}
+    elif spec.marker_rule == "adjacent":
+        given[spec.vision_start_token_id] = START
+    kinds = {token: kind for token, kind in given.items() if token is not None}
+    low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
+    narrow = high - low < 255
+    shift = low - 1 if masked else 0
+    dtype, size = (torch.uint8, 256) if narrow else (torch.int32, 2**32)
+    kinds = {(token - shift) % size: kind for token, kind in kinds.items()}
+    if masked:
+        kinds[0] = MASKED
+    if ids is not None:
+        high = min(high, torch.iinfo(ids).max)
+    return _Codes(low, high, dtype, shift % size if narrow else shift, kinds)

@@ -62,8 +62,8 @@ _QWEN2_5 = {
 _OMNI = {"own rule": Rules(calls.by_ids_with_audio)}
 _TYPES = {"types": Rules(calls.by_types)}
 
-# By `model_type`, the newest first.
-RULES: dict[str, dict[str, Rules]] = {
+# By `model_type`, the newest first; every other family has `_TYPES`.
+_RULES: dict[str, dict[str, Rules]] = {
     "glm4v": _GLM,
     "glm4v_moe": _GLM,
     "glm46v": _GLM,
@@ -72,12 +72,6 @@ RULES: dict[str, dict[str, Rules]] = {
     "qwen2_5_vl": _QWEN2_5,
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
-    "qwen3_5": _TYPES,
-    "qwen3_5_moe": _TYPES,
-    "qwen4_exp": _TYPES,
-    "cosmos3_omni": _TYPES,
-    "cosmos3_edge": _TYPES,
-    "cohere_compass": _TYPES,
     "paddleocr_vl": _QWEN,
     "ernie4_5_vl_moe": {
         "types": Rules(calls.by_types),
@@ -93,3 +87,8 @@ RULES: dict[str, dict[str, Rules]] = {
     "glm_image": {"own rule": Rules(calls.by_markers_with_targets)},
     "minicpmv4_7": {"own rule": Rules(calls.by_types_of_slices)},
 }
+
+
+def rules_of(model_type: str) -> dict[str, Rules]:
+    """Return the rules that a family has had, by their names."""
+    return _RULES.get(model_type, _TYPES)

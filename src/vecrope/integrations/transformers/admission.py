@@ -17,6 +17,7 @@ from vecrope.integrations.transformers.known import Entry, known
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import Rules, rules_of
 from vecrope.integrations.transformers.self_check import first_difference
+from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
 from vecrope.spec import MRopeSpec
 
 Check = Literal["known", "self", "always"]
@@ -64,14 +65,21 @@ class Method:
 
     def _compare(self, config: Any) -> tuple[Call, MRopeSpec]:
         differences = []
-        for name, rules in _fitting(self.original, self.model_type).items():
+        for name, rules in fitting(self.original, self.model_type).items():
             spec = rules.spec_of(config)
             key = (self.fingerprint or self.original, name, spec)
             if key in _CHECKED:
                 return rules.call, spec
             seed = int(self.fingerprint or "0", 16) % 2**63
+            if spec.own_rule is not None:
+                raise RuntimeError(
+                    f"{_described(self.original, self.cls)} is not known to this vecrope, and for "
+                    f"{self.model_type}, which has a rule of its own, there is no check: install "
+                    "a release that the README lists"
+                )
+            prompts = shared_rule_prompts(spec, seed)
             difference = first_difference(
-                self.original, self.cls, config, rules.call, spec, seed
+                self.original, self.cls, config, rules.call, spec, prompts
             )
             if difference is None:
                 _CHECKED.add(key)
@@ -124,7 +132,7 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
                 f"{_described(original, cls)} is not known to this vecrope (fingerprint {code}): "
                 "install a release that the README lists, or have it compared by check='self'"
             )
-    if not _fitting(original, model_type):
+    if not fitting(original, model_type):
         takes = " or ".join(
             f"({', '.join(each.name for each in _parameters(rules.call, 3))})"
             for rules in rules_of(model_type).values()
@@ -143,7 +151,7 @@ def _fingerprint(original: Callable[..., Any], cls: type) -> str | None:
         return None
 
 
-def _fitting(original: Callable[..., Any], model_type: str) -> dict[str, Rules]:
+def fitting(original: Callable[..., Any], model_type: str) -> dict[str, Rules]:
     """Return the rules whose signature a method has, with or without `**kwargs`."""
     theirs = _shapes(original, 1)
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from types import FunctionType, MethodType
@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 from vecrope.integrations.transformers.calls import Call
-from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
 from vecrope.spec import MRopeSpec
 
 
 def first_difference(
-    original: Callable[..., Any], cls: type, config: Any, call: Call, spec: MRopeSpec, seed: int
+    original: Callable[..., Any],
+    cls: type,
+    config: Any,
+    call: Call,
+    spec: MRopeSpec,
+    prompts: Iterable[dict[str, Any]],
 ) -> str | None:
     """Return the first prompt on which two methods differ, in words, or None.
 
@@ -31,23 +35,18 @@ def first_difference(
         config: its configuration.
         call: what is to take the method's place.
         spec: the rules that it is called with.
-        seed: of the prompts.
+        prompts: the arguments of both; those that the method does not take are left out.
     """
-    if spec.own_rule is not None:
-        return (
-            f"there is no self-check for {spec.model_type}, which has a rule of its own: install a "
-            "release of transformers that the README lists, or a vecrope that knows this one"
-        )
     names = _names(original)
     with _quiet():
-        for prompt in shared_rule_prompts(spec, seed):
+        for prompt in prompts:
             arguments = {name: value for name, value in prompt.items() if name in names}
             try:
-                theirs = original(_StandIn(cls, config), **_copies(arguments))
+                theirs = original(_StandIn(cls, config, spec), **_copies(arguments))
             except Exception as error:
                 return f"transformers raises {error!r} on {_described(arguments)}"
             try:
-                ours = call(_StandIn(cls, config), spec, True, **_copies(arguments))  # type: ignore[arg-type]
+                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))  # type: ignore[arg-type]
             except ValueError as error:
                 return f"vecrope refuses {_described(arguments)}: {error}"
             for name, expected, got in zip(("position_ids", "rope_deltas"), theirs, ours,
@@ -63,9 +62,11 @@ def first_difference(
 class _StandIn:
     """Has a model's configuration and its class's methods, and takes what is written on it."""
 
-    def __init__(self, cls: type, config: Any) -> None:
+    def __init__(self, cls: type, config: Any, spec: MRopeSpec) -> None:
         self._cls = cls
         self.config = config
+        # The omni families read it off the model.
+        self.spatial_merge_size = spec.spatial_merge_size
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._cls, name)

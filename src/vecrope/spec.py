@@ -13,7 +13,7 @@ MarkerRule = Literal["none", "last", "count", "adjacent"]
 ImageTime = Literal["frames", "none"]
 VideoTime = Literal["frames", "seconds"]
 TimeOrder = Literal["rate", "seconds"]
-TimeDtype = Literal["given", "float32", "float64"]
+TimeDtype = Literal["given", "float32", "float64", "int64"]
 SpanRule = Literal["thw", "hw"]
 MaskRule = Literal["skip", "ignore"]
 DeltaLength = Literal["padded", "valid"]
@@ -80,7 +80,8 @@ class MRopeSpec:
         tokens_per_second: positions per second, for `"seconds"`.
         time_order: which product is rounded first, `tokens_per_second` times the seconds of a step
             (`"rate"`) or the seconds of a step times the number of steps (`"seconds"`).
-        time_dtype: in which precision. `"given"`: that of `second_per_grid_ts`.
+        time_dtype: in which precision. `"given"`: that of `second_per_grid_ts`. `"int64"`: the
+            seconds of a step are first cut to whole numbers (transformers 4.52 to 5.17).
         default_seconds: seconds of a step where they are not given; None: they must be given.
         multi_frame_images: whether an image may have a temporal extent.
         span_rule: how far a block moves the running position. `"thw"`: past its largest position
@@ -189,6 +190,10 @@ class MRopeSpec:
                 )
             if not 0 < rate < 2**31:
                 raise ValueError(f"tokens_per_second must be positive, got {rate}")
+            if self.time_dtype == "int64" and rate != int(rate):
+                raise ValueError(
+                    f"tokens_per_second must be whole with time_dtype 'int64', got {rate}"
+                )
         elif self.tokens_per_second is not None:
             raise ValueError(
                 "tokens_per_second must be None with video_time 'frames', "

@@ -144,7 +144,9 @@ def video_pace(
     seconds = seconds.to(device)
     if not seconds.is_floating_point():
         seconds = seconds.double()
-    if spec.time_dtype == "float64":
+    if spec.time_dtype == "int64":
+        seconds = seconds.double().trunc()
+    elif spec.time_dtype == "float64":
         seconds = seconds.double()
     elif spec.time_dtype == "float32":
         seconds = seconds.float()

@@ -3,6 +3,6 @@
 Importing this package does not import transformers.
 """
 
-from vecrope.integrations.transformers.patching import VERSIONS, patch, patched, unpatch
+from vecrope.integrations.transformers.patching import patch, patched, unpatch
 
-__all__ = ["VERSIONS", "patch", "patched", "unpatch"]
+__all__ = ["patch", "patched", "unpatch"]

@@ -2,7 +2,7 @@
 
 A function here takes the model and its spec, and then what the model's own method takes: the same
 names, order and defaults. A family of another signature, or of another state to be kept on its
-model, is a function and an entry of `CALLS`.
+model, is a function here and an entry of `rules`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import Module
 
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
+from vecrope.integrations.arguments import as_grids, as_seconds, without_left_over
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
@@ -39,13 +40,13 @@ def by_types(
     """Answer as the families do that number by types alone."""
     inputs = Inputs(
         input_ids,
-        image_grid_thw,
-        video_grid_thw,
+        as_grids(image_grid_thw),
+        as_grids(video_grid_thw),
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
         lenient=True,
     )
-    return rope_index_of(inputs, spec, validate=validate)
+    return answer(inputs, spec, validate)
 
 
 def by_types_and_seconds(
@@ -64,14 +65,14 @@ def by_types_and_seconds(
     """Answer as qwen2_5_vl does, whose videos are spaced in time."""
     inputs = Inputs(
         input_ids,
-        image_grid_thw,
-        video_grid_thw,
+        as_grids(image_grid_thw),
+        as_grids(video_grid_thw),
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        second_per_grid_ts=_less_left_over(second_per_grid_ts, video_grid_thw),
+        second_per_grid_ts=less_left_over(second_per_grid_ts, video_grid_thw),
         lenient=True,
     )
-    return rope_index_of(inputs, spec, validate=validate)
+    return answer(inputs, spec, validate)
 
 
 def by_types_of_images(
@@ -88,12 +89,12 @@ def by_types_of_images(
     """Answer as hunyuan_vl does, which has no videos, and itself refuses grids left over."""
     inputs = Inputs(
         input_ids,
-        image_grid_thw,
+        as_grids(image_grid_thw),
         attention_mask=_as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
         lenient=True,
     )
-    return rope_index_of(inputs, spec, validate=validate)
+    return answer(inputs, spec, validate)
 
 
 def by_types_of_slices(
@@ -122,7 +123,7 @@ def by_types_of_slices(
         target_sizes_videos=target_sizes_videos,
         lenient=True,
     )
-    return rope_index_of(inputs, spec, validate=validate)
+    return answer(inputs, spec, validate)
 
 
 # The size of what it keeps depends on values, of which a graph has none.
@@ -145,6 +146,7 @@ def by_markers_with_targets(
     if isinstance(input_ids, Tensor) and isinstance(attention_mask, Tensor):
         fits = attention_mask.shape[1:] == input_ids.shape[1:]
         attention_mask = attention_mask == 1 if fits else None
+    image_grid_thw = as_grids(image_grid_thw)
     inputs = Inputs(
         input_ids,  # type: ignore[arg-type]
         image_grid_thw,
@@ -186,32 +188,26 @@ def by_ids_with_audio(
     has_grids = image_grid_thw is not None or video_grid_thw is not None
     inputs = Inputs(
         input_ids,  # type: ignore[arg-type]
-        image_grid_thw,
-        video_grid_thw,
+        as_grids(image_grid_thw),
+        as_grids(video_grid_thw),
         attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask,
-        second_per_grid_ts=_less_left_over(second_per_grids, video_grid_thw),
+        second_per_grid_ts=less_left_over(second_per_grids, video_grid_thw),
         audio_seqlens=audio_seqlens if has_grids else None,
         use_audio_in_video=has_grids and bool(use_audio_in_video),
         lenient=True,
     )
-    return rope_index_of(inputs, spec, validate=validate)
+    return answer(inputs, spec, validate)
 
 
-# By `model_type`; every other family numbers `by_types`.
-CALLS: dict[str, Call] = {
-    "qwen2_5_vl": by_types_and_seconds,
-    "hunyuan_vl": by_types_of_images,
-    "glm_image": by_markers_with_targets,
-    "minicpmv4_7": by_types_of_slices,
-    "qwen2_5_omni_thinker": by_ids_with_audio,
-    "qwen2_5_omni_talker": by_ids_with_audio,
-    "qwen3_omni_moe_thinker": by_ids_with_audio,
-}
+def answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor]:
+    """Answer, whatever the grids hold that no token asks for."""
 
+    def answer_to(inputs: Inputs) -> tuple[Tensor, Tensor]:
+        return rope_index_of(inputs, spec, validate=validate)
 
-def call_of(model_type: str) -> Call:
-    """Return the function that answers for a family."""
-    return CALLS.get(model_type, by_types)
+    if torch.compiler.is_compiling():
+        return answer_to(inputs)
+    return without_left_over(answer_to, inputs, spec)
 
 
 def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
@@ -219,14 +215,15 @@ def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
     return attention_mask.bool() if isinstance(attention_mask, Tensor) else attention_mask
 
 
-def _less_left_over(
-    seconds: Tensor | Sequence[float] | None, video_grid_thw: Tensor | None
+def less_left_over(
+    seconds: Any, video_grid_thw: Tensor | None
 ) -> Tensor | Sequence[float] | None:
     """Return the seconds less those beyond the last video."""
+    seconds = as_seconds(seconds)
     num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
     if seconds is None or len(seconds) <= num_videos:
-        return seconds
-    return seconds[:num_videos]
+        return seconds  # type: ignore[no-any-return]
+    return seconds[:num_videos]  # type: ignore[no-any-return]
 
 
 def _types(mm_token_type_ids: Tensor | None) -> Tensor:

@@ -13,20 +13,19 @@ from weakref import WeakKeyDictionary
 from torch import Tensor
 from torch.nn import Module
 
-from vecrope.families import FAMILIES
-from vecrope.integrations.transformers.calls import Call, call_of
+from vecrope.integrations.transformers.admission import Check, examine
+from vecrope.integrations.transformers.bound import BoundMethod, is_of_class
+from vecrope.integrations.transformers.calls import Call
 from vecrope.spec import MRopeSpec
-
-VERSIONS = ("5.23",)
 
 _NAME = "get_rope_index"
 _Method = Callable[..., tuple[Tensor, Tensor]]
 _Target = TypeVar("_Target", Module, type[Module])
-# Every method that is ours, and what its class had by that name in its own dictionary.
+# Every method of a class that is ours, and what the class had in its own dictionary.
 _OURS: WeakKeyDictionary[_Method, _Method | None] = WeakKeyDictionary()
 
 
-def patch(target: _Target, *, validate: bool = True) -> _Target:
+def patch(target: _Target, *, validate: bool = True, check: Check = "self") -> _Target:
     """Replace `get_rope_index` of a model of transformers, or of a class of models.
 
     The signature stays, and so does what is answered: shapes, dtypes, device and values. Grids that
@@ -40,6 +39,14 @@ def patch(target: _Target, *, validate: bool = True) -> _Target:
             all of its instances.
         validate: check the values of the input, as `vecrope.get_rope_index` does. On a device other
             than the CPU this synchronises; transformers does, too, for every row and image.
+        check: how a method is proven to give the same answers. It is looked up by its fingerprint,
+            a hash of its code and of all that it calls in transformers, in a table of those that
+            were run. `"known"`: what is not in the table is refused. `"self"`: it is compared with
+            vecrope's on some dozens of prompts, made for the model's configuration; a difference
+            is refused, with the prompt, and agreement warns once. `"always"`: it is compared in
+            any case, and so is a method from outside `transformers.models`: remote code, a
+            subclass, a function on an instance. The comparison runs on the CPU and touches neither
+            the model nor any global state; that of a class is made at the first call.
 
     Returns:
         `target`. To patch it once more changes `validate`. A configuration is read once, when the
@@ -47,13 +54,18 @@ def patch(target: _Target, *, validate: bool = True) -> _Target:
 
     Raises:
         TypeError: if `target` is neither a module nor a class of modules, or has no such method.
-        ValueError: for a family that is not known, or a method that is not transformers' own.
-        RuntimeError: for a version of transformers that is not known.
+        ValueError: for a family that is not known, or a method from outside `transformers.models`.
+        RuntimeError: for a method that does not give the same answers, is not known to, where it
+            has to be, or has another signature; of a class that is to be compared, also if its
+            first call is in a graph: patch the model, or call it once.
 
     Where transformers raises although there is an answer, the patched method returns it: for int32
     `input_ids` with a mask, for rows without an unmasked token, for images and frames with nothing
     between them. Where its loop answers only because the tokens of a row add up, or because one
-    position is spread over a row, the patched method raises ValueError.
+    position is spread over a row, the patched method raises ValueError; if a further grid fills
+    that run, it answers by the grids.
+
+    A pickled model comes back with the method of its class, a copied one patched for itself.
 
     Example:
         >>> import torch
@@ -72,10 +84,9 @@ def patch(target: _Target, *, validate: bool = True) -> _Target:
                 [0, 1, 1, 3],
                 [0, 1, 2, 3]])
     """
-    _check_version()
     holders = _holders(target)
     # All are made before any is put in: a model is patched as a whole or not at all.
-    methods = [_method(holder, validate) for holder in holders]
+    methods = [_method(holder, validate, check) for holder in holders]
     for holder, method in zip(holders, methods, strict=True):
         setattr(holder, _NAME, method)
     return target
@@ -94,28 +105,31 @@ def unpatch(target: _Target) -> _Target:
         TypeError: if `target` is neither a module nor a class of modules, or has no such method.
         ValueError: if it is not patched. An instance of a patched class is not, by itself.
     """
-    holders = [holder for holder in _holders(target) if _function(holder) in _OURS]
+    holders = [holder for holder in _holders(target) if _is_ours(vars(holder).get(_NAME))]
     if not holders:
         raise ValueError(f"{_name_of(target)} is not patched")
     for holder in holders:
-        _put_back(holder, _OURS[_function(holder)])
+        _put_back(holder, _replaced(vars(holder)[_NAME], holder))
     return target
 
 
 @contextmanager
-def patched(target: _Target, *, validate: bool = True) -> Iterator[_Target]:
+def patched(
+    target: _Target, *, validate: bool = True, check: Check = "self"
+) -> Iterator[_Target]:
     """Patch a model or a class for the time of a `with` block; see `patch`.
 
     Args:
         target: what to patch.
         validate: check the values of the input.
+        check: how a method is proven to give the same answers.
 
     Yields:
         `target`. Afterwards it is what it was before, patched or not.
     """
     holders = _holders(target)
     before = [vars(holder).get(_NAME) for holder in holders]
-    patch(target, validate=validate)
+    patch(target, validate=validate, check=check)
     try:
         yield target
     finally:
@@ -140,62 +154,81 @@ def _holders(target: object) -> list[Any]:
     return holders
 
 
-def _method(holder: Any, validate: bool) -> Any:
+def _method(holder: Any, validate: bool, check: Check) -> Any:
     """Return what takes the place of `get_rope_index` in a module or a class."""
-    cls: Any = holder if isinstance(holder, type) else type(holder)
-    own = vars(holder).get(_NAME) if isinstance(holder, type) else None
-    if own is not None and own in _OURS:
-        own = _OURS[own]
-    original = inspect.unwrap(getattr(cls, _NAME), stop=lambda method: method not in _OURS)
-    if not original.__module__.startswith("transformers.models."):
-        raise ValueError(
-            f"{_NAME} of {cls.__name__} must be one of transformers, got that of "
-            f"{original.__module__}: call vecrope.get_rope_index in it"
-        )
-    config = cls.config_class if isinstance(holder, type) else holder.config
-    families = [name for name, family in FAMILIES.items() if "transformers" in family.rules]
-    if config.model_type not in families:
-        raise ValueError(
-            f"{cls.__name__} must have one of the model types {', '.join(families)}, got "
-            f"{config.model_type!r}"
-        )
-    call = call_of(config.model_type)
-    _check_signature(cls, original, call)
-    specs: WeakKeyDictionary[Module, MRopeSpec] = WeakKeyDictionary()
+    is_class = isinstance(holder, type)
+    cls: Any = holder if is_class else type(holder)
+    own = vars(holder).get(_NAME)
+    if _is_ours(own) or is_of_class(own):
+        own = _replaced(own, holder)
+    original = _unbound(own, holder) if own is not None else _of_class(cls)
+    config = cls.config_class if is_class else holder.config
+    method = examine(original, cls, config.model_type, check)
+    takes = {each.name for each in inspect.signature(original).parameters.values()}
+    takes_all = any(
+        each.kind is inspect.Parameter.VAR_KEYWORD
+        for each in inspect.signature(original).parameters.values()
+    )
+    rules: WeakKeyDictionary[Module, tuple[Call, MRopeSpec]] = WeakKeyDictionary()
 
-    def spec_of(model: Module) -> MRopeSpec:
-        if model not in specs:
-            specs[model] = MRopeSpec.from_config(model.config, convention="transformers")
-        return specs[model]
+    def rules_of(model: Module) -> tuple[Call, MRopeSpec]:
+        if model not in rules:
+            rules[model] = method.rules_of(model.config)
+        return rules[model]
 
     @functools.wraps(original)
     def get_rope_index(self: Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return call(self, spec_of(self), validate, *args, **kwargs)
+        if not takes_all and not takes.issuperset(kwargs):
+            unknown = next(name for name in kwargs if name not in takes)
+            raise TypeError(f"get_rope_index got an unexpected keyword argument {unknown!r}")
+        call, spec = rules_of(self)
+        return call(self, spec, validate, *args, **kwargs)
 
-    _OURS[get_rope_index] = own
-    if isinstance(holder, type):
+    if is_class:
+        _OURS[get_rope_index] = own
         return get_rope_index
-    spec_of(holder)
-    return MethodType(get_rope_index, holder)
+    rules_of(holder)
+    return BoundMethod(get_rope_index, holder, own)
 
 
-def _check_signature(cls: type, original: _Method, call: Call) -> None:
-    """Check that a method takes what its answer does."""
-    theirs = list(inspect.signature(original).parameters.values())[1:]
-    ours = list(inspect.signature(call).parameters.values())[3:]
-    shapes = [[(each.name, each.kind, each.default) for each in every] for every in (theirs, ours)]
-    if shapes[0] != shapes[1]:
-        raise RuntimeError(
-            f"{_NAME} of {cls.__name__} must take ({', '.join(each.name for each in ours)}), got "
-            f"({', '.join(each.name for each in theirs)}): this transformers is not the released "
-            f"{' or '.join(VERSIONS)}"
-        )
+def _of_class(cls: Any) -> _Method:
+    """Return the method that a class has, or inherits, apart from ours."""
+    method = getattr(cls, _NAME)
+    return inspect.unwrap(method, stop=lambda each: each not in _OURS)  # type: ignore[no-any-return]
 
 
-def _function(holder: Any) -> Any:
-    """Return the function that stands in a holder's own dictionary, or None."""
-    method = vars(holder).get(_NAME)
-    return getattr(method, "__func__", method)
+def _unbound(own: Any, holder: Any) -> _Method:
+    """Return what a class or an instance has of its own, as a function of the model."""
+    if isinstance(holder, type):
+        return own  # type: ignore[no-any-return]
+    if isinstance(own, MethodType) and own.__self__ is holder:
+        return own.__func__
+
+    def unbound(self: Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+        return own(*args, **kwargs)  # type: ignore[no-any-return]
+
+    parameters = list(inspect.signature(own).parameters.values())
+    model = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    functools.update_wrapper(unbound, own)
+    unbound.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [model, *(each.replace(kind=each.kind) for each in parameters)]
+    )
+    return unbound
+
+
+def _is_ours(method: Any) -> bool:
+    if isinstance(method, BoundMethod):
+        return True
+    # A class's is found on an instance where somebody has put it there.
+    function = getattr(method, "__func__", method)
+    return inspect.isfunction(function) and function in _OURS
+
+
+def _replaced(method: Any, holder: Any) -> Any:
+    """Return what stood in a holder's own dictionary before ours, or None."""
+    if isinstance(method, BoundMethod):
+        return method.replaced
+    return _OURS.get(method) if isinstance(holder, type) else None
 
 
 def _put_back(holder: Any, method: Any) -> None:
@@ -207,14 +240,3 @@ def _put_back(holder: Any, method: Any) -> None:
 
 def _name_of(target: Any) -> str:
     return target.__name__ if isinstance(target, type) else type(target).__name__
-
-
-def _check_version() -> None:
-    import transformers
-
-    version = transformers.__version__
-    if ".".join(version.split(".")[:2]) not in VERSIONS:
-        raise RuntimeError(
-            f"transformers must be of version {' or '.join(VERSIONS)}, got {version}: install "
-            f"'transformers=={VERSIONS[-1]}.*', or a vecrope that knows {version}"
-        )

@@ -60,7 +60,7 @@ def get_rope_index(
     video_time: Literal["frames", "seconds"] = "frames",
     tokens_per_second: float | None = None,
     time_order: Literal["rate", "seconds"] = "rate",
-    time_dtype: Literal["given", "float32", "float64"] = "given",
+    time_dtype: Literal["given", "float32", "float64", "int64"] = "given",
     default_seconds: float | None = None,
     multi_frame_images: bool = True,
     span_rule: Literal["thw", "hw"],
@@ -95,7 +95,8 @@ def get_rope_index(
         tokens_per_second: positions a second.
         time_order: whether the `"rate"` is first multiplied by the seconds of a step, or the
             `"seconds"` of a step by the number of the step.
-        time_dtype: the precision of both products; `"given"`: see `seconds_type`.
+        time_dtype: the precision of both products; `"given"`: see `seconds_type`; `"int64"`: the
+            seconds are cut to whole numbers.
         default_seconds: seconds of a step where `second_per_grid_ts` is None.
         multi_frame_images: whether an image may have several frames.
         span_rule: a block advances the position past the largest of its `"thw"` or its `"hw"`
@@ -142,6 +143,8 @@ def get_rope_index(
         seconds = list(second_per_grid_ts or ())
         _check_seconds(second_per_grid_ts, video_time, len(video_grid_thw))
     precision = seconds_type if time_dtype == "given" else time_dtype
+    if time_dtype == "int64":
+        seconds, precision = [int(value) for value in seconds], "float64"
     videos = []
     for index, source, t, h, w in grids_of("video_grid_thw", video_grid_thw, spatial_merge_size):
         frames = t // temporal_merge_size

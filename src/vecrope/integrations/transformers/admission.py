@@ -1,0 +1,196 @@
+"""Whether a method may be replaced, and by what: proven for its fingerprint, or checked now."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from vecrope.families import FAMILIES
+from vecrope.integrations.fingerprint import fingerprint
+from vecrope.integrations.transformers.calls import Call
+from vecrope.integrations.transformers.known import Entry, known
+from vecrope.integrations.transformers.reached import helpers_of
+from vecrope.integrations.transformers.rules import Rules, rules_of
+from vecrope.integrations.transformers.self_check import first_difference
+from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
+from vecrope.spec import MRopeSpec
+
+Check = Literal["known", "self", "always"]
+
+# What was checked in this process: a method, the name of its rules, and their spec.
+_CHECKED: set[tuple[object, str, MRopeSpec]] = set()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that may be replaced, once a configuration says what its rules are.
+
+    Attributes:
+        original: the function, whose first argument is the model.
+        cls: the class of the model.
+        model_type: the family.
+        fingerprint: of the function and all that it calls in its package; None: of unknown source.
+        entry: what the table says of it.
+        check: what else is asked for.
+    """
+
+    original: Callable[..., Any]
+    cls: type
+    model_type: str
+    fingerprint: str | None
+    entry: Entry | None
+    check: Check
+
+    def rules_of(self, config: Any) -> tuple[Call, MRopeSpec]:
+        """Return what answers for a model of this configuration.
+
+        Raises:
+            RuntimeError: if the method is not in the table and a prompt shows a difference, or if
+                the check cannot be made now.
+        """
+        if self.entry is not None and self.check != "always":
+            rules = rules_of(self.model_type)[self.entry["rules"]]
+            return rules.call, rules.spec_of(config)
+        if torch.compiler.is_compiling() or _is_capturing():
+            raise RuntimeError(
+                f"get_rope_index of {self.cls.__name__} was not compared with vecrope's yet, which "
+                "cannot be done in a graph: patch the model, or call it once"
+            )
+        return self._compare(config)
+
+    def _compare(self, config: Any) -> tuple[Call, MRopeSpec]:
+        differences = []
+        for name, rules in fitting(self.original, self.model_type).items():
+            spec = rules.spec_of(config)
+            key = (self.fingerprint or self.original, name, spec)
+            if key in _CHECKED:
+                return rules.call, spec
+            seed = int(self.fingerprint or "0", 16) % 2**63
+            if spec.own_rule is not None:
+                raise RuntimeError(
+                    f"{_described(self.original, self.cls)} is not known to this vecrope, and for "
+                    f"{self.model_type}, which has a rule of its own, there is no check: install "
+                    "a release that the README lists"
+                )
+            prompts = shared_rule_prompts(spec, seed)
+            difference = first_difference(
+                self.original, self.cls, config, rules.call, spec, prompts
+            )
+            if difference is None:
+                _CHECKED.add(key)
+                if self.entry is None:
+                    warnings.warn(
+                        f"{_described(self.original, self.cls)} is not known to this vecrope; it "
+                        f"agreed with it on all prompts of a check, under the rules {name!r}",
+                        stacklevel=2,
+                    )
+                return rules.call, spec
+            differences.append(f"under the rules {name!r} {difference}")
+        raise RuntimeError(
+            f"{_described(self.original, self.cls)} is not known to this vecrope and does not "
+            f"agree with it: {'; '.join(differences)}"
+        )
+
+
+def examine(original: Callable[..., Any], cls: type, model_type: str, check: Check) -> Method:
+    """Return a method that may be replaced, as far as can be said without a configuration.
+
+    Raises:
+        ValueError: for a check or a family that is not known, and for a method that is defined
+            outside `transformers.models`, unless everything is to be checked.
+        RuntimeError: for a method that is known to answer otherwise, that is not known, where it
+            has to be, or that has another signature.
+    """
+    if check not in get_args(Check):
+        raise ValueError(f"check must be 'known', 'self' or 'always', got {check!r}")
+    own = _defined_in(original).startswith("transformers.models.")
+    if not own and check != "always":
+        raise ValueError(
+            f"get_rope_index of {cls.__name__} must be one of transformers.models, got that of "
+            f"{_place(original)}: call vecrope.get_rope_index in it, or have it compared by "
+            "check='always'"
+        )
+    families = [name for name, family in FAMILIES.items() if "transformers" in family.rules]
+    if model_type not in families:
+        raise ValueError(
+            f"{cls.__name__} must have one of the model types {', '.join(families)}, got "
+            f"{model_type!r}"
+        )
+    code = _fingerprint(original, cls) if own else None
+    entry = known(model_type, code)
+    if check != "always":
+        reason = None if entry is None else entry.get("refused")
+        if reason is not None:
+            raise RuntimeError(f"{_described(original, cls)} is not replaced: {reason}")
+        if entry is None and check == "known":
+            raise RuntimeError(
+                f"{_described(original, cls)} is not known to this vecrope (fingerprint {code}): "
+                "install a release that the README lists, or have it compared by check='self'"
+            )
+    if not fitting(original, model_type):
+        takes = " or ".join(
+            f"({', '.join(each.name for each in _parameters(rules.call, 3))})"
+            for rules in rules_of(model_type).values()
+        )
+        found = ", ".join(each.name for each in _parameters(original, 1))
+        raise RuntimeError(
+            f"get_rope_index of {cls.__name__} must take {takes}, got ({found})"
+        )
+    return Method(original, cls, model_type, code, entry, check)
+
+
+def _fingerprint(original: Callable[..., Any], cls: type) -> str | None:
+    try:
+        return fingerprint(original, *helpers_of(original, cls))
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def fitting(original: Callable[..., Any], model_type: str) -> dict[str, Rules]:
+    """Return the rules whose signature a method has, with or without `**kwargs`."""
+    theirs = _shapes(original, 1)
+    return {
+        name: rules
+        for name, rules in rules_of(model_type).items()
+        if _shapes(rules.call, 3) == theirs
+    }
+
+
+def _shapes(function: Callable[..., Any], first: int) -> list[tuple[object, ...]]:
+    parameters = _parameters(function, first)
+    return [(each.name, each.kind, each.default) for each in parameters]
+
+
+def _parameters(function: Callable[..., Any], first: int) -> list[inspect.Parameter]:
+    parameters = list(inspect.signature(function).parameters.values())[first:]
+    return [each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD]
+
+
+def _defined_in(original: Callable[..., Any]) -> str:
+    """Return the module of a function's code, which a wrapper does not take over."""
+    name: str = getattr(original, "__globals__", {}).get("__name__", original.__module__)
+    return name
+
+
+def _place(original: Callable[..., Any]) -> str:
+    code = getattr(original, "__code__", None)
+    where = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+    return f"{_defined_in(original)}{where}"
+
+
+def _described(original: Callable[..., Any], cls: type) -> str:
+    import transformers
+
+    return (
+        f"get_rope_index of {cls.__name__} in {_defined_in(original)}, transformers "
+        f"{transformers.__version__},"
+    )
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

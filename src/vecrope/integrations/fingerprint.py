@@ -1,0 +1,60 @@
+"""What a function of an upstream is, whatever its release is called: a hash of its code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+# Of two functions that differ in nothing else the answers are equal; some are not in every Python.
+_LEFT_OUT = {"annotation", "ctx", "kind", "returns", "type_comment", "type_params"}
+
+
+def fingerprint(function: Callable[..., Any], *helpers: Callable[..., Any]) -> str:
+    """Return a hash of what a function does, together with the helpers that it calls.
+
+    Formatting, comments, docstrings and annotations do not count, nor does the version of Python.
+
+    Raises:
+        OSError: if the source of one of them cannot be found.
+        TypeError: if one of them is not written in Python.
+    """
+    return fingerprint_of(_definition(each) for each in (function, *helpers))
+
+
+def fingerprint_of(definitions: Iterable[ast.AST]) -> str:
+    """Return the `fingerprint` of functions of which the syntax trees are known."""
+    digest = hashlib.sha256()
+    for definition in definitions:
+        digest.update(repr(_normalised(definition)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _definition(function: Callable[..., Any]) -> ast.AST:
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+    return ast.parse(source).body[0]
+
+
+def _normalised(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_normalised(each) for each in node if not _is_docstring(each)]
+    if isinstance(node, ast.AnnAssign) and node.value is not None:
+        node = ast.Assign(targets=[node.target], value=node.value)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = (
+        (name, _normalised(value)) for name, value in ast.iter_fields(node) if name not in _LEFT_OUT
+    )
+    return type(node).__name__, [(name, value) for name, value in fields if value not in (None, [])]
+
+
+def _is_docstring(node: Any) -> bool:
+    """Say whether a statement is a string, which does nothing."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

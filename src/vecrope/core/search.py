@@ -1,9 +1,10 @@
 """Searching and spreading tables without starting torch's worker threads for small ones.
 
 On a CPU torch starts its thread team for `repeat_interleave`, for the largest or smallest of a
-dimension with its index and for `tril` and `triu` whatever the size, and for `searchsorted` from
-200 values on. Beside busy cores the team takes milliseconds to assemble, a thousand times the work
-itself. So nothing in this package calls these operators on a CPU below `PARALLEL_FROM` elements.
+dimension with its index and for `tril` and `triu` whatever the size, for `searchsorted` from 200
+values on, and for what MKL computes (`trunc`, `sqrt`, `exp`) from some 100. Beside busy cores the
+team takes milliseconds to assemble, a thousand times the work itself. So nothing in this package
+calls these operators on a CPU below `PARALLEL_FROM` elements.
 """
 
 from __future__ import annotations

@@ -152,7 +152,8 @@ def _times(
     else:
         times = frames.to(seconds.dtype) * (seconds * spec.tokens_per_second)
     if rule.whole_times:
-        times = times.trunc()
+        # None is negative. For `trunc` a CPU starts threads from some 100 values on.
+        times = times.floor()
     # In float64, so that no compiler contracts this product and the sum that follows.
     return times.to(torch.float64 if rounds else torch.int64)
 

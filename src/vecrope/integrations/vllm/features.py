@@ -8,8 +8,8 @@ from typing import Any
 
 from vecrope.forms.eager import Group
 
-# From so many groups on, numbering them here is faster than vLLM's loop over them.
-MIN_GROUPS = 16
+# From so many groups on, numbering them here is faster than vLLM's loop over them: at 16 as fast.
+MIN_GROUPS = 20
 
 
 def has_many_groups(mm_features: list[Any], *, separate_frames: bool) -> bool:

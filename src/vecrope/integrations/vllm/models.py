@@ -63,9 +63,10 @@ _CANVAS = (
     *("compute_llm_grid", "_target_hw"),
 )
 # The classes that define the method, by module: what answers, whether each frame of a video is a
-# group, the fingerprint of vLLM 0.20.2 to 0.33, and the helpers in it. Of Qwen3-Omni it is that of
-# 0.32 and 0.33; before, the marker before an item was not numbered as text. Classes that are not
-# here inherit the method, or count tokens, and keep what they have.
+# group, the fingerprints in vLLM 0.20.2 to 0.33, and the helpers that they include. Three are known
+# from a later release on, as they were numbered otherwise or had other helpers before: GLM-4V from
+# 0.25, Qwen2.5-Omni from 0.31 and Qwen3-Omni from 0.32. Classes that are not here inherit the
+# method, or count tokens, and keep what they have.
 _TABLE: tuple[tuple[str, str, Answer, bool, str, tuple[str, ...]], ...] = (
     ("bailing_moe_v3_vl", "BailingMoeV3VL", _BY_IMAGES, False, "5f5300375d7319c0", ()),
     ("cohere_compass", "CohereCompass", _BY_GRIDS, False, "f9d8771bdf58904e", _GRIDS),
@@ -73,32 +74,41 @@ _TABLE: tuple[tuple[str, str, Answer, bool, str, tuple[str, ...]], ...] = (
         *("cosmos3_edge", "Cosmos3Edge", _BY_MARKERS, True, "369ca60c810e48e0"),
         tuple(f"Qwen3VLForConditionalGeneration.{name}" for name in _MARKERS),
     ),
-    ("ernie45_vl", "Ernie4_5_VLMoe", _BY_GRIDS, False, "fb49b5ce96aaf02a", _GRIDS),
-    ("glm4_1v", "Glm4v", _BY_GRIDS, True, "8fc648e080c7a395", _GRIDS),
-    ("isaac", "Isaac", answer_isaac, False, "c1680a102719bb55", ("iter_mm_grid_hw",)),
+    ("ernie45_vl", "Ernie4_5_VLMoe", _BY_GRIDS, False, "fb49b5ce96aaf02a 26ed4aec54927cb0", _GRIDS),
+    ("glm4_1v", "Glm4v", _BY_GRIDS, True, "8fc648e080c7a395 64ec230db3245204", _GRIDS),
+    (
+        "isaac",
+        "Isaac",
+        answer_isaac,
+        False,
+        "c1680a102719bb55 d37d4298a508c925",
+        ("iter_mm_grid_hw",),
+    ),
     (
         *("keye", "Keye", _BY_GRIDS, True, "c564e170f6e7e05f"),
         (*_GRIDS, "_split_video_grid_thw"),
     ),
     ("keye_vl1_5", "KeyeVL1_5", _BY_GRIDS, True, "579af19080bbc3fb", (*_GRIDS, "split_thw")),
     ("minicpmv4_7", "MiniCPMV4_7", answer_minicpmv4_7, False, "9c3189907221f1e1", _CANVAS),
-    ("openpangu_vl", "OpenPanguVL", _BY_FRAMES, True, "1bf431017c6e804a", _GRIDS),
-    ("paddleocr_vl", "PaddleOCRVL", _BY_GRIDS, False, "756533845a981a98", _GRIDS),
+    ("openpangu_vl", "OpenPanguVL", _BY_FRAMES, True, "1bf431017c6e804a d4a708de198fbae3", _GRIDS),
+    ("paddleocr_vl", "PaddleOCRVL", _BY_GRIDS, False, "756533845a981a98 13a26c069a953632", _GRIDS),
     (
         *("qwen2_5_omni_thinker", "Qwen2_5OmniThinker", _OMNI, False, "24a783d8061d3533"),
         (*_AUDIO, "_get_feature_tensor"),
     ),
-    ("qwen2_5_vl", "Qwen2_5_VL", _BY_GRIDS, False, "2bdf6ed5ec64e85b", _GRIDS),
-    ("qwen2_vl", "Qwen2VL", _BY_GRIDS, False, "195e7b19a4ab506d", _GRIDS),
+    ("qwen2_5_vl", "Qwen2_5_VL", _BY_GRIDS, False, "2bdf6ed5ec64e85b 13a26c069a953632", _GRIDS),
+    ("qwen2_vl", "Qwen2VL", _BY_GRIDS, False, "195e7b19a4ab506d 13a26c069a953632", _GRIDS),
     (
         *("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinker", _OMNI_MOE, False, "b018e7eb7b954bd9"),
         (*_AUDIO, "_get_feat_extract_output_lengths"),
     ),
-    ("qwen3_vl", "Qwen3VL", _BY_MARKERS, True, "a1ccbf909d507787", _MARKERS),
+    ("qwen3_vl", "Qwen3VL", _BY_MARKERS, True, "a1ccbf909d507787 b056792e99c7ec3d", _MARKERS),
 )
 CLASSES: dict[str, dict[str, Model]] = {
     f"vllm.model_executor.models.{module}": {
-        f"{name}ForConditionalGeneration": Model(answer, separate, frozenset({known}), helpers)
+        f"{name}ForConditionalGeneration": Model(
+            answer, separate, frozenset(known.split()), helpers
+        )
     }
     for module, name, answer, separate, known, helpers in _TABLE
 }

@@ -37,7 +37,7 @@ def register() -> None:
     is left as it is. The log says which, once for each class, when its module is imported. Models
     that inherit a method inherit the replacement.
 
-    vecrope numbers a prompt of 16 groups and more, where a group is an image, a separate frame or a
+    vecrope numbers a prompt of 20 groups and more, where a group is an image, a separate frame or a
     video that is one block. With fewer, vLLM's own method is as fast or faster, and answers. It
     also answers what vecrope refuses: `refusals` counts these prompts, and the log names each fault
     once. What is not replaced: the Transformers backend, and the positions that vLLM computes anew

@@ -165,11 +165,9 @@ def test_seconds_of_any_kind_get_the_wheels_answer(rate, seconds):
 @needs_sglang
 @pytest.mark.parametrize("dtype", [torch.int16, torch.uint8])
 def test_grids_of_short_integers_get_the_wheels_answer(dtype):
-    prompt = prompt_of(
-        "qwen3_vl", "t<It<V<V", image_grid_thw=[[1, 2, 2]], video_grid_thw=[[2, 2, 2]]
-    )
-    grids = {name: getattr(prompt, name).to(dtype) for name in GRIDS}
-    assert_same(*(call(prompt, f, **grids) for f in (ours, wheel())))
+    prompt = prompt_of("qwen3_vl", "t<It<IIt", image_grid_thw=[[1, 2, 2], [1, 4, 2]])
+    grids = prompt.image_grid_thw.to(dtype)
+    assert_same(*(call(prompt, f, image_grid_thw=grids) for f in (ours, wheel())))
 
 
 @needs_sglang

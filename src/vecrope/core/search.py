@@ -1,7 +1,10 @@
 """Searching and spreading tables without starting torch's worker threads for small ones.
 
-On a CPU `searchsorted` and `repeat_interleave` hand their work to the thread team however small it
-is. Beside busy cores the team takes milliseconds to assemble, a thousand times the work itself.
+On a CPU torch starts its thread team for `repeat_interleave`, for the largest or smallest of a
+dimension with its index and for `tril` and `triu` whatever the size, for `searchsorted` from 200
+values on, and for what MKL computes (`trunc`, `sqrt`, `exp`) from some 100. Beside busy cores the
+team takes milliseconds to assemble, a thousand times the work itself. So nothing in this package
+calls these operators on a CPU below `PARALLEL_FROM` elements.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# From so many places to spread over, or comparisons of a value with a bound, on threads pay.
+# From so many elements on threads pay: places to spread over, comparisons of a value with a bound.
 PARALLEL_FROM = 2**16
 
 
@@ -29,12 +32,25 @@ def spread(sizes: Tensor, total: int) -> Tensor:
     return begun[:-1].cumsum(0)
 
 
-def search(bounds: Tensor, values: Tensor) -> Tensor:
+def search(bounds: Tensor, values: Tensor, *, right: bool = True) -> Tensor:
     """Return, in the shape of `values`, how many of the ascending `bounds` (n,) are not above each.
 
-    It is `searchsorted(bounds, values, right=True)`.
+    It is `searchsorted(bounds, values, right=right)`: with `right=False` how many are below.
     """
     work = bounds.shape[0] * values.numel()
     if work >= PARALLEL_FROM or not values.is_cpu or torch.compiler.is_compiling():
-        return torch.searchsorted(bounds.contiguous(), values.contiguous(), right=True)
-    return (values.unsqueeze(-1) >= bounds).sum(-1)
+        return torch.searchsorted(bounds.contiguous(), values.contiguous(), right=right)
+    values = values.unsqueeze(-1)
+    return (values >= bounds if right else values > bounds).sum(-1)
+
+
+def count_begun(starts: Tensor, total: int) -> Tensor:
+    """Return (total,) int64: how many of the ascending `starts` (n,) are not above 0, 1, 2, ...
+
+    It is `searchsorted(starts, arange(total), right=True)`.
+    """
+    if total >= PARALLEL_FROM or not starts.is_cpu or torch.compiler.is_compiling():
+        return torch.searchsorted(starts, torch.arange(total, device=starts.device), right=True)
+    begun = torch.zeros(total + 1, dtype=torch.int64, device=starts.device)
+    starts = starts.clamp(min=0, max=total).long()
+    return begun.index_add_(0, starts, torch.ones_like(starts))[:-1].cumsum(0)

@@ -43,10 +43,8 @@ class Stream:
 
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each token index, in its shape; N and beyond give the last row."""
-        if len(self.shape) == 2:
-            row = index // self.shape[1]
-        else:
-            row = torch.searchsorted(self.row_bounds, index, right=True) - 1
+        padded = len(self.shape) == 2
+        row = index // self.shape[1] if padded else search(self.row_bounds, index) - 1
         return row.clamp(max=self.num_rows - 1)
 
     def token_rows(self) -> Tensor:

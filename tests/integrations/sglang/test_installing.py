@@ -1,16 +1,24 @@
-"""`install` and `uninstall`, on a stand-in of SGLang's tree and on the wheel's own module."""
+"""`install` and `uninstall`, on stand-ins of SGLang's trees and on the wheel's own module."""
 
+import ast
+import logging
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from own_support import SGLANG_WHEEL, needs_sglang
 
 from bench.wheels import Wheel, load
 from vecrope.integrations import sglang as ours
+from vecrope.integrations.fingerprint import fingerprint, fingerprint_of
+from vecrope.integrations.sglang import installing, qwen
+from vecrope.integrations.sglang.known import FINGERPRINTS, HELPERS, MODEL_TYPES
 
-HOME = "sglang.srt.layers.rotary_embedding.mrope_rope_index"
+PACKAGE = "sglang.srt.layers.rotary_embedding"
+HOME = f"{PACKAGE}.mrope_rope_index"
+MEMBER = f"{HOME.replace('.', '/')}.py"
 NAMES = (
     *("get_rope_index", "get_rope_index_glm4v"),
     *("get_rope_index_ernie45", "get_rope_index_qwen3_omni"),
@@ -31,75 +39,96 @@ def add_module(monkeypatch, name, **contents):
     return module
 
 
-@pytest.fixture
-def tree(monkeypatch):
-    """A stand-in: the module of the functions, two users of them, and a module of another."""
+def function(name):
+    def stand_in(*_, **__):
+        return name
 
-    def function(name):
-        def stand_in(*_):
-            return name
+    return stand_in
 
-        return stand_in
 
-    package = add_module(monkeypatch, "sglang", __version__="0.5.23")
+@pytest.fixture(params=["functions", "static methods"])
+def tree(request, monkeypatch):
+    """A stand-in: the functions where they are from 0.5.10 on, or before, and users of them."""
+    add_module(monkeypatch, "sglang")
     originals = {name: function(name) for name in NAMES}
-    home = add_module(monkeypatch, HOME, **originals)
+    if request.param == "functions":
+        owner = add_module(monkeypatch, HOME, **originals)
+    else:
+        owner = type("MRotaryEmbedding", (), {k: staticmethod(f) for k, f in originals.items()})
+        add_module(monkeypatch, PACKAGE, MRotaryEmbedding=owner)
+        del sys.modules[PACKAGE].__path__
     by_name = add_module(
         monkeypatch,
         "sglang.srt.multimodal.processors.some_model",
-        rope_index=originals["get_rope_index"],
-        get_rope_index_glm4v=originals["get_rope_index_glm4v"],
+        rope_index=vars(owner)["get_rope_index"],
+        get_rope_index_glm4v=vars(owner)["get_rope_index_glm4v"],
         unrelated=function("unrelated"),
     )
     other = add_module(monkeypatch, "sglang_like", get_rope_index=originals["get_rope_index"])
     monkeypatch.setitem(sys.modules, "sglang.not_a_module", None)
-    yield SimpleNamespace(
-        package=package, home=home, by_name=by_name, other=other, originals=originals
-    )
+    known = {name: {fingerprint(stand_in)} for name, stand_in in originals.items()}
+    monkeypatch.setattr(installing, "FINGERPRINTS", known)
+    yield SimpleNamespace(owner=owner, by_name=by_name, other=other, originals=originals)
     ours.uninstall()
 
 
 def at_home(tree):
-    return {name: getattr(tree.home, name) for name in NAMES}
+    return {name: getattr(tree.owner, name) for name in NAMES}
+
+
+def is_installed(tree):
+    return all(
+        function.__wrapped__ is tree.originals[name] for name, function in at_home(tree).items()
+    )
 
 
 def test_every_name_is_swapped_and_put_back(tree):
-    ours.install()
-    assert at_home(tree) == {name: getattr(ours, name) for name in NAMES}
-    assert tree.by_name.rope_index is ours.get_rope_index
-    assert tree.by_name.get_rope_index_glm4v is ours.get_rope_index_glm4v
+    done = ours.install()
+    assert sorted(done.replaced) == sorted(NAMES)
+    assert [*done.left] == [installing._PICTURES_ONLY]
+    assert is_installed(tree)
+    static = isinstance(tree.owner, type)
+    held = vars(tree.owner) if static else at_home(tree)
+    assert tree.by_name.rope_index is held["get_rope_index"]
+    assert tree.by_name.get_rope_index_glm4v is held["get_rope_index_glm4v"]
     assert tree.by_name.unrelated() == "unrelated"
     assert tree.other.get_rope_index is tree.originals["get_rope_index"]
 
     ours.uninstall()
     assert at_home(tree) == tree.originals
-    assert tree.by_name.rope_index is tree.originals["get_rope_index"]
-    assert tree.by_name.get_rope_index_glm4v is tree.originals["get_rope_index_glm4v"]
-
-
-def test_a_second_call_does_nothing(tree):
-    ours.install()
-    ours.install()
+    assert tree.by_name.rope_index is vars(tree.owner)["get_rope_index"]
     ours.uninstall()
     assert at_home(tree) == tree.originals
+
+
+def test_a_second_call_replaces_nothing_twice(tree):
+    ours.install()
+    ours.install(strict=True)
+    assert is_installed(tree)
     ours.uninstall()
     assert at_home(tree) == tree.originals
 
 
 def test_what_is_imported_in_between_is_put_back_too(tree, monkeypatch):
     ours.install()
-    late = add_module(monkeypatch, "sglang.late", fetched=tree.home.get_rope_index_ernie45)
+    name = "get_rope_index_ernie45"
+    late = add_module(monkeypatch, "sglang.late", fetched=vars(tree.owner)[name])
     ours.uninstall()
-    assert late.fetched is tree.originals["get_rope_index_ernie45"]
+    assert late.fetched is vars(tree.owner)[name]
 
 
-@pytest.mark.parametrize("version", ["0.5.22", "0.5.24", "0.5.23.post1", "0.0.0.dev0"])
-def test_another_version_is_refused(tree, version):
-    tree.package.__version__ = version
-    message = rf"SGLang {version} is installed, .* 0\.5\.23 alone: install sglang==0\.5\.23"
-    with pytest.raises(RuntimeError, match=message):
-        ours.install()
-    assert at_home(tree) == tree.originals
+def test_functions_that_are_not_known_or_missing_are_left_and_named(tree, monkeypatch, caplog):
+    monkeypatch.setitem(installing.FINGERPRINTS, "get_rope_index_glm4v", set())
+    delattr(tree.owner, "get_rope_index_ernie45")
+    with caplog.at_level(logging.INFO):
+        done = ours.install()
+    assert done.replaced == ("get_rope_index", "get_rope_index_qwen3_omni")
+    assert "none of those" in done.left["get_rope_index_glm4v"]
+    assert "has none" in done.left["get_rope_index_ernie45"]
+    assert tree.owner.get_rope_index_glm4v is tree.originals["get_rope_index_glm4v"]
+    (record,) = caplog.records
+    assert "answers for SGLang's get_rope_index, get_rope_index_qwen3_omni." in record.message
+    assert "get_rope_index_ernie45 (this SGLang has none)" in record.message
 
 
 def test_without_sglang_it_is_an_import_error(monkeypatch):
@@ -109,7 +138,62 @@ def test_without_sglang_it_is_an_import_error(monkeypatch):
     ours.uninstall()
 
 
+def test_the_entry_point_is_declared():
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    _, _, entry = project.partition('[project.entry-points."sglang.srt.plugins"]\n')
+    assert entry.startswith('vecrope = "vecrope.integrations.sglang:install"\n')
+
+
+# Requests
+
+
+def ask(tree, ids, model_type="qwen2_vl", grids=((1, 2, 4),)):
+    return tree.owner.get_rope_index(
+        *(2, 8, 9, 7, model_type),
+        input_ids=torch.tensor([ids]),
+        image_grid_thw=torch.tensor(grids),
+    )
+
+
+def test_what_is_refused_sglang_answers_with_one_warning_a_fault(tree, caplog):
+    ours.install()
+    positions, _ = ask(tree, [7, 8, 8, 5])
+    assert positions[:, 0].tolist() == [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]]
+    for ids in ([8, 5], [5, 8, 5, 5], [8, 8, 8], [7, 8, 5]):
+        assert ask(tree, ids) == "get_rope_index"
+    assert len(caplog.records) == len(ours.refusals())
+    assert sum(ours.refusals().values()) == 4
+    assert max(ours.refusals().values()) > 1
+    assert all("SGLang's own function answers" in record.message for record in caplog.records)
+    ours.uninstall()
+    assert ours.refusals() == {}
+
+
+def test_a_strict_installation_raises(tree):
+    ours.install(strict=True)
+    with pytest.raises(ValueError, match="image"):
+        ask(tree, [8, 5])
+    assert ours.refusals() == {}
+
+
+def test_other_exceptions_are_raised(tree):
+    ours.install()
+    with pytest.raises(AttributeError):
+        tree.owner.get_rope_index_glm4v(torch.tensor([[5]]), None, [[1, 2, 2]], None, None)
+
+
+def test_a_model_type_that_the_function_does_not_know_is_left_to_it(tree, monkeypatch):
+    (known,) = installing.FINGERPRINTS["get_rope_index"]
+    monkeypatch.setitem(installing.MODEL_TYPES, known, frozenset({"qwen2_vl"}))
+    ours.install()
+    assert ask(tree, [7, 8, 8, 5], "paddleocr_vl") == "get_rope_index"
+    assert tree.owner.get_rope_index(1, 2, 3, 4, model_type="x") == "get_rope_index"
+    assert ask(tree, [7, 8, 8, 5]) != "get_rope_index"
+    assert ours.refusals() == {}
+
+
 @needs_sglang
+@pytest.mark.parametrize("tree", ["functions"], indirect=True)
 def test_the_wheels_static_methods_call_ours(tree):
     """`MRotaryEmbedding`, whose module needs a GPU's libraries, fetches them at every call."""
     methods = load(
@@ -120,18 +204,22 @@ def test_the_wheels_static_methods_call_ours(tree):
     calls = []
     ours.install()
     for name, method in methods.items():
-        assert getattr(tree.home, name) is getattr(ours, name)
-        setattr(tree.home, name, lambda *_, called=name, **__: calls.append(called))
+        setattr(tree.owner, name, lambda *_, called=name, **__: calls.append(called))
         number = 4 if name == "get_rope_index_ernie45" else 5
         method(*range(number))
-        setattr(tree.home, name, getattr(ours, name))
     assert calls == list(NAMES)
+    for name, original in tree.originals.items():
+        setattr(tree.owner, name, original)
 
 
 @needs_sglang
-def test_the_wheel_says_its_version_and_defines_the_functions_in_their_home():
+def test_the_wheels_functions_are_known():
     wheel = Wheel(Path(SGLANG_WHEEL), "sglang")
-    assert wheel.version == "0.5.23"
-    assert "from sglang.version import __version__" in wheel.source("sglang/__init__.py")
-    source = wheel.source(HOME.replace(".", "/") + ".py")
-    assert all(f"\ndef {name}(" in source for name in NAMES)
+    defined = {
+        node.name: node for node in ast.parse(wheel.source(MEMBER)).body if hasattr(node, "name")
+    }
+    for name in NAMES:
+        nodes = [defined[each] for each in (name, *HELPERS[name])]
+        assert fingerprint_of(nodes) in FINGERPRINTS[name]
+    model_types = MODEL_TYPES[fingerprint_of([defined["get_rope_index"]])]
+    assert model_types == {*qwen._NUMBERED_AS, "qwen3_omni_moe"}

@@ -3,6 +3,7 @@
 import inspect
 from dataclasses import replace
 
+import numpy as np
 import omni_support
 import pytest
 import torch
@@ -136,6 +137,36 @@ def test_omni_conversations_get_the_wheels_answer(rate):
         assert_same(call(prompt), call(prompt, wheel()))
 
     check()
+
+
+@needs_sglang
+@pytest.mark.parametrize("rate", [2, 2.5])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param([np.float32(0.3), np.float32(1.7)], id="NumPy's numbers"),
+        pytest.param([np.float64(0.3), np.int64(2)], id="NumPy's double numbers"),
+        pytest.param(np.array([0.3, 1.7]), id="an array"),
+        pytest.param(np.array([0.3, 1.7], dtype=np.float32), id="a float array"),
+        pytest.param([torch.tensor(0.3), torch.tensor(1.7)], id="tensors"),
+        pytest.param([torch.tensor(0.3).double(), torch.tensor(1.7).double()], id="double tensors"),
+        pytest.param([torch.tensor(1), torch.tensor(2)], id="whole tensors"),
+        pytest.param(torch.tensor([[0.3], [1.7]]), id="a column"),
+    ],
+)
+def test_seconds_of_any_kind_get_the_wheels_answer(rate, seconds):
+    prompt = prompt_of("qwen2_5_vl", "<VVVVVt<VVV", video_grid_thw=[[5, 2, 2], [3, 2, 2]])
+    prompt = replace(prompt, spec=replace(prompt.spec, tokens_per_second=rate))
+    answers = [call(prompt, f, second_per_grid_ts=seconds) for f in (ours, wheel())]
+    assert_same(*answers)
+
+
+@needs_sglang
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8])
+def test_grids_of_short_integers_get_the_wheels_answer(dtype):
+    prompt = prompt_of("qwen3_vl", "t<It<IIt", image_grid_thw=[[1, 2, 2], [1, 4, 2]])
+    grids = prompt.image_grid_thw.to(dtype)
+    assert_same(*(call(prompt, f, image_grid_thw=grids) for f in (ours, wheel())))
 
 
 @needs_sglang

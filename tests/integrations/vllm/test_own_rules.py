@@ -10,10 +10,11 @@ import own_support
 import pytest
 import torch
 from hypothesis import assume, given
-from omni_support import configuration, rows_of, vllm_model
+from omni_support import rows_of, vllm_model
 from own_support import from_vllm, minicpm_spec, needs_vllm, single_rows, unmasked
 from support import assert_same
 
+from tests.integrations.vllm.models import has_other_audio, isaac_model, omni_model
 from vecrope import get_rope_index
 from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
 from vecrope.testing import Prompt, conversations
@@ -33,17 +34,6 @@ def assert_row(answer, position_ids, rope_deltas):
 
 
 # Isaac
-
-
-def isaac_model(merge=2):
-    def iter_mm_grid_hw(_, features):
-        for feature in features:
-            _, height, width = feature.data["image_grid_thw"].data.tolist()
-            yield feature.mm_position.offset, height // merge, width // merge
-
-    vision = SimpleNamespace(pixel_shuffle_scale_factor=merge)
-    config = SimpleNamespace(vision_config=vision)
-    return SimpleNamespace(config=config, iter_mm_grid_hw=iter_mm_grid_hw)
 
 
 def test_isaac_is_answered_as_by_its_tokens():
@@ -95,42 +85,6 @@ def test_isaac_is_answered_as_by_vllm():
 
 
 # Omni
-
-
-def omni_model(spec):
-    """Return a stand-in that describes features as vLLM's models do."""
-    config = configuration(spec)
-    merge, rate = spec.spatial_merge_size, spec.tokens_per_second
-
-    def iter_mm_features(features):
-        for feature in sorted(features, key=lambda feature: feature.mm_position.offset):
-            data = {key: field.data for key, field in feature.data.items()}
-            if feature.modality == "audio":
-                yield feature.mm_position.offset, "audio", {}
-                continue
-            frames, height, width = data[f"{feature.modality}_grid_thw"].tolist()
-            default = 1.0 if spec.default_seconds is None else spec.default_seconds
-            seconds = float(data.get("second_per_grid_ts", default))
-            yield (
-                feature.mm_position.offset,
-                feature.modality,
-                {
-                    "grid_t": frames,
-                    "grid_h": height // merge,
-                    "grid_w": width // merge,
-                    "t_factor": rate * (seconds if feature.modality == "video" else 1),
-                    "use_audio_in_video": bool(data.get("use_audio_in_video")),
-                },
-            )
-
-    return SimpleNamespace(config=config, iter_mm_features=iter_mm_features)
-
-
-def has_other_audio(row):
-    """Say whether there are videos with sound, and audio on its own or other videos as well."""
-    (symbols,) = row.symbols
-    sounds = symbols.count("<(")
-    return sounds and (symbols.count("(") > sounds or "<V" in symbols)
 
 
 @each_omni

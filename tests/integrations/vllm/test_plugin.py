@@ -1,42 +1,56 @@
 """The plugin: how it is registered, and who answers."""
 
+import ast
 import inspect
 import logging
 import sys
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from pathlib import Path
+from textwrap import indent
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.integrations.vllm.models import ALL, ANSWER, GROUP, answer
 from vecrope.integrations import vllm as plugin
+from vecrope.integrations.fingerprint import fingerprint_of
+from vecrope.integrations.vllm import features
+from vecrope.integrations.vllm.models import CLASSES
 
 MODELS = "vllm.model_executor.models"
 
-MODULE = '''
-class {name}:
-    def get_mrope_input_positions(self, input_tokens, mm_features):
-        """What vLLM says."""
-        return "vLLM's own", len(input_tokens)
-
+METHOD = '''
+def get_mrope_input_positions(self, input_tokens, mm_features):
+    """What vLLM says."""
+    return "vLLM's own", len(input_tokens)
+'''
+MODULE = f"""
+class {{name}}:
+{indent(METHOD, "    ")}
     def iter_mm_grid_thw(self, mm_features):
         return iter(mm_features)
-'''
+"""
 
 
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Lay a tree of modules out that looks like vLLM 0.33.0, of which nothing is imported yet."""
+    """Lay a tree of modules out that looks like vLLM's, of which nothing is imported yet.
+
+    Its methods are known, and any number of groups is enough for vecrope to answer.
+    """
     before = {name for name in sys.modules if name.partition(".")[0] == "vllm"}
     assert not before
     folder = tmp_path / "vllm" / "model_executor" / "models"
     folder.mkdir(parents=True)
     for package in (folder, folder.parent, folder.parent.parent):
         (package / "__init__.py").write_text("")
-    (tmp_path / "vllm" / "__init__.py").write_text("__version__ = '0.33.0'\n")
     for module, name in ALL:
         (folder / f"{module.rpartition('.')[2]}.py").write_text(MODULE.format(name=name))
+        known = frozenset({fingerprint_of([ast.parse(METHOD).body[0]])})
+        model = CLASSES[module][name]._replace(fingerprints=known, helpers=())
+        monkeypatch.setitem(CLASSES, module, {name: model})
+    monkeypatch.setattr(features, "MIN_GROUPS", 0)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder
     plugin.unregister()
@@ -114,15 +128,45 @@ def test_modules_that_are_not_there_are_not_found():
         import_module(name)
 
 
-@pytest.mark.parametrize("version", ["0.32.1", "0.34.0", "0.330.0", "dev"])
-def test_another_version_is_left_as_it_is(installed, caplog, version):
-    import_module("vllm").__version__ = version
-    with caplog.at_level(logging.WARNING):
+def test_a_method_that_is_not_known_is_left(installed, caplog):
+    source = MODULE.format(name=GLM[1])
+    (installed / "glm4_1v.py").write_text(source.replace("len(input_tokens)", "1"))
+    plugin.register()
+    owner = class_of(*GLM)
+    assert f"leaves {GLM[1]} as it is: its get_mrope_input_positions is none of" in caplog.text
+    assert owner().get_mrope_input_positions([7] * 4, GROUP) == ("vLLM's own", 1)
+
+
+def test_a_helper_that_is_missing_or_not_known_is_as_if_the_method_was_not(installed, monkeypatch):
+    known = CLASSES[GLM[0]][GLM[1]]
+    method = ast.parse(METHOD).body[0]
+    helper = ast.parse("def helper(x):\n    return x").body[0]
+    both = frozenset({fingerprint_of([method, helper])})
+    model = known._replace(fingerprints=both, helpers=("helper",))
+    monkeypatch.setitem(CLASSES, GLM[0], {GLM[1]: model})
+    plugin.register()
+    for added, ours in (
+        ("", False),
+        ("def helper(x):\n    return -x\n", False),
+        ("def helper(x: int) -> int:\n    return x\n", True),
+        ("class Other:\n    @property\n    def helper(x): return x\n", False),
+    ):
+        (installed / "glm4_1v.py").write_text(MODULE.format(name=GLM[1]) + added)
+        invalidate_caches()
+        owner = class_of(*GLM)
+        assert hasattr(owner.get_mrope_input_positions, "__wrapped__") == ours
+        del sys.modules[GLM[0]]
+
+
+def test_the_log_says_once_what_is_replaced(installed, caplog):
+    with caplog.at_level(logging.INFO):
         plugin.register()
-    assert f"leaves vLLM {version} as it is" in caplog.text
-    assert "Install vllm==0.33.*, or a vecrope whose changelog names your version" in caplog.text
+        class_of(*GLM)
+        class_of(*GLM)
     assert installed.exists()
-    assert class_of(*GLM)().get_mrope_input_positions([1], []) == ("vLLM's own", 1)
+    (record,) = caplog.records
+    assert record.name == "vllm.vecrope"
+    assert record.message.startswith(f"vecrope numbers the prompts of {GLM[1]} that have ")
 
 
 @pytest.mark.parametrize("source", ["", "class Glm4vForConditionalGeneration: pass\n"])
@@ -130,14 +174,14 @@ def test_a_class_or_method_that_is_missing_is_warned_about(installed, caplog, so
     (installed / "glm4_1v.py").write_text(source)
     plugin.register()
     import_module(GLM[0])
-    assert f"finds no {GLM[1]}.get_mrope_input_positions in {GLM[0]}" in caplog.text
+    assert f"leaves {GLM[1]} as it is: it has no get_mrope_input_positions" in caplog.text
 
 
 # Answers
 
 
 @pytest.mark.usefixtures("installed")
-def test_what_vecrope_refuses_vllm_answers():
+def test_what_vecrope_refuses_vllm_answers(caplog):
     plugin.register()
     model = class_of(*GLM)()
     assert answer(class_of(*GLM), [7] * 4, GROUP) == (ANSWER, 0)
@@ -148,8 +192,14 @@ def test_what_vecrope_refuses_vllm_answers():
         ([7] * 9, [(1, 2, 1, 2, -1.0)]),  # backwards in time
         ([], []),
     ):
-        found = model.get_mrope_input_positions(tokens, groups)
-        assert found == ("vLLM's own", len(tokens))
+        for _ in range(2):
+            found = model.get_mrope_input_positions(tokens, groups)
+            assert found == ("vLLM's own", len(tokens))
+    # Each fault is counted every time and warned about once.
+    assert set(plugin.refusals().values()) == {2, 4}
+    assert len(caplog.records) == len(plugin.refusals())
+    plugin.unregister()
+    assert plugin.refusals() == {}
 
 
 @pytest.mark.usefixtures("installed")
@@ -182,3 +232,48 @@ def test_the_function_answers_for_models_of_known_classes():
         plugin.get_mrope_input_positions(derived(), [7] * 2, GROUP)
     with pytest.raises(TypeError, match=r"model must be one of .*Glm4v.* of vLLM, got str"):
         plugin.get_mrope_input_positions("", [7], [])
+
+
+# Which prompts are left to vLLM
+
+
+@pytest.mark.usefixtures("installed")
+def test_prompts_of_few_groups_are_left_to_vllm(monkeypatch):
+    monkeypatch.setattr(features, "MIN_GROUPS", 2)
+    plugin.register()
+    model = class_of(*GLM)()
+    model.iter_mm_grid_thw = lambda _: iter(GROUP)
+    picture = SimpleNamespace(modality="image")
+    assert model.get_mrope_input_positions([7] * 4, [picture]) == ("vLLM's own", 4)
+    positions, _ = model.get_mrope_input_positions([7] * 4, [picture] * 2)
+    assert positions.tolist() == ANSWER
+
+
+def clip(*grid):
+    data = {"video_grid_thw": SimpleNamespace(data=torch.tensor(grid))}
+    return SimpleNamespace(modality="video", data=data)
+
+
+PICTURE = SimpleNamespace(modality="image")
+
+
+@pytest.mark.parametrize(
+    ("mm_features", "frames", "blocks"),
+    [
+        pytest.param([], False, False, id="text"),
+        pytest.param([PICTURE] * 19, False, False, id="19 pictures"),
+        pytest.param([PICTURE] * 20, True, True, id="20 pictures"),
+        pytest.param([clip(19, 2, 2)], False, False, id="19 frames"),
+        pytest.param([clip(20, 2, 2)], True, False, id="20 frames"),
+        pytest.param([PICTURE, clip(10, 2, 2), clip(9, 2, 2)], True, False, id="two videos"),
+        pytest.param([clip([10, 2, 2], [10, 2, 2])], True, False, id="a video of two grids"),
+        pytest.param([clip(4, 2, 2)] * 20, True, True, id="20 blocks"),
+        pytest.param(
+            [SimpleNamespace(modality="video", data=None)] * 19, False, False, id="no data"
+        ),
+    ],
+)
+def test_what_is_many_groups(mm_features, frames, blocks):
+    assert features.MIN_GROUPS == 20
+    assert features.has_many_groups(mm_features, separate_frames=True) == frames
+    assert features.has_many_groups(mm_features, separate_frames=False) == blocks

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vecrope.integrations.sglang.lenient import Grids, lenient_rope_index, text_rope_index
+from vecrope.integrations.sglang.arguments import Grids, rope_index_of_used, text_rope_index
 from vecrope.spec import MRopeSpec
 
 _ERNIE = MRopeSpec.for_model("ernie4_5_vl_moe", convention="sglang")
@@ -79,4 +79,4 @@ def get_rope_index_ernie45(
         spatial_merge_size=hf_config.spatial_conv_size,
         temporal_merge_size=hf_config.temporal_conv_size,
     )
-    return lenient_rope_index(input_ids, spec, image_grid_thw, video_grid_thw)
+    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.integrations.sglang.lenient import Grids, check_rows, lenient_rope_index
+from vecrope.integrations.sglang.arguments import Grids, check_rows, rope_index_of_used
 from vecrope.spec import MRopeSpec
 
 _GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -98,7 +98,7 @@ def get_rope_index_glm4v(
         spatial_merge_size=hf_config.vision_config.spatial_merge_size,
     )
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
-    return lenient_rope_index(input_ids, spec, image_grid_thw, video_grid_thw, mask)
+    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, mask)
 
 
 def _text_rope_index(

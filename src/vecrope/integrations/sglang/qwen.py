@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.integrations.sglang.lenient import (
+from vecrope.integrations.sglang.arguments import (
     Grids,
     Seconds,
-    lenient_rope_index,
+    read_seconds,
+    rope_index_of_used,
     text_rope_index,
 )
 from vecrope.integrations.sglang.qwen3_omni import get_rope_index_qwen3_omni
@@ -65,7 +66,8 @@ def get_rope_index(
             on any device or as nested lists; may be empty.
         video_grid_thw: (num_videos, 3) likewise.
         second_per_grid_ts: seconds of a temporal step, one or more for each row of
-            `video_grid_thw`, of the two families with a rate; None: 1.
+            `video_grid_thw`, of the two families with a rate: a tensor (n,) or (n, 1), or an array
+            or a sequence of numbers or of tensors of one number; None: 1.
         **kwargs: ignored, but for `qwen3_omni_moe`.
 
     Returns:
@@ -130,12 +132,14 @@ def get_rope_index(
     if timed:
         fields["tokens_per_second"] = tokens_per_second
     spec = MRopeSpec.for_model(family, convention="sglang", **fields)
-    return lenient_rope_index(
+    return rope_index_of_used(
         input_ids,
         replace(spec, model_type=model_type),
         image_grid_thw,
         video_grid_thw,
-        seconds=_as_multiplied(second_per_grid_ts, tokens_per_second) if timed else None,
+        seconds=_as_multiplied(read_seconds(second_per_grid_ts), tokens_per_second)
+        if timed
+        else None,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vecrope.checks import check_metadata
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.integrations.sglang.lenient import (
+from vecrope.integrations.sglang.arguments import (
     Grids,
     Seconds,
     grid_tensor,

@@ -7,6 +7,13 @@ here. Importing this package does not import vLLM.
 
 from vecrope.forms.eager import Group, positions_of_groups
 from vecrope.integrations.vllm.models import get_mrope_input_positions
-from vecrope.integrations.vllm.plugin import register, unregister
+from vecrope.integrations.vllm.plugin import refusals, register, unregister
 
-__all__ = ["Group", "get_mrope_input_positions", "positions_of_groups", "register", "unregister"]
+__all__ = [
+    "Group",
+    "get_mrope_input_positions",
+    "positions_of_groups",
+    "refusals",
+    "register",
+    "unregister",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -31,42 +31,86 @@ def answer_by_groups(groups_of: _Groups) -> Answer:
     return answer
 
 
-# The classes that define the method, by module, and what answers for them. Others inherit it, or
-# count tokens, and keep what they have.
-_GROUPS: tuple[tuple[str, str, _Groups], ...] = (
-    ("bailing_moe_v3_vl", "BailingMoeV3VLForConditionalGeneration", images),
-    ("cohere_compass", "CohereCompassForConditionalGeneration", from_grids),
-    ("cosmos3_edge", "Cosmos3EdgeForConditionalGeneration", between_markers),
-    ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration", from_grids),
-    ("glm4_1v", "Glm4vForConditionalGeneration", from_grids),
-    ("keye", "KeyeForConditionalGeneration", from_grids),
-    ("keye_vl1_5", "KeyeVL1_5ForConditionalGeneration", from_grids),
-    ("openpangu_vl", "OpenPanguVLForConditionalGeneration", with_separators),
-    ("paddleocr_vl", "PaddleOCRVLForConditionalGeneration", from_grids),
-    ("qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", from_grids),
-    ("qwen2_vl", "Qwen2VLForConditionalGeneration", from_grids),
-    ("qwen3_vl", "Qwen3VLForConditionalGeneration", between_markers),
+class Model(NamedTuple):
+    """What answers for a class of vLLM's models.
+
+    Attributes:
+        answer: returns the positions of a prompt and its delta.
+        separate_frames: whether each frame of a video is a group.
+        fingerprints: of the method and its helpers, in every form that was compared.
+        helpers: what it calls, by name: methods of the class, functions of its module, or methods
+            of another class there.
+    """
+
+    answer: Answer
+    separate_frames: bool
+    fingerprints: frozenset[str]
+    helpers: tuple[str, ...]
+
+
+_BY_GRIDS, _BY_MARKERS = answer_by_groups(from_grids), answer_by_groups(between_markers)
+_BY_IMAGES, _BY_FRAMES = answer_by_groups(images), answer_by_groups(with_separators)
+_OMNI, _OMNI_MOE = (partial(answer_omni, name) for name in ("qwen2_5_omni", "qwen3_omni_moe"))
+_GRIDS: tuple[str, ...] = ("iter_mm_grid_thw",)
+_MARKERS = ("_get_mrope_input_positions", "_iter_mm_grid_hw")
+_AUDIO = (
+    *("iter_mm_features", "_compute_audio_token_count", "_compute_interleaved_positions"),
+    "_get_audio_for_video_mapping",
 )
-_OWN: tuple[tuple[str, str, Answer], ...] = (
-    ("isaac", "IsaacForConditionalGeneration", answer_isaac),
-    ("minicpmv4_7", "MiniCPMV4_7ForConditionalGeneration", answer_minicpmv4_7),
+_CANVAS = (
+    *("build_image_bounds", "_compute_canvas_single", "canvas_rope_delta", "_sequential_positions"),
+    *("_as_hw_pairs", "_compute_canvas_packed", "_assign_canvas_span", "_canvas_layout"),
+    *("compute_llm_grid", "_target_hw"),
+)
+# The classes that define the method, by module: what answers, whether each frame of a video is a
+# group, the fingerprints in vLLM 0.20.2 to 0.33, and the helpers that they include. Three are known
+# from a later release on, as they were numbered otherwise or had other helpers before: GLM-4V from
+# 0.25, Qwen2.5-Omni from 0.31 and Qwen3-Omni from 0.32. Classes that are not here inherit the
+# method, or count tokens, and keep what they have.
+_TABLE: tuple[tuple[str, str, Answer, bool, str, tuple[str, ...]], ...] = (
+    ("bailing_moe_v3_vl", "BailingMoeV3VL", _BY_IMAGES, False, "5f5300375d7319c0", ()),
+    ("cohere_compass", "CohereCompass", _BY_GRIDS, False, "f9d8771bdf58904e", _GRIDS),
     (
-        "qwen2_5_omni_thinker",
-        "Qwen2_5OmniThinkerForConditionalGeneration",
-        partial(answer_omni, "qwen2_5_omni"),
+        *("cosmos3_edge", "Cosmos3Edge", _BY_MARKERS, True, "369ca60c810e48e0"),
+        tuple(f"Qwen3VLForConditionalGeneration.{name}" for name in _MARKERS),
+    ),
+    ("ernie45_vl", "Ernie4_5_VLMoe", _BY_GRIDS, False, "fb49b5ce96aaf02a 26ed4aec54927cb0", _GRIDS),
+    ("glm4_1v", "Glm4v", _BY_GRIDS, True, "8fc648e080c7a395 64ec230db3245204", _GRIDS),
+    (
+        "isaac",
+        "Isaac",
+        answer_isaac,
+        False,
+        "c1680a102719bb55 d37d4298a508c925",
+        ("iter_mm_grid_hw",),
     ),
     (
-        "qwen3_omni_moe_thinker",
-        "Qwen3OmniMoeThinkerForConditionalGeneration",
-        partial(answer_omni, "qwen3_omni_moe"),
+        *("keye", "Keye", _BY_GRIDS, True, "c564e170f6e7e05f"),
+        (*_GRIDS, "_split_video_grid_thw"),
     ),
+    ("keye_vl1_5", "KeyeVL1_5", _BY_GRIDS, True, "579af19080bbc3fb", (*_GRIDS, "split_thw")),
+    ("minicpmv4_7", "MiniCPMV4_7", answer_minicpmv4_7, False, "9c3189907221f1e1", _CANVAS),
+    ("openpangu_vl", "OpenPanguVL", _BY_FRAMES, True, "1bf431017c6e804a d4a708de198fbae3", _GRIDS),
+    ("paddleocr_vl", "PaddleOCRVL", _BY_GRIDS, False, "756533845a981a98 13a26c069a953632", _GRIDS),
+    (
+        *("qwen2_5_omni_thinker", "Qwen2_5OmniThinker", _OMNI, False, "24a783d8061d3533"),
+        (*_AUDIO, "_get_feature_tensor"),
+    ),
+    ("qwen2_5_vl", "Qwen2_5_VL", _BY_GRIDS, False, "2bdf6ed5ec64e85b 13a26c069a953632", _GRIDS),
+    ("qwen2_vl", "Qwen2VL", _BY_GRIDS, False, "195e7b19a4ab506d 13a26c069a953632", _GRIDS),
+    (
+        *("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinker", _OMNI_MOE, False, "b018e7eb7b954bd9"),
+        (*_AUDIO, "_get_feat_extract_output_lengths"),
+    ),
+    ("qwen3_vl", "Qwen3VL", _BY_MARKERS, True, "a1ccbf909d507787 b056792e99c7ec3d", _MARKERS),
 )
-CLASSES: dict[str, dict[str, Answer]] = {
-    f"vllm.model_executor.models.{module}": {name: answer}
-    for module, name, answer in (
-        *((module, name, answer_by_groups(groups_of)) for module, name, groups_of in _GROUPS),
-        *_OWN,
-    )
+CLASSES: dict[str, dict[str, Model]] = {
+    f"vllm.model_executor.models.{module}": {
+        f"{name}ForConditionalGeneration": Model(
+            answer, separate, frozenset(known.split()), helpers
+        )
+    }
+    for module, name, answer, separate, known, helpers in _TABLE
 }
 
 
@@ -91,8 +135,8 @@ def get_mrope_input_positions(
     An assertion of vLLM's about its features, such as one frame an image, is raised as it is.
     """
     for owner in type(model).__mro__:
-        answer = CLASSES.get(owner.__module__, {}).get(owner.__name__)
-        if answer is not None:
-            return answer(model, input_tokens, mm_features)
-    known = ", ".join(name for classes in CLASSES.values() for name in classes)
-    raise TypeError(f"model must be one of {known} of vLLM, got {type(model).__name__}")
+        known = CLASSES.get(owner.__module__, {}).get(owner.__name__)
+        if known is not None:
+            return known.answer(model, input_tokens, mm_features)
+    names = ", ".join(name for classes in CLASSES.values() for name in classes)
+    raise TypeError(f"model must be one of {names} of vLLM, got {type(model).__name__}")

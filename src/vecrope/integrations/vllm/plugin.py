@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
-from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -14,34 +13,39 @@ from typing import Any
 
 from torch import Tensor
 
-from vecrope.integrations.vllm.models import CLASSES, Answer
+from vecrope.integrations.fingerprint import fingerprint
+from vecrope.integrations.refusals import Refusals
+from vecrope.integrations.vllm.features import MIN_GROUPS, has_many_groups
+from vecrope.integrations.vllm.models import CLASSES, Model
 
-_logger = logging.getLogger(__name__)
+# A child of vLLM's logger, whose level, format and place it shares.
+_logger = logging.getLogger("vllm.vecrope")
 
-# What the answers are proven equal to.
-_RELEASE = "0.33"
 _METHOD = "get_mrope_input_positions"
 # vLLM's own methods, by class, while ours are in their place.
 _originals: dict[type, Callable[..., Any]] = {}
+_refusals = Refusals("vLLM", _logger)
 
 
 def register() -> None:
     """Put vecrope in place of the methods of vLLM's models, those that will be imported later too.
 
-    vLLM calls this in each of its processes. It imports no model, and a second call does nothing. A
-    prompt that vecrope refuses is answered by vLLM's own method, as ever. With a vLLM of another
-    release than 0.33 there is a warning, and nothing is changed.
+    vLLM calls this in each of its processes. It imports no model, and a second call does nothing.
+
+    A method is replaced if its code, and that of the methods that it calls, is one that the answers
+    were compared with: those of vLLM 0.20.2 to 0.33, whichever release they are found in. Another
+    is left as it is. The log says which, once for each class, when its module is imported. Models
+    that inherit a method inherit the replacement.
+
+    vecrope numbers a prompt of 20 groups and more, where a group is an image, a separate frame or a
+    video that is one block. With fewer, vLLM's own method is as fast or faster, and answers. It
+    also answers what vecrope refuses: `refusals` counts these prompts, and the log names each fault
+    once. What is not replaced: the Transformers backend, and the positions that vLLM computes anew
+    where it prunes videos.
+
+    The environment variable `VLLM_PLUGINS` turns plugins off: if it is set, vLLM loads those alone
+    whose names it lists, separated by commas.
     """
-    version = import_module("vllm").__version__
-    if version != _RELEASE and not version.startswith(f"{_RELEASE}."):
-        _logger.warning(
-            "vecrope leaves vLLM %s as it is: its answers are proven equal to those of vLLM %s. "
-            "Install vllm==%s.*, or a vecrope whose changelog names your version.",
-            version,
-            _RELEASE,
-            _RELEASE,
-        )
-        return
     if _finder in sys.meta_path:
         return
     sys.meta_path.insert(0, _finder)
@@ -57,29 +61,67 @@ def unregister() -> None:
     while _originals:
         owner, original = _originals.popitem()
         setattr(owner, _METHOD, original)
+    _refusals.clear()
+
+
+def refusals() -> dict[str, int]:
+    """Return how many prompts vecrope refused in this process, by their fault."""
+    return _refusals.counts()
+
+
+def replaced(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
+    """Return the method that stands for vLLM's own: it answers, or has vLLM's own answer."""
+
+    @functools.wraps(original)
+    def method(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+        if has_many_groups(mm_features, separate_frames=model.separate_frames):
+            try:
+                return model.answer(self, input_tokens, mm_features)
+            except (TypeError, ValueError) as error:
+                _refusals.note(error)
+        own: tuple[Tensor, int] = original(self, input_tokens, mm_features)
+        return own
+
+    return method
 
 
 def _replace_methods(module: ModuleType) -> None:
-    for name, answer in CLASSES[module.__name__].items():
+    for name, model in CLASSES[module.__name__].items():
         owner = getattr(module, name, None)
         original = getattr(owner, "__dict__", {}).get(_METHOD)
         if owner is None or original is None:
-            _logger.warning("vecrope finds no %s.%s in %s", name, _METHOD, module.__name__)
-            continue
-        _originals[owner] = original
-        setattr(owner, _METHOD, _method(original, answer))
+            _logger.warning("vecrope leaves %s as it is: it has no %s of its own", name, _METHOD)
+        elif not _is_known(original, owner, module, model):
+            _logger.warning(
+                "vecrope leaves %s as it is: its %s is none of those that vecrope's answers were "
+                "compared with. A vecrope whose changelog names your vLLM may know it.",
+                name,
+                _METHOD,
+            )
+        else:
+            _originals[owner] = original
+            setattr(owner, _METHOD, replaced(original, model))
+            _logger.info(
+                "vecrope numbers the prompts of %s that have %d images, frames or video blocks "
+                "and more; VLLM_PLUGINS='' turns it off",
+                name,
+                MIN_GROUPS,
+            )
 
 
-def _method(original: Callable[..., Any], answer: Answer) -> Callable[..., Any]:
-    @wraps(original)
-    def method(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        try:
-            return answer(self, input_tokens, mm_features)
-        except ValueError:
-            own: tuple[Tensor, int] = original(self, input_tokens, mm_features)
-            return own
+def _is_known(original: Any, owner: type, module: ModuleType, model: Model) -> bool:
+    try:
+        helpers = [_find(name, owner, module) for name in model.helpers]
+        return fingerprint(original, *helpers) in model.fingerprints
+    except (AttributeError, OSError, TypeError):
+        return False  # no such helper, or no source to read
 
-    return method
+
+def _find(name: str, owner: type, module: ModuleType) -> Any:
+    """Return a method of a class, or a function of its module, or a method of a class there."""
+    if hasattr(owner, name):
+        return getattr(owner, name)
+    return functools.reduce(getattr, name.split("."), module)
 
 
 class _AfterImport(MetaPathFinder):

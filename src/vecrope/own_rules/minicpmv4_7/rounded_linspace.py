@@ -59,9 +59,9 @@ def _float32(value: Tensor) -> Tensor:
 
 
 def _excess_bits(value: Tensor) -> Tensor:
-    powers = 1 << torch.arange(63, device=value.device)
-    bits = torch.searchsorted(powers, value.contiguous(), right=True)
-    return (bits - 24).clamp(min=0)
+    """Return how many bits a value has beyond 24, by the exponent of the float64 of these bits."""
+    exponent = (value >> 24).double().view(torch.int64) >> 52
+    return (exponent - 1022).clamp(min=0)
 
 
 def _shifted(value: Tensor, bits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import count_begun
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.bases import rounded_bases, whole_bases
 from vecrope.own_rules.omni.items import SOUND, OmniItems, Tokens
@@ -99,7 +100,7 @@ def _locate(
     num_items = items.starts.shape[0]
     index = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
     row_start = tokens.bounds[tokens.row_of(index)]
-    item = torch.searchsorted(items.starts, index, right=True) - 1
+    item = count_begun(items.starts, index.shape[0]) - 1
     start = pad(items.starts, (1, 0), value=-1)[item + 1]
     inside = start >= row_start
     item = torch.where(inside, item, num_items)
@@ -151,7 +152,8 @@ def _times(
     else:
         times = frames.to(seconds.dtype) * (seconds * spec.tokens_per_second)
     if rule.whole_times:
-        times = times.trunc()
+        # None is negative. For `trunc` a CPU starts threads from some 100 values on.
+        times = times.floor()
     # In float64, so that no compiler contracts this product and the sum that follows.
     return times.to(torch.float64 if rounds else torch.int64)
 

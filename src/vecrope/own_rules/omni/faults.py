@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import count_begun
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.items import (
@@ -161,7 +162,7 @@ def _raise_stray(
 ) -> NoReturn:
     """Raise for a placeholder outside of all items, or for media that nothing asks for."""
     index = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
-    item = torch.searchsorted(items.starts, index, right=True)
+    item = count_begun(items.starts, index.shape[0])
     start = pad(items.starts + items.markers, (1, 0), value=-1)[item]
     stop = pad(items.starts + items.markers + items.visual + items.audio, (1, 0), value=-1)[item]
     outside = (index < start) | (index >= stop)

@@ -1,8 +1,9 @@
-"""What SGLang does not mind and vecrope refuses, mended: the answers of all of its functions."""
+"""Arguments as SGLang reads them: grids that no token asks for, odd sides, seconds of any kind."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,13 @@ from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec
 
 Grids = Sequence[Sequence[int]] | Tensor | None
-Seconds = Sequence[float] | Tensor | None
+Seconds = Any
+
+# Integer types that vecrope's own functions do not take.
+_SHORT = (torch.int16, torch.int8, torch.uint8)
 
 
-def lenient_rope_index(
+def rope_index_of_used(
     input_ids: Tensor,
     spec: MRopeSpec,
     image_grid_thw: Grids,
@@ -95,7 +99,7 @@ def check_rows(name: str, tensor: object) -> Tensor:
 
 
 def grid_tensor(name: str, grids: Grids) -> Tensor | None:
-    """Return grids, which may be nested lists, as a tensor.
+    """Return grids, which may be nested lists or of a short integer type, as a tensor.
 
     Raises:
         ValueError: for lists that are not all of one length.
@@ -108,15 +112,36 @@ def grid_tensor(name: str, grids: Grids) -> Tensor | None:
         raise ValueError(
             f"{name} must be a tensor of shape (n, 3) or nested lists, got {grids!r}"
         ) from error
-    return tensor if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)
+    if not tensor.numel():
+        return torch.empty((0, 3), dtype=torch.int64)
+    return tensor.long() if tensor.dtype in _SHORT else tensor
 
 
-def seconds_of(seconds: Seconds, videos: Tensor | None) -> Seconds:
-    """Return the seconds of as many videos as there are."""
+def seconds_of(seconds: Seconds, videos: Tensor | None) -> Sequence[float] | Tensor | None:
+    """Return the seconds of as many videos as there are, as `read_seconds` gives them."""
     num_videos = 0 if videos is None else videos.shape[0]
-    if seconds is None or (isinstance(seconds, Tensor) and seconds.dim() != 1):
-        return seconds
-    return seconds[:num_videos]
+    found = read_seconds(seconds)
+    if found is None or (isinstance(found, Tensor) and found.dim() != 1):
+        return found
+    return found[:num_videos]
+
+
+def read_seconds(seconds: Seconds) -> Sequence[float] | Tensor | None:
+    """Return seconds as vecrope takes them.
+
+    Args:
+        seconds: a tensor of shape (n,) or (n, 1), or an array or a sequence of numbers, NumPy's
+            among them, or of tensors of one number each.
+    """
+    if isinstance(seconds, Tensor):
+        return seconds.squeeze(1) if seconds.dim() == 2 and seconds.shape[1] == 1 else seconds
+    if seconds is None:
+        return None
+    steps = list(seconds)
+    if steps and all(isinstance(step, Tensor) and step.numel() == 1 for step in steps):
+        return torch.stack([step.reshape(()) for step in steps])
+    # A product with a number of NumPy's is rounded as with the number that `item` gives.
+    return [step.item() if hasattr(step, "item") else step for step in steps]
 
 
 def whole_tokens(grid_thw: Tensor, merge_size: int) -> Tensor:

@@ -1,0 +1,230 @@
+"""Calls of everything that the library computes on a CPU, with small prompts of every family."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import omni_support
+import own_support
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from oracles import CORE, spec_of
+from packings import packings
+
+from bench.mixed import FAMILIES as MIXED
+from bench.providers import (
+    vecrope_concatenate_provider,
+    vecrope_placeholders_provider,
+    vecrope_plan_provider,
+    vecrope_provider,
+    vecrope_unchecked_provider,
+)
+from bench.workloads import make_workload
+from tests.integrations.sglang import calls as sglang_calls
+from tests.integrations.sglang.glm4v_calls import SPEC as SGLANG_GLM4V
+from tests.integrations.sglang.glm4v_calls import rope_index as sglang_glm4v
+from tests.integrations.transformers.answers import RULES, module_of, spec_of_model
+from tests.integrations.vllm.models import has_other_audio, isaac_model, omni_model
+from vecrope import (
+    collate,
+    concatenate_plans,
+    get_decode_position_ids,
+    get_rope_index,
+    plan_rope_index,
+    positions_of_groups,
+    sequence_ids_from_position_ids,
+)
+from vecrope.integrations.transformers import patch
+from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
+from vecrope.testing import conversations, omni_conversations, own_prompts, token_soup
+from vecrope.testing.prompt_canvas import canvas_spec
+from vecrope.testing.strategies_canvas import galleries
+
+PICTURES = [(40, 1, 14, 14), (300, 1, 10, 14)]
+
+
+def drawn(strategy, number=3):
+    """Return some examples of a strategy, always the same."""
+    examples = []
+
+    @settings(
+        max_examples=number,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def draw(example):
+        examples.append(example)
+
+    draw()
+    return examples
+
+
+def small_calls():
+    """Yield a name and a function, of everything."""
+    for part in (_families, _own_families, _plans, _training, _sglang, _vllm, _transformers):
+        for name, function in part():
+            yield f"{part.__name__.strip('_')}: {name}", function
+    yield from _workloads(("mixed", 400))
+
+
+def larger_calls():
+    """Yield calls with thousands of tokens, which may start threads where these pay."""
+    yield from _workloads(("mixed", 4000), ("mixed-batch", 1000), ("mixed-packed", 1000))
+    for model_type, convention in (("glm4v", "sglang"), ("qwen2_5_vl", "transformers")):
+        workload = make_workload(f"mixed-packed-{model_type}", 1000)
+        given = {"cu_seqlens": workload.cu_seqlens, "image_grid_thw": workload.image_grid_thw}
+        given["video_grid_thw"] = workload.video_grid_thw
+        given["second_per_grid_ts"] = workload.second_per_grid_ts
+        spec = spec_of(model_type, convention)
+        yield f"static {model_type}", _call(workload.input_ids[0], spec, form="static", **given)
+
+    for make, name in (
+        (vecrope_provider, "step"),
+        (vecrope_unchecked_provider, "step-decode"),
+        (vecrope_concatenate_provider, "step"),
+    ):
+        yield f"{make.__name__} {name}", make().prepare(make_workload(name, 4096))
+
+
+def _call(input_ids, spec, **arguments):
+    if spec.video_time != "seconds":
+        arguments.pop("second_per_grid_ts", None)
+    return partial(get_rope_index, input_ids, spec, **arguments)
+
+
+def _families():
+    for model_type, convention in CORE:
+        spec = spec_of(model_type, convention)
+        for prompt in drawn(conversations(spec) | token_soup(spec, touching=True)):
+            arguments = prompt.arguments()
+            for form in ("eager", "static"):
+                yield (
+                    f"{spec.model_type} {form}",
+                    partial(get_rope_index, spec=spec, form=form, **arguments),
+                )
+            plan = plan_rope_index(spec=spec, **arguments)
+            yield f"plan of {spec.model_type}", partial(plan_rope_index, spec=spec, **arguments)
+            yield f"positions of a plan of {spec.model_type}", plan.position_ids
+
+
+def _own_prompts():
+    for spec in own_support.SPECS.values():
+        yield from drawn(own_prompts(spec))
+    for model_type, convention in omni_support.OMNI:
+        yield from drawn(omni_conversations(omni_support.spec_of(model_type, convention)))
+    for convention in ("transformers", "sglang", "vllm"):
+        yield from drawn(galleries(canvas_spec(convention)))
+
+
+def _own_families():
+    for prompt in _own_prompts():
+        arguments = _tensors(prompt)
+        yield prompt.spec.model_type, partial(get_rope_index, spec=prompt.spec, **arguments)
+        plan = plan_rope_index(spec=prompt.spec, **arguments)
+        yield (
+            f"plan of {prompt.spec.model_type}",
+            partial(plan_rope_index, spec=prompt.spec, **arguments),
+        )
+        yield f"positions of a plan of {prompt.spec.model_type}", plan.position_ids
+
+
+def _tensors(prompt):
+    """Return a prompt's arguments, of which some families' are lists."""
+    return {
+        name: torch.tensor(value) if isinstance(value, list) else value
+        for name, value in prompt.arguments().items()
+    }
+
+
+def _plans():
+    for model_type in ("glm4v", "qwen2_5_vl", "qwen3_vl"):
+        spec = spec_of(model_type, "sglang")
+        for prompt in drawn(conversations(spec)):
+            plan = plan_rope_index(spec=spec, **prompt.arguments())
+            rows, width = prompt.input_ids.shape
+            half = width // 2
+            yield "join", partial(concatenate_plans, [plan, plan])
+            yield "slice", partial(plan.slice, half, width)
+            yield "shard", partial(plan.shard, 0, 2, text_positions=True, pad_to_multiple_of=2)
+            yield "decode", partial(plan.decode, 4)
+            yield "step", partial(plan.step, [half] * rows, [width - half] * rows)
+    glm_image = own_support.SPECS["glm_image, transformers"]
+    for prompt in drawn(own_prompts(glm_image)):
+        yield (
+            "generated images",
+            partial(get_decode_position_ids, spec=glm_image, **_tensors(prompt)),
+        )
+
+
+def _training():
+    spec = spec_of("qwen2_5_vl", "transformers")
+    for packing in drawn(packings(spec, hostile=False)):
+        arguments = packing.arguments()
+        yield (
+            "packed rows",
+            partial(get_rope_index, packing.input_ids, spec, text_positions=True, **arguments),
+        )
+    text = torch.tensor([[0, 1, 2, 0, 1, 0]])
+    yield "read off positions", partial(sequence_ids_from_position_ids, text)
+    image = spec.image_token_id
+    sample = {"input_ids": [7, image, image, 8], "image_grid_thw": [[1, 2, 4]]}
+    for packed in (False, True):
+        yield (
+            "collate",
+            partial(
+                collate, [sample] * 3, spec, pad_token_id=0, packed=packed, text_positions=True
+            ),
+        )
+
+
+def _sglang():
+    for model_type in sglang_calls.FAMILIES:
+        for prompt in drawn(conversations(sglang_calls.spec_for(model_type))):
+            yield model_type, partial(sglang_calls.call, prompt)
+    for prompt in drawn(omni_conversations(omni_support.spec_of("qwen3_omni_moe", "sglang"))):
+        yield "omni", partial(sglang_calls.call, prompt)
+    for prompt in drawn(conversations(SGLANG_GLM4V)):
+        yield "glm4v", partial(sglang_glm4v, **prompt.arguments())
+    left_over = sglang_calls.prompt_of("qwen3_vl", "t<It", image_grid_thw=[[1, 2, 2], [1, 2, 2]])
+    yield "left-over grids", partial(sglang_calls.call, left_over)
+
+
+def _vllm():
+    yield "two pictures", partial(positions_of_groups, 847, PICTURES)
+    yield "frames", partial(positions_of_groups, 900, [(9 * at, 1, 2, 4) for at in range(100)])
+    yield "block", partial(positions_of_groups, 900, [(40, 8, 4, 4, 2.5)])
+    for prompt in drawn(own_prompts(own_support.SPECS["isaac"], max_rows=1)):
+        (single,) = own_support.single_rows(prompt)
+        features = own_support.vllm_features(single)
+        yield "isaac", partial(answer_isaac, isaac_model(), own_support.unmasked(single), features)
+    for model_type in ("qwen2_5_omni", "qwen3_omni_moe"):
+        spec = omni_support.spec_of(model_type, "vllm")
+        for prompt in drawn(omni_conversations(spec, max_rows=1)):
+            single = next(omni_support.rows_of(prompt))
+            if has_other_audio(single):
+                continue
+            tokens = single.input_ids[0].tolist()
+            features = omni_support.vllm_features(single)
+            yield model_type, partial(answer_omni, model_type, omni_model(spec), tokens, features)
+    canvas = SimpleNamespace(_uses_canvas_mrope=False)
+    yield "minicpmv4_7", partial(answer_minicpmv4_7, canvas, [1, 2, 3], [])
+
+
+def _transformers():
+    for model_type in RULES:
+        module = patch(module_of(model_type))
+        for prompt in drawn(conversations(spec_of_model(model_type))):
+            yield model_type, partial(module.get_rope_index, **prompt.arguments())
+
+
+def _workloads(*sizes):
+    for family in MIXED:
+        for name, seq_len in sizes:
+            workload = make_workload(f"{name}-{family}", seq_len)
+            yield f"{name}-{family} {seq_len}", vecrope_provider().prepare(workload)
+            if name == "mixed":
+                for make in (vecrope_placeholders_provider, vecrope_plan_provider):
+                    yield f"{make.__name__} {family}", make().prepare(workload)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import gt, sub
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,9 @@ from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni import checks, faults
 from vecrope.own_rules.omni.blocks import number
+from vecrope.own_rules.omni.find import find_items as find_host_items, unmasked_tokens
+from vecrope.own_rules.omni.media import MOST_FLOAT, float32
+from vecrope.own_rules.omni.number import walk_items, write_entries
 from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
 from vecrope.spec import MRopeSpec
 
@@ -53,6 +58,10 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     dtype = dtypes[rule.text_dtype if without_grids else spec.position_dtype]
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
+    if validate and not tracing:
+        answer = _eager(inputs, spec, rule, dtype, delta_dtype)
+        if answer is not None:
+            return answer
     media = make_media(inputs, spec, rule)
     if validate and not tracing:
         checks.check_media(inputs, media, spec, rule)
@@ -98,4 +107,56 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     return (
         torch.where(fault, -1, positions),
         torch.where(fault, torch.iinfo(torch.int64).min, rope_deltas),
+    )
+
+
+def _eager(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype, delta_dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """Return the answer from items on the host, or None for what needs the static path."""
+    input_ids = inputs.input_ids
+    host = inputs._replace(
+        **{
+            name: value.to("cpu")
+            for name, value in inputs._asdict().items()
+            if isinstance(value, Tensor)
+        }
+    )
+    tokens = unmasked_tokens(host)
+    items = find_host_items(host, spec, rule, tokens)
+    entries, largest = walk_items(items, tokens.bounds, spec, rule)
+    check_range(largest, spec)
+    padding = spec.padding_value
+    num_kept, lengths = (
+        [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
+    )
+    if not has_grids(inputs) and rule.text_padding_value is not None:
+        padding = rule.text_padding_value
+        masked = map(gt, lengths, num_kept)
+        largest = [max(most, padding) if any_ else most for most, any_ in zip(largest, masked, strict=True)]
+    positions = torch.empty((3, 0), dtype=dtype)
+    if entries:
+        answer = write_entries(entries, tokens.bounds[-1], spec, rule)
+        if answer is None:
+            return None
+        positions = answer.to(dtype)
+    if tokens.index is not None:
+        packed = positions
+        positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
+        positions.index_copy_(1, tokens.index, packed)
+    near = float32 if delta_dtype == torch.float32 else int
+    taken = lengths if spec.delta_length == "padded" else num_kept
+    deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]
+    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).unsqueeze(1)
+    return positions.view(3, *input_ids.shape).to(input_ids.device), rope_deltas.to(input_ids.device)
+
+
+def check_range(largest: list[float], spec: MRopeSpec) -> None:
+    """Check that float32 tells the positions of every row apart."""
+    if spec.position_dtype != "float32" or max(largest, default=0) < MOST_FLOAT:
+        return
+    row, most = next((row, most) for row, most in enumerate(largest) if most >= MOST_FLOAT)
+    raise ValueError(
+        f"positions must stay below 2**24 in torch.float32, got {most:.0f} in row {row}; does "
+        "second_per_grid_ts hold seconds?"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -11,12 +11,17 @@ from torch import Tensor
 from vecrope.core.modality import set_indices
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
+from vecrope.forms.eager.groups import text_around
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.media import Medium, read_media
 from vecrope.spec import MRopeSpec
 
 _ARGUMENTS = {"image": "image_grid_thw", "video": "video_grid_thw", "audio": "audio_seqlens"}
 _KINDS = tuple(_ARGUMENTS)
+# What the batch-wide `use_audio_in_video` rules out.
+_MISPLACED = {True: "video", False: "sound"}
+# From so many tokens on ids are compared as bytes.
+_BYTES_FROM = 2048
 
 
 class Tokens(NamedTuple):
@@ -37,27 +42,17 @@ class Tokens(NamedTuple):
 class Item(NamedTuple):
     """An image, a video, an audio, or a video with its sound.
 
-    It is its leading markers, `visual.frames * height * width + audio.audio` placeholders, and as
-    many trailing markers.
+    It is its leading markers, its placeholders, and as many trailing markers.
     """
 
     row: int
     start: int  # token of the first marker
+    kind: str  # "image", "video", "audio", or "sound": a video with its sound
+    markers: int  # on either side
     visual: Medium | None
-    audio: Medium | None
-    is_image: bool
-
-    @property
-    def markers(self) -> int:
-        """How many there are on either side."""
-        return 2 if self.visual and self.audio else 1
-
-    @property
-    def counts(self) -> list[int]:
-        """How many image, video and audio tokens it has."""
-        visual, audio = self.visual, self.audio
-        area = visual.frames * visual.height * visual.width if visual else 0
-        return [area * self.is_image, area * (not self.is_image), audio.audio if audio else 0]
+    sound: Medium | None
+    frame_tokens: int  # placeholders of the image or the video
+    audio_tokens: int
 
 
 def row_of(bounds: list[int], at: int) -> int:
@@ -103,15 +98,38 @@ def find_items(inputs: Inputs, spec: MRopeSpec, rule: OmniRule, tokens: Tokens) 
                 f"{len(media[2])} audios, input_ids hold none"
             )
         return []
-    marks = spec.vision_start_token_id, rule.audio_start_token_id
-    placeholders = spec.image_token_id, spec.video_token_id, rule.audio_token_id
-    wanted = torch.tensor([*marks, *placeholders], dtype=ids.dtype)
-    hits = ids == wanted.unsqueeze(1)
-    starts = set_indices(hits[:2].view(-1)).tolist()
+    keys, wanted = _keys(ids, _wanted(spec, rule))
+    starts = set_indices((keys == wanted[:2]).view(-1)).tolist()
+    outside = keys != wanted[2:]
     is_audio_read = has_grids or inputs.audio_seqlens is not None
     items = _items_at(tokens, inputs, spec, rule, starts, media, is_audio_read=is_audio_read)
-    _check(tokens, inputs, spec, items, media, hits[2:], is_audio_read=is_audio_read)
+    if not _fits(tokens, items, outside[: 2 + is_audio_read]):
+        _check(tokens, inputs, items, outside, is_audio_read=is_audio_read)
+    if not inputs.lenient:
+        _check_none_left_over(inputs, items, media)
     return items
+
+
+def _wanted(spec: MRopeSpec, rule: OmniRule) -> list[int]:
+    """Return the ids that start items, then those of image, video and audio tokens."""
+    ids = (
+        spec.vision_start_token_id,
+        rule.audio_start_token_id,
+        spec.image_token_id,
+        spec.video_token_id,
+        rule.audio_token_id,
+    )
+    return [token_id for token_id in ids if token_id is not None]
+
+
+def _keys(ids: Tensor, wanted: list[int]) -> tuple[Tensor, Tensor]:
+    """Return ids (N,) and wanted ones (K, 1), as bytes where that is faster."""
+    low, high = min(wanted) - 1, max(wanted) + 1
+    if ids.shape[0] >= _BYTES_FROM and high - low < 256 and high < 2**31:
+        # Modulo 256 the wanted ones and those on either side are told apart.
+        ids = ids.clamp(low, high).to(torch.uint8)
+        wanted = [token_id % 256 for token_id in wanted]
+    return ids, torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
 
 
 def _items_at(
@@ -131,60 +149,85 @@ def _items_at(
         inputs: the arguments.
         spec: the family's rules.
         rule: likewise.
-        starts: places of the vision starts; then N and more, places of the audio starts.
+        starts: places of the vision starts, ascending; then N and more, those of the audio starts.
         media: images, videos and audios.
         is_audio_read: whether an audio start alone begins an audio.
     """
     num_tokens, bounds = tokens.ids.shape[0], tokens.bounds
-    visions = [at for at in starts if at < num_tokens]
-    audios = {at - num_tokens for at in starts[len(visions) :]}
-    following: list[int] = []
+    num_visions = bisect_left(starts, num_tokens)
+    visions, kinds = starts[:num_visions], dict[int, str]()
+    if is_audio_read:
+        kinds = dict.fromkeys([at - num_tokens for at in starts[num_visions:]], "audio")
     if visions:
         behind = torch.tensor(visions) + 1
-        following = tokens.ids[behind.clamp_(max=num_tokens - 1)].tolist()
-    kinds: dict[int, str] = {}
-    names = {spec.image_token_id: "image", spec.video_token_id: "video"}
-    names[rule.audio_start_token_id] = "sound"
-    for at, token in zip(visions, following, strict=True):
-        if token in names and at + 1 < bounds[row_of(bounds, at) + 1]:
-            kinds[at] = names[token]
-    if is_audio_read:
-        with_video = {at + 1 for at, kind in kinds.items() if kind == "sound"}
-        kinds.update(dict.fromkeys(audios - with_video, "audio"))
-
-    used = dict.fromkeys(_KINDS, 0)
-
-    def take(kind: str, at: int) -> Medium:
-        given, number = media[_KINDS.index(kind)], used[kind]
-        if number == len(given):
-            _raise_missing(kind, row_of(bounds, at), number, inputs)
-        used[kind] += 1
-        return given[number]
-
-    items = []
+        following = tokens.ids.index_select(0, behind.clamp_(max=num_tokens - 1)).tolist()
+        names = {spec.image_token_id: "image", spec.video_token_id: "video"}
+        names[rule.audio_start_token_id] = "sound"
+        row_ends = set(bounds)
+        for at, token in zip(visions, following, strict=True):
+            if token in names and at + 1 not in row_ends:
+                kinds[at] = names[token]
+                if kinds[at] == "sound":
+                    kinds.pop(at + 1, None)
     batch_wide = inputs.use_audio_in_video if isinstance(inputs.use_audio_in_video, bool) else None
-    for at in sorted(kinds):
-        kind, visual, audio = kinds[at], None, None
-        has_sound = kind == "sound"
-        if kind in ("video", "sound") and batch_wide is not None and has_sound != batch_wide:
-            _raise_sound(tokens, at, "batch", has_sound=has_sound)
+    if batch_wide is not None:
+        for at in sorted(at for at, kind in kinds.items() if kind == _MISPLACED[batch_wide]):
+            _raise_sound(tokens, at, "batch", has_sound=not batch_wide)
+
+    images, videos, sounds = map(iter, media)
+    items, row = [], 0
+    for at, kind in sorted(kinds.items()):
+        while at >= bounds[row + 1]:
+            row += 1
+        visual = sound = None
+        area = audio = 0
         if kind != "audio":
-            visual = take("image" if kind == "image" else "video", at)
-            if kind != "image" and visual.has_sound != has_sound:
-                _raise_sound(tokens, at, f"place of video {visual.row}", has_sound=has_sound)
+            visual = next(images if kind == "image" else videos, None)
+            if visual is None:
+                _raise_missing("image" if kind == "image" else "video", row, inputs, media)
+            area = visual.frames * visual.height * visual.width
+            if kind != "image" and visual.has_sound != (kind == "sound"):
+                of = f"place of video {visual.row}"
+                _raise_sound(tokens, at, of, has_sound=kind == "sound")
         if kind in ("audio", "sound"):
-            audio = take("audio", at)
-        items.append(Item(row_of(bounds, at), at, visual, audio, kind == "image"))
+            sound = next(sounds, None)
+            if sound is None:
+                _raise_missing("audio", row, inputs, media)
+            audio = sound.audio
+        items.append(Item(row, at, kind, 1 + (kind == "sound"), visual, sound, area, audio))
     return items
+
+
+def _fits(tokens: Tokens, items: list[Item], outside: Tensor) -> bool:
+    """Say whether all is surely well; False for what takes a closer look.
+
+    Args:
+        tokens: N of them.
+        items: in the order of the prompt.
+        outside: (2, N) or (3, N) bool: what is no image, no video and no audio token.
+    """
+    at, row, bounds = 0, 0, tokens.bounds
+    runs: dict[str, tuple[list[int], list[int]]] = {kind: ([], []) for kind in _KINDS}
+    for row, start, kind, markers, _, _, area, audio in items:
+        if markers == 2 or start < at:
+            return False
+        offsets, lengths = runs[kind]
+        offsets.append(start + 1)
+        lengths.append(area + audio)
+        at = start + 2 + area + audio
+        if at > bounds[row + 1]:
+            return False
+    return all(
+        torch.equal(of_kind, text_around(*runs[kind], bounds[-1]))
+        for kind, of_kind in zip(_KINDS, outside, strict=False)
+    )
 
 
 def _check(
     tokens: Tokens,
     inputs: Inputs,
-    spec: MRopeSpec,
     items: list[Item],
-    media: tuple[list[Medium], ...],
-    hits: Tensor,
+    outside: Tensor,
     *,
     is_audio_read: bool,
 ) -> None:
@@ -193,49 +236,51 @@ def _check(
     Args:
         tokens: N of them.
         inputs: the arguments.
-        spec: the family's rules.
         items: in the order of the prompt.
-        media: images, videos and audios.
-        hits: (3, N) bool: the placeholders of images, videos and audio.
+        outside: (3, N) bool: what is no image, no video and no audio token.
         is_audio_read: whether audio tokens have to belong to an audio.
     """
+    hits = outside.logical_not()
     places, ends = [], []
     last = tokens.ids.shape[0] - 1
     following = [*(item.start for item in items), last + 1][1:]
     for item, behind in zip(items, following, strict=True):
         begin = item.start + item.markers
         limit = min(behind, tokens.bounds[item.row + 1])
-        end = begin + sum(item.counts)
+        end = begin + item.frame_tokens + item.audio_tokens
         ends.append((end, limit))
         places += [min(begin, limit) - 1, min(begin, last), min(end, limit) - 1]
     # How many placeholders there are up to and with each place.
-    counts = hits.cumsum(1, dtype=torch.int32)[:, torch.tensor([*places, last])].T.tolist()
+    counts = hits.cumsum(1, dtype=torch.int32)
+    counted = counts.index_select(1, torch.tensor([*places, last])).T.tolist()
     needed = [0, 0, 0]
     for number, (item, (end, limit)) in enumerate(zip(items, ends, strict=True)):
-        before, first, upto = counts[3 * number : 3 * number + 3]
-        got = [more - less for more, less in zip(upto, before, strict=True)]
-        for kind, wants in enumerate(item.counts):
-            if wants and got[kind] != wants:
-                _raise_count(item, kind, wants, got[kind], inputs)
+        before, first, upto = counted[3 * number : 3 * number + 3]
+        visual = 0 if item.kind == "image" else 1
+        for kind, wants in ((visual, item.frame_tokens), (2, item.audio_tokens)):
+            got = upto[kind] - before[kind]
+            if wants and got != wants:
+                _raise_count(item, kind, wants, got, inputs)
             needed[kind] += wants
-        if item.markers == 2 and first[1] == before[1]:
-            assert item.visual is not None
-            raise ValueError(
-                f"row {item.row}, video {item.visual.row}: its first frame must come before its "
-                "sound"
-            )
+        if item.kind == "sound" and first[1] == before[1]:
+            raise ValueError(f"{_name(item)}: its first frame must come before its sound")
         if end + item.markers > limit:
             raise ValueError(
                 f"{_name(item)}: {item.markers} end markers must follow it; was the prompt "
                 f"truncated after the {_name(item).split()[-2]}?"
             )
-    total = counts[-1]
+    total = counted[-1]
     for kind, name in enumerate(_KINDS):
         if total[kind] != needed[kind] and (name != "audio" or is_audio_read):
             _raise_stray(tokens, items, hits[kind], name, inputs)
-    if inputs.lenient:
-        return
-    used = [sum(1 for item in items if item.counts[kind]) for kind in range(3)]
+
+
+def _check_none_left_over(
+    inputs: Inputs, items: list[Item], media: tuple[list[Medium], ...]
+) -> None:
+    kinds = [item.kind for item in items]
+    sounds = kinds.count("sound")
+    used = kinds.count("image"), kinds.count("video") + sounds, kinds.count("audio") + sounds
     for name, given, count in zip(_KINDS, media, used, strict=True):
         if count < len(given):
             row = given[count].row
@@ -248,14 +293,15 @@ def _check(
 
 def _name(item: Item) -> str:
     """Name an item by its picture, or by its audio if it has none."""
-    medium = item.visual or item.audio
+    medium = item.visual or item.sound
     assert medium is not None
-    kind = "audio" if item.visual is None else "image" if item.is_image else "video"
-    return f"row {item.row}, {kind} {medium.row}"
+    return f"row {item.row}, {'video' if item.kind == 'sound' else item.kind} {medium.row}"
 
 
-def _raise_missing(kind: str, row: int, given: int, inputs: Inputs) -> NoReturn:
-    name = _ARGUMENTS[kind]
+def _raise_missing(
+    kind: str, row: int, inputs: Inputs, media: tuple[list[Medium], ...]
+) -> NoReturn:
+    name, given = _ARGUMENTS[kind], len(media[_KINDS.index(kind)])
     if getattr(inputs, name) is None:
         raise ValueError(f"{name} must be given for the {kind} in row {row}, got None")
     raise ValueError(
@@ -277,7 +323,7 @@ def _raise_sound(tokens: Tokens, at: int, of: str, *, has_sound: bool) -> NoRetu
 
 
 def _raise_count(item: Item, kind: int, needs: int, got: int, inputs: Inputs) -> NoReturn:
-    medium = item.audio if kind == 2 else item.visual
+    medium = item.sound if kind == 2 else item.visual
     name = _KINDS[kind]
     assert medium is not None
     value = getattr(inputs, _ARGUMENTS[name])[medium.row].tolist()
@@ -295,7 +341,7 @@ def _raise_stray(
     outside = hits.clone()
     for item in items:
         begin = item.start + item.markers
-        outside[begin : begin + sum(item.counts)] = False
+        outside[begin : begin + item.frame_tokens + item.audio_tokens] = False
     name = _ARGUMENTS[kind]
     why = f"it must follow its start marker, within what {name} describes"
     if getattr(inputs, name) is None:

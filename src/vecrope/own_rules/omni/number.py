@@ -8,10 +8,10 @@ Each position is one sum of a base and a whole number, rounded where the positio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from itertools import chain, repeat
 from operator import add, mul
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,33 +19,25 @@ from torch.nn.functional import pad
 
 from vecrope.core.search import spread
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.groups import host_tensor
 from vecrope.own_rules.omni.find import Item
 from vecrope.own_rules.omni.interleave import audio_before
 from vecrope.own_rules.omni.media import float32
 from vecrope.spec import MRopeSpec
 
 
-class Entry(NamedTuple):
-    """A run, a block of frames, or a block of frames and sound."""
-
-    base: float  # position of a run's first token, of a frame's first row and column at time 0
-    width: int  # tokens of a line
-    frames: int = 1
-    height: int = 1  # lines of a frame
-    counts_up: int = 1  # whether time and height count up along a line: in runs
-    factor: float = 0.0  # by what the number of a frame is multiplied first
-    audio: int = 0  # audio tokens, among frames
+# Up to so many lines or tokens lists are faster than tensors.
+_FEW = 512
+# A run, a block of frames, or a block of frames and sound:
+# base: the position of a run's first token, or that of a frame's first row and column, at time 0;
+# width: tokens of a line; frames; height: lines of a frame;
+# slope: by how much time and height count up along a line, 1 in runs;
+# factor: by what the number of a frame is multiplied first; audio: tokens of it among the frames.
+Entry = tuple[float, int, int, int, int, float, int]
 
 
-class Rows(NamedTuple):
-    """What the walk over the items leaves."""
-
-    entries: list[Entry]
-    largest: list[float]  # position of each row, -1 without a token
-
-
-def walk_items(items: list[Item], bounds: list[int], spec: MRopeSpec, rule: OmniRule) -> Rows:
+def walk_items(
+    items: list[Item], bounds: list[int], spec: MRopeSpec, rule: OmniRule
+) -> tuple[list[Entry], list[float]]:
     """Follow the running position from item to item, rounding where the upstream does.
 
     Args:
@@ -53,54 +45,65 @@ def walk_items(items: list[Item], bounds: list[int], spec: MRopeSpec, rule: Omni
         bounds: (B + 1) where each row of unmasked tokens begins, and the last one ends.
         spec: the family's rules.
         rule: likewise.
+
+    Returns:
+        The entries of all tokens, and the largest position of each row, -1 without a token.
     """
     near: Callable[[float], float] = float32 if spec.position_dtype == "float32" else _same
-    pair = rule.sound_markers
+    precise: Callable[[float], float] = float32 if spec.time_dtype == "float32" else _same
+    assert spec.tokens_per_second is not None
+    rate = precise(spec.tokens_per_second)
     entries: list[Entry] = []
     largest: list[float] = []
-    upcoming = iter([*items, None])
-    item = next(upcoming)
-    for row, (at, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        position: float = 0
-        reached: float = -1
-        while item is not None and item.row == row:
-            markers = item.markers
-            early = markers == 2 and pair == "early"
-            lead = markers - early
-            mark = near(position + (item.start - at))
-            shared = markers == 2 and pair == "shared"
-            block = near(mark + (1 if shared else lead))
-            _add_run(entries, position, item.start - at)
+    last_item = len(items)
+    number = 0
+    for row, stop in enumerate(bounds[1:]):
+        at, position, reached = bounds[row], 0.0 if near is float32 else 0, -1.0
+        while number < last_item and items[number].row == row:
+            _, start, _, markers, visual, _, frame_tokens, audio = items[number]
+            number += 1
+            lead, shared = markers, False
+            if markers == 2:
+                lead -= rule.sound_markers == "early"
+                shared = rule.sound_markers == "shared"
+            text = start - at
+            if text:
+                entries.append((position, text, 1, 1, 1, 0.0, 0))
+            mark = near(position + text)
             _add_markers(entries, mark, lead, shared=shared)
-            last_time, length = _add_block(entries, item, block, spec, rule)
-            visual, audio = item.visual, item.audio.audio if item.audio else 0
-            video_end = -1 if visual is None else near(block + last_time)
-            visual_end = -1.0
-            if visual is not None:
-                side = max(visual.height, visual.width) - 1
-                visual_end = near(block + max(side, last_time))
-            audio_end = near(block + (audio - 1))
-            highest = max(visual_end, audio_end)
-            end = highest
-            if visual is not None and audio and rule.sound_end == "piece":
-                end = visual_end if video_end > audio_end else audio_end
-                if rule.interleave != "merge":
-                    chunk = chunk_length(spec, rule)
-                    is_last = (audio - 1) // chunk < last_time // chunk
-                    end = visual_end if is_last else audio_end
+            block = near(mark + (1 if shared else lead))
+            highest = end = audio_end = near(block + (audio - 1))
+            if visual is None:
+                entries.append((block, audio, 1, 1, 1, 0.0, 0))
+            else:
+                _, frames, height, width, seconds, _, _ = visual
+                if spec.time_order == "seconds":
+                    factor = seconds
+                    time = precise(precise((frames - 1) * factor) * rate)
+                else:
+                    factor = precise(seconds * rate)
+                    time = precise((frames - 1) * factor)
+                if rule.whole_times:
+                    time = int(time)
+                entries.append((block, width, frames, height, 0, factor, audio))
+                visual_end = near(block + max(height - 1, width - 1, time))
+                highest = end = max(visual_end, audio_end)
+                if audio and rule.sound_end == "piece":
+                    film_last = near(block + time) > audio_end
+                    if rule.interleave != "merge":
+                        chunk = chunk_length(spec, rule)
+                        film_last = time // chunk > (audio - 1) // chunk
+                    end = visual_end if film_last else audio_end
             end = near(end + 1)
             _add_markers(entries, end, lead, shared=shared)
             position = near(near(end + 1) + (0 if shared else lead - 1))
-            reached = max(reached, highest)
-            at = item.start + lead + length + lead
-            item = next(upcoming)
-        _add_run(entries, position, stop - at)
+            reached = max(reached, highest, end + (lead - 1) * (not shared))
+            at = start + 2 * lead + frame_tokens + audio
         if stop > at:
+            entries.append((position, stop - at, 1, 1, 1, 0.0, 0))
             reached = max(reached, near(position + (stop - at - 1)))
-        elif entries and stop > bounds[row]:
-            reached = max(reached, near(entries[-1].base + (entries[-1].width - 1)))
         largest.append(reached)
-    return Rows(entries, largest)
+    return entries, largest
 
 
 def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
@@ -114,37 +117,11 @@ def _same(value: float) -> float:
     return value
 
 
-def _add_run(entries: list[Entry], base: float, tokens: int) -> None:
-    if tokens:
-        entries.append(Entry(base, tokens))
-
-
 def _add_markers(entries: list[Entry], base: float, tokens: int, *, shared: bool) -> None:
-    entries += [Entry(base, 1)] * tokens if shared else [Entry(base, tokens)]
-
-
-def _add_block(
-    entries: list[Entry], item: Item, base: float, spec: MRopeSpec, rule: OmniRule
-) -> tuple[float, int]:
-    """Add the placeholders of an item; return the last frame's time, and how many they are."""
-    visual, audio = item.visual, item.audio.audio if item.audio else 0
-    if visual is None:
-        entries.append(Entry(base, audio))
-        return -1, audio
-    frames, height, width = visual.frames, visual.height, visual.width
-    precise: Callable[[float], float] = float32 if spec.time_dtype == "float32" else _same
-    assert spec.tokens_per_second is not None
-    rate = precise(spec.tokens_per_second)
-    if spec.time_order == "seconds":
-        factor = visual.seconds
-        last_time = precise(precise((frames - 1) * factor) * rate)
+    if shared:
+        entries += [(base, 1, 1, 1, 1, 0.0, 0)] * tokens
     else:
-        factor = precise(visual.seconds * rate)
-        last_time = precise((frames - 1) * factor)
-    if rule.whole_times:
-        last_time = int(last_time)
-    entries.append(Entry(base, width, frames, height, 0, factor, audio))
-    return last_time, frames * height * width + audio
+        entries.append((base, tokens, 1, 1, 1, 0.0, 0))
 
 
 def write_entries(
@@ -161,53 +138,77 @@ def write_entries(
         spec: the family's rules.
         rule: likewise.
     """
-    base, width, frames, height, counts_up, factor, audio = zip(*entries, strict=True)
+    base, width, frames, height, slope, factor, audio = zip(*entries, strict=True)
     with_sound = any(audio)
-    # Behind its last frame a block with sound has one without rows, before which the rest is heard.
-    counts = [*map(add, frames, map(bool, audio))]
-    tall = [*map(add, height, map(bool, audio))]
-    whole = spec.position_dtype != "float32"
-    table = host_tensor(chain(width, height, counts_up, tall, audio, frames)).view(6, -1)
-    bases = torch.tensor(base, dtype=torch.int64 if whole else torch.float32)
-    # Of frames.
-    entry = host_tensor(chain.from_iterable(map(repeat, range(len(entries)), counts)))
-    frame = host_tensor(chain.from_iterable(map(range, counts)))
-    widths, heights, slopes, lines, audios, last = table[:, entry]
-    bases = bases[entry]
-    time_dtype = torch.float64 if spec.time_dtype == "float64" else torch.float32
-    times = torch.tensor(factor, dtype=time_dtype)[entry] * frame
-    if spec.time_order == "seconds":
-        times *= spec.tokens_per_second
-    times = (times.trunc() if rule.whole_times else times).to(bases.dtype).add_(bases)
-    # Of lines.
-    num_lines = sum(map(mul, counts, tall))
-    unit = spread(lines, num_lines)
-    number = torch.arange(num_lines) - (lines.cumsum(0) - lines)[unit]
-    time, start = torch.stack((times, bases))[:, unit]
-    length, slope = torch.stack((widths, slopes))[:, unit]
-    skipped: Tensor | int = 0
+    counts, tall = frames, height
     if with_sound:
-        heard = _heard(times, bases, frame, audios, spec, rule)
+        # Behind its last frame a block with sound has one of no size, before which the rest of the
+        # sound is heard. Before each frame there is a line for the sound.
+        counts = [*map(add, frames, map(bool, audio))]
+        tall = [*map(add, height, map(bool, audio))]
+    whole = spec.position_dtype != "float32"
+    entry, frame = _members(counts, sum(counts))
+    columns = [width, slope, tall, audio, frames]
+    numbers = _table("q", [*columns, base] if whole else columns, torch.int64)
+    numbers = numbers.index_select(1, entry)
+    code, time_dtype = ("d", torch.float64) if spec.time_dtype == "float64" else ("f", torch.float32)
+    fractions = _table(code, [factor] if whole else [factor, base], time_dtype)
+    fractions = fractions.index_select(1, entry)
+    starts = numbers[-1] if whole else fractions[1]
+    times = fractions[0].mul_(frame)
+    if spec.time_order == "seconds":
+        times.mul_(spec.tokens_per_second)
+    if rule.whole_times:
+        times = times.trunc_().to(starts.dtype)
+    times = times + starts
+
+    num_lines = sum(map(mul, counts, tall))
+    unit, line_number = _members(numbers[2], num_lines)
+    time, start = torch.stack((times, starts)).index_select(1, unit)
+    length, along = numbers[:2].index_select(1, unit)
+    if with_sound:
+        _, _, _, audios, last = numbers[:5]
+        heard = _heard(times, starts, frame, audios, spec, rule)
         if heard is None:
             return None
         is_rest = frame == last
         heard = torch.where(is_rest, audios, heard)
         before = torch.where(frame > 0, pad(heard[:-1], (1, 0)), 0)
-        number -= (audios > 0).long()[unit]
-        is_run = number < 0
-        length = torch.where(is_run, (heard - before)[unit], length * ~is_rest[unit])
-        skipped = torch.where(is_run, before[unit], 0)
+        sizes = torch.stack(((audios > 0).long(), heard - before, (~is_rest).long(), before))
+        line_before, sound, is_frame, skipped = sizes.index_select(1, unit)
+        line_number = line_number - line_before
+        is_run = line_number < 0
+        length = torch.where(is_run, sound, length * is_frame)
         time = torch.where(is_run, start, time)
-        slope = torch.where(is_run, 1, slope)
-        number.clamp_(min=0)
-    # Of tokens.
-    origin = length.cumsum(0) - length - skipped
-    line = spread(length, num_tokens)
-    positions = torch.stack((time, start + number, start))[:, line]
-    offset = torch.arange(num_tokens) - origin[line]
+        along = torch.where(is_run, 1, along)
+        line_number.clamp_(min=0)
+
+    line, offset = _members(length, num_tokens)
+    if with_sound:
+        offset = offset + (skipped * is_run).index_select(0, line)
+    positions = torch.stack((time, start + line_number, start)).index_select(1, line)
+    offset = offset.to(positions.dtype)
     positions[2] += offset
-    positions[:2] += offset * slope[line]
+    positions[:2] += offset * along.index_select(0, line)
     return positions
+
+
+def _table(code: str, columns: list[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    values = array(code, chain.from_iterable(columns))
+    return torch.frombuffer(values, dtype=dtype).view(len(columns), -1)
+
+
+def _members(sizes: Sequence[int] | Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return, of each of the `total` members of groups, its group and its number in it."""
+    if isinstance(sizes, Tensor):
+        if total > _FEW:
+            group = spread(sizes, total)
+            first = (sizes.cumsum(0) - sizes).index_select(0, group)
+            return group, torch.arange(total, device="cpu") - first
+        sizes = sizes.tolist()
+    group = array("q", chain.from_iterable(map(repeat, range(len(sizes)), sizes)))
+    number = array("q", chain.from_iterable(map(range, sizes)))
+    return torch.frombuffer(group, dtype=torch.int64), torch.frombuffer(number, dtype=torch.int64)
 
 
 def _heard(

@@ -115,13 +115,7 @@ def _eager(
 ) -> tuple[Tensor, Tensor] | None:
     """Return the answer from items on the host, or None for what needs the static path."""
     input_ids = inputs.input_ids
-    host = inputs._replace(
-        **{
-            name: value.to("cpu")
-            for name, value in inputs._asdict().items()
-            if isinstance(value, Tensor)
-        }
-    )
+    host = inputs if input_ids.is_cpu else on_host(inputs)
     tokens = unmasked_tokens(host)
     items = find_host_items(host, spec, rule, tokens)
     entries, largest = walk_items(items, tokens.bounds, spec, rule)
@@ -148,7 +142,16 @@ def _eager(
     taken = lengths if spec.delta_length == "padded" else num_kept
     deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]
     rope_deltas = torch.tensor(deltas, dtype=delta_dtype).unsqueeze(1)
-    return positions.view(3, *input_ids.shape).to(input_ids.device), rope_deltas.to(input_ids.device)
+    positions = positions.view(3, *input_ids.shape)
+    if input_ids.is_cpu:
+        return positions, rope_deltas
+    return positions.to(input_ids.device), rope_deltas.to(input_ids.device)
+
+
+def on_host(inputs: Inputs) -> Inputs:
+    """Return the arguments with every tensor copied to the CPU."""
+    named = inputs._asdict().items()
+    return Inputs(**{k: v.to("cpu") if isinstance(v, Tensor) else v for k, v in named})
 
 
 def check_range(largest: list[float], spec: MRopeSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import chain
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -22,6 +23,7 @@ _KINDS = tuple(_ARGUMENTS)
 _MISPLACED = {True: "video", False: "sound"}
 # From so many tokens on ids are compared as bytes.
 _BYTES_FROM = 2048
+_BLOCK = 8192
 
 
 class Tokens(NamedTuple):
@@ -127,8 +129,10 @@ def _keys(ids: Tensor, wanted: list[int]) -> tuple[Tensor, Tensor]:
     low, high = min(wanted) - 1, max(wanted) + 1
     if ids.shape[0] >= _BYTES_FROM and high - low < 256 and high < 2**31:
         # Modulo 256 the wanted ones and those on either side are told apart.
-        ids = ids.clamp(low, high).to(torch.uint8)
-        wanted = [token_id % 256 for token_id in wanted]
+        keys = torch.empty_like(ids, dtype=torch.uint8)
+        for part, key in zip(ids.split(_BLOCK), keys.split(_BLOCK), strict=True):
+            key.copy_(part.clamp(low, high))
+        ids, wanted = keys, [token_id % 256 for token_id in wanted]
     return ids, torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
 
 
@@ -206,21 +210,21 @@ def _fits(tokens: Tokens, items: list[Item], outside: Tensor) -> bool:
         items: in the order of the prompt.
         outside: (2, N) or (3, N) bool: what is no image, no video and no audio token.
     """
-    at, row, bounds = 0, 0, tokens.bounds
-    runs: dict[str, tuple[list[int], list[int]]] = {kind: ([], []) for kind in _KINDS}
+    at, bounds = 0, tokens.bounds
+    num_tokens = bounds[-1]
+    # As if the three rows followed each other.
+    runs: tuple[list[tuple[int, int]], ...] = ([], [], [])
     for row, start, kind, markers, _, _, area, audio in items:
         if markers == 2 or start < at:
             return False
-        offsets, lengths = runs[kind]
-        offsets.append(start + 1)
-        lengths.append(area + audio)
+        number = _KINDS.index(kind)
+        runs[number].append((number * num_tokens + start + 1, area + audio))
         at = start + 2 + area + audio
         if at > bounds[row + 1]:
             return False
-    return all(
-        torch.equal(of_kind, text_around(*runs[kind], bounds[-1]))
-        for kind, of_kind in zip(_KINDS, outside, strict=False)
-    )
+    offsets, lengths = zip(*chain.from_iterable(runs), strict=True) if items else ((), ())
+    expected = text_around(offsets, lengths, outside.numel())
+    return not bool((outside.view(-1) != expected).any())
 
 
 def _check(

@@ -179,18 +179,38 @@ def write_entries(
         line_number = line_number - line_before
         is_run = line_number < 0
         length = torch.where(is_run, sound, length * is_frame)
+        skipped = skipped * is_run
         time = torch.where(is_run, start, time)
         along = torch.where(is_run, 1, along)
         line_number.clamp_(min=0)
 
-    line, offset = _members(length, num_tokens)
+    # Of tokens. A base is spread as the sum of its changes: of the bits of float32, exactly.
+    first = length.cumsum(0) - length
+    bases = torch.stack((time, start + line_number, start))
+    bits = bases if whole else bases.view(torch.int32)
+    positions = _spread(bits, first, num_tokens).view(bases.dtype)
+    steps = -pad(length[:-1], (1, 0), value=1)
     if with_sound:
-        offset = offset + (skipped * is_run).index_select(0, line)
-    positions = torch.stack((time, start + line_number, start)).index_select(1, line)
-    offset = offset.to(positions.dtype)
-    positions[2] += offset
-    positions[:2] += offset * along.index_select(0, line)
+        steps += skipped - pad(skipped[:-1], (1, 0))
+    offset = torch.ones(num_tokens, dtype=bases.dtype, device="cpu")
+    offset.index_add_(0, first, steps.to(bases.dtype)).cumsum_(0)
+    positions[2].add_(offset)
+    offset.mul_(_spread(along.to(torch.int8).unsqueeze(0), first, num_tokens)[0])
+    positions[:2].add_(offset)
     return positions
+
+
+def _spread(values: Tensor, first: Tensor, num_tokens: int) -> Tensor:
+    """Return, for each of N tokens, the values (A, L) of the line that it stands on.
+
+    Args:
+        values: integers, of which sums may wrap.
+        first: (L,) the first token of each line, ascending; a line may be of no size.
+        num_tokens: N.
+    """
+    changes = values.diff(dim=1, prepend=values.new_zeros((values.shape[0], 1)))
+    spread_out = values.new_zeros((values.shape[0], num_tokens))
+    return spread_out.index_add_(1, first, changes).cumsum_(1)
 
 
 def _table(code: str, columns: list[Sequence[float]], dtype: torch.dtype) -> Tensor:

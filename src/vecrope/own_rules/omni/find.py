@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from itertools import chain
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -100,13 +99,13 @@ def find_items(inputs: Inputs, spec: MRopeSpec, rule: OmniRule, tokens: Tokens) 
                 f"{len(media[2])} audios, input_ids hold none"
             )
         return []
-    keys, wanted = _keys(ids, _wanted(spec, rule))
-    starts = set_indices((keys == wanted[:2]).view(-1)).tolist()
-    outside = keys != wanted[2:]
+    misses = _misses(ids, _wanted(spec, rule))
+    starts = set_indices(misses[:2, :num_tokens].logical_not().view(-1)).tolist()
     is_audio_read = has_grids or inputs.audio_seqlens is not None
     items = _items_at(tokens, inputs, spec, rule, starts, media, is_audio_read=is_audio_read)
-    if not _fits(tokens, items, outside[: 2 + is_audio_read]):
-        _check(tokens, inputs, items, outside, is_audio_read=is_audio_read)
+    if not _fits(tokens, items, misses[2:], is_audio_read=is_audio_read):
+        hits = misses[2:, :num_tokens].logical_not()
+        _check(tokens, inputs, items, hits, is_audio_read=is_audio_read)
     if not inputs.lenient:
         _check_none_left_over(inputs, items, media)
     return items
@@ -124,16 +123,21 @@ def _wanted(spec: MRopeSpec, rule: OmniRule) -> list[int]:
     return [token_id for token_id in ids if token_id is not None]
 
 
-def _keys(ids: Tensor, wanted: list[int]) -> tuple[Tensor, Tensor]:
-    """Return ids (N,) and wanted ones (K, 1), as bytes where that is faster."""
+def _misses(ids: Tensor, wanted: list[int]) -> Tensor:
+    """Return (K, N), or with up to seven columns more, bool: which ids are not the wanted ones."""
     low, high = min(wanted) - 1, max(wanted) + 1
-    if ids.shape[0] >= _BYTES_FROM and high - low < 256 and high < 2**31:
-        # Modulo 256 the wanted ones and those on either side are told apart.
-        keys = torch.empty_like(ids, dtype=torch.uint8)
-        for part, key in zip(ids.split(_BLOCK), keys.split(_BLOCK), strict=True):
-            key.copy_(part.clamp(low, high))
-        ids, wanted = keys, [token_id % 256 for token_id in wanted]
-    return ids, torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
+    num_tokens = ids.shape[0]
+    if num_tokens < _BYTES_FROM or high - low >= 256 or high >= 2**31:
+        return ids != torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
+    # As bytes they are compared faster. Modulo 256 the wanted ones and those on either side differ.
+    padded = -(-num_tokens // 8) * 8
+    keys = ids.new_full((padded,), low % 256, dtype=torch.uint8)
+    for part, key in zip(ids.split(_BLOCK), keys[:num_tokens].split(_BLOCK), strict=True):
+        key.copy_(part.clamp(low, high))
+    misses = torch.empty((len(wanted), padded), dtype=torch.bool)
+    for row, token_id in zip(misses, wanted, strict=True):
+        torch.ne(keys, token_id % 256, out=row)
+    return misses
 
 
 def _items_at(
@@ -202,36 +206,56 @@ def _items_at(
     return items
 
 
-def _fits(tokens: Tokens, items: list[Item], outside: Tensor) -> bool:
+def _fits(tokens: Tokens, items: list[Item], misses: Tensor, *, is_audio_read: bool) -> bool:
     """Say whether all is surely well; False for what takes a closer look.
 
     Args:
         tokens: N of them.
         items: in the order of the prompt.
-        outside: (2, N) or (3, N) bool: what is no image, no video and no audio token.
+        misses: (3, N) bool, or more columns: what is no image, no video and no audio token.
+        is_audio_read: whether audio tokens have to belong to an audio.
     """
-    at, bounds = 0, tokens.bounds
-    num_tokens = bounds[-1]
-    # As if the three rows followed each other.
-    runs: tuple[list[tuple[int, int]], ...] = ([], [], [])
+    at, bounds, width = 0, tokens.bounds, misses.shape[1]
+    images: list[tuple[int, int]] = []
+    others: list[tuple[int, int]] = []
+    places: list[int] = []
     for row, start, kind, markers, _, _, area, audio in items:
-        if markers == 2 or start < at:
+        begin = start + markers
+        end = begin + area + audio
+        if start < at or end + markers > bounds[row + 1]:
             return False
-        number = _KINDS.index(kind)
-        runs[number].append((number * num_tokens + start + 1, area + audio))
-        at = start + 2 + area + audio
-        if at > bounds[row + 1]:
-            return False
-    offsets, lengths = zip(*chain.from_iterable(runs), strict=True) if items else ((), ())
-    expected = text_around(offsets, lengths, outside.numel())
-    return not bool((outside.view(-1) != expected).any())
+        at = end + markers
+        if kind == "image":
+            images.append((begin, end - begin))
+        else:
+            # As if this row followed that of the images.
+            others.append((width + begin, end - begin))
+            places += (begin - 1, begin, end - 1)
+    image, video, audio_misses = misses
+    both = video & audio_misses if is_audio_read else video
+    offsets, lengths = zip(*images, *others, strict=True) if items else ((), ())
+    expected = text_around(offsets, lengths, 2 * width)
+    found = torch.stack((image, both)).view(-1)
+    if width % 8 == 0:
+        found, expected = found.view(torch.int64), expected.view(torch.int64)
+    if not torch.equal(found, expected):
+        return False
+    if not places:
+        return True
+    # What is no video token, among those of an item, is one of audio. A video comes first.
+    no_video = video.cumsum(0, dtype=torch.int32).index_select(0, torch.tensor(places)).tolist()
+    wants = [(item.audio_tokens, not item.frame_tokens) for item in items if item.kind != "image"]
+    return wants == [
+        (upto - before, first > before)
+        for before, first, upto in zip(no_video[::3], no_video[1::3], no_video[2::3], strict=True)
+    ]
 
 
 def _check(
     tokens: Tokens,
     inputs: Inputs,
     items: list[Item],
-    outside: Tensor,
+    hits: Tensor,
     *,
     is_audio_read: bool,
 ) -> None:
@@ -241,10 +265,9 @@ def _check(
         tokens: N of them.
         inputs: the arguments.
         items: in the order of the prompt.
-        outside: (3, N) bool: what is no image, no video and no audio token.
+        hits: (3, N) bool: the image, video and audio tokens.
         is_audio_read: whether audio tokens have to belong to an audio.
     """
-    hits = outside.logical_not()
     places, ends = [], []
     last = tokens.ids.shape[0] - 1
     following = [*(item.start for item in items), last + 1][1:]

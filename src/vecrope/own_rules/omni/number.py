@@ -26,7 +26,7 @@ from vecrope.spec import MRopeSpec
 
 
 # Up to so many lines or tokens lists are faster than tensors.
-_FEW = 512
+_FEW = 1024
 # A run, a block of frames, or a block of frames and sound:
 # base: the position of a run's first token, or that of a frame's first row and column, at time 0;
 # width: tokens of a line; frames; height: lines of a frame;
@@ -184,7 +184,16 @@ def write_entries(
         along = torch.where(is_run, 1, along)
         line_number.clamp_(min=0)
 
-    # Of tokens. A base is spread as the sum of its changes: of the bits of float32, exactly.
+    if num_tokens <= _FEW:
+        line, offset = _members(length, num_tokens)
+        if with_sound:
+            offset = offset + skipped.index_select(0, line)
+        positions = torch.stack((time, start + line_number, start)).index_select(1, line)
+        offset = offset.to(positions.dtype)
+        positions[2].add_(offset)
+        positions[:2].add_(offset.mul_(along.index_select(0, line)))
+        return positions
+    # A base is spread as the sum of its changes: of the bits of float32, exactly.
     first = length.cumsum(0) - length
     bases = torch.stack((time, start + line_number, start))
     bits = bases if whole else bases.view(torch.int32)

@@ -95,8 +95,8 @@ def find_items(inputs: Inputs, spec: MRopeSpec, rule: OmniRule, tokens: Tokens) 
     if not num_tokens:
         if any(media) and not inputs.lenient:
             raise ValueError(
-                f"the grids and lengths describe {len(media[0])} images, {len(media[1])} videos and "
-                f"{len(media[2])} audios, input_ids hold none"
+                f"the grids and lengths describe {len(media[0])} images, {len(media[1])} videos "
+                f"and {len(media[2])} audios, input_ids hold none"
             )
         return []
     misses = _misses(ids, _wanted(spec, rule))
@@ -312,9 +312,10 @@ def _check_none_left_over(
         if count < len(given):
             row = given[count].row
             value = getattr(inputs, _ARGUMENTS[name])[row].tolist()
+            shown = value if name == "audio" else tuple(value)
             raise ValueError(
-                f"{_ARGUMENTS[name]} row {row} {value if name == 'audio' else tuple(value)} is left "
-                f"over: expected {len(given)} {name}s in the batch, got {count}"
+                f"{_ARGUMENTS[name]} row {row} {shown} is left over: expected "
+                f"{len(given)} {name}s in the batch, got {count}"
             )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vecrope.families.rules import OmniRule
+from vecrope.spec import MRopeSpec
+
 
 def audio_before(positions: Tensor, blocks: Tensor) -> Tensor:
     """Return how many audio tokens of a long enough audio come before a frame: those below it.
@@ -18,3 +21,10 @@ def audio_before(positions: Tensor, blocks: Tensor) -> Tensor:
     near = (positions.double() - blocks.double()).ceil().float() - 1
     below = [(near + step + blocks < positions).long() for step in (0, 1)]
     return (near.long() + below[0] + below[1]).clamp(min=0)
+
+
+def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
+    """Return the positions of a chunk."""
+    assert spec.tokens_per_second is not None
+    assert rule.seconds_per_chunk is not None
+    return int(spec.tokens_per_second * rule.seconds_per_chunk)

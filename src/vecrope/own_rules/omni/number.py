@@ -20,10 +20,9 @@ from torch.nn.functional import pad
 from vecrope.core.search import spread
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.find import Item
-from vecrope.own_rules.omni.interleave import audio_before
+from vecrope.own_rules.omni.interleave import audio_before, chunk_length
 from vecrope.own_rules.omni.media import float32
 from vecrope.spec import MRopeSpec
-
 
 # Up to so many lines or tokens lists are faster than tensors.
 _FEW = 1024
@@ -106,13 +105,6 @@ def walk_items(
     return entries, largest
 
 
-def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
-    """Return the positions of a chunk."""
-    assert spec.tokens_per_second is not None
-    assert rule.seconds_per_chunk is not None
-    return int(spec.tokens_per_second * rule.seconds_per_chunk)
-
-
 def _same(value: float) -> float:
     return value
 
@@ -151,7 +143,9 @@ def write_entries(
     columns = [width, slope, tall, audio, frames]
     numbers = _table("q", [*columns, base] if whole else columns, torch.int64)
     numbers = numbers.index_select(1, entry)
-    code, time_dtype = ("d", torch.float64) if spec.time_dtype == "float64" else ("f", torch.float32)
+    code, time_dtype = (
+        ("d", torch.float64) if spec.time_dtype == "float64" else ("f", torch.float32)
+    )
     fractions = _table(code, [factor] if whole else [factor, base], time_dtype)
     fractions = fractions.index_select(1, entry)
     starts = numbers[-1] if whole else fractions[1]

@@ -7,15 +7,18 @@ from operator import gt, sub
 import torch
 from torch import Tensor
 
+from vecrope.core.faults import invalidate
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni import checks, faults
+from vecrope.own_rules.omni import checks
 from vecrope.own_rules.omni.blocks import number
-from vecrope.own_rules.omni.find import find_items as find_host_items, unmasked_tokens
+from vecrope.own_rules.omni.faults import has_fault
+from vecrope.own_rules.omni.find import find_items as find_items_on_host
+from vecrope.own_rules.omni.find import unmasked_tokens
+from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
 from vecrope.own_rules.omni.media import MOST_FLOAT, float32
 from vecrope.own_rules.omni.number import walk_items, write_entries
-from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
 from vecrope.spec import MRopeSpec
 
 
@@ -62,32 +65,22 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
         answer = _eager(inputs, spec, rule, dtype, delta_dtype)
         if answer is not None:
             return answer
-    media = make_media(inputs, spec, rule)
-    if validate and not tracing:
-        checks.check_media(inputs, media, spec, rule)
+        # A video is cut into chunks that cut its frames. The rest has been checked.
+        validate = False
     stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
     if stream.num_tokens == 0:
-        if validate and not tracing and not inputs.lenient:
-            checks.check_none_left_over(media)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
 
-    tokens = pack(stream)
-    items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
-    fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
+    tokens, media = pack(stream), make_media(inputs, spec, rule)
+    items = find_items(tokens, media, spec, rule)
+    with_sound = media.has_sound is not False
+    positions, largest = number(tokens, items, spec, rule, use_audio_in_video=with_sound)
+    fault = None
     if validate:
-        broken, others = faults.find_faults(
-            tokens, items, media, spec, rule, lenient=inputs.lenient
-        )
-        fault = broken.any() | others
-        if not tracing and bool(fault):
-            faults.raise_fault(broken, tokens, items, media, inputs, spec, rule)
-    positions, largest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
-    if validate and spec.position_dtype == "float32":
-        if tracing:
-            fault = fault | (largest >= checks.MOST_FLOAT).any()
-        else:
-            checks.check_range(largest)
+        fault = has_fault(tokens, items, media, spec, rule, lenient=inputs.lenient)
+        if spec.position_dtype == "float32":
+            fault = fault | (largest >= MOST_FLOAT).any()
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
 
     kept = tokens.bounds[1:] - tokens.bounds[:-1]
@@ -102,12 +95,7 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     length = padded if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
     positions = positions.view(3, *input_ids.shape)
-    if not (tracing and validate):
-        return positions, rope_deltas
-    return (
-        torch.where(fault, -1, positions),
-        torch.where(fault, torch.iinfo(torch.int64).min, rope_deltas),
-    )
+    return (positions, rope_deltas) if fault is None else invalidate(fault, positions, rope_deltas)
 
 
 def _eager(
@@ -117,7 +105,7 @@ def _eager(
     input_ids = inputs.input_ids
     host = inputs if input_ids.is_cpu else on_host(inputs)
     tokens = unmasked_tokens(host)
-    items = find_host_items(host, spec, rule, tokens)
+    items = find_items_on_host(host, spec, rule, tokens)
     entries, largest = walk_items(items, tokens.bounds, spec, rule)
     check_range(largest, spec)
     padding = spec.padding_value
@@ -127,7 +115,10 @@ def _eager(
     if not has_grids(inputs) and rule.text_padding_value is not None:
         padding = rule.text_padding_value
         masked = map(gt, lengths, num_kept)
-        largest = [max(most, padding) if any_ else most for most, any_ in zip(largest, masked, strict=True)]
+        largest = [
+            max(most, padding) if is_masked else most
+            for most, is_masked in zip(largest, masked, strict=True)
+        ]
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
         answer = write_entries(entries, tokens.bounds[-1], spec, rule)

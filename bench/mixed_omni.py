@@ -43,6 +43,7 @@ def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:
     videos: list[tuple[int, int, int]] = []
     seconds: list[float] = []
     audios: list[int] = []
+    left_out = 0
     for number in itertools.count():
         symbols += "t" * round(between(4, min(128, seq_len // 12)))
         kind = ("image", "video", "audio", "image", "video")[number % 5]
@@ -57,7 +58,7 @@ def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:
         else:
             steps = rng.randint(2, 12 if seq_len > 1000 else 4)
             height, width = sides(max(24, 2 * largest // steps))
-            step = round(2 / rng.uniform(0.5, 4), 4)
+            step = round(2 / rng.uniform(0.5 if seq_len > 1000 else 2.5, 4), 4)
             piece = f"<{'V' * (steps * height * width)}>"
             given = [(videos, (steps, 2 * height, 2 * width)), (seconds, step)]
             if sound:
@@ -66,7 +67,10 @@ def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:
                 piece = f"<({block})>"
                 given.append((audios, mel_frames))
         if len(symbols) + len(piece) > seq_len:
-            break
+            left_out += 1
+            if left_out == 3:
+                break
+            continue
         symbols += piece
         for values, value in given:
             values.append(value)

@@ -50,7 +50,7 @@ class OmniPrompt:
         video_grid_thw: (num_videos, 3) int64 or None.
         audio_seqlens: (num_audios,) int64 or None: mel frames.
         second_per_grids: (num_videos,) float32 or None: seconds of a temporal step.
-        use_audio_in_video: whether videos come with their sound.
+        use_audio_in_video: whether videos come with their sound, all or each.
         spec: the rules under which the prompt is read.
 
     Example:
@@ -75,7 +75,7 @@ class OmniPrompt:
     video_grid_thw: torch.Tensor | None
     audio_seqlens: torch.Tensor | None
     second_per_grids: torch.Tensor | None
-    use_audio_in_video: bool
+    use_audio_in_video: bool | Sequence[bool]
     spec: MRopeSpec
 
     @classmethod
@@ -89,7 +89,7 @@ class OmniPrompt:
         video_grid_thw: Sequence[Sequence[int]] | None = None,
         audio_seqlens: Sequence[int] | None = None,
         second_per_grids: Sequence[float] | None = None,
-        use_audio_in_video: bool = False,
+        use_audio_in_video: bool | Sequence[bool] = False,
     ) -> OmniPrompt:
         """Build a prompt from rows of one character a token. It is what `repr` prints.
 
@@ -103,7 +103,7 @@ class OmniPrompt:
             video_grid_thw: the same for videos, or None.
             audio_seqlens: mel frames of each audio, or None.
             second_per_grids: seconds of a temporal step of each video, or None.
-            use_audio_in_video: whether videos come with their sound.
+            use_audio_in_video: whether videos come with their sound, all or each.
         """
         token_ids = _token_ids(spec)
         kept = None if mask is None else [[int(value) for value in row] for row in mask]

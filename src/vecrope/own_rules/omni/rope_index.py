@@ -7,7 +7,6 @@ from operator import gt, sub
 import torch
 from torch import Tensor
 
-from vecrope.core.faults import invalidate
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
@@ -95,7 +94,10 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     length = padded if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
     positions = positions.view(3, *input_ids.shape)
-    return (positions, rope_deltas) if fault is None else invalidate(fault, positions, rope_deltas)
+    if fault is None:
+        return positions, rope_deltas
+    least = torch.iinfo(torch.int64).min
+    return torch.where(fault, -1, positions), torch.where(fault, least, rope_deltas)
 
 
 def _eager(

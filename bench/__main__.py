@@ -59,6 +59,9 @@ workloads:
            that family's prompts, one row of 1,024, 16,384 and 131,072 tokens: a 256-token image, a
            video of 256-token steps in half of the row (a block, with seconds where the family has
            them, or frames between timestamps), text, and with qwen3_omni_moe audio
+  mixed-omni, mixed-omni-sound
+           one row of 180 to 131,072 tokens for qwen3_omni_moe: pictures, clips and audio that all
+           differ in size; the clips without and with their sound
   step     one step of 256 requests of up to 4,096 tokens, their prompts known: every fourth has a
            chunk of at most 512 of its prompt, the others decode a token each
   step-decode  the same, all decoding
@@ -84,6 +87,7 @@ providers:
   vllm                     get_mrope_input_positions of vLLM's models, needs --vllm
   lmms-engine              the functions of lmms-engine 0.1.4 for qwen2_5_vl and qwen3_vl, needs
                            --lmms-engine
+  sglang-omni              the function of sglang-omni 0.1.9 for qwen3_omni_moe, needs --sglang-omni
   text-only                sglang's answer to a prompt of text alone, as a lower bound, needs
                            --sglang
 """
@@ -203,6 +207,7 @@ def _run_parser() -> argparse.ArgumentParser:
     add("--sglang-old", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.8"))
     add("--vllm", type=Path, metavar="PATH", help=wheel.format("vllm 0.33"))
     add("--lmms-engine", type=Path, metavar="PATH", help=wheel.format("lmms-engine 0.1.4"))
+    add("--sglang-omni", type=Path, metavar="PATH", help=wheel.format("sglang-omni 0.1.9"))
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add(
         "--threads", type=_positive_int, metavar="N",

@@ -75,6 +75,8 @@ def prepare_vecrope(
     """Return a call of `vecrope.get_rope_index`, or of what has its arguments."""
     spec = make_spec(workload, convention)
     arguments = {**tensor_arguments(workload), **options}
+    if workload.use_audio_in_video:
+        arguments["use_audio_in_video"] = True
     input_ids = workload.input_ids
     if workload.cu_seqlens is not None:
         input_ids, arguments["cu_seqlens"] = input_ids[0], workload.cu_seqlens

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.prompts import VIDEO, Workload
+from bench.prompts import Workload
 from bench.wheels import Wheel, load
 from vecrope import Convention, MRopeSpec
 from vecrope.families.rules import OmniRule
@@ -28,18 +28,7 @@ _VLLM_METHODS = (
 
 def prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any]:
     """Return the loop reference of the omni families, from tensors to tensors."""
-    prompt = Prompt(
-        input_ids=workload.input_ids,
-        attention_mask=None,
-        mm_token_type_ids=None,
-        image_grid_thw=workload.image_grid_thw,
-        video_grid_thw=workload.video_grid_thw,
-        audio_seqlens=workload.audio_seqlens,
-        second_per_grids=workload.second_per_grid_ts,
-        use_audio_in_video=False,
-        spec=MRopeSpec.for_model(MODEL_TYPE, convention=convention),
-    )
-    return prompt.expected
+    return _prompt(workload, convention).expected
 
 
 def prepare_transformers(workload: Workload) -> Callable[[], Any]:
@@ -57,7 +46,7 @@ def prepare_transformers(workload: Workload) -> Callable[[], Any]:
         "image_grid_thw": workload.image_grid_thw,
         "video_grid_thw": workload.video_grid_thw,
         "attention_mask": torch.ones_like(workload.input_ids),
-        "use_audio_in_video": False,
+        "use_audio_in_video": workload.use_audio_in_video,
         "audio_seqlens": workload.audio_seqlens,
         "second_per_grids": workload.second_per_grid_ts,
     }
@@ -67,7 +56,11 @@ def prepare_transformers(workload: Workload) -> Callable[[], Any]:
 def load_sglang(wheel: Wheel, member: str) -> Callable[[Workload], Callable[[], Any]]:
     """Return what prepares SGLang's function."""
     names = ("get_rope_index_qwen3_omni", _LENGTHS, "_get_llm_pos_ids_for_vision")
-    function = load(wheel, member, *names, torch=torch)[names[0]]
+    return prepare_sglang(load(wheel, member, *names, torch=torch)[names[0]])
+
+
+def prepare_sglang(function: Any) -> Callable[[Workload], Callable[[], Any]]:
+    """Return what prepares SGLang's function, or one with its arguments."""
 
     def prepare(workload: Workload) -> Callable[[], Any]:
         config = _config()
@@ -83,7 +76,7 @@ def load_sglang(wheel: Wheel, member: str) -> Callable[[Workload], Callable[[], 
             audio_token_id=config.audio_token_id,
             audio_start_token_id=config.audio_start_token_id,
             position_id_per_seconds=config.position_id_per_seconds,
-            use_audio_in_video=False,
+            use_audio_in_video=workload.use_audio_in_video,
             audio_seqlens=workload.audio_seqlens,
         )
 
@@ -106,7 +99,8 @@ def load_vllm(wheel: Wheel) -> Callable[[Workload], Callable[[], Any]]:
         model = SimpleNamespace(config=_config())
         for name, method in methods.items():
             setattr(model, name, MethodType(method, model))
-        tokens, features = workload.input_ids[0].tolist(), _vllm_features(workload)
+        tokens = workload.input_ids[0].tolist()
+        features = vllm_features(_prompt(workload, "vllm"))
         return lambda: model.get_mrope_input_positions(tokens, features)
 
     return prepare
@@ -135,31 +129,47 @@ def _config() -> SimpleNamespace:
     return configuration(MRopeSpec.for_model(MODEL_TYPE, convention="transformers"))
 
 
-def _vllm_features(workload: Workload) -> list[Any]:
-    """Describe a row's image, video and audio, by where they begin and what they hold."""
-    assert workload.image_grid_thw is not None
-    assert workload.video_grid_thw is not None
-    assert workload.audio_seqlens is not None
-    assert workload.second_per_grid_ts is not None
+def _prompt(workload: Workload, convention: Convention) -> Prompt:
+    return Prompt(
+        input_ids=workload.input_ids,
+        attention_mask=None,
+        mm_token_type_ids=None,
+        image_grid_thw=workload.image_grid_thw,
+        video_grid_thw=workload.video_grid_thw,
+        audio_seqlens=workload.audio_seqlens,
+        second_per_grids=workload.second_per_grid_ts,
+        use_audio_in_video=workload.use_audio_in_video,
+        spec=MRopeSpec.for_model(MODEL_TYPE, convention=convention),
+    )
+
+
+def vllm_features(prompt: Prompt) -> list[Any]:
+    """Return the media of a row as features: where their placeholders begin, and what they hold.
+
+    A video with sound stands where its audio starts, and so does its audio.
+    """
+    symbols = prompt.symbols[0]
+    images, videos, audios = (
+        iter([] if values is None else values)
+        for values in (prompt.image_grid_thw, prompt.video_grid_thw, prompt.audio_seqlens)
+    )
+    seconds = iter([] if prompt.second_per_grids is None else prompt.second_per_grids)
     features = []
-    for start, _, kind in workload.runs:
-        if kind == VIDEO:
-            data = {
-                "video_grid_thw": workload.video_grid_thw[0],
-                "use_audio_in_video": torch.tensor(False),
-                "second_per_grid_ts": workload.second_per_grid_ts[0],
-            }
-            features.append(_feature("video", start, data))
-        else:
-            features.append(
-                _feature("image", start, {"image_grid_thw": workload.image_grid_thw[0]})
-            )
-    start = int((workload.input_ids[0] == _config().audio_token_id).nonzero()[0])
-    features.append(_feature("audio", start, {"audio_feature_lengths": workload.audio_seqlens[0]}))
+
+    def add(modality: str, offset: int, **values: Any) -> None:
+        data = {name: SimpleNamespace(data=torch.as_tensor(v)) for name, v in values.items()}
+        position = SimpleNamespace(offset=offset)
+        features.append(SimpleNamespace(modality=modality, mm_position=position, data=data))
+
+    for at, symbol in enumerate(symbols):
+        pair = symbols[at : at + 2]
+        if pair == "<I":
+            add("image", at + 1, image_grid_thw=next(images))
+        if pair in ("<V", "<("):
+            given = {} if prompt.second_per_grids is None else {"second_per_grid_ts": next(seconds)}
+            sound = pair == "<("
+            add("video", at + 1, video_grid_thw=next(videos), use_audio_in_video=sound, **given)
+        if symbol == "(":
+            in_video = symbols[at - 1 : at] == "<"
+            add("audio", at if in_video else at + 1, audio_feature_lengths=next(audios))
     return features
-
-
-def _feature(modality: str, offset: int, values: dict[str, Any]) -> SimpleNamespace:
-    data = {name: SimpleNamespace(data=value) for name, value in values.items()}
-    position = SimpleNamespace(offset=offset)
-    return SimpleNamespace(modality=modality, mm_position=position, data=data)

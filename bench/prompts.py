@@ -46,6 +46,7 @@ class Workload:
         video_grid_thw: (num_videos, 3) int64, or None.
         second_per_grid_ts: (num_videos,) float32, or None.
         audio_seqlens: (num_audios,) int64, mel frames, or None.
+        use_audio_in_video: whether videos come with their sound.
         model_type: the family of models that the prompts are for.
         step: what to number, of prompts whose positions are known; None: the prompts.
         convention: the upstream whose processor laid the prompts out; None: any, they agree.
@@ -64,6 +65,7 @@ class Workload:
     video_grid_thw: Tensor | None
     second_per_grid_ts: Tensor | None = None
     audio_seqlens: Tensor | None = None
+    use_audio_in_video: bool = False
     model_type: str = MODEL_TYPE
     step: Step | None = None
     convention: Convention | None = None

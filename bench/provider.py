@@ -34,6 +34,7 @@ class Provider:
         only: the workloads that it is for, or none: all of them.
         families: the model types that it knows, or none: all of them.
         touching: whether it takes pictures with nothing in between.
+        audio_beside_sound: whether it takes audio next to clips with their sound.
         packed: whether it numbers packed sequences together, by `cu_seqlens`, or is called for each
             in turn, as collators do, or neither. What puts the answers together is not timed.
         steps: whether it can number a step of requests.
@@ -56,6 +57,7 @@ class Provider:
     only: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     touching: bool = False
+    audio_beside_sound: bool = True
     packed: Literal["together", "in turn", "no"] = "in turn"
     steps: bool = False
     prompts: bool = True
@@ -75,6 +77,8 @@ class Provider:
             return "takes no packed sequences"
         if workload.touching and not self.touching:
             return "takes no pictures that touch"
+        if workload.use_audio_in_video and not self.audio_beside_sound:
+            return "takes no audio next to clips with sound"
         if self.families and workload.model_type not in self.families:
             return f"for {', '.join(self.families)} only"
         if self.one_row_only and (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import lmms, providers, upstreams
+from bench import lmms, providers, sglang_omni, upstreams
 from bench.provider import Provider
 
 _INSTALLED: dict[str, Callable[[], Provider]] = {
@@ -29,10 +29,11 @@ _FROM_WHEELS: dict[str, tuple[Callable[[Path], Provider], str]] = {
     "vllm": (upstreams.vllm_provider, "vllm"),
     "text-only": (upstreams.text_only_provider, "sglang"),
     "lmms-engine": (lmms.lmms_engine_provider, "lmms_engine"),
+    "sglang-omni": (sglang_omni.sglang_omni_provider, "sglang_omni"),
 }
 
 PROVIDERS = (*_INSTALLED, *_FROM_WHEELS)
-WHEEL_NAMES = ("sglang", "sglang_old", "vllm", "lmms_engine")
+WHEEL_NAMES = ("sglang", "sglang_old", "vllm", "lmms_engine", "sglang_omni")
 # Those that are run beside busy cores by default: vecrope's own, eager and on a CPU.
 BUSY_PROVIDERS = (
     *("vecrope", "vecrope-unchecked", "vecrope-placeholders", "vecrope-plan"),

@@ -211,6 +211,7 @@ def vllm_provider(path: Path) -> Provider:
         host_only=True,
         one_row_only=True,
         touching=True,
+        audio_beside_sound=False,
         families=(*_VLLM_CLASSES, omni.MODEL_TYPE),
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.omni import configuration
+from bench.omni import configuration, vllm_features
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec, get_rope_index
 
@@ -201,35 +201,3 @@ def vllm_rope_index(prompt):
         prompt.input_ids[0].tolist(), vllm_features(prompt)
     )
     return positions.unsqueeze(1), torch.tensor([[delta]])
-
-
-def vllm_features(prompt):
-    """Return the media of a row as features: where their placeholders begin, and what they hold.
-
-    A video with sound stands where its audio starts, and so does its audio.
-    """
-    symbols = prompt.symbols[0]
-    images, videos, audios = (
-        iter([] if values is None else values)
-        for values in (prompt.image_grid_thw, prompt.video_grid_thw, prompt.audio_seqlens)
-    )
-    seconds = iter([] if prompt.second_per_grids is None else prompt.second_per_grids)
-    features = []
-
-    def add(modality, offset, **data):
-        data = {key: SimpleNamespace(data=torch.as_tensor(value)) for key, value in data.items()}
-        position = SimpleNamespace(offset=offset)
-        features.append(SimpleNamespace(modality=modality, mm_position=position, data=data))
-
-    for at, symbol in enumerate(symbols):
-        pair = symbols[at : at + 2]
-        if pair == "<I":
-            add("image", at + 1, image_grid_thw=next(images))
-        if pair in ("<V", "<("):
-            given = {} if prompt.second_per_grids is None else {"second_per_grid_ts": next(seconds)}
-            sound = pair == "<("
-            add("video", at + 1, video_grid_thw=next(videos), use_audio_in_video=sound, **given)
-        if symbol == "(":
-            in_video = symbols[at - 1 : at] == "<"
-            add("audio", at if in_video else at + 1, audio_feature_lengths=next(audios))
-    return features

@@ -63,7 +63,12 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = Non
     for name in ("audio_seqlens", "images_per_sample", "target_sizes", "target_sizes_videos"):
         if getattr(inputs, name) is not None and name not in spec.arguments:
             raise ValueError(f"{name} must be None: it is not used by {spec.model_type}")
-    if inputs.use_audio_in_video and "use_audio_in_video" not in spec.arguments:
+    with_sound = inputs.use_audio_in_video
+    if (
+        with_sound is not None
+        and with_sound is not False
+        and "use_audio_in_video" not in spec.arguments
+    ):
         raise ValueError(f"use_audio_in_video must be False: {spec.model_type} does not take audio")
     if max_groups is not None:
         if not isinstance(max_groups, int) or isinstance(max_groups, bool):

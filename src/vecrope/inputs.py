@@ -19,7 +19,7 @@ class Inputs(NamedTuple):
     mm_token_type_ids: Tensor | None = None
     second_per_grid_ts: Tensor | Sequence[float] | None = None
     audio_seqlens: Tensor | None = None
-    use_audio_in_video: bool = False
+    use_audio_in_video: bool | Tensor | Sequence[bool] = False
     images_per_sample: Tensor | None = None
     target_sizes: Tensor | None = None
     target_sizes_videos: Tensor | None = None

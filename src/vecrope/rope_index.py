@@ -43,7 +43,7 @@ def get_rope_index(
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
     audio_seqlens: Tensor | None = None,
-    use_audio_in_video: bool = False,
+    use_audio_in_video: bool | Tensor | Sequence[bool] = False,
     images_per_sample: Tensor | None = None,
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,
@@ -78,7 +78,8 @@ def get_rope_index(
             None: the family's default. The upstreams round by its type, and so does this.
         second_per_grids: the same, by the name that the omni families give it.
         audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
-        use_audio_in_video: whether videos come with their sound, interleaved; of the same.
+        use_audio_in_video: whether videos come with their sound, interleaved, in the whole batch;
+            or (num_videos,) bools, a tensor or a list, that say so for each; of the same.
         images_per_sample: (B,) integers, grids of each row; of glm_image.
         target_sizes: (num_crops, 2) integers, of minicpmv4_7.
         target_sizes_videos: likewise, of the frames of videos.
@@ -254,7 +255,7 @@ def plan_rope_index(
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
     audio_seqlens: Tensor | None = None,
-    use_audio_in_video: bool = False,
+    use_audio_in_video: bool | Tensor | Sequence[bool] = False,
     images_per_sample: Tensor | None = None,
     target_sizes: Tensor | None = None,
     target_sizes_videos: Tensor | None = None,

@@ -7,7 +7,7 @@ import pytest
 from bench_support import check, run_quick
 
 from bench.lmms import lmms_engine_provider
-from bench.registry import make_providers
+from bench.registry import WHEEL_NAMES, make_providers
 
 WHEEL = os.environ.get("VECROPE_LMMS_ENGINE_WHEEL")
 needs_wheel = pytest.mark.skipif(
@@ -55,7 +55,7 @@ def test_answer_is_checked_before_it_is_timed(fake):
 
 
 def test_wheel_is_named_by_its_option(fake):
-    wheels = dict.fromkeys(("sglang", "sglang_old", "vllm")) | {"lmms_engine": fake}
+    wheels = dict.fromkeys(WHEEL_NAMES) | {"lmms_engine": fake}
     assert make_providers(None, wheels)[-1].name == "lmms-engine-0.1.4"
     (provider,) = make_providers(["lmms-engine"], wheels)
     assert provider.version == "0.1.4"

@@ -34,7 +34,7 @@ class Prompt:
         second_per_grid_ts: (num_videos,) float32 or float64, a list of floats, or None.
         audio_seqlens: (num_audios,) int64 or None: mel frames, of omni families.
         second_per_grids: (num_videos,) float32 or None: `second_per_grid_ts` of omni families.
-        use_audio_in_video: whether videos come with their sound, of omni families.
+        use_audio_in_video: whether videos come with their sound, all or each, of omni families.
         target_sizes: (num_image_crops, 2) int64 or None: `(h, w)` in patches, of minicpmv4_7.
         target_sizes_videos: (num_video_crops, 2) int64 or None.
         images_per_sample: (B,) int64 or None: the numbers of grids of each row, of glm_image.
@@ -64,7 +64,7 @@ class Prompt:
     second_per_grid_ts: Seconds | None = None
     audio_seqlens: torch.Tensor | None = None
     second_per_grids: torch.Tensor | None = None
-    use_audio_in_video: bool = False
+    use_audio_in_video: bool | Sequence[bool] = False
     target_sizes: torch.Tensor | None = None
     target_sizes_videos: torch.Tensor | None = None
     images_per_sample: torch.Tensor | None = None
@@ -81,7 +81,7 @@ class Prompt:
         second_per_grid_ts: Seconds | None = None,
         audio_seqlens: Sequence[int] | None = None,
         second_per_grids: Sequence[float] | None = None,
-        use_audio_in_video: bool = False,
+        use_audio_in_video: bool | Sequence[bool] = False,
         target_sizes: Rows | None = None,
         target_sizes_videos: Rows | None = None,
         images_per_sample: Sequence[int] | None = None,
@@ -100,7 +100,7 @@ class Prompt:
             second_per_grid_ts: seconds of a temporal step for each video, or None.
             audio_seqlens: mel frames of each audio, or None.
             second_per_grids: seconds of a temporal step for each video of an omni family, or None.
-            use_audio_in_video: whether videos come with their sound.
+            use_audio_in_video: whether videos come with their sound, all or each.
             target_sizes: `(h, w)` in patches for each crop of an image, or None.
             target_sizes_videos: the same for videos, or None.
             images_per_sample: the number of grids of each row, or None.

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from vecrope.core.search import count_begun
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.bases import rounded_bases, whole_bases
+from vecrope.own_rules.omni.interleave import audio_before, chunk_length
 from vecrope.own_rules.omni.items import SOUND, OmniItems, Tokens
 from vecrope.spec import MRopeSpec
 
@@ -36,7 +37,7 @@ class _Places:
 
 
 def number(
-    tokens: Tokens, items: OmniItems, spec: MRopeSpec, rule: OmniRule, use_audio_in_video: bool
+    tokens: Tokens, items: OmniItems, spec: MRopeSpec, rule: OmniRule, *, use_audio_in_video: bool
 ) -> tuple[Tensor, Tensor]:
     """Number the tokens, at least one.
 
@@ -48,7 +49,7 @@ def number(
     places = _locate(tokens, items, spec, rule, rounds)
     chunk = None
     if use_audio_in_video and rule.interleave != "merge":
-        chunk = _chunks(places, rule, _chunk_length(spec, rule))
+        chunk = _chunks(places, rule, chunk_length(spec, rule))
 
     last_time = _times(items.frames - 1, items.seconds, spec, rule, rounds)
     last_time = torch.where(items.frames > 0, last_time, -1)
@@ -60,7 +61,7 @@ def number(
         span = reach + 1
         if chunk is not None and rule.sound_end == "piece":
             last = (items.starts + items.lead + items.visual - 1).clamp(0, chunk.shape[0] - 1)
-            ends_in_sound = chunk[last] <= (items.audio - 1) // _chunk_length(spec, rule)
+            ends_in_sound = chunk[last] <= (items.audio - 1) // chunk_length(spec, rule)
             span = torch.where((items.kind == SOUND) & ends_in_sound, items.audio, span)
         bases = whole_bases(tokens, items, rule, span)
 
@@ -70,9 +71,11 @@ def number(
     visual, rank = places.in_block & (places.rank < places.visual), places.rank
     if use_audio_in_video:
         if chunk is not None:
-            heard = (chunk * _chunk_length(spec, rule)).minimum(places.audio)
+            heard = (chunk * chunk_length(spec, rule)).minimum(places.audio)
         else:
-            heard = _heard(places.time, block, places.audio, rounds)
+            start = block.float() if rounds else block
+            heard = audio_before((places.time + block).to(start.dtype), start)
+            heard = heard.minimum(places.audio)
         visual, rank, source = _interleave(places, visual, heard)
         grid = grid[:, source]
 
@@ -158,13 +161,6 @@ def _times(
     return times.to(torch.float64 if rounds else torch.int64)
 
 
-def _chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
-    """Return the positions of a chunk."""
-    assert spec.tokens_per_second is not None
-    assert rule.seconds_per_chunk is not None
-    return int(spec.tokens_per_second * rule.seconds_per_chunk)
-
-
 def _chunks(places: _Places, rule: OmniRule, length: int) -> Tensor:
     """Return the number of the chunk that each video token with sound falls into, by its time."""
     filmed = places.sound & (places.rank < places.visual)
@@ -179,19 +175,6 @@ def _chunks(places: _Places, rule: OmniRule, length: int) -> Tensor:
     item_base = places.item * 2**40
     keys = torch.where(filmed, chunk - places.rank - item_base, 2**62)
     return places.rank + keys.cummin(0).values + item_base
-
-
-def _heard(time: Tensor, block: Tensor, audio: Tensor, rounds: bool) -> Tensor:
-    """Return how many audio tokens of its item come before a frame at `time`: those below it."""
-    position = _rounded(time + block, rounds)
-    # Rounding moves an audio token by less than one, so that one on either side decides.
-    near = (position - block).ceil() - 1
-    below = [(_rounded(near + step + block, rounds) < position).long() for step in (0, 1)]
-    return (near.long() + below[0] + below[1]).clamp(min=0).minimum(audio)
-
-
-def _rounded(value: Tensor, rounds: bool) -> Tensor:
-    return value.float().double() if rounds else value
 
 
 def _interleave(places: _Places, visual: Tensor, heard: Tensor) -> tuple[Tensor, Tensor, Tensor]:

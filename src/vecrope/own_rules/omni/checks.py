@@ -1,4 +1,4 @@
-"""What the input of an omni family must satisfy, and the messages that say where it does not."""
+"""What the arguments of an omni family must be, whatever their values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
-from vecrope.core import faults
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni.items import Media
+from vecrope.own_rules.omni.media import MOST_FLOAT
 from vecrope.spec import MRopeSpec
-
-# Whole numbers from here on are not all float32.
-MOST_FLOAT = 2**24
 
 
 def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
@@ -31,8 +27,7 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
         raise ValueError(
             f"mm_token_type_ids must be None: {spec.model_type} tells its tokens by their ids"
         )
-    if not isinstance(inputs.use_audio_in_video, bool):
-        raise TypeError(f"use_audio_in_video must be a bool, got {inputs.use_audio_in_video!r}")
+    _check_flags(inputs)
     lengths = inputs.audio_seqlens
     if lengths is not None:
         checks.check_integral("audio_seqlens", lengths)
@@ -49,38 +44,21 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
         )
 
 
-def check_media(inputs: Inputs, media: Media, spec: MRopeSpec, rule: OmniRule) -> None:
-    """Check the values of grids, seconds and lengths, by themselves; synchronises."""
-    no_grid = media.images.new_empty((0, 3))
-    images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
-    videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
-    faults.check_grids(images, videos, spec, lenient=inputs.lenient)
-    faults.check_seconds(inputs.second_per_grid_ts, videos, spec)
-    if inputs.audio_seqlens is None:
+def _check_flags(inputs: Inputs) -> None:
+    flags = inputs.use_audio_in_video
+    if isinstance(flags, bool):
         return
-    lengths = inputs.audio_seqlens.to(media.audio.device)
-    for at in ((lengths != 0) & (media.audio[:-1] == 0)).nonzero()[:1, 0].tolist():
-        least = 1 if rule.n_window is not None else 3
-        raise ValueError(
-            f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, got "
-            f"{int(lengths[at])} for audio {at}"
+    if isinstance(flags, Tensor) and flags.dtype == torch.bool:
+        shape = tuple(flags.shape)
+    elif isinstance(flags, list | tuple) and all(isinstance(flag, bool) for flag in flags):
+        shape = (len(flags),)
+    else:
+        raise TypeError(
+            f"use_audio_in_video must be a bool, got {flags!r}; or a bool for each video"
         )
-
-
-def check_none_left_over(media: Media) -> None:
-    """Check that there are no media, where there are no tokens."""
-    found = [int((sizes > 0).sum()) for sizes in media.sizes]
-    if any(found):
+    num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
+    if shape != (num_videos,):
         raise ValueError(
-            f"the grids and lengths describe {found[0]} images, {found[1]} videos and {found[2]} "
-            "audios, input_ids hold none"
-        )
-
-
-def check_range(largest: Tensor) -> None:
-    """Check that float32 tells the positions of every row apart; synchronises."""
-    for row in (largest >= MOST_FLOAT).nonzero()[:1, 0].tolist():
-        raise ValueError(
-            f"positions must stay below 2**24 in torch.float32, got {largest[row].item():.0f} in "
-            f"row {row}; does second_per_grid_ts hold seconds?"
+            f"use_audio_in_video must have shape ({num_videos},), one for each row of "
+            f"video_grid_thw, got {shape}"
         )

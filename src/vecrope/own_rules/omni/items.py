@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
 IMAGE, VIDEO, AUDIO, SOUND = 1, 2, 3, 4  # SOUND: a video with its sound
@@ -49,6 +51,8 @@ class Media:
     video_order: Tensor
     audio_order: Tensor
     reads_audio: bool  # whether there is anything that says how long an audio is
+    # Whether videos have their sound: all or none, or (num_videos + 1,) bool.
+    has_sound: bool | Tensor
 
     @property
     def capacity(self) -> int:
@@ -83,7 +87,7 @@ class OmniItems:
     markers: Tensor  # on each side, as they stand in the prompt
     lead: Tensor  # tokens before the block's positions, and after them: not always the markers
     tail: Tensor
-    misplaced: Tensor  # (N,) bool: starts of what `use_audio_in_video` rules out
+    misplaced: Tensor  # (N,) or (I,) bool: what `use_audio_in_video` rules out
 
     @property
     def visual(self) -> Tensor:
@@ -129,6 +133,7 @@ def make_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         video_order=_order(videos[:, 0]),
         audio_order=_order(audio),
         reads_audio=inputs.audio_seqlens is not None or has_grids(inputs),
+        has_sound=_has_sound(inputs.use_audio_in_video, device),
     )
 
 
@@ -143,24 +148,13 @@ def is_token(ids: Tensor, token_id: int | None) -> Tensor:
     return ids == token_id
 
 
-def audio_tokens(mel_frames: Tensor, n_window: int | None) -> Tensor:
-    """Return how many tokens the audio encoder makes of so many mel frames.
-
-    Example:
-        >>> audio_tokens(torch.tensor([3, 100, 3000]), None)
-        tensor([  1,  25, 750])
-        >>> audio_tokens(torch.tensor([1, 100, 3000]), 50)
-        tensor([  1,  13, 390])
-    """
-    if n_window is None:
-        return (_halved(mel_frames) - 2) // 2 + 1
-    window = 2 * n_window
-    return _halved(_halved(_halved(mel_frames % window))) + mel_frames // window * 13
+def _has_sound(flags: bool | Tensor | Sequence[bool], device: torch.device) -> bool | Tensor:
+    if isinstance(flags, bool):
+        return flags
+    return pad(torch.as_tensor(flags, dtype=torch.bool, device=device), (0, 1))
 
 
-def find_items(
-    tokens: Tokens, media: Media, spec: MRopeSpec, rule: OmniRule, use_audio_in_video: bool
-) -> OmniItems:
+def find_items(tokens: Tokens, media: Media, spec: MRopeSpec, rule: OmniRule) -> OmniItems:
     """Find the items by their first markers, and give each its row of the media."""
     ids, num_tokens = tokens.ids, tokens.ids.shape[0]
     # What follows the last token of a row is not its neighbour.
@@ -174,7 +168,7 @@ def find_items(
     if media.reads_audio:
         alone = (ids == rule.audio_start_token_id) & ~pad(sounds[:-1], (1, 0))
         kinds = torch.where(alone, AUDIO, kinds)
-    if use_audio_in_video:
+    if media.has_sound is not False:
         kinds = torch.where(sounds, SOUND, kinds)
 
     starts, _ = compact(kinds > 0, media.capacity, torch.int64)
@@ -186,6 +180,10 @@ def find_items(
     audio = _nth(media.audio_order, heard)
     grids = torch.where((kind == IMAGE).unsqueeze(1), media.images[image], media.videos[video])
     frames, height, width = (grids * (filmed | (kind == IMAGE)).unsqueeze(1)).unbind(1)
+    if isinstance(media.has_sound, bool):
+        misplaced = videos if media.has_sound else sounds
+    else:
+        misplaced = filmed & (media.has_sound[video] != (kind == SOUND))
     markers = (kind > 0).long() + (kind == SOUND).long()
     early = (kind == SOUND).long() * int(rule.sound_markers == "early")
     return OmniItems(
@@ -202,7 +200,7 @@ def find_items(
         markers=markers,
         lead=markers - early,
         tail=markers - early,
-        misplaced=videos if use_audio_in_video else sounds,
+        misplaced=misplaced,
     )
 
 
@@ -211,10 +209,6 @@ def _grids(grids: Tensor | None, merge: int, device: torch.device) -> Tensor:
         return torch.zeros((1, 3), dtype=torch.int64, device=device)
     grids = grids.to(device, torch.int64).clamp(min=0)
     return pad(torch.cat((grids[:, :1], grids[:, 1:] // merge), 1), (0, 0, 0, 1))
-
-
-def _halved(length: Tensor) -> Tensor:
-    return (length - 1) // 2 + 1
 
 
 def _order(sizes: Tensor) -> Tensor:

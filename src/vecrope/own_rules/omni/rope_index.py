@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from operator import gt, sub
+
 import torch
 from torch import Tensor
 
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni import checks, faults
+from vecrope.own_rules.omni import checks
 from vecrope.own_rules.omni.blocks import number
+from vecrope.own_rules.omni.faults import has_fault
+from vecrope.own_rules.omni.find import find_items as find_items_on_host
+from vecrope.own_rules.omni.find import unmasked_tokens
 from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
+from vecrope.own_rules.omni.media import MOST_FLOAT, float32
+from vecrope.own_rules.omni.number import walk_items, write_entries
 from vecrope.spec import MRopeSpec
 
 
@@ -53,32 +60,26 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     dtype = dtypes[rule.text_dtype if without_grids else spec.position_dtype]
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
-    media = make_media(inputs, spec, rule)
     if validate and not tracing:
-        checks.check_media(inputs, media, spec, rule)
+        answer = _eager(inputs, spec, rule, dtype, delta_dtype)
+        if answer is not None:
+            return answer
+        # A video is cut into chunks that cut its frames. The rest has been checked.
+        validate = False
     stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
     if stream.num_tokens == 0:
-        if validate and not tracing and not inputs.lenient:
-            checks.check_none_left_over(media)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
 
-    tokens = pack(stream)
-    items = find_items(tokens, media, spec, rule, inputs.use_audio_in_video)
-    fault = torch.zeros((), dtype=torch.bool, device=input_ids.device)
+    tokens, media = pack(stream), make_media(inputs, spec, rule)
+    items = find_items(tokens, media, spec, rule)
+    with_sound = media.has_sound is not False
+    positions, largest = number(tokens, items, spec, rule, use_audio_in_video=with_sound)
+    fault = None
     if validate:
-        broken, others = faults.find_faults(
-            tokens, items, media, spec, rule, lenient=inputs.lenient
-        )
-        fault = broken.any() | others
-        if not tracing and bool(fault):
-            faults.raise_fault(broken, tokens, items, media, inputs, spec, rule)
-    positions, largest = number(tokens, items, spec, rule, inputs.use_audio_in_video)
-    if validate and spec.position_dtype == "float32":
-        if tracing:
-            fault = fault | (largest >= checks.MOST_FLOAT).any()
-        else:
-            checks.check_range(largest)
+        fault = has_fault(tokens, items, media, spec, rule, lenient=inputs.lenient)
+        if spec.position_dtype == "float32":
+            fault = fault | (largest >= MOST_FLOAT).any()
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
 
     kept = tokens.bounds[1:] - tokens.bounds[:-1]
@@ -93,9 +94,65 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     length = padded if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
     positions = positions.view(3, *input_ids.shape)
-    if not (tracing and validate):
+    if fault is None:
         return positions, rope_deltas
-    return (
-        torch.where(fault, -1, positions),
-        torch.where(fault, torch.iinfo(torch.int64).min, rope_deltas),
+    least = torch.iinfo(torch.int64).min
+    return torch.where(fault, -1, positions), torch.where(fault, least, rope_deltas)
+
+
+def _eager(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype, delta_dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """Return the answer from items on the host, or None for what needs the static path."""
+    input_ids = inputs.input_ids
+    host = inputs if input_ids.is_cpu else on_host(inputs)
+    tokens = unmasked_tokens(host)
+    items = find_items_on_host(host, spec, rule, tokens)
+    entries, largest = walk_items(items, tokens.bounds, spec, rule)
+    check_range(largest, spec)
+    padding = spec.padding_value
+    num_kept, lengths = (
+        [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
+    )
+    if not has_grids(inputs) and rule.text_padding_value is not None:
+        padding = rule.text_padding_value
+        masked = map(gt, lengths, num_kept)
+        largest = [
+            max(most, padding) if is_masked else most
+            for most, is_masked in zip(largest, masked, strict=True)
+        ]
+    positions = torch.empty((3, 0), dtype=dtype)
+    if entries:
+        answer = write_entries(entries, tokens.bounds[-1], spec, rule)
+        if answer is None:
+            return None
+        positions = answer.to(dtype)
+    if tokens.index is not None:
+        packed = positions
+        positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
+        positions.index_copy_(1, tokens.index, packed)
+    near = float32 if delta_dtype == torch.float32 else int
+    taken = lengths if spec.delta_length == "padded" else num_kept
+    deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]
+    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).unsqueeze(1)
+    positions = positions.view(3, *input_ids.shape)
+    if input_ids.is_cpu:
+        return positions, rope_deltas
+    return positions.to(input_ids.device), rope_deltas.to(input_ids.device)
+
+
+def on_host(inputs: Inputs) -> Inputs:
+    """Return the arguments with every tensor copied to the CPU."""
+    named = inputs._asdict().items()
+    return Inputs(**{k: v.to("cpu") if isinstance(v, Tensor) else v for k, v in named})
+
+
+def check_range(largest: list[float], spec: MRopeSpec) -> None:
+    """Check that float32 tells the positions of every row apart."""
+    if spec.position_dtype != "float32" or max(largest, default=0) < MOST_FLOAT:
+        return
+    row, most = next((row, most) for row, most in enumerate(largest) if most >= MOST_FLOAT)
+    raise ValueError(
+        f"positions must stay below 2**24 in torch.float32, got {most:.0f} in row {row}; does "
+        "second_per_grid_ts hold seconds?"
     )

@@ -29,6 +29,13 @@ from vecrope.testing.reference.rows import (
 __all__ = ["OmniReference", "audio_tokens"]
 
 
+class _Video(NamedTuple):
+    grid: Grid
+    seconds: float
+    has_sound: bool
+
+
+
 class OmniReference(NamedTuple):
     """The rules of one family under one convention; `rope_index` applies them.
 
@@ -78,7 +85,7 @@ class OmniReference(NamedTuple):
         attention_mask: Sequence[Sequence[int]] | None = None,
         audio_seqlens: Sequence[int] = (),
         second_per_grids: Sequence[float] | None = None,
-        use_audio_in_video: bool = False,
+        use_audio_in_video: bool | Sequence[bool] = False,
         allow_left_over: bool = False,
     ) -> Answer:
         """Return the position of every token on every axis, and how far decoding is shifted.
@@ -90,7 +97,7 @@ class OmniReference(NamedTuple):
             attention_mask: B rows of T, 1 for a token and 0 for none, or None: all are tokens.
             audio_seqlens: mel frames of each audio; 0 is no audio.
             second_per_grids: seconds of a temporal step of each video.
-            use_audio_in_video: whether videos come with their sound.
+            use_audio_in_video: whether videos come with their sound, all or each.
             allow_left_over: whether to ignore media beyond the last one used.
 
         Raises:
@@ -101,15 +108,17 @@ class OmniReference(NamedTuple):
                 raise Refusal("the videos have no seconds")
             second_per_grids = [self.default_seconds or 0.0] * len(video_grid_thw)
         merge = self.spatial_merge_size
+        if isinstance(use_audio_in_video, bool):
+            use_audio_in_video = [use_audio_in_video] * len(video_grid_thw)
         images = list(grids_of("image_grid_thw", image_grid_thw, merge))
         videos = [
-            (grid, second_per_grids[grid.number])
+            _Video(grid, second_per_grids[grid.number], use_audio_in_video[grid.number])
             for grid in grids_of("video_grid_thw", video_grid_thw, merge)
         ]
         audios = [audio_tokens(length, self.n_window) for length in audio_seqlens if length]
         if any(audio < 1 for audio in audios):
             raise Refusal("an audio is too short to have a token")
-        walk = _Walk(self, use_audio_in_video, images, videos, audios)
+        walk = _Walk(self, images, videos, audios)
 
         def number_row(row: int, kept: list[int]) -> tuple[list[Position], float]:
             ids = input_ids[row]
@@ -151,12 +160,11 @@ class _Walk:
     def __init__(
         self,
         rules: OmniReference,
-        use_audio_in_video: bool,
         images: list[Grid],
-        videos: list[tuple[Grid, float]],
+        videos: list[_Video],
         audios: list[int],
     ) -> None:
-        self.rules, self.use_audio_in_video = rules, use_audio_in_video
+        self.rules = rules
         self.images, self.videos, self.audios = images, videos, audios
 
     def row(self, ids: list[int]) -> list[Position]:
@@ -209,11 +217,11 @@ class _Walk:
         if following == rules.image_token_id:
             return "image"
         if following == rules.video_token_id:
-            if self.use_audio_in_video:
+            if self.videos and self.videos[0].has_sound:
                 raise Refusal("a video has no sound")
             return "video"
         if following == rules.audio_start_token_id:
-            if not self.use_audio_in_video:
+            if self.videos and not self.videos[0].has_sound:
                 raise Refusal("a video has sound, and use_audio_in_video is not set")
             return "sound"
         return ""
@@ -233,7 +241,7 @@ class _Walk:
             if kind == "image":
                 (_, _, num_frames, height, width), seconds = self.images.pop(0), 1.0
             elif kind != "audio":
-                (_, _, num_frames, height, width), seconds = self.videos.pop(0)
+                (_, _, num_frames, height, width), seconds, _ = self.videos.pop(0)
             if kind in ("audio", "sound"):
                 heard = self.audios.pop(0)
         except IndexError:

@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from vecrope.testing.prompt_omni import sound_block
 
 from bench.omni import MODEL_TYPE
 from bench.prompts import Workload
 from vecrope import MRopeSpec
-from vecrope.testing import OmniPrompt
-from vecrope.testing.prompt_omni import sound_block
+from vecrope.testing import Prompt
 
 
 def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:
@@ -74,7 +74,7 @@ def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:
         symbols += piece
         for values, value in given:
             values.append(value)
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         [(symbols + "t" * seq_len)[:seq_len]],
         image_grid_thw=images or None,

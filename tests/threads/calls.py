@@ -35,9 +35,7 @@ from vecrope import (
 )
 from vecrope.integrations.transformers import patch
 from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
-from vecrope.testing import conversations, omni_conversations, own_prompts, token_soup
-from vecrope.testing.prompt_canvas import canvas_spec
-from vecrope.testing.strategies_canvas import galleries
+from vecrope.testing import conversations, token_soup
 
 PICTURES = [(40, 1, 14, 14), (300, 1, 10, 14)]
 
@@ -112,11 +110,11 @@ def _families():
 
 def _own_prompts():
     for spec in own_support.SPECS.values():
-        yield from drawn(own_prompts(spec))
+        yield from drawn(conversations(spec))
     for model_type, convention in omni_support.OMNI:
-        yield from drawn(omni_conversations(omni_support.spec_of(model_type, convention)))
+        yield from drawn(conversations(omni_support.spec_of(model_type, convention)))
     for convention in ("transformers", "sglang", "vllm"):
-        yield from drawn(galleries(canvas_spec(convention)))
+        yield from drawn(conversations(own_support.minicpm_spec(convention)))
 
 
 def _own_families():
@@ -152,7 +150,7 @@ def _plans():
             yield "decode", partial(plan.decode, 4)
             yield "step", partial(plan.step, [half] * rows, [width - half] * rows)
     glm_image = own_support.SPECS["glm_image, transformers"]
-    for prompt in drawn(own_prompts(glm_image)):
+    for prompt in drawn(conversations(glm_image)):
         yield (
             "generated images",
             partial(get_decode_position_ids, spec=glm_image, **_tensors(prompt)),
@@ -184,7 +182,7 @@ def _sglang():
     for model_type in sglang_calls.FAMILIES:
         for prompt in drawn(conversations(sglang_calls.spec_for(model_type))):
             yield model_type, partial(sglang_calls.call, prompt)
-    for prompt in drawn(omni_conversations(omni_support.spec_of("qwen3_omni_moe", "sglang"))):
+    for prompt in drawn(conversations(omni_support.spec_of("qwen3_omni_moe", "sglang"))):
         yield "omni", partial(sglang_calls.call, prompt)
     for prompt in drawn(conversations(SGLANG_GLM4V)):
         yield "glm4v", partial(sglang_glm4v, **prompt.arguments())
@@ -196,13 +194,13 @@ def _vllm():
     yield "two pictures", partial(positions_of_groups, 847, PICTURES)
     yield "frames", partial(positions_of_groups, 900, [(9 * at, 1, 2, 4) for at in range(100)])
     yield "block", partial(positions_of_groups, 900, [(40, 8, 4, 4, 2.5)])
-    for prompt in drawn(own_prompts(own_support.SPECS["isaac"], max_rows=1)):
+    for prompt in drawn(conversations(own_support.SPECS["isaac"], max_rows=1)):
         (single,) = own_support.single_rows(prompt)
         features = own_support.vllm_features(single)
         yield "isaac", partial(answer_isaac, isaac_model(), own_support.unmasked(single), features)
     for model_type in ("qwen2_5_omni", "qwen3_omni_moe"):
         spec = omni_support.spec_of(model_type, "vllm")
-        for prompt in drawn(omni_conversations(spec, max_rows=1)):
+        for prompt in drawn(conversations(spec, max_rows=1)):
             single = next(omni_support.rows_of(prompt))
             if has_other_audio(single):
                 continue

@@ -30,8 +30,7 @@ from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import rules_of
 from vecrope.integrations.transformers.self_check import first_difference
 from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
-from vecrope.testing.own_strategies import own_prompts
-from vecrope.testing.strategies_omni import omni_conversations
+from vecrope.testing import conversations
 
 TABLE = Path(known.__file__).with_name("known.json")
 
@@ -71,7 +70,8 @@ def load(source, name, folder):
                 for each in functions:
                     if each.name in reached:
                         reached |= {
-                            found.attr for found in ast.walk(each)
+                            found.attr
+                            for found in ast.walk(each)
                             if isinstance(found, ast.Attribute)
                         }
             node.body = [each for each in functions if each.name in reached]
@@ -124,7 +124,7 @@ def prompts_of(model_type, spec, seeds):
         for seed in range(seeds):
             yield from shared_rule_prompts(spec, seed)
     elif model_type in test_omni.CLASSES:
-        for prompt in drawn(omni_conversations(spec), 40 * seeds):
+        for prompt in drawn(conversations(spec), 40 * seeds):
             yield test_omni.arguments_of(prompt)
     elif model_type == "minicpmv4_7":
         for prompt in drawn(hostile(spec), 40 * seeds):
@@ -134,7 +134,7 @@ def prompts_of(model_type, spec, seeds):
                 rules_of(model_type)["own rule"].call(None, spec, True, **arguments)
                 yield arguments
     else:
-        for prompt in drawn(own_prompts(spec), 40 * seeds):
+        for prompt in drawn(conversations(spec), 40 * seeds):
             arguments = prompt.arguments()
             if not test_own_rules.has_an_empty_row(prompt):
                 types = (arguments["input_ids"] == spec.image_token_id).int()
@@ -145,8 +145,12 @@ def drawn(strategy, number):
     found = []
 
     @settings(
-        max_examples=number, database=None, derandomize=True, deadline=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+        max_examples=number,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
     def collect(prompt):

@@ -2,7 +2,8 @@
 
 from hypothesis import strategies as st
 
-from vecrope.testing.prompt_omni import OmniPrompt, sound_block
+from vecrope.testing import Prompt
+from vecrope.testing.sound import sound_block
 
 # As exact as float32 is: steps of which no product is a whole number, and some that nearly are.
 SECONDS = st.one_of(
@@ -55,7 +56,7 @@ def mixtures(draw, spec, kinds=("image", "video", "audio", "sound"), last=None, 
     seq_len = max(map(len, rows)) + draw(st.integers(0, 2))
     left = [draw(st.integers(0, seq_len - len(row))) for row in rows]
     masks = [("0" * n + "1" * len(r)).ljust(seq_len, "0") for n, r in zip(left, rows, strict=True)]
-    return OmniPrompt.from_symbols(
+    return Prompt.from_symbols(
         spec,
         [("t" * n + row).ljust(seq_len, "t") for n, row in zip(left, rows, strict=True)],
         mask=masks if any("0" in mask for mask in masks) else None,

@@ -17,7 +17,7 @@ from omni_support import (
 from support import assert_same
 
 from tests.own_rules.omni.mixtures import mixtures
-from vecrope.testing.prompt_omni import OmniPrompt
+from vecrope.testing import Prompt
 
 few = settings(max_examples=12)
 SOUND_ONLY = ("image", "audio", "sound")
@@ -75,7 +75,7 @@ def test_a_silent_video_beside_one_with_sound_as_vllm_numbers_it(model_type):
 
 def test_a_video_that_is_not_as_its_flag_says_is_refused():
     spec = spec_of("qwen3_omni_moe", "transformers", 2)
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         ["t<VV>t<(VVAA)>"],
         video_grid_thw=[[1, 2, 4], [1, 2, 4]],
@@ -99,7 +99,7 @@ def test_a_video_that_is_not_as_its_flag_says_is_refused():
 def test_chunks_of_frames_far_apart_cut_single_tokens_off():
     """Frames of more than a chunk take the static form, which cuts as transformers does."""
     spec = spec_of("qwen2_5_omni", "transformers", 25)
-    prompt = OmniPrompt.from_symbols(
+    prompt = Prompt.from_symbols(
         spec,
         ["t<(" + "V" * 18 + "A" * 25 + ")>t"],
         video_grid_thw=[[3, 4, 6]],

@@ -43,9 +43,7 @@ def by_ids_and_seconds(
     """Answer as qwen2_5_vl did."""
     inputs = _inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask)
     seconds = less_left_over(second_per_grid_ts, video_grid_thw)
-    return _answer(
-        inputs._replace(second_per_grid_ts=seconds), spec, validate, attention_mask
-    )
+    return _answer(inputs._replace(second_per_grid_ts=seconds), spec, validate, attention_mask)
 
 
 def by_optional_types(

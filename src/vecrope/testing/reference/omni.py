@@ -35,7 +35,6 @@ class _Video(NamedTuple):
     has_sound: bool
 
 
-
 class OmniReference(NamedTuple):
     """The rules of one family under one convention; `rope_index` applies them.
 

@@ -83,8 +83,8 @@ REFUSED = {
         ],
         {"spec": SECONDS},
         TypeError,
-        "second_per_grid_ts must be tensors in all samples, or lists in all; got a tensor in sample 1 "
-        "and a list in sample 0",
+        "second_per_grid_ts must be tensors in all samples, or lists in all; got a tensor in "
+        "sample 1 and a list in sample 0",
     ),
     "seconds of some": (
         [{**VIDEO, "second_per_grid_ts": [1.0]}, VIDEO],

@@ -2,7 +2,7 @@
 
 from vecrope.collate.batch import collate
 from vecrope.collate.dummy_image import dummy_image
-from vecrope.collate.kernels import packing_obstacles
+from vecrope.collate.packing import packing_obstacles
 from vecrope.collate.shard import shard_batch
 from vecrope.collate.truncate import Dropped, truncate
 

@@ -19,8 +19,8 @@ from vecrope.collate.join import (
     pack_rows,
     pad_rows,
 )
-from vecrope.collate.kernels import warn_of_missing_kernels
 from vecrope.collate.number import number_packed, number_padded
+from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.samples import Sample, read_samples
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
@@ -73,7 +73,7 @@ def collate(
         pad_sequences_to_multiple_of: pad each packed sample by itself, as context parallelism that
             shards within sequences asks for.
         text_positions: put the row in front that transformers tells packed samples apart by. None:
-            if `packed`.
+            if `packed`, but for hunyuan_vl, whose model refuses it.
         batch_first: return positions as (B, 3, T) or (B, 4, T), for frameworks that slice by rows.
         return_flash_attn_kwargs: return where packed samples begin and end.
         return_seq_idx: return the number of each packed token's sample. None: for the families
@@ -105,7 +105,7 @@ def collate(
 
     Warns:
         UserWarning: once, for packed samples of a family whose linear attention needs kernels that
-            are not installed here; see `vecrope.packing_obstacles`.
+            are not installed here, and of hunyuan_vl; see `vecrope.packing_obstacles`.
 
     Example:
         >>> import vecrope
@@ -153,15 +153,16 @@ def collate(
     if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
         (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
     if packed:
-        warn_of_missing_kernels(spec.model_type)
-        seq_idx = spec.model_type in fields.LINEAR_ATTENTION
-        batch = _packed(
-            read, dummy, spec, pad_token_id, multiple, own_multiple, text_positions is not False
-        )
+        warn_of_obstacles(spec.model_type)
+        if text_positions is None:
+            text_positions = spec.model_type not in fields.NO_TEXT_ROW
+        if return_seq_idx is None:
+            return_seq_idx = spec.model_type in fields.LINEAR_ATTENTION
+        batch = _packed(read, dummy, spec, pad_token_id, multiple, own_multiple, text_positions)
         lengths = batch.pop("lengths")
         if return_flash_attn_kwargs:
             batch.update(flash_attention_arguments(lengths))
-        if seq_idx if return_seq_idx is None else return_seq_idx:
+        if return_seq_idx:
             batch["seq_idx"] = sequence_index(lengths)
         if pad_sequences_to_multiple_of is not None:
             bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)

@@ -48,3 +48,5 @@ UNPROCESSED = frozenset(
 
 # Families whose text models mix linear attention in, which text positions do not reach.
 LINEAR_ATTENTION = frozenset(("qwen3_5", "qwen3_5_moe", "qwen4_exp", "minicpmv4_7"))
+# Families whose model in transformers refuses a text row, although it reads one (5.23).
+NO_TEXT_ROW = frozenset(("hunyuan_vl",))

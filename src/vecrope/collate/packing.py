@@ -1,4 +1,4 @@
-"""Whether models with linear attention can keep packed samples apart where this runs."""
+"""Whether models can keep packed samples apart where this runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from vecrope.collate.fields import LINEAR_ATTENTION
+from vecrope.collate.fields import LINEAR_ATTENTION, NO_TEXT_ROW
 
 # The modules that take sequence boundaries, and the packages that bring them.
 _KERNELS = {"fla": "flash-linear-attention", "causal_conv1d": "causal-conv1d"}
@@ -19,8 +19,8 @@ def missing_kernels() -> list[str]:
 
 
 @cache  # so that a loader warns once in each of its workers
-def warn_of_missing_kernels(model_type: str) -> None:
-    """Warn that a model of this family cannot keep packed samples apart, if so."""
+def warn_of_obstacles(model_type: str) -> None:
+    """Warn that models of this family may not keep packed samples apart, if so."""
     missing = missing_kernels() if model_type in LINEAR_ATTENTION else []
     if missing:
         warnings.warn(
@@ -29,6 +29,14 @@ def warn_of_missing_kernels(model_type: str) -> None:
             "packed=False",
             stacklevel=4,
         )
+    if model_type in NO_TEXT_ROW:
+        warnings.warn(f"{model_type}: {_FLASH_ALONE}", stacklevel=4)
+
+
+_FLASH_ALONE = (
+    "transformers' model takes no row of text positions, so that flash attention alone, which "
+    "reads cu_seq_lens_q, keeps packed samples apart"
+)
 
 
 def packing_obstacles(model: Any) -> list[str]:
@@ -42,7 +50,8 @@ def packing_obstacles(model: Any) -> list[str]:
 
     Returns:
         A sentence for each obstacle: layers of linear attention without the kernels that take
-        boundaries; and a cache in training, which hides the boundaries from attention.
+        boundaries; a model that takes no row of text positions, without flash attention; and a
+        cache, which hides the boundaries from attention.
 
     Example:
         >>> from types import SimpleNamespace
@@ -51,6 +60,7 @@ def packing_obstacles(model: Any) -> list[str]:
         []
     """
     config = getattr(model, "config", model)
+    kernel = getattr(config, "_attn_implementation", None) or ""
     config = getattr(config, "thinker_config", config)
     text = getattr(config, "text_config", config)
     obstacles = []
@@ -61,6 +71,8 @@ def packing_obstacles(model: Any) -> list[str]:
             f"{list(layers).count('linear_attention')} of its {len(layers)} layers are linear "
             f"attention, which needs {' and '.join(missing)} to keep samples apart: not found here"
         )
+    if getattr(config, "model_type", None) in NO_TEXT_ROW and "flash" not in kernel:
+        obstacles.append(f"{_FLASH_ALONE}; its attention is {kernel or 'eager'!r}")
     if getattr(text, "use_cache", False):
         obstacles.append(
             "use_cache is on, and with a cache attention does not look at where text positions "

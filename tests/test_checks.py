@@ -313,13 +313,17 @@ GRID_FAULTS = {
 
 
 @FORMS
+SEQUENCES = "; the numbers of several sequences are sequence_ids"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         *(
             pytest.param(
                 replaced(name, row, token, value, dtype),
-                f"{name} must hold {codes}, got {value} in row {row}, token {token}",
+                f"{name} must hold {codes}, got {value} in row {row}, token {token}"
+                + SEQUENCES * (name == "attention_mask" and value > 1),
                 id=f"{name} {value} of {dtype}",
             )
             for name, codes, out in (

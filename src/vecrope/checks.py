@@ -141,7 +141,9 @@ def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = N
         where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
         value = int(values[tuple(at)])
         expected = " or ".join(map(str, range(allowed + 1)))
-        raise ValueError(f"{name} must hold {expected}, got {value} in {where}")
+        many = value > allowed and name == "attention_mask" and len(at) == 2
+        remedy = "; the numbers of several sequences are sequence_ids" if many else ""
+        raise ValueError(f"{name} must hold {expected}, got {value} in {where}{remedy}")
 
 
 def all_set(flags: Tensor) -> bool:
@@ -191,7 +193,7 @@ def check_readable(name: str, value: object) -> None:
 
 def check_int(name: str, value: object, least: int | None = None, below: int = 2**63) -> None:
     """Check that an argument is an int, no bool, and within bounds."""
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int | torch.SymInt) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if least is not None and value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -312,10 +312,10 @@ GRID_FAULTS = {
 }
 
 
-@FORMS
 SEQUENCES = "; the numbers of several sequences are sequence_ids"
 
 
+@FORMS
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

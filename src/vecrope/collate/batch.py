@@ -235,8 +235,7 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    last = len(read[-1])
-    least = 0 if dummy is None else last + len(dummy)
+    last, behind = len(read[-1]), 0 if dummy is None else len(dummy)
     batch: dict[str, Any] = {}
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
         rows = [sample.tokens.get(name) for sample in read]
@@ -245,18 +244,17 @@ def _padded(
             for row, sample in zip(rows, read, strict=True)
         ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = pad_rows(rows, value, side, multiple, least)
-    positions, deltas = number_padded(read, spec, batch, side)
+        batch[name] = pad_rows(rows, value, side, multiple, last, behind)
+    positions, deltas = number_padded(read, spec, batch, side, behind)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text[None], positions))
     if dummy is not None:
-        width = batch["input_ids"].shape[1]
-        start = last if side == "right" else width - least
+        start = last if side == "right" else batch["input_ids"].shape[1] - behind
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
             if name in batch:
-                batch[name][-1, start : start + len(dummy)] = dummy.tokens[name]
+                batch[name][-1, start : start + behind] = dummy.tokens[name]
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
 
 

@@ -18,15 +18,18 @@ Extra = Literal["stack", "list", "drop"]
 
 
 def pad_rows(
-    rows: Sequence[Tensor], value: int, side: PaddingSide, multiple: int, least: int = 0
+    rows: Sequence[Tensor], value: int, side: PaddingSide, multiple: int, last: int, behind: int
 ) -> Tensor:
-    """Return (T,) rows as (B, T), padded to one length: a multiple, and at least `least`."""
+    """Return (T,) rows as (B, T), padded to one length, a multiple.
+
+    `behind` the `last` token of the last row stands that much padding, at least.
+    """
     joined = pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
-    width = max(joined.shape[1], least)
+    width = joined.shape[1] + behind if side == "left" else max(joined.shape[1], last + behind)
     room = width + -width % multiple - joined.shape[1]
     if not room:
         return joined
-    return pad(joined, (room, 0) if side == "left" else (0, room), value=value)
+    return pad(joined, (room - behind, behind) if side == "left" else (0, room), value=value)
 
 
 def pack_rows(rows: Sequence[Tensor], value: int, lengths: Sequence[int], room: int) -> Tensor:

@@ -26,11 +26,18 @@ _TYPES = {"image": 1, "video": 2}
 
 
 def number_padded(
-    samples: Sequence[Sample], spec: MRopeSpec, batch: Mapping[str, Tensor], side: PaddingSide
+    samples: Sequence[Sample],
+    spec: MRopeSpec,
+    batch: Mapping[str, Tensor],
+    side: PaddingSide,
+    behind: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them."""
+    """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
+
+    Rows that are padded on the left have `behind` columns of padding on the right.
+    """
     if samples[0].numbered is not None:
-        return _place_numbered(samples, spec, batch["input_ids"].shape[1], side)
+        return _place_numbered(samples, spec, batch["input_ids"].shape[1], side, behind)
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     if not _told_by_counts(samples, spec):
         rows = []
@@ -174,7 +181,7 @@ def _joined_media(samples: Sequence[Sample], spec: MRopeSpec) -> Inputs:
 
 
 def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, width: int, side: PaddingSide
+    samples: Sequence[Sample], spec: MRopeSpec, width: int, side: PaddingSide, behind: int
 ) -> tuple[Tensor, Tensor]:
     """Return the positions that the samples bring, in padded rows."""
     if spec.mask_rule == "ignore":
@@ -187,7 +194,7 @@ def _place_numbered(
         assert sample.numbered is not None
         positions, delta = sample.numbered
         room = width - len(sample)
-        by = (room, 0) if side == "left" else (0, room)
+        by = (room - behind, behind) if side == "left" else (0, room)
         rows.append(pad(positions, by, value=spec.padding_value))
         deltas.append(delta - room if spec.delta_length == "padded" else delta)
     return torch.cat(rows, 1), torch.cat(deltas)

@@ -104,7 +104,7 @@ def test_two_faults_that_make_up_for_each_other(packed):
     few["image_grid_thw"], many["image_grid_thw"] = GRID * 2, GRID
     with pytest.raises(ValueError, match=r"^sample 0: image_grid_thw row 1 .* is left over"):
         collate([few, many], SPEC, pad_token_id=0, packed=packed)
-    with pytest.raises(ValueError, match="^sample 0 holds image tokens beyond the last grid"):
+    with pytest.raises(ValueError, match=r"^sample 0 holds image tokens beyond the last grid"):
         collate([many, few], SPEC, pad_token_id=0, packed=packed)
 
 

@@ -59,11 +59,15 @@ def find_spans(
     for number, span in enumerate(spans):
         least = spans[number - 1].stop if number else 0
         most = spans[number + 1].start if number + 1 < len(spans) else len(ids)
+        if "video" in span.media:
+            # Around the frames of a clip may be more text of its own.
+            before, behind = ids[least : span.start], ids[span.stop : most]
+            if spec.video_start_token_id in before:
+                span.start -= before[::-1].index(spec.video_start_token_id) + 1
+            if spec.video_end_token_id in behind:
+                span.stop += behind.index(spec.video_end_token_id) + 1
         while span.start > least and ids[span.start - 1] in opening:
             span.start -= 1
-        if "video" in span.media and spec.video_end_token_id in ids[span.stop : most]:
-            # Behind the last frame of a clip may be more text of its own.
-            span.stop = ids.index(spec.video_end_token_id, span.stop, most) + 1
         while span.stop < most and ids[span.stop] in closing:
             span.stop += 1
     return spans
@@ -128,10 +132,12 @@ def _span_of(places: Tensor, kind: str, ordinal: int) -> list[Span]:
 
 
 def _merged(spans: list[Span]) -> list[Span]:
-    """Return spans in order, those that overlap as one."""
+    """Return spans in order, those that overlap as one, and a clip with the sound behind it."""
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: span.start):
-        if merged and span.start < merged[-1].stop:
+        # Audio of its own has a marker before it.
+        sound = "audio" in span.media and bool(merged) and "video" in merged[-1].media
+        if merged and span.start < merged[-1].stop + sound:
             merged[-1].stop = max(merged[-1].stop, span.stop)
             for kind, ordinals in span.media.items():
                 merged[-1].media[kind] = merged[-1].media.get(kind, []) + ordinals

@@ -51,6 +51,9 @@ def test_bounds_are_those_of_transformers_own_collator():
 def test_bounds_can_be_left_out():
     batch = collate(SAMPLES, QWEN, pad_token_id=0, packed=True, return_flash_attn_kwargs=False)
     assert not {"cu_seq_lens_q", "max_length_q", "seq_idx"} & batch.keys()
+    assert batch["use_cache"] is False
+    without = collate(SAMPLES, QWEN, pad_token_id=0, packed=True, return_use_cache=False)
+    assert "use_cache" not in without
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -105,7 +108,7 @@ def text_samples():
 def outcome(model, batch):
     """Return the logits of real tokens, the loss, and the gradients."""
     model.zero_grad()
-    answer = model(**batch, use_cache=False)
+    answer = model(**{**batch, "use_cache": False})
     answer.loss.backward()
     gradients = {name: value.grad for name, value in model.named_parameters()}
     return answer.logits, answer.loss, gradients

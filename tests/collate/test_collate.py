@@ -89,6 +89,7 @@ def test_packed():
         "cu_seq_lens_k": [0, 4, 6, 8],
         "max_length_q": 4,
         "max_length_k": 4,
+        "use_cache": False,
     }
 
 

@@ -51,8 +51,7 @@ def packed_batch(model, samples, **options):
 
 
 def logits_of(model, batch):
-    batch = {name: value for name, value in batch.items() if name != "labels"}
-    return model(**batch, use_cache=False).logits[0]
+    return model(**{**batch, "labels": None, "use_cache": False}).logits[0]
 
 
 def logits_alone(model, sample):

@@ -40,6 +40,7 @@ def collate(
     batch_first: bool = False,
     return_flash_attn_kwargs: bool = True,
     return_seq_idx: bool | None = None,
+    return_use_cache: bool = True,
     extra: Extra | None = None,
     dummy_image: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -78,6 +79,9 @@ def collate(
         return_flash_attn_kwargs: return where packed samples begin and end.
         return_seq_idx: return the number of each packed token's sample. None: for the families
             that need it, those with linear attention.
+        return_use_cache: return `use_cache=False` with packed samples. With a cache attention under
+            eager and sdpa does not look at the text row, and transformers' `Trainer` (5.23) turns
+            off the cache of the model's own configuration, but not that of its text model.
         extra: what to do with names that are not listed above: `"stack"` them as tensors of one
             shape, keep a `"list"` with a place for each sample, or `"drop"` them. None: refuse
             them.
@@ -92,7 +96,8 @@ def collate(
         of the samples; and for `glm_image` `images_per_sample`, (B,) int64. A padded batch has an
         `attention_mask` (B, T) int64. A packed one has none, because with it transformers does not
         tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`, (num_sequences + 1,)
-        int32, `max_length_q` and `max_length_k`, ints, and `seq_idx`, (1, N) int32 from 0. Padding
+        int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32 from 0, and
+        `use_cache`, False. Padding
         behind the samples is the last sequence of these, counts up from 0 in the text row, holds
         `spec.padding_value` on the other axes, and has no row of `rope_deltas`. With
         `pad_sequences_to_multiple_of` these bounds are those of the padded samples, and
@@ -164,6 +169,8 @@ def collate(
             batch.update(flash_attention_arguments(lengths))
         if return_seq_idx:
             batch["seq_idx"] = sequence_index(lengths)
+        if return_use_cache:
+            batch["use_cache"] = False
         if pad_sequences_to_multiple_of is not None:
             bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
             batch["cu_seqlens_q_padded"] = bounds

@@ -25,7 +25,10 @@ NUMBERED = ("position_ids", "rope_deltas")
 # What is read, and is not handed on.
 READ_ONLY = ("use_audio_in_video",)
 # What a packed batch says of its sequences; a batch of one sample is a sample again.
-BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+BOUNDARIES = (
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"),
+    *("cu_seqlens_q", "cu_seqlens_q_padded", "use_cache"),
+)
 
 NAMES = (
     *TOKENS,

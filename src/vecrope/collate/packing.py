@@ -75,7 +75,7 @@ def packing_obstacles(model: Any) -> list[str]:
         obstacles.append(f"{_FLASH_ALONE}; its attention is {kernel or 'eager'!r}")
     if getattr(text, "use_cache", False):
         obstacles.append(
-            "use_cache is on, and with a cache attention does not look at where text positions "
-            "start over: set use_cache=False, as transformers' Trainer does"
+            "use_cache is on in its text model, and with a cache attention does not look at where "
+            "text positions start over: pass use_cache=False, which collate returns"
         )
     return obstacles

@@ -312,6 +312,9 @@ GRID_FAULTS = {
 }
 
 
+SEQUENCES = "; the numbers of several sequences are sequence_ids"
+
+
 @FORMS
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -319,7 +322,8 @@ GRID_FAULTS = {
         *(
             pytest.param(
                 replaced(name, row, token, value, dtype),
-                f"{name} must hold {codes}, got {value} in row {row}, token {token}",
+                f"{name} must hold {codes}, got {value} in row {row}, token {token}"
+                + SEQUENCES * (name == "attention_mask" and value > 1),
                 id=f"{name} {value} of {dtype}",
             )
             for name, codes, out in (

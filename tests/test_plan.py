@@ -816,7 +816,7 @@ REFUSED = {
     "decoding less than nothing": (
         lambda: PLAN.decode(-1),
         ValueError,
-        "num_tokens must not be negative, got -1",
+        "num_tokens must be at least 0, got -1",
     ),
     "starts of other rows": (
         lambda: PLAN.decode(start=integers([1, 2, 3])),
@@ -906,7 +906,7 @@ REFUSED = {
     "a float to start from": (
         lambda: PLAN.decode(start=0.5),
         TypeError,
-        r"start must be an integer, got 0\.5",
+        r"start must be an int, got 0\.5",
     ),
     "an out of half precision": (
         lambda: PLAN.step([0, 0], [2, 2], out=torch.empty((3, 4), dtype=torch.bfloat16)),

@@ -9,7 +9,14 @@ Notation, used by every docstring:
     I   items: grid rows, images before videos
 """
 
-from vecrope.collate import collate
+from vecrope.collate import (
+    Dropped,
+    collate,
+    dummy_image,
+    packing_obstacles,
+    shard_batch,
+    truncate,
+)
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.plans.concatenate import concatenate_plans
@@ -24,6 +31,7 @@ from vecrope.spec import Convention, MRopeSpec
 
 __all__ = [
     "Convention",
+    "Dropped",
     "MRopeSpec",
     "RopeIndexPlan",
     "RopeIndexRunner",
@@ -31,17 +39,21 @@ __all__ = [
     "ShardLayout",
     "collate",
     "concatenate_plans",
+    "dummy_image",
     "explain_form",
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",
     "list_families",
+    "packing_obstacles",
     "plan_from_placeholders",
     "plan_rope_index",
     "positions_of_groups",
     "register_family",
     "sequence_ids_from_position_ids",
+    "shard_batch",
     "shard_indices",
+    "truncate",
 ]
 
 __version__ = "0.1.0"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -71,10 +72,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = Non
     ):
         raise ValueError(f"use_audio_in_video must be False: {spec.model_type} does not take audio")
     if max_groups is not None:
-        if not isinstance(max_groups, int) or isinstance(max_groups, bool):
-            raise TypeError(f"max_groups must be an int, got {max_groups!r}")
-        if max_groups < 1:
-            raise ValueError(f"max_groups must be at least 1, got {max_groups}")
+        check_int("max_groups", max_groups, 1, _MAX_TOKENS)
 
 
 def check_grid_shapes(image_grid_thw: Tensor | None, video_grid_thw: Tensor | None) -> None:
@@ -99,27 +97,30 @@ def check_seconds_argument(
         raise ValueError(
             f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
         )
-    if isinstance(seconds, Tensor):
-        if seconds.dtype not in (*_FLOATING, *_INTEGRAL[:-1]):
-            raise TypeError(
-                "second_per_grid_ts must be of a floating-point or integer dtype, "
-                f"got {seconds.dtype}"
-            )
-        shape = tuple(seconds.shape)
-    elif isinstance(seconds, Sequence) and not isinstance(seconds, str):
-        for value in seconds:
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"second_per_grid_ts must hold numbers, got {value!r}")
-        shape = (len(seconds),)
-    else:
-        raise TypeError(
-            "second_per_grid_ts must be a tensor or a sequence of floats, "
-            f"got {type(seconds).__name__}"
-        )
+    check_seconds_type("second_per_grid_ts", seconds)
+    shape = tuple(seconds.shape) if isinstance(seconds, Tensor) else (len(seconds),)
     if shape != (num_videos,):
         raise ValueError(
             f"second_per_grid_ts must have shape ({num_videos},), one for each row of "
             f"video_grid_thw, got {shape}"
+        )
+
+
+def check_seconds_type(name: str, seconds: object) -> None:
+    """Check that seconds are a dense tensor of numbers or a sequence of Python numbers."""
+    if isinstance(seconds, Tensor):
+        check_tensor(name, seconds)
+        if seconds.dtype not in (*_FLOATING, *_INTEGRAL[:-1]):
+            raise TypeError(
+                f"{name} must be of a floating-point or integer dtype, got {seconds.dtype}"
+            )
+    elif isinstance(seconds, Sequence) and not isinstance(seconds, str):
+        for value in seconds:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must hold numbers, got {value!r}")
+    else:
+        raise TypeError(
+            f"{name} must be a tensor or a sequence of floats, got {type(seconds).__name__}"
         )
 
 
@@ -146,7 +147,9 @@ def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = N
         where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
         value = int(values[tuple(at)])
         expected = " or ".join(map(str, range(allowed + 1)))
-        raise ValueError(f"{name} must hold {expected}, got {value} in {where}")
+        many = value > allowed and name == "attention_mask" and len(at) == 2
+        remedy = "; the numbers of several sequences are sequence_ids" if many else ""
+        raise ValueError(f"{name} must hold {expected}, got {value} in {where}{remedy}")
 
 
 def all_set(flags: Tensor) -> bool:
@@ -171,9 +174,38 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
 
 
 def check_tensor(name: str, value: object) -> None:
-    """Check that an argument is a tensor."""
+    """Check that an argument is a dense tensor; reads metadata only."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got a nested one")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}")
+    if value.is_quantized:
+        raise TypeError(f"{name} must not be quantized, got {value.dtype}")
+
+
+def check_readable(name: str, value: object) -> None:
+    """Check that an argument is a dense tensor whose values can be read."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.is_meta or isinstance(value, FakeTensor):
+        kind = "a fake tensor" if isinstance(value, FakeTensor) else "on the meta device"
+        raise ValueError(
+            f"{name} must hold values, which are read here, got a tensor that has none: it is "
+            f"{kind}"
+        )
+
+
+def check_int(name: str, value: object, least: int | None = None, below: int = 2**63) -> None:
+    """Check that an argument is an int, no bool, and within bounds."""
+    if not isinstance(value, int | torch.SymInt) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value >= below:
+        power = below.bit_length() - 1
+        raise ValueError(f"{name} must be less than 2**{power}, got {value}")
 
 
 def check_integral(name: str, value: Tensor) -> None:

@@ -10,6 +10,8 @@ from vecrope import checks
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+_GRIDS = ("image_grid_thw", "video_grid_thw")
+
 
 class Prepared(NamedTuple):
     """A call whose arguments are sound as far as can be told without the grids' fit."""
@@ -38,6 +40,9 @@ def prepare(
     if not exact and not tracing:
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
+        for name in ("input_ids", "attention_mask", "mm_token_type_ids", *_GRIDS):
+            if (values := getattr(inputs, name)) is not None:
+                checks.check_readable(name, values)
         if mask is not None and mask.numel():
             if validate:
                 checks.check_codes("attention_mask", mask, 1)

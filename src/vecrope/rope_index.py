@@ -22,6 +22,7 @@ from vecrope.plans.packing import plan_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import prepare
 from vecrope.sequences import (
+    SequenceNumbering,
     deltas_of_sequences,
     packed_sequences,
     padded_width,
@@ -39,6 +40,7 @@ def get_rope_index(
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     sequence_ids: Tensor | None = None,
+    sequence_numbering: SequenceNumbering = "from_one",
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
@@ -71,6 +73,8 @@ def get_rope_index(
             order in each row, 0 at padding, as in `[1, 1, 2, 2, 2, 0]`. Positions start over in
             each sequence. It takes the place of `attention_mask`.
             `vecrope.sequence_ids_from_position_ids` finds it in text positions.
+        sequence_numbering: `"from_one"`; or `"from_zero"` for `sequence_ids` that are 0 in the
+            first sequence, as transformers' `seq_idx`, and -1 at padding.
         mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
             ids in `input_ids`.
         second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
@@ -159,7 +163,7 @@ def get_rope_index(
     invalid = None
     if sequence_ids is not None:
         inputs, invalid = packed_sequences(
-            inputs, spec, sequence_ids, max_sequences, validate=validate
+            inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
         )
     position_ids, rope_deltas = rope_index_of(inputs, spec, validate=validate, form=form)
     if sequence_ids is not None:
@@ -251,6 +255,7 @@ def plan_rope_index(
     attention_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     sequence_ids: Tensor | None = None,
+    sequence_numbering: SequenceNumbering = "from_one",
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
     second_per_grids: Tensor | Sequence[float] | None = None,
@@ -276,6 +281,7 @@ def plan_rope_index(
         attention_mask: (B, T).
         cu_seqlens: (num_sequences + 1,).
         sequence_ids: (B, T).
+        sequence_numbering: of `sequence_ids`.
         mm_token_type_ids: (B, T).
         second_per_grid_ts: (num_videos,).
         second_per_grids: the same.
@@ -329,20 +335,25 @@ def plan_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    return _plan_of(inputs, spec, sequence_ids, validate, max_groups, max_sequences)
+    return _plan_of(
+        inputs, spec, sequence_ids, sequence_numbering, validate, max_groups, max_sequences
+    )
 
 
 def _plan_of(
     inputs: Inputs,
     spec: MRopeSpec,
     sequence_ids: Tensor | None,
+    sequence_numbering: SequenceNumbering,
     validate: bool,
     max_groups: int | None,
     max_sequences: int | None,
 ) -> RopeIndexPlan:
     checks.check_metadata(inputs, spec, max_groups)
     if sequence_ids is not None:
-        sequences = packed_sequences(inputs, spec, sequence_ids, max_sequences, validate=validate)
+        sequences = packed_sequences(
+            inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
+        )
         seq_len = inputs.input_ids.shape[1]
         return plan_sequences(sequences, spec, seq_len, validate=validate, max_groups=max_groups)
     if max_sequences is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from vecrope.core.stream import make_stream
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+SequenceNumbering = Literal["from_one", "from_zero"]
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -28,6 +29,7 @@ def packed_sequences(
     spec: MRopeSpec,
     sequence_ids: Tensor,
     max_sequences: int | None,
+    sequence_numbering: SequenceNumbering = "from_one",
     *,
     validate: bool,
 ) -> Sequences:
@@ -36,6 +38,9 @@ def packed_sequences(
     Padding belongs to the sequence before it, and before the first sequence to that; it is masked.
     """
     _check_metadata(inputs, spec, sequence_ids, max_sequences)
+    if sequence_numbering not in get_args(SequenceNumbering):
+        known = " or ".join(map(repr, get_args(SequenceNumbering)))
+        raise ValueError(f"sequence_numbering must be {known}, got {sequence_numbering!r}")
     input_ids, tracing = inputs.input_ids, torch.compiler.is_compiling()
     if max_sequences is None and (tracing or not (validate or input_ids.is_cpu)):
         raise ValueError(
@@ -43,9 +48,15 @@ def packed_sequences(
             "under tracing, and with validate=False on a device other than the CPU"
         )
     sequence_ids = sequence_ids.to(input_ids.device)
+    from_one = sequence_numbering == "from_one"
+    if not from_one:
+        # In 64 bits: the number after the largest one would wrap in few.
+        sequence_ids = sequence_ids.to(torch.int64) + 1
     highest = sequence_ids.cummax(1).values
     if validate and not tracing:
-        _check_values(sequence_ids, highest)
+        _check_values(sequence_ids, highest, offset=0 if from_one else 1)
+        if from_one:
+            _check_padding(inputs, spec, sequence_ids)
     kept = (sequence_ids > 0).view(-1)
     starts = (sequence_ids > pad(highest[:, :-1], (1, 0))).view(-1)
     if max_sequences is None:
@@ -61,6 +72,8 @@ def packed_sequences(
         invalid = count > max_sequences
         if validate and tracing:
             invalid = invalid | (count == 0) | _faults(sequence_ids, highest).any()
+            if from_one:
+                invalid = invalid | _left_out(inputs, spec, sequence_ids).any()
 
     types = inputs.mm_token_type_ids
     packed = inputs._replace(
@@ -102,8 +115,8 @@ def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:
 
 def padded_width(width: int, multiple: int | None) -> int:
     """Return the number of columns up to a multiple; None for no padding."""
-    if multiple is not None and multiple < 1:
-        raise ValueError(f"pad_to_multiple_of must be at least 1, got {multiple}")
+    if multiple is not None:
+        checks.check_int("pad_to_multiple_of", multiple, 1, 2**31)
     return width if multiple is None else width + -width % multiple
 
 
@@ -157,6 +170,8 @@ def sequence_ids_from_position_ids(
                 f"got {tuple(attention_mask.shape)}"
             )
         kept = attention_mask.to(position_ids.device).bool()
+    # In 64 bits: the position after the largest one would wrap in few.
+    position_ids = position_ids.to(torch.int64)
     seq_len = position_ids.shape[1]
     if seq_len == 0:
         return kept.long()
@@ -208,10 +223,7 @@ def _check_metadata(
             f"sequence_ids must hold a sequence, got no token in shape {tuple(sequence_ids.shape)}"
         )
     if max_sequences is not None:
-        if not isinstance(max_sequences, int) or isinstance(max_sequences, bool):
-            raise TypeError(f"max_sequences must be an int, got {max_sequences!r}")
-        if max_sequences < 1:
-            raise ValueError(f"max_sequences must be at least 1, got {max_sequences}")
+        checks.check_int("max_sequences", max_sequences, 1, 2**31)
 
 
 def _check_integers(name: str, values: Tensor) -> None:
@@ -224,17 +236,40 @@ def _faults(sequence_ids: Tensor, highest: Tensor) -> Tensor:
     return (sequence_ids < 0) | ((sequence_ids > 0) & (sequence_ids < highest))
 
 
-def _check_values(sequence_ids: Tensor, highest: Tensor) -> None:
-    """Check that the numbers ascend in every row; synchronises."""
+def _left_out(inputs: Inputs, spec: MRopeSpec, sequence_ids: Tensor) -> Tensor:
+    """Return (B, T) bool: placeholders that are numbered as padding."""
+    padding = sequence_ids == 0
+    if inputs.mm_token_type_ids is not None:
+        return padding & (inputs.mm_token_type_ids.to(padding.device) > 0)
+    placeholders = torch.zeros_like(padding)
+    for token_id in (spec.image_token_id, spec.video_token_id):
+        if token_id is not None:
+            placeholders = placeholders | (inputs.input_ids == token_id)
+    return padding & placeholders
+
+
+def _check_padding(inputs: Inputs, spec: MRopeSpec, sequence_ids: Tensor) -> None:
+    """Check that no image or video stands where padding is; synchronises."""
+    for row, token in _left_out(inputs, spec, sequence_ids).nonzero()[:1].tolist():
+        raise ValueError(
+            f"sequence_ids must be 1 or more at images and videos, got 0, which is padding, at a "
+            f"placeholder in row {row}, token {token}; where the first sequence has number 0, "
+            "pass sequence_numbering='from_zero'"
+        )
+
+
+def _check_values(sequence_ids: Tensor, highest: Tensor, offset: int) -> None:
+    """Check that the numbers, less an offset, ascend in every row; synchronises."""
     for row, token in _faults(sequence_ids, highest).nonzero()[:1].tolist():
-        value, most = int(sequence_ids[row, token]), int(highest[row, token])
-        if value < 0:
+        value, most = (int(values[row, token]) - offset for values in (sequence_ids, highest))
+        if value < -offset:
             raise ValueError(
-                f"sequence_ids must not be negative, got {value} in row {row}, token {token}"
+                f"sequence_ids must not be {'negative' if not offset else 'less than -1'}, got "
+                f"{value} in row {row}, token {token}"
             )
         raise ValueError(
             f"sequence_ids must not go back in a row, got {value} after {most} in row {row}, "
             f"token {token}"
         )
     if int(sequence_ids.amax()) == 0:
-        raise ValueError("sequence_ids must hold a sequence, got 0 at every token")
+        raise ValueError(f"sequence_ids must hold a sequence, got {-offset} at every token")

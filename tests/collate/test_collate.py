@@ -27,7 +27,10 @@ each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
 def listed(batch):
-    return {name: value.tolist() for name, value in batch.items()}
+    return {
+        name: value.tolist() if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 # By hand
@@ -76,12 +79,17 @@ def test_packed():
         "labels": [[-100, 1, 1, 8, -100, 6, -100, -100]],
         "image_grid_thw": [[1, 2, 4]],
         "position_ids": [
-            [[0, 1, 2, 3, 0, 1, 0, 0]],
+            [[0, 1, 2, 3, 0, 1, 0, 1]],
             [[0, 1, 1, 3, 0, 1, 0, 0]],
             [[0, 1, 1, 3, 0, 1, 0, 0]],
             [[0, 1, 2, 3, 0, 1, 0, 0]],
         ],
         "rope_deltas": [[0], [0]],
+        "cu_seq_lens_q": [0, 4, 6, 8],
+        "cu_seq_lens_k": [0, 4, 6, 8],
+        "max_length_q": 4,
+        "max_length_k": 4,
+        "use_cache": False,
     }
 
 

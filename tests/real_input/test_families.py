@@ -138,24 +138,43 @@ WIDE, TALL, SMALL = picture(100, 150), picture(190, 70), picture(64, 64)
 LONG, SHORT = clip(12, 64, 96), clip(4, 96, 64)
 
 
-def prepare(model_type, padding_side):
-    """Return a batch of four rows of pictures, clips and text, and a configuration of its ids."""
+def make_processor(model_type, padding_side):
+    """Return a processor and a configuration of its ids."""
     layout = LAYOUTS[model_type]
     special = [*layout.ids.values(), "<|IMAGE_END|>"]
     tokenizer = make_tokenizer(dict.fromkeys(special), **layout.named)
     tokenizer.padding_side = padding_side
     parts = [layout.image_processor(), tokenizer]
-    rows = [
-        f"{layout.image}Describe the picture.",
-        "Hello.",
-        f"Is this {layout.image} smaller? {layout.image}",
-    ]
-    clips = {}
     if layout.video_processor:
         parts.append(video_processor_class(*layout.video_processor)(**layout.options))
-        rows.append(f"{layout.video}Is {layout.video} longer?")
-        rows.append(f"What happens? {layout.video}")
-        videos = [LONG, SHORT, LONG]
+    processor_class = type(
+        layout.processor.__name__,
+        (layout.processor,),
+        {"check_argument_for_proper_class": lambda *_: None},
+    )
+    config_class, _ = transformers_classes(model_type)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in layout.ids.items()}
+    return processor_class(*parts), config_class(**ids)
+
+
+def prompts(model_type):
+    """Return texts with their images and clips."""
+    layout = LAYOUTS[model_type]
+    found = [
+        (f"{layout.image}Describe the picture.", [WIDE], []),
+        ("Hello.", [], []),
+        (f"Is this {layout.image} smaller? {layout.image}", [TALL, SMALL], []),
+    ]
+    if layout.video_processor:
+        found.append((f"{layout.video}Is {layout.video} longer?", [], [LONG, SHORT]))
+        found.append((f"What happens? {layout.video}", [], [LONG]))
+    return found
+
+
+def process(processor, texts, images, videos):
+    """Return what a processor makes of prompts and their media."""
+    clips = {}
+    if videos:
         clips = {
             "videos": videos,
             "video_metadata": [
@@ -163,17 +182,15 @@ def prepare(model_type, padding_side):
                 for video in videos
             ],
         }
-    processor_class = type(
-        layout.processor.__name__,
-        (layout.processor,),
-        {"check_argument_for_proper_class": lambda *_: None},
-    )
-    batch = processor_class(*parts)(
-        images=[WIDE, TALL, SMALL], text=rows, padding=True, return_tensors="pt", **clips
-    )
-    config_class, _ = transformers_classes(model_type)
-    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in layout.ids.items()}
-    return batch, config_class(**ids)
+    return processor(images=images or None, text=texts, padding=True, return_tensors="pt", **clips)
+
+
+def prepare(model_type, padding_side):
+    """Return a batch of four rows of pictures, clips and text, and a configuration of its ids."""
+    processor, config = make_processor(model_type, padding_side)
+    texts, images, videos = zip(*prompts(model_type), strict=True)
+    media = ([medium for own in media for medium in own] for media in (images, videos))
+    return process(processor, list(texts), *media), config
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
+from vecrope.checks import check_int, check_tensor
 from vecrope.core.search import search
 from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.plans.step import check_integers, tokens_of_step, written
@@ -180,8 +181,11 @@ class RopeIndexPlan(ABC):
             (3, B, stop - start) in the plan's dtype.
 
         Raises:
+            TypeError: for numbers that are no ints.
             ValueError: if `start` is negative or `stop` is less.
         """
+        check_int("start", start)
+        check_int("stop", stop)
         if start < 0 or stop < start:
             raise ValueError(
                 f"a slice must have 0 <= start <= stop, got start {start} and stop {stop}"
@@ -211,10 +215,9 @@ class RopeIndexPlan(ABC):
             ValueError: for a negative index, a row that is not there, or a wrong first dimension.
         """
         for name, values in (("token_index", token_index), ("rows", rows)):
-            if values is None:
+            if values is None and name == "rows":
                 continue
-            if not isinstance(values, Tensor):
-                raise TypeError(f"{name} must be a tensor, got {type(values).__name__}")
+            check_tensor(name, values)
             check_integers(name, values)
         if rows is None:
             if token_index.dim() == 0 or token_index.shape[0] != self.num_rows:
@@ -258,14 +261,14 @@ class RopeIndexPlan(ABC):
             alike, but in images that are generated.
 
         Raises:
-            TypeError: if `start` is not of integers.
-            ValueError: if `num_tokens` is negative or `start` has another shape.
+            TypeError: if `start` or `num_tokens` is not of integers.
+            ValueError: if one of them is negative, `start` has another shape, or is 2**63.
         """
-        if num_tokens < 0:
-            raise ValueError(f"num_tokens must not be negative, got {num_tokens}")
-        if isinstance(start, float):
-            raise TypeError(f"start must be an integer, got {start}")
-        if isinstance(start, Tensor):
+        check_int("num_tokens", num_tokens, 0)
+        if not isinstance(start, Tensor):
+            check_int("start", start, 0)
+        else:
+            check_tensor("start", start)
             check_integers("start", start)
             shape = tuple(start.shape)
             if shape not in ((), (self.num_rows,)):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-ShardLayout = Literal["contiguous", "zigzag"]
+from vecrope import checks
+
+ShardLayout = Literal["contiguous", "zigzag", "zigzag_sequences"]
 
 
 def shard_indices(
@@ -16,6 +19,7 @@ def shard_indices(
     world_size: int,
     layout: ShardLayout = "contiguous",
     *,
+    cu_seqlens: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Return the indices along the sequence of the tokens that one rank holds.
@@ -23,20 +27,25 @@ def shard_indices(
     `"contiguous"` cuts the sequence into as many equal chunks as there are ranks, in order, as
     `torch.distributed.tensor.Shard` does. `"zigzag"` cuts it into twice as many and gives each rank
     one from the front and the one as far from the back, which evens out the work of causal
-    attention, as PyTorch's `context_parallel` does with load balancing.
+    attention, as PyTorch's `context_parallel` does with load balancing. `"zigzag_sequences"` does
+    that with each packed sequence by itself: the THD layout of Megatron and TransformerEngine.
 
     Args:
         seq_len: tokens of the whole sequence, a multiple of `world_size`, or for `"zigzag"` of
             twice that.
         rank: of this process in the group, from 0.
         world_size: number of ranks in the group.
-        layout: `"contiguous"` or `"zigzag"`.
+        layout: `"contiguous"`, `"zigzag"` or `"zigzag_sequences"`.
+        cu_seqlens: (num_sequences + 1,) integers from 0 to `seq_len`, the bounds of the padded
+            sequences, each a multiple of twice `world_size` long; for `"zigzag_sequences"`, which
+            reads them.
         device: of the indices.
 
     Returns:
         (seq_len // world_size,) int64.
 
     Raises:
+        TypeError: for numbers that are no ints.
         ValueError: for a layout that is not known, a rank that is not in the group, fewer tokens
             than ranks, and a length that is no multiple.
 
@@ -46,12 +55,17 @@ def shard_indices(
         [[0, 1, 6, 7], [2, 3, 4, 5]]
     """
     if layout not in get_args(ShardLayout):
-        known = " or ".join(map(repr, get_args(ShardLayout)))
-        raise ValueError(f"layout must be {known}, got {layout!r}")
-    if world_size < 1:
-        raise ValueError(f"world_size must be at least 1, got {world_size}")
+        known = ", ".join(map(repr, get_args(ShardLayout)))
+        raise ValueError(f"layout must be one of {known}, got {layout!r}")
+    checks.check_int("seq_len", seq_len)
+    checks.check_int("world_size", world_size, 1)
+    checks.check_int("rank", rank)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
+    if layout == "zigzag_sequences":
+        return _within_sequences(seq_len, rank, world_size, cu_seqlens).to(device)
+    if cu_seqlens is not None:
+        raise ValueError(f"cu_seqlens must be None in the {layout!r} layout")
     num_chunks = world_size if layout == "contiguous" else 2 * world_size
     remedy = f"pad it, with pad_to_multiple_of={num_chunks}"
     if seq_len < world_size:
@@ -68,3 +82,27 @@ def shard_indices(
     if layout == "contiguous":
         return head
     return torch.cat((head, head + (num_chunks - 1 - 2 * rank) * length))
+
+
+def _within_sequences(
+    seq_len: int, rank: int, world_size: int, cu_seqlens: Tensor | None
+) -> Tensor:
+    if cu_seqlens is None:
+        raise ValueError("cu_seqlens must be given in the 'zigzag_sequences' layout, got None")
+    checks.check_integral("cu_seqlens", cu_seqlens)
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2:
+        raise ValueError(
+            f"cu_seqlens must have shape (num_sequences + 1,), got {tuple(cu_seqlens.shape)}"
+        )
+    checks.check_cu_seqlens(cu_seqlens, seq_len)
+    bounds, multiple = cu_seqlens.tolist(), 2 * world_size
+    parts = []
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        if (stop - start) % multiple:
+            raise ValueError(
+                f"sequence {number} must have a multiple of {multiple} tokens for {world_size} "
+                f"ranks, got {stop - start}; pad it, with pad_sequences_to_multiple_of={multiple}"
+            )
+        if stop > start:
+            parts.append(start + shard_indices(stop - start, rank, world_size, "zigzag"))
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,287 @@
+"""`collate`: the stages composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from vecrope import checks
+from vecrope.collate import fields
+from vecrope.collate.boundaries import count_up, flash_attention_arguments, sequence_index
+from vecrope.collate.join import (
+    Extra,
+    PaddingSide,
+    join_extra,
+    join_media,
+    pack_rows,
+    pad_rows,
+)
+from vecrope.collate.number import number_packed, number_padded
+from vecrope.collate.packing import warn_of_obstacles
+from vecrope.collate.samples import Sample, read_samples
+from vecrope.inputs import Inputs
+from vecrope.sequences import text_positions_of
+from vecrope.spec import MRopeSpec
+
+
+def collate(
+    samples: Sequence[Mapping[str, Any]],
+    spec: MRopeSpec,
+    *,
+    pad_token_id: int,
+    packed: bool = False,
+    padding_side: PaddingSide = "right",
+    pad_to_multiple_of: int | None = None,
+    pad_sequences_to_multiple_of: int | None = None,
+    text_positions: bool | None = None,
+    batch_first: bool = False,
+    return_flash_attn_kwargs: bool = True,
+    return_seq_idx: bool | None = None,
+    return_use_cache: bool = True,
+    extra: Extra | None = None,
+    dummy_image: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the samples of a batch padded to one length, or packed, with their positions.
+
+    With everything but the samples bound, as by `functools.partial`, it is the `collate_fn` of a
+    data loader, in its workers too, and the `data_collator` of transformers' `Trainer`. A sample is
+    what a processor of transformers returns for one prompt. Media are counted against the tokens of
+    the sample that brings them, and what does not fit is refused by the number of that sample.
+
+    Args:
+        samples: mappings, at least one, of these names. `input_ids`, and if given `labels`,
+            `attention_mask`, `mm_token_type_ids` and `moe_mm_token_type_ids`: T integers each, as a
+            tensor, an array or a list, or in a batch of one, (1, T). `image_grid_thw` and
+            `video_grid_thw`: (n, 3) integers. `pixel_values` and `pixel_values_videos`: the patches
+            that the grids count. `second_per_grid_ts`, `second_per_grids` or
+            `video_second_per_grid`: n seconds, in all samples a tensor or in all a list.
+            `input_features`, `feature_attention_mask` and `audio_seqlens`: audio.
+            `use_audio_in_video`: a bool. `images_per_sample`, `target_sizes` and
+            `target_sizes_videos`. `position_ids` and `rope_deltas`, as this function returned them
+            for the sample alone: then nothing is numbered again. None counts as absent.
+        spec: the family's rules and the convention of the upstream, `"transformers"` for its
+            models.
+        pad_token_id: the id that padding is written with.
+        packed: put the samples one behind the other in a single row, instead of each in a row of
+            its own.
+        padding_side: where rows are padded, `"right"` or `"left"`; a packed row always is on the
+            right.
+        pad_to_multiple_of: pad rows up to a multiple of this many tokens. Behind packed samples
+            that padding is one more sequence.
+        pad_sequences_to_multiple_of: pad each packed sample by itself, as context parallelism that
+            shards within sequences asks for.
+        text_positions: put the row in front that transformers tells packed samples apart by. None:
+            if `packed`, but for hunyuan_vl, whose model refuses it.
+        batch_first: return positions as (B, 3, T) or (B, 4, T), for frameworks that slice by rows.
+        return_flash_attn_kwargs: return where packed samples begin and end.
+        return_seq_idx: return the number of each packed token's sample. None: for the families
+            that need it, those with linear attention.
+        return_use_cache: return `use_cache=False` with packed samples. With a cache attention under
+            eager and sdpa does not look at the text row, and transformers' `Trainer` (5.23) turns
+            off the cache of the model's own configuration, but not that of its text model.
+        extra: what to do with names that are not listed above: `"stack"` them as tensors of one
+            shape, keep a `"list"` with a place for each sample, or `"drop"` them. None: refuse
+            them.
+        dummy_image: what `vecrope.dummy_image` returns, to stand in a batch without images and
+            videos behind its last token, so that the vision tower runs on every rank.
+
+    Returns:
+        `input_ids`, (B, T) int64, or (1, N) if packed; `position_ids`, (3, B, T) or (4, B, T), and
+        `rope_deltas`, (B, 1), as `vecrope.get_rope_index` returns them; and what else the samples
+        hold: `labels` with -100 at padding, and if packed at the first token of each sample too,
+        which no token before it is to predict; types; grids, seconds, pixels and audio in the order
+        of the samples; and for `glm_image` `images_per_sample`, (B,) int64. A padded batch has an
+        `attention_mask` (B, T) int64. A packed one has none, because with it transformers does not
+        tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`, (num_sequences + 1,)
+        int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32 from 0, and
+        `use_cache`, False. Padding
+        behind the samples is the last sequence of these, counts up from 0 in the text row, holds
+        `spec.padding_value` on the other axes, and has no row of `rope_deltas`. With
+        `pad_sequences_to_multiple_of` these bounds are those of the padded samples, and
+        `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what TransformerEngine takes.
+
+    Raises:
+        TypeError: for a name that is not known, and for values of a wrong type.
+        ValueError: for no samples; for a sample that does not fit its own media; for what only some
+            samples have; and for masked tokens among those to be packed.
+
+    Warns:
+        UserWarning: once, for packed samples of a family whose linear attention needs kernels that
+            are not installed here, and of hunyuan_vl; see `vecrope.packing_obstacles`.
+
+    Example:
+        >>> import vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="transformers")
+        >>> image = spec.image_token_id
+        >>> samples = [
+        ...     {"input_ids": [7, image, image, 8], "image_grid_thw": [[1, 2, 4]]},
+        ...     {"input_ids": [5, 6]},
+        ... ]
+        >>> vecrope.collate(samples, spec, pad_token_id=0)["position_ids"][0]
+        tensor([[0, 1, 1, 3],
+                [0, 1, 0, 0]])
+        >>> batch = vecrope.collate(samples, spec, pad_token_id=0, packed=True)
+        >>> batch["position_ids"][:, 0]
+        tensor([[0, 1, 2, 3, 0, 1],
+                [0, 1, 1, 3, 0, 1],
+                [0, 1, 1, 3, 0, 1],
+                [0, 1, 2, 3, 0, 1]])
+        >>> batch["cu_seq_lens_q"]
+        tensor([0, 4, 6], dtype=torch.int32)
+    """
+    if not isinstance(spec, MRopeSpec):
+        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    if pad_token_id is None:
+        raise TypeError(
+            "pad_token_id must be an int, got None: a tokenizer without a padding token pads with "
+            "its eos_token_id"
+        )
+    checks.check_int("pad_token_id", pad_token_id, 0)
+    _check_choice("padding_side", padding_side, get_args(PaddingSide))
+    if extra is not None:
+        _check_choice("extra", extra, get_args(Extra))
+    multiple, own_multiple = (
+        1 if value is None else _checked_multiple(name, value)
+        for name, value in (
+            ("pad_to_multiple_of", pad_to_multiple_of),
+            ("pad_sequences_to_multiple_of", pad_sequences_to_multiple_of),
+        )
+    )
+    if pad_sequences_to_multiple_of is not None and not packed:
+        raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
+
+    read = read_samples(samples, spec, keep_extra=extra is not None)
+    dummy = None
+    if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
+        (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
+    if packed:
+        warn_of_obstacles(spec.model_type)
+        if text_positions is None:
+            text_positions = spec.model_type not in fields.NO_TEXT_ROW
+        if return_seq_idx is None:
+            return_seq_idx = spec.model_type in fields.LINEAR_ATTENTION
+        batch = _packed(read, dummy, spec, pad_token_id, multiple, own_multiple, text_positions)
+        lengths = batch.pop("lengths")
+        if return_flash_attn_kwargs:
+            batch.update(flash_attention_arguments(lengths))
+        if return_seq_idx:
+            batch["seq_idx"] = sequence_index(lengths)
+        if return_use_cache:
+            batch["use_cache"] = False
+        if pad_sequences_to_multiple_of is not None:
+            bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+            batch["cu_seqlens_q_padded"] = bounds
+            batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
+    else:
+        batch = _padded(read, dummy, spec, pad_token_id, multiple, padding_side, text_positions)
+    if batch_first:
+        batch["position_ids"] = batch["position_ids"].transpose(0, 1)
+    shown = read if dummy is None else [*read, dummy]
+    batch.update(join_media(shown))
+    if "images_per_sample" in spec.arguments:
+        batch["images_per_sample"] = torch.tensor([sample.count("image") for sample in read])
+    batch.update(join_extra(read, extra or "drop"))
+    return batch
+
+
+def _packed(
+    read: Sequence[Sample],
+    dummy: Sample | None,
+    spec: MRopeSpec,
+    pad_token_id: int,
+    multiple: int,
+    own_multiple: int,
+    text_positions: bool,
+) -> dict[str, Any]:
+    """Return tokens and positions of one row, and the `lengths` of its sequences."""
+    for index, sample in enumerate(read):
+        mask = sample.tokens.get("attention_mask")
+        if mask is not None and not bool(mask.all()):
+            raise ValueError(
+                f"attention_mask of sample {index} must be 1 at every token to be packed: leave "
+                "padding out of the sample"
+            )
+    positions, deltas = number_packed(read, spec)
+    parts = list(positions.split([len(sample) for sample in read], 2))
+    shown = list(read)
+    if dummy is not None:
+        shown.append(dummy)
+        parts.append(number_packed([dummy], spec)[0])
+    lengths = [len(sample) + -len(sample) % own_multiple for sample in shown]
+    room = -sum(lengths) % multiple
+
+    batch: dict[str, Any] = {}
+    for name in read[0].tokens:
+        if name != "attention_mask":
+            rows = [sample.tokens[name] for sample in shown]
+            value = fields.TOKEN_PADDING.get(name, pad_token_id)
+            batch[name] = pack_rows(rows, value, lengths, room)[None]
+    if room:
+        lengths.append(room)
+    if "labels" in batch:
+        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+        batch["labels"][0, starts] = fields.IGNORED_LABEL
+    positions = pack_rows(parts, spec.padding_value, lengths[: len(parts)], room)
+    batch["position_ids"] = positions
+    if text_positions:
+        text = count_up(lengths).to(positions.dtype)
+        batch["position_ids"] = torch.cat((text[None], positions))
+    return {**batch, "rope_deltas": deltas, "lengths": lengths}
+
+
+def _padded(
+    read: Sequence[Sample],
+    dummy: Sample | None,
+    spec: MRopeSpec,
+    pad_token_id: int,
+    multiple: int,
+    side: PaddingSide,
+    text_positions: bool | None,
+) -> dict[str, Any]:
+    """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
+    last, behind = len(read[-1]), 0 if dummy is None else len(dummy)
+    batch: dict[str, Any] = {}
+    for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
+        rows = [sample.tokens.get(name) for sample in read]
+        rows = [
+            torch.ones_like(sample.tokens["input_ids"]) if row is None else row
+            for row, sample in zip(rows, read, strict=True)
+        ]
+        value = fields.TOKEN_PADDING.get(name, pad_token_id)
+        batch[name] = pad_rows(rows, value, side, multiple, last, behind)
+    positions, deltas = number_padded(read, spec, batch, side, behind)
+    if text_positions:
+        inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
+        text = text_positions_of(inputs, spec).to(positions.dtype)
+        positions = torch.cat((text[None], positions))
+    if dummy is not None:
+        start = last if side == "right" else batch["input_ids"].shape[1] - behind
+        for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
+            if name in batch:
+                batch[name][-1, start : start + behind] = dummy.tokens[name]
+    return {**batch, "position_ids": positions, "rope_deltas": deltas}
+
+
+def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
+    """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
+    own = [len(sample) for sample in read]
+    return torch.tensor([0, *own, *lengths[len(own) :]]).cumsum(0, dtype=torch.int32)
+
+
+def _has_pictures(sample: Sample) -> bool:
+    return any(name in sample.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
+
+
+def _checked_multiple(name: str, value: object) -> int:
+    checks.check_int(name, value, 1, 2**31)
+    assert isinstance(value, int)
+    return value
+
+
+def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
+        raise ValueError(f"{name} must be {listed}, got {value!r}")

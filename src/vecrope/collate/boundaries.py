@@ -1,0 +1,36 @@
+"""Where the sequences of a packed row begin and end, as models read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
+    """Return the bounds of sequences of these lengths, by transformers' names.
+
+    `cu_seq_lens_q` and `cu_seq_lens_k`, (num_sequences + 1,) int32, and `max_length_q` and
+    `max_length_k`, ints.
+    """
+    bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    longest = max(lengths)
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def sequence_index(lengths: Sequence[int]) -> Tensor:
+    """Return `seq_idx`, (1, N) int32: the number of each token's sequence, from 0."""
+    index = torch.arange(len(lengths), dtype=torch.int32)
+    return index.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths))[None]
+
+
+def count_up(lengths: Sequence[int]) -> Tensor:
+    """Return (1, N) int64: how many tokens of its sequence stand before each token."""
+    return torch.cat([torch.arange(length) for length in lengths])[None]

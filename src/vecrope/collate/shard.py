@@ -1,0 +1,70 @@
+"""The part of a collated batch that one rank of a context-parallel group holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+
+from vecrope.collate import fields
+from vecrope.plans.shards import ShardLayout, shard_indices
+
+_OF_TOKENS = frozenset((*fields.TOKENS, "shift_labels", "position_ids", "seq_idx"))
+
+
+def shard_batch(
+    batch: Mapping[str, Any],
+    rank: int,
+    world_size: int,
+    layout: ShardLayout = "zigzag",
+) -> dict[str, Any]:
+    """Return the tokens, labels, positions and boundaries that one rank holds.
+
+    Args:
+        batch: of `vecrope.collate`, padded or packed.
+        rank: of this process in the group, from 0.
+        world_size: number of ranks in the group.
+        layout: as of `vecrope.shard_indices`. `"zigzag_sequences"` takes the bounds of packed
+            samples from the batch, which `pad_sequences_to_multiple_of=2 * world_size` has padded.
+
+    Returns:
+        What has a value for each token (`input_ids`, `labels`, `attention_mask`, types, `seq_idx`
+        and `position_ids`), reduced to the rank's tokens; with `labels` also `shift_labels`, the
+        label that each token is to predict, since the next token may be another rank's; and all
+        else as it is. With `"zigzag_sequences"` the bounds, `cu_seq_lens_q`, `cu_seq_lens_k`,
+        `max_length_q` and `max_length_k`, are those of the rank's own tokens, and
+        `cu_seqlens_q_padded` stays that of the whole, as TransformerEngine takes it.
+
+    Raises:
+        ValueError: for a length that the layout cannot divide, and for `"zigzag_sequences"`
+            without bounds.
+
+    Example:
+        >>> import vecrope
+        >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="transformers")
+        >>> samples = [{"input_ids": [1, 2, 3, 4]}, {"input_ids": [5, 6, 7, 8, 9, 10, 11, 12]}]
+        >>> batch = vecrope.collate(samples, spec, pad_token_id=0, packed=True)
+        >>> shard = vecrope.shard_batch(batch, 0, 2, "zigzag_sequences")
+        >>> shard["input_ids"], shard["cu_seq_lens_q"]
+        (tensor([[ 1,  4,  5,  6, 11, 12]]), tensor([0, 2, 6], dtype=torch.int32))
+    """
+    ids = batch["input_ids"]
+    by_sequences = layout == "zigzag_sequences"
+    bounds = batch.get("cu_seq_lens_q") if by_sequences else None
+    columns = shard_indices(
+        ids.shape[1], rank, world_size, layout, cu_seqlens=bounds, device=ids.device
+    )
+    whole = dict(batch)
+    if "labels" in batch:
+        whole["shift_labels"] = pad(batch["labels"][:, 1:], (0, 1), value=fields.IGNORED_LABEL)
+    shard = {
+        name: value[..., columns] if name in _OF_TOKENS else value for name, value in whole.items()
+    }
+    if by_sequences:
+        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+            shard[name] = torch.div(batch[name], world_size, rounding_mode="floor")
+        for name in ("max_length_q", "max_length_k"):
+            shard[name] = batch[name] // world_size
+    return shard

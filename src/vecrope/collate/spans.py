@@ -1,0 +1,146 @@
+"""Where in a sample each picture, clip and sound stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vecrope.collate.samples import Sample
+from vecrope.core.items import make_items
+from vecrope.core.stream import make_stream
+from vecrope.families.rules import Hunyuan, OmniRule
+from vecrope.forms.static import locate
+from vecrope.own_rules.omni.items import audio_tokens
+from vecrope.spec import MRopeSpec
+
+
+@dataclass
+class Span:
+    """Tokens from `start` up to `stop` that stay together, and the media that they stand for."""
+
+    start: int
+    stop: int
+    media: dict[str, list[int]]  # by kind, "image", "video" or "audio": ordinals in the sample
+
+
+def find_spans(
+    sample: Sample,
+    spec: MRopeSpec,
+    start_token_ids: Sequence[int],
+    end_token_ids: Sequence[int],
+) -> list[Span]:
+    """Return the spans of a sample that fits its grids, in order, markers included.
+
+    A clip reaches from its first frame to its last, with the text between them, and a clip with its
+    sound is one span.
+
+    Raises:
+        ValueError: for a family with a rule of its own that is not known here.
+    """
+    rule = spec.own_rule
+    if rule is None:
+        spans = _of_shared_rule(sample, spec)
+    elif isinstance(rule, OmniRule):
+        spans = _of_omni(sample, spec, rule)
+    elif isinstance(rule, Hunyuan):
+        ids = sample.tokens["input_ids"]
+        spans = _runs(ids == spec.image_token_id)
+    else:
+        raise ValueError(f"truncate does not know where the pictures of {spec.model_type} end")
+    ids = sample.tokens["input_ids"].tolist()
+    opening = {*start_token_ids, spec.vision_start_token_id, spec.video_start_token_id}
+    closing = {*end_token_ids, spec.video_end_token_id}
+    if isinstance(rule, OmniRule):
+        opening.add(rule.audio_start_token_id)
+    spans = _merged(spans)
+    for number, span in enumerate(spans):
+        least = spans[number - 1].stop if number else 0
+        most = spans[number + 1].start if number + 1 < len(spans) else len(ids)
+        if "video" in span.media:
+            # Around the frames of a clip may be more text of its own.
+            before, behind = ids[least : span.start], ids[span.stop : most]
+            if spec.video_start_token_id in before:
+                span.start -= before[::-1].index(spec.video_start_token_id) + 1
+            if spec.video_end_token_id in behind:
+                span.stop += behind.index(spec.video_end_token_id) + 1
+        while span.start > least and ids[span.start - 1] in opening:
+            span.start -= 1
+        while span.stop < most and ids[span.stop] in closing:
+            span.stop += 1
+    return spans
+
+
+def _of_shared_rule(sample: Sample, spec: MRopeSpec) -> list[Span]:
+    inputs = sample.inputs(spec)
+    none = torch.empty((0, 3), dtype=torch.int64)
+    images, videos = (
+        none if grids is None else grids for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+    )
+    mask = sample.tokens.get("attention_mask")
+    kept = None if mask is None or spec.mask_rule == "ignore" else mask[None].bool()
+    stream = make_stream(inputs.input_ids, kept, None, inputs.mm_token_type_ids, exact=True)
+    items = make_items(images, videos, spec, stream.index_dtype, inputs.second_per_grid_ts)
+    locations = locate(stream, spec, items)
+    spans = []
+    for item in range(items.text):
+        places = (locations.visual & (locations.item == item)).nonzero()
+        kind = "image" if item < items.num_images else "video"
+        ordinal = item - (kind == "video") * items.num_images
+        spans += _span_of(places, kind, ordinal)
+    return spans
+
+
+def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
+    ids = sample.tokens["input_ids"]
+    sizes = {
+        kind: sample.media[name].prod(1) // spec.spatial_merge_size**2
+        for kind, name in (("image", "image_grid_thw"), ("video", "video_grid_thw"))
+        if name in sample.media
+    }
+    lengths = sample.audio_lengths()
+    if lengths is not None:
+        sizes["audio"] = audio_tokens(lengths.to(torch.int64), rule.n_window).clamp(min=0)
+    token_ids = {
+        "image": spec.image_token_id,
+        "video": spec.video_token_id,
+        "audio": rule.audio_token_id,
+    }
+    spans = []
+    for kind, counts in sizes.items():
+        places = (ids == token_ids[kind]).nonzero()
+        for ordinal, own in enumerate(places.split(counts.tolist())):
+            spans += _span_of(own, kind, ordinal)
+    return spans
+
+
+def _runs(placeholder: Tensor) -> list[Span]:
+    """Return each run of placeholders as an image."""
+    edges = torch.nn.functional.pad(placeholder.long(), (1, 1)).diff().nonzero()[:, 0].tolist()
+    return [
+        Span(start, stop, {"image": [ordinal]})
+        for ordinal, (start, stop) in enumerate(zip(edges[::2], edges[1::2], strict=True))
+    ]
+
+
+def _span_of(places: Tensor, kind: str, ordinal: int) -> list[Span]:
+    if not places.shape[0]:  # a row of zeros is no picture
+        return []
+    return [Span(int(places[0]), int(places[-1]) + 1, {kind: [ordinal]})]
+
+
+def _merged(spans: list[Span]) -> list[Span]:
+    """Return spans in order, those that overlap as one, and a clip with the sound behind it."""
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda span: span.start):
+        # Audio of its own has a marker before it.
+        sound = "audio" in span.media and bool(merged) and "video" in merged[-1].media
+        if merged and span.start < merged[-1].stop + sound:
+            merged[-1].stop = max(merged[-1].stop, span.stop)
+            for kind, ordinals in span.media.items():
+                merged[-1].media[kind] = merged[-1].media.get(kind, []) + ordinals
+        else:
+            merged.append(span)
+    return merged

@@ -2,7 +2,7 @@
 
 import triton
 
-# Tokens in a block, and blocks that are summed up at a time.
+# Tokens in a block, and blocks, sequences or items that are read at a time.
 BLOCK = 512
 CHUNK = 256
 # Numbers of the workspace: of 64 bits, what is wrong; of 32, those of each block and each item.
@@ -14,4 +14,7 @@ MAX_TOKENS = 2**30
 # What is compiled is launched with constants and all from Triton 3.3 on.
 COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 # The caller's tensors, which may be views that start anywhere.
-ARGUMENTS = ["ids", "mask", "types", "image_grids", "video_grids"]
+ARGUMENTS = [
+    *("ids", "mask", "types", "bounds", "seconds", "image_grids", "video_grids"),
+    *("positions", "deltas"),
+]

@@ -133,8 +133,9 @@ def get_rope_index(
         tensor([[-2]])
 
     The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
-    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a call takes two or three
-    kernels, under `torch.compile` as one operator; the other forms are tensor operators.
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a call of a family that
+    shares the rule takes two or three kernels, under `torch.compile` as one operator; the other
+    forms are tensor operators.
     """
     inputs = Inputs(
         input_ids,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,9 +51,7 @@ torch.library.define(
 )
 
 
-def traced_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return what `vecrope.get_rope_index` does for a shared-rule family, as one node of a graph.
 
     With `validate` a misfit gives -1 in every position and the least int64 in every delta.
@@ -90,7 +89,7 @@ def _launched(
     seconds: Sequence[float] | None,
     lenient: bool,
     validate: bool,
-    *spec: Sequence[object],
+    *spec: Any,
 ) -> tuple[Tensor, Tensor]:
     from vecrope.forms.triton import launch
 
@@ -111,16 +110,8 @@ def _launched(
 
 
 @torch.library.register_fake(NAME)
-def _shaped(
-    input_ids: Tensor,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
-    attention_mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    *others: object,
-) -> tuple[Tensor, Tensor]:
-    rules = others[-2]
-    assert isinstance(rules, Sequence)
+def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    cu_seqlens, rules = others[3], others[-2]
     dtype = torch.int64 if rules[_RULES.index("position_dtype")] == "int64" else input_ids.dtype
     num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return (

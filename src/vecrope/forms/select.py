@@ -46,9 +46,9 @@ def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
         chosen = form
     elif spec.own_rule is not None:
         chosen = OWN_RULE
-    elif _why_not("eager", inputs, spec) is None:
+    elif inputs.input_ids.is_cpu and not torch.compiler.is_compiling():
         chosen = "eager"
-    elif _why_not("kernels", inputs, spec) is None:
+    elif _why_no_kernels_for(inputs.input_ids) is None:
         chosen = "kernels"
     else:
         chosen = "static"
@@ -107,7 +107,8 @@ def _why_no_kernels_for(ids: Tensor) -> str | None:
         return f"input_ids are on {_device(ids)}"
     if not HAS_TRITON:
         return "triton is not installed"
-    if torch.compiler.is_exporting():
+    # `torch.compiler.is_exporting()` is true under `torch.compile`, too, up to torch 2.11.
+    if getattr(torch.compiler, "_is_exporting_flag", False):
         return "the call is exported"
     if not ids.numel():
         return "there is no token"

@@ -28,7 +28,7 @@ from bench.registry import WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
 from bench.table import format_table
 from bench.workloads import make_workload
-from vecrope import get_rope_index
+from vecrope import get_rope_index, plan_rope_index
 from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
 
@@ -51,18 +51,18 @@ def main() -> int:
     parser.add_argument("--csv", type=Path, help="file for the rows")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each row")
     parser.add_argument("--kind", choices=SIZES, action="append", help="of workloads")
-    parser.add_argument("--rows-only", action="store_true", help="skip what comes before the rows")
+    parser.add_argument("--only", choices=("counts", "rows"), help="skip the rows, or all else")
     for name in WHEEL_NAMES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="wheel")
     options = parser.parse_args()
     torch._dynamo.config.recompile_limit = 64  # a graph for each family and kind of workload
-    if not options.rows_only:
-        for section in (launches, compilation, memory_floor):
+    if options.only != "rows":
+        for section in (launches, plans, memory_floor, compilation):
             begin = time.perf_counter()
             for line in section():
                 print(f"{section.__name__}: {line}", flush=True)
             print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return rows(options)
+    return 0 if options.only == "counts" else rows(options)
 
 
 def rows(options: argparse.Namespace) -> int:
@@ -94,6 +94,28 @@ def launches() -> Iterator[str]:
                 call = prepare_vecrope(workload, _CONVENTION, **options)
                 call()
                 yield f"{workload.name}, {options}: {_launched(call)}, waits {_waits(call)}"
+
+
+def plans() -> Iterator[str]:
+    """Count what a plan launches when it is made, and when positions are read off it."""
+    for family in FAMILIES:
+        workload = _workload("mixed-batch", family, 4000)
+        spec, arguments = make_spec(workload, _CONVENTION), tensor_arguments(workload)
+        options = {"validate": False, "max_groups": 4096}
+        make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
+        plan = make()
+        num_rows = plan.num_rows
+        done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 50
+        ones = torch.ones_like(done)
+        parts = {
+            "made": make,
+            "sliced": partial(plan.slice, 100, 612),
+            "decoded": partial(plan.decode, 4),
+            "stepped": partial(plan.step, done, ones, num_tokens=num_rows, validate=False),
+        }
+        for name, call in parts.items():
+            call()
+            yield f"{family}, {name}: {_launched(call)}, waits {_waits(call)}"
 
 
 def compilation() -> Iterator[str]:

@@ -38,6 +38,10 @@ _SGLANG_FUNCTIONS = {
     "qwen3_vl": "get_rope_index",
     "ernie4_5_vl_moe": "get_rope_index_ernie45",
 }
+# That function cannot take tensors on a GPU; SGLang calls it before it moves the prompt there.
+_SGLANG_ON_THE_HOST = tuple(
+    name for name, function in _SGLANG_FUNCTIONS.items() if function == "get_rope_index"
+)
 _SGLANG_STEPS = (
     "_expand_mrope_from_input",
     "_compute_mrope_positions_extend",
@@ -139,7 +143,7 @@ def sglang_provider(path: Path) -> Provider:
         "sglang",
         prepare,
         families=(MODEL_TYPE, *_SGLANG_FUNCTIONS, omni.MODEL_TYPE),
-        host_families=tuple(_SGLANG_FUNCTIONS),  # of tensors on both devices they make errors
+        host_families=_SGLANG_ON_THE_HOST,
         steps=True,
         held_bytes=steps.sglang_bytes,
     )

@@ -186,7 +186,9 @@ def rope_index_of(
     if chosen == "kernels":
         if torch.compiler.is_compiling():
             return traced_rope_index(inputs, spec, validate=validate)
-        answer = fused_pipeline().fused_rope_index(inputs, spec, validate=validate)
+        answer: tuple[Tensor, Tensor] | None = fused_pipeline().fused_rope_index(
+            inputs, spec, validate=validate
+        )
         if answer is not None:
             return answer
         # What is wrong there is found once more below, and named.

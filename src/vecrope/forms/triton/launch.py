@@ -72,7 +72,7 @@ def invalidate(buffers: Buffers) -> None:
     """Write -1 to every position and the least int64 to every delta if there is a fault."""
     position_ids, rope_deltas, work = buffers
     num_programs = -(-max(position_ids.numel(), rope_deltas.numel()) // constants.BLOCK)
-    with torch.cuda.device_of(position_ids):
+    with torch.cuda.device_of(position_ids):  # type: ignore[no-untyped-call]
         kernels.invalidate[(num_programs, 1, 1)](
             position_ids, rope_deltas, work,
             position_ids.numel(), rope_deltas.numel(), constants.BLOCK,

@@ -109,7 +109,7 @@ def _launched(
     return buffers.position_ids, buffers.rope_deltas
 
 
-@torch.library.register_fake(NAME)
+@torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     cu_seqlens, rules = others[3], others[-2]
     dtype = torch.int64 if rules[_RULES.index("position_dtype")] == "int64" else input_ids.dtype

@@ -16,7 +16,7 @@ from functools import partial
 from bench.prompts import Layout, Row, Step, Workload, one_row, packed_rows, padded_rows
 from vecrope import MRopeSpec
 
-FAMILIES = ("glm4v", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
+FAMILIES = ("glm4v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
 # How many prompts a batch and a packed row have, by the length of the longest.
 BATCH_ROWS = {1000: 8, 4000: 32}
 PACKED_ROWS = {1000: 16, 4000: 32}
@@ -25,6 +25,7 @@ _QWEN_MARKS = (151652, 151653)
 # Marks of images, marks of videos, whether a timestamp stands before its frame, and the padding.
 _LAYOUTS: dict[str, tuple[tuple[int, int], tuple[int, ...], bool, int]] = {
     "glm4v": ((151339, 151340), (151341, 151342), False, 151329),
+    "qwen2_vl": (_QWEN_MARKS, _QWEN_MARKS, False, 151643),
     "qwen2_5_vl": (_QWEN_MARKS, _QWEN_MARKS, False, 151643),
     "qwen3_vl": (_QWEN_MARKS, (), True, 151643),
     "ernie4_5_vl_moe": ((101304, 101305), (101306, 101307), False, 0),

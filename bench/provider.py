@@ -30,6 +30,7 @@ class Provider:
         oracle: makes the answer that it must equal, given the workload and the convention.
         compiles: whether the first call compiles.
         host_only: whether it computes on the host, wherever its input is.
+        host_families: the model types that it numbers on the host alone.
         one_row_only: whether it knows no batch and no padding.
         only: the workloads that it is for, or none: all of them.
         families: the model types that it knows, or none: all of them.
@@ -53,6 +54,7 @@ class Provider:
     oracle: Callable[[Workload, Convention], Answer] = loop_answer
     compiles: bool = False
     host_only: bool = False
+    host_families: tuple[str, ...] = ()
     one_row_only: bool = False
     only: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
@@ -89,7 +91,8 @@ class Provider:
             return "needs a CUDA device; run it with --device cuda"
         if self.slow and workload.name == "long":
             return "takes seconds a call at this length"
-        if self.host_only and workload.input_ids.device.type != "cpu":
+        host_only = self.host_only or workload.model_type in self.host_families
+        if host_only and workload.input_ids.device.type != "cpu":
             return "computes on the host; run it with --device cpu"
         if workload.convention is not None and self._reads(workload) != _placeholders(
             workload, workload.convention

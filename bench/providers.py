@@ -19,7 +19,8 @@ from bench.answers import (
     to_answer,
     vecrope_answer,
 )
-from bench.prompts import MODEL_TYPE, Workload
+from bench.mixed import FAMILIES
+from bench.prompts import Workload
 from bench.provider import Provider
 from vecrope import Convention
 
@@ -111,7 +112,7 @@ def _told_placeholders(name: str, function: Callable[..., Answer]) -> Provider:
         follows=True,
         touching=True,
         one_row_only=True,
-        families=(MODEL_TYPE, "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe"),
+        families=FAMILIES,
     )
 
 
@@ -187,7 +188,7 @@ def vecrope_runner_provider() -> Provider:
         packed="no",
         gpu_only=True,
         slow=False,
-        families=(MODEL_TYPE,),
+        families=FAMILIES,
     )
 
 
@@ -215,7 +216,7 @@ def vecrope_runner_in_place_provider() -> Provider:
         packed="no",
         gpu_only=True,
         slow=False,
-        families=(MODEL_TYPE,),
+        families=FAMILIES,
     )
 
 

@@ -33,10 +33,15 @@ _SGLANG_PLACES = {
     "sglang/srt/layers/rotary_embedding.py": f"MRotaryEmbedding.{_GLM4V}",
 }
 _SGLANG_FUNCTIONS = {
+    "qwen2_vl": "get_rope_index",
     "qwen2_5_vl": "get_rope_index",
     "qwen3_vl": "get_rope_index",
     "ernie4_5_vl_moe": "get_rope_index_ernie45",
 }
+# That function cannot take tensors on a GPU; SGLang calls it before it moves the prompt there.
+_SGLANG_ON_THE_HOST = tuple(
+    name for name, function in _SGLANG_FUNCTIONS.items() if function == "get_rope_index"
+)
 _SGLANG_STEPS = (
     "_expand_mrope_from_input",
     "_compute_mrope_positions_extend",
@@ -44,6 +49,7 @@ _SGLANG_STEPS = (
 )
 _TRANSFORMERS_CLASSES = {
     "glm4v": "Glm4vModel",
+    "qwen2_vl": "Qwen2VLModel",
     "qwen2_5_vl": "Qwen2_5_VLModel",
     "qwen3_vl": "Qwen3VLModel",
     "ernie4_5_vl_moe": "Ernie4_5_VLMoeModel",
@@ -137,6 +143,7 @@ def sglang_provider(path: Path) -> Provider:
         "sglang",
         prepare,
         families=(MODEL_TYPE, *_SGLANG_FUNCTIONS, omni.MODEL_TYPE),
+        host_families=_SGLANG_ON_THE_HOST,
         steps=True,
         held_bytes=steps.sglang_bytes,
     )

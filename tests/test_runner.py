@@ -125,7 +125,6 @@ def test_positions_that_are_always_int64_in_another_dtype():
 @pytest.mark.parametrize(
     ("model_type", "names"),
     [
-        ("qwen2_5_vl", "second_per_grid_ts"),
         ("glm_image", "images_per_sample"),
         ("qwen3_omni_moe", "audio_seqlens, .*, use_audio_in_video"),
     ],
@@ -136,13 +135,15 @@ def test_families_that_are_numbered_by_more(model_type, names):
 
 
 def test_families_that_the_kernels_do_not_know():
-    with pytest.raises(ValueError, match=r"knows the families whose frames .* got 'qwen3_vl'"):
-        make("cuda", spec_of("qwen3_vl", "transformers"))
+    with pytest.raises(ValueError, match=r"knows the families that share a rule, got 'hunyuan_vl'"):
+        make("cuda", spec_of("hunyuan_vl", "transformers"))
 
 
 def test_the_runner_is_on_the_device_of_its_memory(monkeypatch):
     ids = torch.empty(0, device="meta")
-    monkeypatch.setattr("vecrope.runner._Memory", lambda *_: SimpleNamespace(input_ids=ids))
+    monkeypatch.setattr(
+        "vecrope.forms.triton.graphs.Memory", lambda *_: SimpleNamespace(input_ids=ids)
+    )
     assert make("cuda").device == torch.device("meta")
 
 

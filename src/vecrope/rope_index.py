@@ -15,6 +15,7 @@ from vecrope.core.faults import invalidate
 from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
+from vecrope.forms.triton.operator import traced_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import build_plan
@@ -137,8 +138,9 @@ def get_rope_index(
         tensor([[-2]])
 
     The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
-    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a padded batch of the
-    GLM families takes two or three Triton kernels; the other forms are tensor operators.
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a call of a family that
+    shares the rule takes two or three kernels, under `torch.compile` as one operator; the other
+    forms are tensor operators.
     """
     inputs = Inputs(
         input_ids,
@@ -185,9 +187,13 @@ def rope_index_of(
 ) -> tuple[Tensor, Tensor]:
     """Return what `get_rope_index` does for the arguments in `inputs`."""
     checks.check_metadata(inputs, spec)
-    chosen = choose_form(inputs, spec, validate=validate, form=form)
+    chosen = choose_form(inputs, spec, form=form)
     if chosen == "kernels":
-        answer = _kernels_answer(inputs, spec, validate)
+        if torch.compiler.is_compiling():
+            return traced_rope_index(inputs, spec, validate=validate)
+        answer: tuple[Tensor, Tensor] | None = fused_pipeline().fused_rope_index(
+            inputs, spec, validate=validate
+        )
         if answer is not None:
             return answer
         # What is wrong there is found once more below, and named.
@@ -237,13 +243,7 @@ def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormCh
     own = {name: given[name] for name in Inputs._fields if name in given}
     inputs = Inputs(**{**own, "second_per_grid_ts": seconds})
     checks.check_metadata(inputs, spec)
-    return explain_choice(
-        inputs,
-        spec,
-        validate=given["validate"],
-        form=given["form"],
-        packed=given["sequence_ids"] is not None,
-    )
+    return explain_choice(inputs, spec, form=given["form"])
 
 
 def plan_rope_index(
@@ -371,23 +371,3 @@ def _one_of(
     if second_per_grid_ts is not None:
         raise ValueError("second_per_grid_ts and second_per_grids are the same: give one of them")
     return second_per_grids
-
-
-def _kernels_answer(
-    inputs: Inputs, spec: MRopeSpec, validate: bool
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of the Triton kernels, or None where the values are not good."""
-    pipeline = fused_pipeline()
-    assert pipeline is not None
-    answer: tuple[Tensor, Tensor] | None = pipeline.fused_rope_index(
-        inputs.input_ids,
-        spec,
-        inputs.image_grid_thw,
-        inputs.video_grid_thw,
-        inputs.attention_mask,
-        inputs.mm_token_type_ids,
-        validate=validate,
-    )
-    if answer is None or spec.position_dtype == "ids":
-        return answer
-    return answer[0].to(torch.int64), answer[1]

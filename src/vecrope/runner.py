@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
-from vecrope.forms.select import fused_pipeline
+from vecrope.forms.select import HAS_TRITON
 from vecrope.inputs import Inputs
-from vecrope.rope_index import get_rope_index
+from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
+if TYPE_CHECKING:
+    from vecrope.forms.triton.graphs import Bucket, Key, Memory
+
 _LEAST_TOKENS = 64
-_Key = tuple[int, int, bool]
-# The ids, the grids of images and of videos, and the mask.
-_Arguments = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
 class RunnerInputs(NamedTuple):
     """A runner's own buffers, to be filled before `RopeIndexRunner.replay`.
 
     Attributes:
-        input_ids: (B, T) in the runner's dtype.
-        attention_mask: (B, T) bool.
+        input_ids: (B, T) in the runner's dtype, or packed (N,).
+        attention_mask: (B, T) or (N,) bool.
         image_grid_thw: (max_images, 3) int64; rows of zeros are no image.
         video_grid_thw: (max_videos, 3) int64.
+        cu_seqlens: (num_sequences + 1,) int32 of packed prompts, otherwise None.
+        second_per_grid_ts: (max_videos,) in the runner's `seconds_dtype`, at first the family's
+            default; None for a family that does not space its videos in time.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     image_grid_thw: Tensor
     video_grid_thw: Tensor
+    cu_seqlens: Tensor | None
+    second_per_grid_ts: Tensor | None
 
 
 class _Replay(NamedTuple):
     """What it takes to replay a graph for prompts of one shape."""
 
-    key: _Key  # B, T and whether there is a mask
+    key: tuple[int, int, bool, bool]  # rows, tokens, whether there is a mask, whether packed
     graph: torch.cuda.CUDAGraph
-    arguments: _Arguments
+    inputs: Inputs
     answer: tuple[Tensor, Tensor]
 
 
@@ -51,26 +56,28 @@ class RopeIndexRunner:
     """`get_rope_index` for one spec, within limits, without allocation or synchronisation.
 
     On a CUDA device the runner owns the buffers that a call writes, and launches two kernels (three
-    by transformers' rule). It owns buffers for prompts as well: what has been written there, see
-    `inputs`, is answered by replaying a CUDA graph, which takes the least time. There is one graph
-    for each bucket: the numbers of rows and of tokens are rounded up to powers of two, and prompts
-    with a mask have their own. On a CPU a call is `get_rope_index`, with the same limits.
+    where markers are counted). It owns buffers for prompts as well: what has been written there,
+    see `inputs`, is answered by replaying a CUDA graph, which takes the least time. There is one
+    graph for each bucket: the numbers of rows and of tokens are rounded up to powers of two, and
+    prompts with a mask, and packed ones, have their own. On a CPU a call is `get_rope_index`, with
+    the same limits.
 
     Args:
         spec: the family's rules.
-        max_rows: the largest B.
-        max_tokens: the largest T.
+        max_rows: the largest B, and the most packed sequences.
+        max_tokens: the largest T; packed sequences may have `max_rows` times as many together.
         max_images: the most rows of `image_grid_thw`, for all rows of a batch together.
         max_videos: likewise of `video_grid_thw`.
         device: of the arguments and the answers.
         dtype: of `input_ids` and the positions, int64 or int32.
+        seconds_dtype: of the buffer of `second_per_grid_ts`, by whose type the upstreams round.
 
     Raises:
         TypeError: if `dtype` is another.
         ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or if together
             they allow 2**30 tokens; for a family that is numbered by more than these arguments; on
-            a CUDA device for one that its kernels do not know; or if the upstream's positions are
-            always int64 and `dtype` is not.
+            a CUDA device for one with a rule of its own; or if the upstream's positions are always
+            int64 and `dtype` is not.
         RuntimeError: on a CUDA device without Triton, which comes with torch's builds for CUDA.
 
     Example:
@@ -99,6 +106,7 @@ class RopeIndexRunner:
         max_videos: int,
         device: torch.device | str,
         dtype: torch.dtype = torch.int64,
+        seconds_dtype: torch.dtype = torch.float32,
     ) -> None:
         limits = {
             "rows": max_rows,
@@ -116,7 +124,7 @@ class RopeIndexRunner:
             )
         if dtype not in (torch.int64, torch.int32):
             raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
-        if spec.arguments:
+        if spec.arguments - {"second_per_grid_ts"}:
             names = ", ".join(sorted(spec.arguments))
             raise ValueError(
                 f"a runner takes no {names}, which {spec.model_type!r} is numbered by; "
@@ -130,26 +138,34 @@ class RopeIndexRunner:
         self.device = torch.device(device)
         self.dtype = dtype
         self._limits = limits
-        self._buckets: dict[_Key, _Bucket] = {}
-        self._memory: _Memory | None = None
+        self._buckets: dict[Key, Bucket] = {}
+        self._memory: Memory | None = None
         if self.device.type == "cuda":
-            if not spec.frames_by_markers or spec.mask_rule != "skip":
+            if spec.own_rule is not None:
                 raise ValueError(
-                    f"a runner on a CUDA device knows the families whose frames stand between "
-                    f"markers, such as glm4v, got {spec.model_type!r} under convention "
-                    f"{spec.convention!r}; use get_rope_index"
+                    f"a runner on a CUDA device knows the families that share a rule, got "
+                    f"{spec.model_type!r}, which has one of its own; use get_rope_index"
                 )
-            self._memory = _Memory(spec, limits, dtype, self.device)
+            if not HAS_TRITON:
+                raise RuntimeError(
+                    "a runner on a CUDA device needs Triton, which comes with torch's builds for "
+                    "CUDA"
+                )
+            from vecrope.forms.triton.graphs import Memory
+
+            self._memory = Memory(spec, limits, dtype, seconds_dtype, self.device)
             self.device = self._memory.input_ids.device  # with its number
         self._last_replay: _Replay | None = None
-        self._last_arguments: _Arguments | None = None  # of a call or a replay
+        self._last_inputs: Inputs | None = None  # of a call or a replay
 
     @property
     def num_graphs(self) -> int:
         """How many CUDA graphs have been captured."""
         return len(self._buckets)
 
-    def warm_up(self, shapes: Iterable[tuple[int, int]] | None = None) -> float:
+    def warm_up(
+        self, shapes: Iterable[tuple[int, int]] | None = None, *, packed: bool = False
+    ) -> float:
         """Compile the kernels, and capture the graphs of some buckets.
 
         The kernels are compiled for grids of int64, and for no mask and masks of bool and of int64;
@@ -157,7 +173,9 @@ class RopeIndexRunner:
         by the first use of its buffers.
 
         Args:
-            shapes: (B, T) of replays to expect; None: those of every bucket.
+            shapes: (B, T) of replays to expect, or number of sequences and N of packed ones; None:
+                those of every bucket.
+            packed: whether the buckets are those of packed prompts.
 
         Returns:
             The seconds that it took; 0 on a CPU.
@@ -167,22 +185,25 @@ class RopeIndexRunner:
         start = time.perf_counter()
         if shapes is None:
             rows = _powers(1, self._limits["rows"])
-            shapes = product(rows, _powers(_LEAST_TOKENS, self._limits["tokens"]))
-        for (num_rows, seq_len), masked in product(shapes, (False, True)):
-            self._check_limit("rows", num_rows)
-            self._check_limit("tokens", seq_len)
-            self._bucket(num_rows, seq_len, masked)
+            shapes = product(rows, _powers(_LEAST_TOKENS, self._most_tokens(packed)))
+        for (num_rows, num_tokens), masked in product(shapes, (False, True)):
+            self._bucket(num_rows, num_tokens, masked, packed)
         ids = self._memory.input_ids[:1].view(1, 1)
         for mask in (None, ids.bool(), ids.long()):
             self(ids, attention_mask=mask)
         _wait(self.device)
         return time.perf_counter() - start
 
-    def inputs(self, num_rows: int, num_tokens: int) -> RunnerInputs:
+    def inputs(self, num_rows: int, num_tokens: int, *, packed: bool = False) -> RunnerInputs:
         """Return the buffers that a prompt of this shape may be written to, on a CUDA device.
 
-        The grids' buffers are those of every shape. What an earlier prompt left there stands until
-        it is overwritten; so it does in the other buffers, which shapes share.
+        The buffers of grids and seconds are those of every shape. What an earlier prompt left there
+        stands until it is overwritten; so it does in the other buffers, which shapes share.
+
+        Args:
+            num_rows: B, or the number of packed sequences.
+            num_tokens: T, or the tokens of all packed sequences.
+            packed: whether the prompt is packed.
 
         Raises:
             RuntimeError: on a CPU, where the runner has no buffers.
@@ -190,27 +211,30 @@ class RopeIndexRunner:
         """
         if self._memory is None:
             raise RuntimeError("a runner has buffers on a CUDA device only")
-        self._check_limit("rows", num_rows)
-        self._check_limit("tokens", num_tokens)
-        bucket = self._bucket(num_rows, num_tokens, masked=False)
+        bucket = self._bucket(num_rows, num_tokens, False, packed)
+        inputs = bucket.inputs(self._memory, num_rows, num_tokens, masked=True)
+        assert inputs.attention_mask is not None
         return RunnerInputs(
-            bucket.input_ids[:num_rows, :num_tokens],
-            bucket.mask[:num_rows, :num_tokens],
+            inputs.input_ids,
+            inputs.attention_mask,
             self._memory.images,
             self._memory.videos,
+            inputs.cu_seqlens,
+            self._memory.seconds,
         )
 
     def replay(
-        self, num_rows: int, num_tokens: int, *, masked: bool = False
+        self, num_rows: int, num_tokens: int, *, masked: bool = False, packed: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Answer the prompt that has been written to the buffers of `inputs`, on a CUDA device.
 
         Nothing is copied, and nothing is checked but the shape.
 
         Args:
-            num_rows: B.
-            num_tokens: T.
+            num_rows: B, or the number of packed sequences.
+            num_tokens: T, or the tokens of all packed sequences.
             masked: whether the buffer of the mask is to be read.
+            packed: whether the prompt is packed.
 
         Returns:
             What a call returns, and with the same limits of its life.
@@ -220,9 +244,9 @@ class RopeIndexRunner:
             ValueError: if the shape is beyond the limits.
         """
         replay = self._last_replay
-        if replay is None or replay.key != (num_rows, num_tokens, masked):
-            replay = self._prepare_replay(num_rows, num_tokens, masked)
-        self._last_arguments = replay.arguments
+        if replay is None or replay.key != (num_rows, num_tokens, masked, packed):
+            replay = self._prepare_replay(num_rows, num_tokens, masked, packed)
+        self._last_inputs = replay.inputs
         replay.graph.replay()
         return replay.answer
 
@@ -233,6 +257,8 @@ class RopeIndexRunner:
         image_grid_thw: Tensor | None = None,
         video_grid_thw: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        second_per_grid_ts: Tensor | Sequence[float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the position ids and the offsets that decoding continues from.
 
@@ -241,24 +267,35 @@ class RopeIndexRunner:
         On a CPU they are checked, and the answers are the caller's own.
 
         Args:
-            input_ids: (B, T) in the runner's dtype and on its device.
+            input_ids: (B, T) in the runner's dtype and on its device, or (N,) with `cu_seqlens`.
             image_grid_thw: (num_images, 3) integers in patches, on the runner's device.
             video_grid_thw: (num_videos, 3) likewise.
-            attention_mask: (B, T) bool or integers, 1 or True for a token.
+            attention_mask: (B, T) or (N,) bool or integers, 1 or True for a token.
+            cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
+            second_per_grid_ts: (num_videos,) as `get_rope_index` takes it; a list is copied to the
+                device, which synchronises.
 
         Returns:
-            `position_ids` (3, B, T) in the runner's dtype, and `rope_deltas` (B, 1) int64.
+            `position_ids` (3, B, T) or (3, N) in the runner's dtype, and `rope_deltas` (B, 1) or
+            (num_sequences, 1) int64.
 
         Raises:
             TypeError: for an argument of the wrong type or dtype.
             ValueError: for an argument of the wrong shape, on another device or beyond the limits.
         """
-        checks.check_metadata(
-            Inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask), self.spec
+        inputs = Inputs(
+            input_ids,
+            image_grid_thw,
+            video_grid_thw,
+            attention_mask,
+            cu_seqlens,
+            second_per_grid_ts=second_per_grid_ts,
         )
-        num_rows, seq_len = input_ids.shape
+        checks.check_metadata(inputs, self.spec)
+        shape = tuple(input_ids.shape)
+        num_rows = shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self._check_limit("rows", num_rows)
-        self._check_limit("tokens", seq_len)
+        self._check_tokens(shape[-1], packed=cu_seqlens is not None)
         if image_grid_thw is not None:
             self._check_limit("images", image_grid_thw.shape[0])
         if video_grid_thw is not None:
@@ -273,18 +310,10 @@ class RopeIndexRunner:
             )
         memory = self._memory
         if memory is None or not input_ids.numel():
-            return get_rope_index(
-                input_ids,
-                self.spec,
-                image_grid_thw=image_grid_thw,
-                video_grid_thw=video_grid_thw,
-                attention_mask=attention_mask,
-                validate=memory is None,
-            )
-        arguments = (input_ids, image_grid_thw, video_grid_thw, attention_mask)
-        buffers = memory.buffers_for(num_rows, seq_len)
-        memory.launch(*arguments, None, buffers)
-        self._last_arguments = arguments
+            return rope_index_of(inputs, self.spec, validate=memory is None)
+        buffers = memory.buffers_for(shape, num_rows)
+        memory.launch(inputs, buffers)
+        self._last_inputs = inputs
         return buffers.position_ids, buffers.rope_deltas
 
     def check(self) -> None:
@@ -298,37 +327,24 @@ class RopeIndexRunner:
             ValueError: for grids that do not fit the placeholders; the message names the row, the
                 item, what was expected and what was found.
         """
-        memory, arguments = self._memory, self._last_arguments
-        if memory is None or arguments is None:
+        memory, inputs = self._memory, self._last_inputs
+        if memory is None or inputs is None or not any(memory.buffers.faults.tolist()):
             return
-        # The kernels do not see whether frames touch.
-        if self.spec.frames_may_touch and not any(memory.buffers.faults.tolist()):
-            return
-        input_ids, images, videos, mask = arguments
-        get_rope_index(
-            input_ids,
-            self.spec,
-            image_grid_thw=images,
-            video_grid_thw=videos,
-            attention_mask=mask,
-        )
+        rope_index_of(inputs, self.spec)
 
-    def _prepare_replay(self, num_rows: int, seq_len: int, masked: bool) -> _Replay:
-        memory, inputs = self._memory, self.inputs(num_rows, seq_len)
-        assert memory is not None
-        bucket = self._bucket(num_rows, seq_len, masked)
-        memory.sizes.fill_((num_rows << 32) + seq_len)
-        position_ids, rope_deltas, _ = bucket.buffers
+    def _prepare_replay(
+        self, num_rows: int, num_tokens: int, masked: bool, packed: bool
+    ) -> _Replay:
+        memory = self._memory
+        if memory is None:
+            raise RuntimeError("a runner has buffers on a CUDA device only")
+        bucket = self._bucket(num_rows, num_tokens, masked, packed)
+        memory.sizes.fill_((num_rows << 32) + num_tokens)
         self._last_replay = _Replay(
-            (num_rows, seq_len, masked),
+            (num_rows, num_tokens, masked, packed),
             bucket.graph,
-            (
-                inputs.input_ids,
-                inputs.image_grid_thw,
-                inputs.video_grid_thw,
-                inputs.attention_mask if masked else None,
-            ),
-            (position_ids[:, :num_rows, :seq_len], rope_deltas[:num_rows]),
+            bucket.inputs(memory, num_rows, num_tokens, masked),
+            bucket.answer(num_rows, num_tokens),
         )
         return self._last_replay
 
@@ -337,87 +353,28 @@ class RopeIndexRunner:
         if number > limit:
             raise ValueError(f"the runner was built for at most {limit} {what}, got {number}")
 
-    def _bucket(self, num_rows: int, seq_len: int, masked: bool) -> _Bucket:
+    def _check_tokens(self, number: int, *, packed: bool) -> None:
+        limit = self._most_tokens(packed)
+        if number > limit:
+            what = "tokens of packed sequences" if packed else "tokens"
+            raise ValueError(f"the runner was built for at most {limit} {what}, got {number}")
+
+    def _most_tokens(self, packed: bool) -> int:
+        return self._limits["tokens"] * (self._limits["rows"] if packed else 1)
+
+    def _bucket(self, num_rows: int, num_tokens: int, masked: bool, packed: bool) -> Bucket:
+        from vecrope.forms.triton.graphs import Bucket, Key
+
+        self._check_limit("rows", num_rows)
+        self._check_tokens(num_tokens, packed=packed)
         rows = min(_power_from(num_rows), self._limits["rows"])
-        tokens = min(_power_from(max(seq_len, _LEAST_TOKENS)), self._limits["tokens"])
-        key = (rows, tokens, masked)
+        tokens = min(_power_from(max(num_tokens, _LEAST_TOKENS)), self._most_tokens(packed))
+        key = Key(rows, tokens, masked, packed)
         bucket = self._buckets.get(key)
         if bucket is None:
             assert self._memory is not None
-            bucket = self._buckets[key] = _Bucket(self._memory, *key)
+            bucket = self._buckets[key] = Bucket(self._memory, key)
         return bucket
-
-
-class _Memory:
-    """The buffers of a runner on a CUDA device, which all its buckets share."""
-
-    def __init__(
-        self, spec: MRopeSpec, limits: dict[str, int], dtype: torch.dtype, device: torch.device
-    ) -> None:
-        pipeline = fused_pipeline()
-        if pipeline is None:
-            raise RuntimeError(
-                "a runner on a CUDA device needs Triton, which comes with torch's builds for CUDA"
-            )
-        rows, tokens = limits["rows"], limits["tokens"]
-        num_items = limits["images"] + limits["videos"]
-        self.input_ids = torch.zeros(rows * tokens, dtype=dtype, device=device)
-        self.mask = torch.zeros(rows * tokens, dtype=torch.bool, device=device)
-        self.images = torch.zeros((limits["images"], 3), dtype=torch.int64, device=device)
-        self.videos = torch.zeros((limits["videos"], 3), dtype=torch.int64, device=device)
-        self.sizes = torch.zeros(1, dtype=torch.int64, device=device)
-        self.buffers = pipeline.make_buffers((rows, tokens), num_items, dtype, device)
-        self.launch = pipeline.Launcher(spec, self.input_ids.device)
-        self._last_shape = (rows, tokens)
-        self._last_buffers = self.buffers
-
-    def buffers_for(self, num_rows: int, seq_len: int) -> Any:
-        """Return the part of the buffers that ids of this shape need."""
-        if (num_rows, seq_len) != self._last_shape:
-            positions = self.buffers.position_ids.view(-1)[: 3 * num_rows * seq_len]
-            self._last_shape = (num_rows, seq_len)
-            self._last_buffers = self.buffers._replace(
-                position_ids=positions.view(3, num_rows, seq_len),
-                rope_deltas=self.buffers.rope_deltas[:num_rows],
-            )
-        return self._last_buffers
-
-
-class _Bucket:
-    """A graph for prompts of up to so many rows and tokens, and its views of the memory."""
-
-    def __init__(self, memory: _Memory, num_rows: int, seq_len: int, masked: bool) -> None:
-        num_tokens = num_rows * seq_len
-        self.input_ids = memory.input_ids[:num_tokens].view(num_rows, seq_len)
-        self.mask = memory.mask[:num_tokens].view(num_rows, seq_len)
-        self.buffers = memory.buffers_for(num_rows, seq_len)
-
-        def launch() -> None:
-            memory.launch(
-                self.input_ids,
-                memory.images,
-                memory.videos,
-                self.mask if masked else None,
-                None,
-                self.buffers,
-                memory.sizes,
-            )
-
-        self.graph = _capture(launch, memory.input_ids.device)
-
-
-def _capture(launch: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:
-    """Return a CUDA graph of what `launch` launches."""
-    with torch.cuda.device(device):
-        stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            launch()  # compiles, which a capture must not
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            launch()
-    return graph
 
 
 def _wait(device: torch.device) -> None:

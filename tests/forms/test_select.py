@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracles import spec_of
+from oracles import RULES, spec_of
 from own_support import SPECS as OWN
 
 import vecrope
@@ -15,23 +15,21 @@ from vecrope.forms import select
 from vecrope.inputs import Inputs
 
 GLM = spec_of("glm4v", "sglang")
-QWEN = spec_of("qwen2_vl", "transformers")
 IDS = torch.tensor([[5, 6, 7]])
 
 
-def on_cuda(spec=GLM, *, numel=3, validate=True, packed=False, form=None, **arguments):
+def on_cuda(spec=GLM, *, numel=3, form=None, **arguments):
     """Return the choice for ids of a CUDA device, of which nothing else is looked at."""
     ids = SimpleNamespace(
         is_cuda=True, is_cpu=False, numel=lambda: numel, device=SimpleNamespace(type="cuda")
     )
     inputs = Inputs(ids, **arguments)
-    return select.explain_choice(inputs, spec, validate=validate, form=form, packed=packed)
+    return select.explain_choice(inputs, spec, form=form)
 
 
 @pytest.fixture(autouse=True)
 def triton(monkeypatch):
-    pipeline = SimpleNamespace(kernels=SimpleNamespace(MAX_TOKENS=2**30))
-    monkeypatch.setattr(select, "fused_pipeline", lambda: pipeline)
+    monkeypatch.setattr(select, "HAS_TRITON", True)
 
 
 @pytest.mark.parametrize("validate", [True, False])
@@ -62,41 +60,32 @@ def test_on_cuda_the_kernels_answer():
     }
 
 
+@pytest.mark.parametrize("spec", RULES, ids=str)
+def test_the_kernels_take_every_rule_and_packed_input(spec):
+    for arguments in ({}, {"cu_seqlens": IDS[0], "attention_mask": IDS}):
+        assert on_cuda(spec, **arguments).form == "kernels"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"spec": QWEN}, "qwen2_vl does not tell separate frames by markers"),
-        ({"numel": 0}, "there is no token"),
-        ({"numel": 2**30}, "2**30 tokens and more"),
-        ({"cu_seqlens": torch.tensor([0, 3])}, "the input is packed"),
-        ({"packed": True}, "the input is packed"),
-        (
-            {
-                "spec": spec_of("glm4v", "sglang", mask_rule="ignore"),
-                "attention_mask": torch.ones(1, 3),
-            },
-            "sglang ignores attention_mask",
-        ),
-        ({"spec": spec_of("glm4v", "vllm")}, "they do not check that frames are apart"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ("numel", "reason"), [(0, "there is no token"), (2**30, "2**30 tokens and more")]
 )
-def test_what_the_kernels_cannot_take(arguments, reason):
-    choice = on_cuda(**arguments)
+def test_what_the_kernels_cannot_take(numel, reason):
+    choice = on_cuda(numel=numel)
     assert (choice.form, choice.passed_over["kernels"]) == ("static", reason)
     with pytest.raises(
         ValueError, match=re.escape(f"form 'kernels' cannot take this call: {reason}")
     ):
-        on_cuda(form="kernels", **arguments)
+        on_cuda(form="kernels", numel=numel)
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr(select, "fused_pipeline", lambda: None)
+    monkeypatch.setattr(select, "HAS_TRITON", False)
     assert on_cuda().passed_over["kernels"] == "triton is not installed"
 
 
-def test_unchecked_the_kernels_take_frames_that_may_not_touch():
-    assert on_cuda(spec_of("glm4v", "vllm"), validate=False).form == "kernels"
+def test_what_is_exported_takes_the_static_form(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "_is_exporting_flag", True)
+    assert on_cuda().passed_over["kernels"] == "the call is exported"
 
 
 @pytest.mark.parametrize("form", ["eager", "static"])
@@ -161,7 +150,7 @@ def test_under_tracing_the_static_form_answers():
     chosen = []
 
     def traced(ids):
-        chosen.append(vecrope.forms.select.choose_form(Inputs(ids), GLM, validate=True, form=None))
+        chosen.append(vecrope.forms.select.choose_form(Inputs(ids), GLM, form=None))
         return get_rope_index(ids, GLM)
 
     torch.compile(traced, backend="eager", fullgraph=False)(IDS)

@@ -1,4 +1,3 @@
-import sys
 from dataclasses import replace
 
 import pytest
@@ -8,7 +7,6 @@ from hypothesis import strategies as st
 from support import assert_same, choose_rows, fitting, rope_index, spec_of
 
 from tests.rope_index.forms import OTHERS, each_convention, each_form, parametrize, special_ids
-from vecrope.rope_index import fused_pipeline
 from vecrope.testing import Prompt
 
 
@@ -123,16 +121,6 @@ def test_an_image_in_two_runs_is_refused(row, grids, spec, form):
     prompt = Prompt.from_symbols(spec, [row], image_grid_thw=grids)
     with pytest.raises(ValueError, match=r"row 0, image 0: its grid|row 0 holds video tokens"):
         rope_index(prompt, form)
-
-
-def test_without_triton_there_are_no_kernels(monkeypatch):
-    monkeypatch.setitem(sys.modules, "vecrope.forms.triton.launch", None)
-    monkeypatch.delattr("vecrope.forms.triton.launch", raising=False)
-    fused_pipeline.cache_clear()
-    try:
-        assert fused_pipeline() is None
-    finally:
-        fused_pipeline.cache_clear()
 
 
 @each_form

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ from vecrope.spec import MRopeSpec
 
 FORMS = ("eager", "static", "kernels")
 OWN_RULE = "own rule"
+HAS_TRITON = find_spec("triton") is not None
+# ROCm's devices are called "cuda", too.
+_TRITON_DEVICES = ("cuda", "xpu")
+_MAX_TOKENS = 2**30
 _LOGGER = logging.getLogger("vecrope")
 
 
@@ -25,119 +30,89 @@ class FormChoice(NamedTuple):
     passed_over: dict[str, str]  # the reason for each form that does not answer it
 
 
-def choose_form(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, packed: bool = False
-) -> str:
+def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
     """Return the name of the form that answers a call, and log it at debug level.
 
     Args:
         inputs: of a call; types, shapes and dtypes have been checked.
         spec: of any family.
-        validate: whether values are checked.
         form: the name of a form to be taken, or None.
-        packed: whether the input will be packed, as rows of several sequences are.
 
     Raises:
         ValueError: if `form` is not the name of a form, or that form cannot take the call.
     """
     if form is not None:
-        _check_form(form, inputs, spec, validate=validate, packed=packed)
+        _check_form(form, inputs, spec)
         chosen = form
     elif spec.own_rule is not None:
         chosen = OWN_RULE
-    elif torch.compiler.is_compiling():
-        return "static"
-    elif inputs.input_ids.is_cpu:
+    elif inputs.input_ids.is_cpu and not torch.compiler.is_compiling():
         chosen = "eager"
-    elif _why_not_kernels(inputs, spec, validate, packed) is None:
+    elif _why_no_kernels_for(inputs.input_ids) is None:
         chosen = "kernels"
     else:
         chosen = "static"
     if not torch.compiler.is_compiling() and _LOGGER.isEnabledFor(logging.DEBUG):
-        passed_over = _reasons(chosen, inputs, spec, validate, packed, forced=form is not None)
+        passed_over = _reasons(chosen, inputs, spec, forced=form is not None)
         reasons = ", ".join(f"not {name}: {reason}" for name, reason in passed_over.items())
         _LOGGER.debug("%s, %s: %s (%s)", spec.model_type, spec.convention, chosen, reasons)
     return chosen
 
 
-def explain_choice(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None, packed: bool = False
-) -> FormChoice:
+def explain_choice(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> FormChoice:
     """Return the choice of `choose_form`, with the reason for each form that is passed over."""
-    chosen = choose_form(inputs, spec, validate=validate, form=form, packed=packed)
-    forced = form is not None
-    return FormChoice(chosen, _reasons(chosen, inputs, spec, validate, packed, forced=forced))
+    chosen = choose_form(inputs, spec, form=form)
+    return FormChoice(chosen, _reasons(chosen, inputs, spec, forced=form is not None))
 
 
 @lru_cache
-def fused_pipeline() -> ModuleType | None:
-    """Return `vecrope.forms.triton.launch`, or None where Triton is not installed."""
-    try:
-        from vecrope.forms.triton import launch
-    except ImportError:
-        return None
+def fused_pipeline() -> ModuleType:
+    """Return `vecrope.forms.triton.launch`, which imports Triton."""
+    from vecrope.forms.triton import launch
+
     return launch
 
 
-def _check_form(
-    form: str, inputs: Inputs, spec: MRopeSpec, *, validate: bool, packed: bool
-) -> None:
+def _check_form(form: str, inputs: Inputs, spec: MRopeSpec) -> None:
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
-    reason = _why_not(form, inputs, spec, validate, packed)
+    reason = _why_not(form, inputs, spec)
     if reason is not None:
         raise ValueError(f"form {form!r} cannot take this call: {reason}")
 
 
-def _reasons(
-    chosen: str, inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool, *, forced: bool
-) -> dict[str, str]:
+def _reasons(chosen: str, inputs: Inputs, spec: MRopeSpec, *, forced: bool) -> dict[str, str]:
     slower = f"{chosen!r} was asked for" if forced else f"{chosen!r} is faster"
     others = [form for form in FORMS if form != chosen]
-    return {form: _why_not(form, inputs, spec, validate, packed) or slower for form in others}
+    return {form: _why_not(form, inputs, spec) or slower for form in others}
 
 
-def _why_not(
-    form: str, inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool
-) -> str | None:
+def _why_not(form: str, inputs: Inputs, spec: MRopeSpec) -> str | None:
     """Return why a form cannot take the call, or None where it can."""
     if spec.own_rule is not None:
         return f"{spec.model_type} has a rule of its own"
+    ids = inputs.input_ids
+    if form == "kernels":
+        return _why_no_kernels_for(ids)
     if form == "static":
         return None
     if torch.compiler.is_compiling():
         return "the call is traced"
-    if form == "kernels":
-        return _why_not_kernels(inputs, spec, validate, packed)
-    return None if inputs.input_ids.is_cpu else f"input_ids are on {_device(inputs.input_ids)}"
-
-
-def _why_not_kernels(inputs: Inputs, spec: MRopeSpec, validate: bool, packed: bool) -> str | None:
-    ids = inputs.input_ids
-    reason = _why_no_kernels_for(ids)
-    if reason is not None:
-        return reason
-    if not spec.frames_by_markers:
-        return f"{spec.model_type} does not tell separate frames by markers"
-    if packed or inputs.cu_seqlens is not None:
-        return "the input is packed"
-    if inputs.attention_mask is not None and spec.mask_rule == "ignore":
-        return f"{spec.convention} ignores attention_mask"
-    if validate and not spec.frames_may_touch:
-        return "they do not check that frames are apart"
-    return None
+    return None if ids.is_cpu else f"input_ids are on {_device(ids)}"
 
 
 def _why_no_kernels_for(ids: Tensor) -> str | None:
     """Return why the kernels cannot take these ids, whatever the family."""
-    if not ids.is_cuda:
+    if ids.device.type not in _TRITON_DEVICES:
         return f"input_ids are on {_device(ids)}"
-    pipeline = fused_pipeline()
-    if pipeline is None:
+    if not HAS_TRITON:
         return "triton is not installed"
+    # `torch.compiler.is_exporting()` is true under `torch.compile`, too, up to torch 2.11.
+    if getattr(torch.compiler, "_is_exporting_flag", False):
+        return "the call is exported"
     if not ids.numel():
         return "there is no token"
-    if ids.numel() >= pipeline.kernels.MAX_TOKENS:
+    if ids.numel() >= _MAX_TOKENS:
         return "2**30 tokens and more"
     return None
 

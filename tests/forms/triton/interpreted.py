@@ -13,9 +13,7 @@ pytest.importorskip("triton", reason="needs Triton")
 if torch.cuda.is_available():
     pytest.skip("the kernels run on the GPU here, see tests/cuda", allow_module_level=True)
 
-SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
-# Whether frames touch the kernels do not see; who calls them has it checked elsewhere.
-SPECS["vllm"] = replace(spec_of("glm4v", "vllm"), frames_may_touch=True)
+SPECS = {convention: spec_of("glm4v", convention) for convention in (*CONVENTIONS, "vllm")}
 SPECS["mixed"] = replace(SPECS["sglang"], span_rule="hw", spatial_merge_size=3, padding_value=-7)
 
 

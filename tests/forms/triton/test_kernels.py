@@ -10,11 +10,13 @@ from support import (
     assert_same,
     enlarged,
     fitting,
+    grid_list,
     misfitting,
 )
 
 from tests.forms.triton.interpreted import SPECS
 from vecrope.forms.triton import launch as fused
+from vecrope.inputs import Inputs
 from vecrope.testing import Prompt, Refusal, conversations, token_soup
 
 # The interpreter takes a while for each.
@@ -32,27 +34,18 @@ def short(spec):
 
 
 def run(prompt, *, by_types=False, sizes=None):
+    arguments = prompt.arguments()
+    if not by_types:
+        del arguments["mm_token_type_ids"]
+    inputs = Inputs(**arguments)
+    grids = (inputs.image_grid_thw, inputs.video_grid_thw)
+    ids = prompt.input_ids
     buffers = fused.make_buffers(
-        tuple(prompt.input_ids.shape),
-        sum(
-            len(grids)
-            for grids in (prompt.image_grid_thw, prompt.video_grid_thw)
-            if grids is not None
-        ),
-        prompt.input_ids.dtype,
-        prompt.input_ids.device,
+        tuple(ids.shape), len(ids), sum(map(len, map(grid_list, grids))), ids.dtype, ids
     )
     for buffer in buffers:
         buffer.fill_(123)
-    fused.launcher(prompt.spec, prompt.input_ids.device)(
-        prompt.input_ids,
-        prompt.image_grid_thw,
-        prompt.video_grid_thw,
-        prompt.attention_mask,
-        prompt.mm_token_type_ids if by_types else None,
-        buffers,
-        sizes,
-    )
+    fused.launcher(prompt.spec, ids.device)(inputs, buffers, sizes)
     return buffers
 
 
@@ -164,16 +157,8 @@ def test_codes_that_are_none(name, value, at, is_wrong):
     buffers = run(prompt, by_types=True)
     assert bool(buffers.faults[0] > 0) is is_wrong
     assert not buffers.faults[1:].any()
-    fitting = fused.fused_rope_index(
-        prompt.input_ids,
-        prompt.spec,
-        prompt.image_grid_thw,
-        None,
-        prompt.attention_mask,
-        prompt.mm_token_type_ids,
-        validate=True,
-    )
-    assert (fitting is None) is is_wrong
+    answer = fused.fused_rope_index(Inputs(**prompt.arguments()), prompt.spec, validate=True)
+    assert (answer is None) is is_wrong
 
 
 @each_other_spec

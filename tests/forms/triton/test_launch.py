@@ -8,7 +8,6 @@ import torch
 from support import (
     assert_same,
     rope_index,
-    spec_of,
 )
 
 from tests.forms.triton.interpreted import SPECS, interpreted
@@ -16,6 +15,7 @@ from vecrope import get_rope_index
 from vecrope.forms.select import _why_no_kernels_for
 from vecrope.forms.triton import constants
 from vecrope.forms.triton import launch as fused
+from vecrope.inputs import Inputs
 from vecrope.testing import Prompt
 
 
@@ -40,51 +40,56 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("on_cuda", "num_tokens", "takes"),
-    [(True, 1, True), (False, 1, False), (True, 0, False), (True, 2**30, False)],
+    ("device", "num_tokens", "takes"),
+    [
+        ("cuda", 1, True),
+        ("xpu", 1, True),
+        ("cpu", 1, False),
+        ("cuda", 0, False),
+        ("cuda", 2**30, False),
+    ],
 )
-def test_which_ids_the_kernels_take(on_cuda, num_tokens, takes):
-    device = SimpleNamespace(type="cuda" if on_cuda else "cpu")
-    ids = SimpleNamespace(is_cuda=on_cuda, numel=lambda: num_tokens, device=device)
+def test_which_ids_the_kernels_take(device, num_tokens, takes):
+    ids = SimpleNamespace(numel=lambda: num_tokens, device=SimpleNamespace(type=device))
     assert (_why_no_kernels_for(ids) is None) is takes
 
 
-@pytest.mark.parametrize("changes", [{}, {"cu_seqlens": torch.tensor([0, 5])}])
-def test_what_the_kernels_are_asked(changes, monkeypatch):
-    """A plain batch of a family that they know, and nothing else."""
+def test_positions_have_the_dtype_of_the_upstream(monkeypatch):
     interpreted(monkeypatch)
-    asked = []
-    kernels_answer = fused.fused_rope_index
-    monkeypatch.setattr(
-        fused, "fused_rope_index", lambda *a, **k: asked.append(a) or kernels_answer(*a, **k)
-    )
-    for spec, takes in (
-        (SPECS["sglang"], not changes),
-        (SPECS["vllm"], not changes),
-        (spec_of("qwen3_vl", "transformers"), False),
-    ):
-        ids = torch.tensor([[5, 6, 7, 5, 6]], dtype=torch.int32)
-        ids = ids[0] if "cu_seqlens" in changes else ids
-        asked.clear()
-        if not takes:
-            with pytest.raises(ValueError, match="form 'kernels' cannot take this call"):
-                get_rope_index(ids, spec, validate=False, form="kernels", **changes)
-            continue
-        position_ids, _ = get_rope_index(ids, spec, validate=False, form="kernels", **changes)
-        assert asked
-        assert position_ids.dtype == (torch.int64 if spec.convention == "vllm" else torch.int32)
+    ids = torch.tensor([[5, 6, 7, 5, 6]], dtype=torch.int32)
+    for name, dtype in (("sglang", torch.int32), ("vllm", torch.int64)):
+        position_ids, _ = get_rope_index(ids, SPECS[name], form="kernels")
+        assert position_ids.dtype == dtype
         assert torch.equal(position_ids.flatten(1), torch.arange(5).expand(3, -1))
 
 
-def test_a_mask_that_the_family_ignores_is_not_for_the_kernels(monkeypatch):
+@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
+def test_a_mask_that_the_family_ignores_is_checked_and_no_more(validate, monkeypatch):
     interpreted(monkeypatch)
-    monkeypatch.setattr(fused, "fused_rope_index", None)
     spec = replace(SPECS["sglang"], mask_rule="ignore")
     ids, mask = torch.tensor([[5, 6, 7]]), torch.tensor([[0, 1, 1]])
-    with pytest.raises(ValueError, match="sglang ignores attention_mask"):
-        get_rope_index(ids, spec, attention_mask=mask, form="kernels")
-    position_ids, _ = get_rope_index(ids, spec, attention_mask=mask)
+    options = {"form": "kernels", "validate": validate}
+    position_ids, _ = get_rope_index(ids, spec, attention_mask=mask, **options)
     assert position_ids[0].tolist() == [[0, 1, 2]]
+    if validate:
+        with pytest.raises(ValueError, match="attention_mask must hold 0 or 1, got 3"):
+            get_rope_index(ids, spec, attention_mask=mask * 3, **options)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ([1, 5], "cu_seqlens must run from 0"),
+        ([0, 4], "cu_seqlens must run from 0"),
+        ([0, 3, 2, 5], "cu_seqlens must not decrease"),
+    ],
+)
+def test_bounds_that_are_none(bounds, message, monkeypatch):
+    interpreted(monkeypatch)
+    ids, bounds = torch.tensor([5, 6, 7, 5, 6]), torch.tensor(bounds)
+    with pytest.raises(ValueError, match=message):
+        get_rope_index(ids, SPECS["sglang"], cu_seqlens=bounds, form="kernels")
+    get_rope_index(ids, SPECS["sglang"], cu_seqlens=bounds, form="kernels", validate=False)
 
 
 def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
@@ -96,17 +101,18 @@ def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
 
     class Kernel:
         def __getitem__(self, grid):
-            return lambda *_: searched.append(grid) or Compiled()
+            return lambda *_, **options: searched.append((grid, options)) or Compiled()
 
     monkeypatch.setattr(fused, "_KERNELS", (Kernel(), Kernel(), Kernel()))
     monkeypatch.setattr(constants, "COMPILED_TAKE_CONSTANTS", True)
     launch = fused.Launcher(SPECS["transformers"], torch.device("cpu"))
     ids = torch.ones((1, 20), dtype=torch.int64)
-    buffers = fused.make_buffers((1, 20), 0, torch.int64, ids.device)
+    buffers = fused.make_buffers((1, 20), 1, 0, torch.int64, ids)
     for dtype in (torch.int64, torch.int64, torch.int32):
-        launch(ids.to(dtype), None, None, None, None, buffers)
-    assert searched == [(3, 1, 1), (4, 1, 1), (3, 1, 1)] * 2
-    assert launched == searched[:3]
+        launch(Inputs(ids.to(dtype)), buffers)
+    grids = [(3, 1, 1), (4, 1, 1), (3, 1, 1)]
+    assert searched == [(grid, {"num_warps": constants.WARPS}) for grid in grids] * 2
+    assert launched == grids
 
 
 def test_arguments_on_another_device_are_brought_over():
@@ -118,5 +124,6 @@ def test_arguments_on_another_device_are_brought_over():
 def test_the_kernels_take_a_bool_for_a_number():
     ids = torch.tensor([[5, 6, 7]])
     kept = torch.tensor([[False, True, True]])
-    answer = fused.fused_rope_index(ids, SPECS["sglang"], None, None, kept, None, validate=True)
+    inputs = Inputs(ids, attention_mask=kept)
+    answer = fused.fused_rope_index(inputs, SPECS["sglang"], validate=True)
     assert_same(answer, get_rope_index(ids, SPECS["sglang"], attention_mask=kept))

@@ -12,23 +12,21 @@ from support import (
 
 from tests.forms.triton.interpreted import SPECS, interpreted
 from vecrope import RopeIndexRunner
-from vecrope.runner import _Memory
+from vecrope.forms.triton.graphs import Memory
 from vecrope.testing import Prompt
 
 TOUCHING = Prompt.from_symbols(spec_of("glm4v", "vllm"), ["[II]"], video_grid_thw=[[2, 2, 2]])
 
 
-def test_frames_that_touch_where_they_must_not_are_refused(runner, monkeypatch):
-    runner.spec = TOUCHING.spec
+def test_frames_that_touch_where_they_must_not_are_refused(monkeypatch):
+    runner = make(TOUCHING.spec, monkeypatch)
     runner_answer(runner, TOUCHING)
     message = "video 0: its grid .* needs something between its frames"
     with pytest.raises(ValueError, match=message):
         runner.check()
     interpreted(monkeypatch)
-    with pytest.raises(ValueError, match="they do not check that frames are apart"):
-        rope_index(TOUCHING, form="kernels")
     with pytest.raises(ValueError, match=message):
-        rope_index(TOUCHING)
+        rope_index(TOUCHING, form="kernels")
 
 
 class Replayed:
@@ -38,16 +36,20 @@ class Replayed:
         self.replay = launch
 
 
-@pytest.fixture
-def runner(monkeypatch):
+def make(spec, monkeypatch):
     """Make a runner that takes the CPU for a CUDA device."""
-    monkeypatch.setattr("vecrope.runner._capture", Replayed)
+    monkeypatch.setattr("vecrope.forms.triton.graphs.capture", Replayed)
     monkeypatch.setattr("vecrope.runner._wait", lambda _: None)
     limits = {"rows": 3, "tokens": 100, "images": 4, "videos": 2}
     arguments = {f"max_{what}": limit for what, limit in limits.items()}
-    runner = RopeIndexRunner(SPECS["sglang"], device="cpu", **arguments)
-    runner._memory = _Memory(runner.spec, limits, torch.int64, torch.device("cpu"))
+    runner = RopeIndexRunner(spec, device="cpu", **arguments)
+    runner._memory = Memory(spec, limits, torch.int64, torch.float32, torch.device("cpu"))
     return runner
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    return make(SPECS["sglang"], monkeypatch)
 
 
 def runner_answer(runner, prompt):
@@ -99,3 +101,37 @@ def test_the_runners_buffers_are_read_where_they_are(runner):
     assert runner_answer(runner, replace(text, input_ids=text.input_ids[:, :0]))[0].numel() == 0
     with pytest.raises(ValueError, match="at most 100 tokens, got 101"):
         runner.replay(1, 101)
+
+
+def test_packed_prompts_in_seconds_are_read_where_they_are(monkeypatch):
+    spec = spec_of("qwen2_5_vl", "transformers")
+    runner = make(spec, monkeypatch)
+    prompt = Prompt.from_symbols(
+        spec,
+        ["tt<II>", "<VV>tt"],
+        image_grid_thw=[[1, 2, 4]],
+        video_grid_thw=[[2, 2, 2]],
+        second_per_grid_ts=torch.tensor([1.5]),
+    )
+    inputs = runner.inputs(2, 12, packed=True)
+    # What an earlier prompt left behind.
+    inputs.cu_seqlens.fill_(5)
+    expected, deltas = prompt.expected()
+    for number in (2, 1):
+        num_tokens = 6 * number
+        inputs = runner.inputs(number, num_tokens, packed=True)
+        inputs.input_ids.copy_(prompt.input_ids.view(-1)[:num_tokens])
+        inputs.cu_seqlens.copy_(torch.arange(number + 1) * 6)
+        inputs.image_grid_thw[0] = prompt.image_grid_thw[0]
+        inputs.video_grid_thw[0] = prompt.video_grid_thw[0] * (number > 1)
+        inputs.second_per_grid_ts[0] = 1.5
+        answer = runner.replay(number, num_tokens, packed=True)
+        assert_same(answer, (expected[:, :number].flatten(1), deltas[:number]))
+        runner.check()
+    arguments = prompt.arguments()
+    del arguments["mm_token_type_ids"]
+    bounds = torch.tensor([0, 6, 12])
+    answer = runner(arguments.pop("input_ids").view(-1), cu_seqlens=bounds, **arguments)
+    assert_same(answer, (expected.flatten(1), deltas))
+    with pytest.raises(ValueError, match="at most 300 tokens of packed sequences, got 301"):
+        runner.replay(1, 301, packed=True)

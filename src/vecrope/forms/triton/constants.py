@@ -2,9 +2,13 @@
 
 import triton
 
-# Tokens in a block, and blocks that are summed up at a time.
+# Tokens in a block, blocks, sequences or items that are read at a time, and warps of a program.
 BLOCK = 512
 CHUNK = 256
+WARPS = 4
+# From so many tokens on all three are four times as large: each block reads the numbers of all
+# blocks before it.
+LARGE_FROM = 2**19
 # Numbers of the workspace: of 64 bits, what is wrong; of 32, those of each block and each item.
 NUM_FAULTS = 3
 NUM_BLOCK_ROWS = 5
@@ -14,4 +18,7 @@ MAX_TOKENS = 2**30
 # What is compiled is launched with constants and all from Triton 3.3 on.
 COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 # The caller's tensors, which may be views that start anywhere.
-ARGUMENTS = ["ids", "mask", "types", "image_grids", "video_grids"]
+ARGUMENTS = [
+    *("ids", "mask", "types", "bounds", "seconds", "image_grids", "video_grids"),
+    *("positions", "deltas"),
+]

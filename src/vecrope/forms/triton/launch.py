@@ -1,4 +1,4 @@
-"""The pipeline in two or three launches, for CUDA tensors: the host side of the kernels."""
+"""The pipeline in two or three launches: the host side of the kernels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import triton.language as tl
 from torch import Tensor
 
 from vecrope.forms.triton import constants, kernels
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 _KERNELS = kernels.mark, kernels.summarise, kernels.write
+_RULES = {"none": "ids", "adjacent": "ids", "last": "last", "count": "count"}
+_FLOATS = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+_NAMED = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Buffers(NamedTuple):
     """What a call writes."""
 
-    position_ids: Tensor  # (3, B, T) in the dtype of the ids
+    position_ids: Tensor  # (3, B, T) or (3, N)
     rope_deltas: Tensor  # (B, 1) int64
     work: Tensor  # int32: the faults, then rows of a number a block, then rows of a number an item
 
@@ -28,143 +38,243 @@ class Buffers(NamedTuple):
 
 
 def fused_rope_index(
-    input_ids: Tensor,
-    spec: MRopeSpec,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
-    attention_mask: Tensor | None,
-    mm_token_type_ids: Tensor | None,
-    *,
-    validate: bool,
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Return the positions and deltas of a padded batch.
+    """Return the positions and deltas of a batch, for a shared-rule family.
 
     Args:
-        input_ids: (B, T) on a CUDA device, at least one token and fewer than 2**30.
-        spec: the family's rules.
-        image_grid_thw: (num_images, 3), or None.
-        video_grid_thw: (num_videos, 3), or None.
-        attention_mask: (B, T), not 0 for a token, or None.
-        mm_token_type_ids: (B, T), to be read instead of the ids, or None.
+        inputs: at least one token and fewer than 2**30, on a device with Triton; types and shapes
+            have been checked. What is elsewhere is copied to the device of the ids.
+        spec: of the shared rule.
         validate: whether to wait for the device and see if the values are good.
 
     Returns:
-        (3, B, T) in the dtype of `input_ids`, and (B, 1) int64; or None if the values are not good.
+        What `vecrope.get_rope_index` does; or None if the values are not good.
     """
-    grids = (image_grid_thw, video_grid_thw)
-    num_items = sum(0 if rows is None else rows.shape[0] for rows in grids)
-    shape = (input_ids.shape[0], input_ids.shape[1])
-    device = input_ids.device
-    buffers = make_buffers(shape, num_items, input_ids.dtype, device)
-    launcher(spec, device)(input_ids, *grids, attention_mask, mm_token_type_ids, buffers)
+    buffers = launch(inputs, spec, validate=validate)
     if validate and any(buffers.faults.tolist()):
         return None
     return buffers.position_ids, buffers.rope_deltas
 
 
+def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
+    """Launch the kernels for a batch, and return what they write; reads no value."""
+    ids, bounds = inputs.input_ids, inputs.cu_seqlens
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    grids = inputs.image_grid_thw, inputs.video_grid_thw
+    num_items = sum(0 if rows is None else rows.shape[0] for rows in grids)
+    buffers = make_buffers(tuple(ids.shape), num_rows, num_items, positions_dtype(ids, spec), ids)
+    launcher(spec, ids.device, validate, inputs.lenient)(inputs, buffers)
+    return buffers
+
+
+def invalidate(buffers: Buffers) -> None:
+    """Write -1 to every position and the least int64 to every delta if there is a fault."""
+    position_ids, rope_deltas, work = buffers
+    num_programs = -(-max(position_ids.numel(), rope_deltas.numel()) // constants.BLOCK)
+    with torch.cuda.device_of(position_ids):  # type: ignore[no-untyped-call]
+        kernels.invalidate[(num_programs, 1, 1)](
+            position_ids, rope_deltas, work,
+            position_ids.numel(), rope_deltas.numel(), constants.BLOCK,
+        )  # fmt: skip
+
+
+def positions_dtype(ids: Tensor, spec: MRopeSpec) -> torch.dtype:
+    """Return the dtype of the positions of a shared-rule family."""
+    return torch.int64 if spec.position_dtype == "int64" else ids.dtype
+
+
 def make_buffers(
-    shape: tuple[int, int], num_items: int, dtype: torch.dtype, device: torch.device
+    shape: tuple[int, ...], num_rows: int, num_items: int, dtype: torch.dtype, like: Tensor
 ) -> Buffers:
-    """Allocate what a call for (B, T) ids and so many grid rows writes."""
-    num_rows, seq_len = shape
-    num_blocks = num_rows * -(-seq_len // constants.BLOCK)
+    """Allocate what a call writes.
+
+    Args:
+        shape: of the ids, (B, T) or packed (N,).
+        num_rows: B, or the number of packed sequences.
+        num_items: rows of both grids.
+        dtype: of the positions.
+        like: a tensor on the device.
+    """
+    num_blocks = _most_blocks(shape, num_rows, constants.BLOCK)
     work = 2 * constants.NUM_FAULTS
     work += constants.NUM_BLOCK_ROWS * num_blocks + constants.NUM_ITEM_ROWS * num_items
     return Buffers(
-        torch.empty((3, num_rows, seq_len), dtype=dtype, device=device),
-        torch.empty((num_rows, 1), dtype=torch.int64, device=device),
-        torch.empty((work,), dtype=torch.int32, device=device),
+        like.new_empty((3, *shape), dtype=dtype),
+        like.new_empty((num_rows, 1), dtype=torch.int64),
+        like.new_empty((work,), dtype=torch.int32),
     )
 
 
+def _most_blocks(shape: tuple[int, ...], num_rows: int, block: int) -> int:
+    if len(shape) == 2:
+        return num_rows * -(-shape[1] // block)
+    # Each packed sequence has one that is not full at the most, and one where it is empty.
+    return shape[0] // block + num_rows
+
+
 class Launcher:
-    """Launches the kernels by the rules of a spec on a CUDA device."""
+    """Launches the kernels by the rules of a spec on a device.
 
-    def __init__(self, spec: MRopeSpec, device: torch.device) -> None:
-        self._device = device
-        self._last = spec.marker_rule == "last"
-        image, *markers = spec.markers
-        rules = image, *markers, self._last
-        self._constants = (
-            markers,
-            (
-                *rules,
-                spec.spatial_merge_size,
-                spec.span_rule == "thw",
-                not spec.multi_frame_images,
-            ),
-            (*rules, spec.padding_value, spec.delta_length == "padded"),
-        )
-        # What Triton has compiled the kernels to, by what it looks at to compile them. To launch
-        # that spares its own look-up, which takes longer than the launch.
-        self._compiled: dict[tuple[object, ...], tuple[Any, Any, Any]] = {}
+    Args:
+        spec: of the shared rule.
+        device: of all that is read and written.
+        check: whether the faults are to tell, too, if markers and frames stand where they must.
+            All others are counted in any case.
+        lenient: whether grids may be left over and have sides that are rounded down.
+    """
 
-    def __call__(
-        self,
-        input_ids: Tensor,
-        image_grid_thw: Tensor | None,
-        video_grid_thw: Tensor | None,
-        attention_mask: Tensor | None,
-        mm_token_type_ids: Tensor | None,
-        buffers: Buffers,
-        sizes: Tensor | None = None,
+    def __init__(
+        self, spec: MRopeSpec, device: torch.device, check: bool = True, lenient: bool = False
     ) -> None:
+        self.spec = spec
+        self._device = device
+        self._check = check
+        self._lenient = lenient
+        self._device_of = getattr(
+            getattr(torch, device.type, None), "device_of", torch.cuda.device_of
+        )
+        # What Triton has compiled the kernels to, by what it looks at to compile them, and the
+        # constants. To launch that spares its own look-up, which takes longer than the launch.
+        self._compiled: dict[tuple[object, ...], tuple[Any, ...]] = {}
+
+    def __call__(self, inputs: Inputs, buffers: Buffers, sizes: Tensor | None = None) -> None:
         """Write `buffers`, in the current stream of the device.
 
         Synchronises nothing if all arguments are on the device.
 
         Args:
-            input_ids: (B, T) int64 or int32, at least one token and fewer than 2**30.
-            image_grid_thw: (num_images, 3), or None.
-            video_grid_thw: (num_videos, 3), or None.
-            attention_mask: (B, T), not 0 for a token; None: every one is.
-            mm_token_type_ids: (B, T), to be read instead of the ids, or None.
+            inputs: (B, T) or packed (N,) ids, at least one token and fewer than 2**30.
             buffers: of these shapes, with at least as much to work in.
-            sizes: int64, one number: 2**32 times the rows in use plus the tokens of each in use.
-                Other tokens are as if masked, and no part of a row's length. None: all are in use.
+            sizes: int64, one number: 2**32 times the rows in use plus the tokens of each in use, or
+                2**32 times the packed sequences in use plus all their tokens. Other tokens are as
+                if masked, and no part of a row's length. None: all are in use.
         """
-        num_rows, seq_len = input_ids.shape
-        num_blocks = num_rows * -(-seq_len // constants.BLOCK)
+        ids, image_grids, video_grids, mask, bounds, types, seconds = inputs[:7]
         position_ids, rope_deltas, work = buffers
-        input_ids = input_ids.contiguous()
-        mask = None if attention_mask is None else self._ready(attention_mask)
-        types = None if mm_token_type_ids is None else self._ready(mm_token_type_ids)
+        num_rows = rope_deltas.shape[0]
+        num_tokens, seq_len = ids.numel(), ids.shape[-1]
+        larger = 4 if num_tokens >= constants.LARGE_FROM else 1
+        tiles = constants.BLOCK * larger, constants.CHUNK * larger
+        num_blocks = _most_blocks(tuple(ids.shape), num_rows, tiles[0])
+        ids = ids.contiguous()
+        if mask is not None:
+            # A mask that the family ignores is still checked.
+            ignored = self.spec.mask_rule == "ignore" and not self._check
+            mask = None if ignored else self._ready(mask)
+        types = None if types is None else self._ready(types)
+        bounds = None if bounds is None else self._ready(bounds)
+        as_numbers = not isinstance(seconds, Tensor)
+        if self.spec.video_time != "seconds" or video_grids is None:
+            seconds = None
+        elif seconds is not None:
+            if not isinstance(seconds, Tensor):
+                seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
+            seconds = self._ready(seconds)
         # Where there is no grid, nothing is read from its tensor.
         images = videos = rope_deltas
         num_images = num_items = 0
-        if image_grid_thw is not None:
-            images = self._ready(image_grid_thw)
+        if image_grids is not None:
+            images = self._ready(image_grids)
             num_images = num_items = images.shape[0]
-        if video_grid_thw is not None:
-            videos = self._ready(video_grid_thw)
+        if video_grids is not None:
+            videos = self._ready(video_grids)
             num_items += videos.shape[0]
         key = (
-            input_ids.dtype,
+            ids.dtype,
             None if mask is None else mask.dtype,
             None if types is None else types.dtype,
+            None if bounds is None else bounds.dtype,
+            None if seconds is None else seconds.dtype,
+            as_numbers,
             images.dtype,
             videos.dtype,
             sizes is None,
+            larger,
         )
-        mark, summarise, write = self._compiled.get(key, _KERNELS)
-        of_mark, of_summarise, of_write = self._constants
-        tiles = constants.BLOCK, constants.CHUNK
-        with torch.cuda.device_of(input_ids):  # type: ignore[no-untyped-call]
-            if types is None and not self._last:
+        compiled = self._compiled.get(key)
+        options = {}
+        if compiled is None:
+            options["num_warps"] = constants.WARPS * larger
+            of_kernels = self._constants(None if as_numbers else seconds, types is not None)
+            compiled = (*_KERNELS, *of_kernels)
+        mark, summarise, write, of_mark, of_summarise, of_write = compiled
+        with self._device_of(ids):
+            if types is None and self.spec.marker_rule == "count":
                 mark = mark[(num_blocks, 1, 1)](
-                    input_ids, mask, sizes, work, seq_len, *of_mark, constants.BLOCK
-                )
+                    ids, mask, bounds, sizes, work,
+                    num_tokens, seq_len, num_rows, *of_mark, *tiles, **options,
+                )  # fmt: skip
             summarise = summarise[(num_blocks + 1, 1, 1)](
-                input_ids, mask, types, sizes, images, videos, rope_deltas, work,
-                seq_len, num_images, num_items, *of_summarise, *tiles,
+                ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
+                num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
+                **options,
             )  # fmt: skip
             write = write[(num_blocks, 1, 1)](
-                input_ids, mask, types, sizes, position_ids, rope_deltas, work,
-                seq_len, num_rows, num_images, num_items, num_items.bit_length(),
-                *of_write, *tiles,
+                ids, mask, types, bounds, seconds, sizes, position_ids, rope_deltas, work,
+                num_tokens, seq_len, num_rows, num_images, num_items, num_items.bit_length(),
+                *of_write, *tiles, **options,
             )  # fmt: skip
         if write is not None and constants.COMPILED_TAKE_CONSTANTS:
-            self._compiled[key] = mark, summarise, write
+            self._compiled[key] = mark, summarise, write, of_mark, of_summarise, of_write
+
+    def _constants(self, seconds: Tensor | None, by_types: bool) -> tuple[tuple[object, ...], ...]:
+        """Return the constants of each kernel, in its order.
+
+        Args:
+            seconds: given as a tensor, or None.
+            by_types: whether types are given.
+        """
+        spec = self.spec
+        images_and_videos = spec.image_token_id, spec.video_token_id
+        markers = spec.video_start_token_id, spec.video_end_token_id
+        ignore_mask = spec.mask_rule == "ignore"
+        adjacent = self._check and spec.marker_rule == "adjacent" and not by_types
+        classes = (*images_and_videos, *markers, _RULES[spec.marker_rule], ignore_mask)
+        times = (spec.image_time == "none", *self._time(seconds))
+        return (
+            (*markers, ignore_mask),
+            (
+                *classes,
+                spec.spatial_merge_size,
+                spec.temporal_merge_size,
+                spec.separate_frames,
+                spec.span_rule == "thw",
+                not spec.multi_frame_images,
+                self._lenient,
+                *times,
+            ),
+            (
+                *classes,
+                spec.vision_start_token_id if adjacent else None,
+                self._check and not spec.frames_may_touch,
+                spec.padding_value,
+                spec.delta_length == "padded",
+                self._lenient,
+                *times,
+            ),
+        )
+
+    def _time(self, seconds: Tensor | None) -> tuple[object, ...]:
+        """Return the rate, whether it comes first, the default and the dtypes of `temporal_offset`.
+
+        They are those of `vecrope.core.items.video_pace`.
+        """
+        spec = self.spec
+        if spec.video_time != "seconds":
+            return None, False, None, None, None
+        read_as = torch.float64 if seconds is None else seconds.dtype
+        if not read_as.is_floating_point:
+            read_as = torch.float64
+        count_as = read_as = _NAMED.get(spec.time_dtype, read_as)
+        if seconds is None and spec.time_dtype == "given":
+            count_as = torch.float32
+        assert spec.tokens_per_second is not None
+        default = spec.default_seconds
+        if default is None:
+            default = -1 if self._check else 0  # which is no number of seconds
+        rate = float(spec.tokens_per_second)
+        return rate, spec.time_order == "rate", float(default), _FLOATS[read_as], _FLOATS[count_as]
 
     def _ready(self, values: Tensor) -> Tensor:
         """Return the values on the device, contiguous, and as numbers."""

@@ -4,15 +4,19 @@ Each program takes a block of one row, twice: to sum it up in a few numbers, and
 positions, for which it sums up those of all blocks before it. A placeholder's rank, counted so,
 gives its item, and the spans of all groups of a lower rank and the text before it in the row give
 the position at which its group starts: there is no table of segments, and nothing of the prompt's
-length is written but the positions. A group is what shares one running position: an image, or a
-frame of a video.
+length is written but the positions. A group is what shares one running position: an image, a
+separate frame of a video, or a video that is one block.
+
+One set of kernels serves every family that shares the rule: what distinguishes them is constants,
+by which Triton compiles each its own.
 
 What names a place in the workspace is a function, not a constant: Triton compares every global with
 its value at compile time, at every launch.
 """
 
 from vecrope.forms.triton.constants import MAX_TOKENS
+from vecrope.forms.triton.kernels.invalidate import invalidate
 from vecrope.forms.triton.kernels.positions import write
 from vecrope.forms.triton.kernels.summaries import mark, summarise
 
-__all__ = ["MAX_TOKENS", "mark", "summarise", "write"]
+__all__ = ["MAX_TOKENS", "invalidate", "mark", "summarise", "write"]

@@ -13,28 +13,13 @@ def larger(left, right):
 
 
 @triton.jit
-def load_tokens(ids, mask, sizes, seq_len, BLOCK: tl.constexpr):
-    """Return the row, the tokens' places in the batch, the tokens, and which exist and are kept.
-
-    Also return which have a mask that is neither 0 nor 1.
-    """
-    blocks_in_row = tl.cdiv(seq_len, BLOCK)
-    row = tl.program_id(0) // blocks_in_row
-    column = (tl.program_id(0) - row * blocks_in_row) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < seq_len
-    at = row.to(tl.int64) * seq_len + column
-    token = tl.load(ids + at, mask=inside, other=-1)
-    kept = inside
-    if sizes is not None:
-        # The rows in use in the upper half, the tokens of each in the lower.
-        size = tl.load(sizes)
-        kept = column < tl.where(row < size >> 32, tl.minimum(size & 0x7FFFFFFF, seq_len), 0)
-    wrong = inside & (column < 0)
-    if mask is not None:
-        code = tl.load(mask + at, mask=inside, other=0)
-        kept &= code != 0
-        wrong = (code != 0) & (code != 1)
-    return row, at, token, inside, kept, wrong
+def equals(token, ID: tl.constexpr, exists):
+    """Return which of the tokens that exist have an id, which may be None."""
+    if ID is None:
+        found = exists & (token != token)
+    else:
+        found = exists & (token == ID)
+    return found
 
 
 @triton.jit
@@ -53,36 +38,41 @@ def markers_of(
 def kinds_of(
     types,
     work,
+    block,
+    first,
     at,
     token,
     inside,
     kept,
     opened,
-    row_start,
     IMAGE: tl.constexpr,
+    VIDEO: tl.constexpr,
     VIDEO_START: tl.constexpr,
     VIDEO_END: tl.constexpr,
-    LAST: tl.constexpr,
+    RULE: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Return which tokens are an image's and which a video's, and what says so.
 
-    `opened` is 1 if the last marker before the block is a video start, 0 if it is none, and -1 if
-    that is not known: then a placeholder before the first marker is neither.
+    By the last marker `opened` is 1 if the one before the block is a video start, 0 if it is none,
+    and -1 if that is not known: then a placeholder before the first marker is neither.
 
-    The third is the types, or else what `markers_of` returns, as a running maximum or sum.
+    The third is the types, or what `markers_of` returns, as a running maximum or sum, or the ids.
     """
     if types is not None:
         codes = tl.load(types + at, mask=inside, other=0)
         image, video = kept & (codes == 1), kept & (codes == 2)
+    elif RULE == "ids":
+        codes = token
+        image, video = equals(token, IMAGE, kept), equals(token, VIDEO, kept)
     else:
-        codes = markers_of(at, token, kept, VIDEO_START, VIDEO_END, LAST)
-        if LAST:
+        codes = markers_of(at, token, kept, VIDEO_START, VIDEO_END, RULE == "last")
+        if RULE == "last":
             codes = tl.associative_scan(codes, 0, larger)
             in_video = tl.where(codes < 0, opened, codes & 1)
         else:
             marked = block_rows(work, 0)[0]
-            codes = tl.cumsum(codes, 0) + sum_of_blocks(marked, row_start, tl.program_id(0), CHUNK)
+            codes = tl.cumsum(codes, 0) + sum_of_blocks(marked, first, block, CHUNK)
             in_video = (codes > 0).to(tl.int32)
         placeholder = kept & (token == IMAGE)
         image, video = placeholder & (in_video == 0), placeholder & (in_video == 1)

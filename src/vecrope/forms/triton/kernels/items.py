@@ -3,56 +3,101 @@
 import triton
 import triton.language as tl
 
+from vecrope.forms.triton.kernels.blocks import check_bounds
+from vecrope.forms.triton.kernels.time import load_seconds, temporal_offset
 from vecrope.forms.triton.kernels.workspace import faults_of, item_rows
+
+
+@triton.jit
+def _sides(grids, row, exists):
+    """Return the three numbers of grid rows, 0 where there is none."""
+    at = grids + row.to(tl.int64) * 3
+    t = tl.load(at, mask=exists, other=0).to(tl.int64)
+    h = tl.load(at + 1, mask=exists, other=0).to(tl.int64)
+    w = tl.load(at + 2, mask=exists, other=0).to(tl.int64)
+    return t, h, w
 
 
 @triton.jit
 def make_items(
     image_grids,
     video_grids,
+    seconds,
+    bounds,
+    sizes,
     work,
     items,
+    num_tokens,
+    num_rows,
     num_images,
     num_items,
     MERGE: tl.constexpr,
+    MERGED_FRAMES: tl.constexpr,
+    SEPARATE: tl.constexpr,
     THW: tl.constexpr,
     ONE_FRAME: tl.constexpr,
+    LENIENT: tl.constexpr,
+    STILL_IMAGES: tl.constexpr,
+    RATE: tl.constexpr,
+    RATE_FIRST: tl.constexpr,
+    DEFAULT: tl.constexpr,
+    READ_AS: tl.constexpr,
+    COUNT_AS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Write the item table, all images before all videos, and whether a grid is not sound."""
+    """Write the item table, all images before all videos, and what is not sound by itself.
+
+    That are grids, seconds and the bounds of sequences.
+    """
     ends, starts, widths, areas, groups, spans, moved = item_rows(items, num_items)
     tokens_before = tl.zeros((), tl.int64)
     moved_before = tl.zeros((), tl.int64)
-    misshapen = tl.zeros((), tl.int32)
+    unsound = tl.zeros((), tl.int32)
+    time_passed = tl.zeros((), tl.float64)
     for first in range(0, num_items, CHUNK):
         item = first + tl.arange(0, CHUNK)
         exists = item < num_items
         is_image = item < num_images
         is_video = exists & (item >= num_images)
-        image = image_grids + item.to(tl.int64) * 3
-        video = video_grids + (item - num_images).to(tl.int64) * 3
-        t = tl.load(image, mask=is_image, other=0) + tl.load(video, mask=is_video, other=0)
-        h = tl.load(image + 1, mask=is_image, other=0) + tl.load(video + 1, mask=is_video, other=0)
-        w = tl.load(image + 2, mask=is_image, other=0) + tl.load(video + 2, mask=is_video, other=0)
-        unsound = ((t <= 0) | (h <= 0) | (w <= 0)) & ((t != 0) | (h != 0) | (w != 0))
-        unsound |= (h % MERGE != 0) | (w % MERGE != 0)
+        t, h, w = _sides(image_grids, item, is_image)
+        video_t, video_h, video_w = _sides(video_grids, item - num_images, is_video)
+        t, h, w = t + video_t, h + video_h, w + video_w
+        wrong = ((t <= 0) | (h <= 0) | (w <= 0)) & ((t != 0) | (h != 0) | (w != 0))
+        if LENIENT:
+            indivisible = ((h < MERGE) & (h != 0)) | ((w < MERGE) & (w != 0))
+        else:
+            indivisible = (h % MERGE != 0) | (w % MERGE != 0)
         # In floating point, where no product wraps. 2**30 is `MAX_TOKENS`.
         size = t.to(tl.float32) * (h // MERGE).to(tl.float32) * (w // MERGE).to(tl.float32)
-        unsound |= size >= 2**30
-        misshapen += tl.sum(unsound.to(tl.int32), 0)
+        wrong |= size >= 2**30
+        no_frame = is_video & (t > 0) & (t < MERGED_FRAMES)
+        unsound += tl.sum((wrong | indivisible | no_frame).to(tl.int32), 0)
         if ONE_FRAME:
-            misshapen += tl.sum((is_image & (t > 1)).to(tl.int32), 0)
-        t = tl.where(unsound, 0, t).to(tl.int64)
-        height = tl.where(unsound, 0, h // MERGE).to(tl.int64)
-        width = tl.where(unsound, 0, w // MERGE).to(tl.int64)
+            unsound += tl.sum((is_image & (t > 1)).to(tl.int32), 0)
+        if RATE is not None:
+            step = load_seconds(seconds, item - num_images, is_video, DEFAULT).to(tl.float64)
+            rate = tl.full(t.shape, RATE, tl.float64)
+            offset = tl.where(is_video, step * rate * t.to(tl.float64), 0.0)
+            unsound += tl.sum((is_video & ~(step >= 0.0)).to(tl.int32), 0)
+            time_passed += tl.sum(offset, 0)
+        t = tl.where(wrong, 0, t)
+        t = tl.where(is_video, t // MERGED_FRAMES, t)
+        height = tl.where(wrong, 0, h // MERGE)
+        width = tl.where(wrong, 0, w // MERGE)
 
         area = height * width
         size = t * area
-        deep = tl.where(is_image, t, 1)
+        deep = tl.where(is_video, 1, t) if SEPARATE else t
         span = tl.maximum(height, width)
         if THW:
-            span = tl.maximum(span, deep)
-        moves = tl.where(is_image, (t > 0).to(tl.int64), t) * span
+            last = tl.maximum(deep - 1, 0).to(tl.int32)
+            last = temporal_offset(
+                last, item, is_video, num_images, seconds,
+                STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
+            )  # fmt: skip
+            span = tl.maximum(span, tl.maximum(last, 0) + 1)
+        num_groups = tl.where(is_video, t, (t > 0).to(tl.int64)) if SEPARATE else (t > 0)
+        moves = tl.where(size > 0, num_groups.to(tl.int64) * span, 0)
         end = tokens_before + tl.cumsum(size, 0)
         tl.store(ends + item, end.to(tl.int32), mask=exists)
         tl.store(starts + item, (end - size).to(tl.int32), mask=exists)
@@ -64,9 +109,12 @@ def make_items(
         tl.store(moved + item, moves_before.to(tl.int32), mask=exists)
         tokens_before += tl.sum(size, 0)
         moved_before += tl.sum(moves, 0)
+    if bounds is not None:
+        unsound += check_bounds(bounds, sizes, num_tokens, num_rows, CHUNK)
+    too_much = (tokens_before >= 2**30) | ~(time_passed < 2**30)
     faults = faults_of(work)
     tl.store(faults, tl.zeros((), tl.int64))
-    tl.store(faults + 1, misshapen.to(tl.int64) + (tokens_before >= 2**30).to(tl.int64))
+    tl.store(faults + 1, unsound.to(tl.int64) + too_much.to(tl.int64))
     tl.store(faults + 2, tl.zeros((), tl.int64))
 
 

@@ -4,8 +4,11 @@ import triton
 import triton.language as tl
 
 from vecrope.forms.triton.constants import ARGUMENTS
-from vecrope.forms.triton.kernels.classify import kinds_of, larger, load_tokens
+from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
+from vecrope.forms.triton.kernels.classify import kinds_of, larger
 from vecrope.forms.triton.kernels.items import items_at
+from vecrope.forms.triton.kernels.neighbours import lacks_marker, touches_frame
+from vecrope.forms.triton.kernels.time import temporal_offset
 from vecrope.forms.triton.kernels.workspace import block_rows, faults_of, item_rows, sum_of_blocks
 
 
@@ -15,17 +18,13 @@ def _add(a, b, c, d, e, f, g, a2, b2, c2, d2, e2, f2, g2):
 
 
 @triton.jit
-def _counts_before(
-    work, row, seq_len, UNDECIDED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr
-):
-    """Return what the blocks before this one hold, in all and in its row.
+def _counts_before(work, block, row_start, UNDECIDED: tl.constexpr, CHUNK: tl.constexpr):
+    """Return what the blocks before this one hold, in all and from the first of its row on.
 
     Returns:
         Image placeholders, video placeholders and unmasked tokens in all; the same in the row; and
         1 if the last marker in the row is a video start.
     """
-    block = tl.program_id(0)
-    blocks_in_row = tl.cdiv(seq_len, BLOCK)
     marked, undecided, images, videos, kept_tokens, _ = block_rows(work, tl.num_programs(0))
     zero = tl.zeros((CHUNK,), tl.int32)
     image, video, kept = zero, zero, zero
@@ -38,17 +37,17 @@ def _counts_before(
         of_video = tl.load(videos + other, mask=before, other=0)
         of_kept = tl.load(kept_tokens + other, mask=before, other=0)
         if UNDECIDED:
-            # The last marker before each of the blocks counts if it is in that block's row.
+            # The last marker before each of the blocks; the first of a row has nothing undecided.
             has_forerunner = (other > 0) & (other <= block)
             marker = tl.load(marked + other - 1, mask=has_forerunner, other=-1)
             marker = tl.maximum(tl.associative_scan(marker, 0, larger), last)
             last = tl.max(marker, 0)
-            in_video = (marker >= other // blocks_in_row * seq_len * 2) & ((marker & 1) == 1)
+            in_video = (marker >= 0) & ((marker & 1) == 1)
             of_either = tl.load(undecided + other, mask=before, other=0)
             of_image += tl.where(in_video, 0, of_either)
             of_video += tl.where(in_video, of_either, 0)
-            opened += (in_video & (other == block)).to(tl.int32)
-        in_row = other >= row * blocks_in_row
+            opened += (in_video & (other == block) & (block != row_start)).to(tl.int32)
+        in_row = other >= row_start
         image, video, kept = image + of_image, video + of_video, kept + of_kept
         row_image += tl.where(in_row, of_image, 0)
         row_video += tl.where(in_row, of_video, 0)
@@ -57,48 +56,67 @@ def _counts_before(
 
 
 @triton.jit(
-    do_not_specialize=["seq_len", "num_rows", "num_images", "num_items", "steps"],
+    do_not_specialize=["num_tokens", "seq_len", "num_rows", "num_images", "num_items", "steps"],
     do_not_specialize_on_alignment=ARGUMENTS,
 )
 def write(
     ids,
     mask,
     types,
+    bounds,
+    seconds,
     sizes,
     positions,
     deltas,
     work,
+    num_tokens,
     seq_len,
     num_rows,
     num_images,
     num_items,
     steps,
     IMAGE: tl.constexpr,
+    VIDEO: tl.constexpr,
     VIDEO_START: tl.constexpr,
     VIDEO_END: tl.constexpr,
-    LAST: tl.constexpr,
+    RULE: tl.constexpr,
+    IGNORE_MASK: tl.constexpr,
+    VISION_START: tl.constexpr,
+    APART: tl.constexpr,
     PADDING: tl.constexpr,
     PADDED: tl.constexpr,
+    LENIENT: tl.constexpr,
+    STILL_IMAGES: tl.constexpr,
+    RATE: tl.constexpr,
+    RATE_FIRST: tl.constexpr,
+    DEFAULT: tl.constexpr,
+    READ_AS: tl.constexpr,
+    COUNT_AS: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Write the block's positions, and raise its row's delta and the faults by what it holds.
 
-    The faults are: a group that other tokens interrupt, or a code of the mask or the types that is
-    none; a grid that is not sound; and fewer or more placeholders than the grids describe.
+    The faults are: a group that other tokens interrupt, that touches the one before or lacks a
+    marker where it must not, or a code of the mask or the types that is none; a grid, seconds or
+    bounds that are not sound; and fewer or more placeholders than the grids describe.
     """
     block = tl.program_id(0)
-    row, at, token, inside, kept, wrong = load_tokens(ids, mask, sizes, seq_len, BLOCK)
-    row_start = row * tl.cdiv(seq_len, BLOCK)
+    row, row_start, begin, end = block_of(
+        block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
+    )
+    at, token, inside, kept, wrong = load_tokens(
+        ids, mask, bounds, sizes, block, row, row_start, begin, end, IGNORE_MASK, BLOCK
+    )
     _, _, _, _, kept_tokens, items = block_rows(work, tl.num_programs(0))
     ends, starts, widths, areas, groups, spans, moved = item_rows(items, num_items)
-    UNDECIDED: tl.constexpr = LAST and types is None
+    UNDECIDED: tl.constexpr = RULE == "last" and types is None
     images, videos, all_kept, row_images, row_videos, row_kept, opened = _counts_before(
-        work, row, seq_len, UNDECIDED, BLOCK, CHUNK
+        work, block, row_start, UNDECIDED, CHUNK
     )
     image, video, codes = kinds_of(
-        types, work, at, token, inside, kept, opened, row_start,
-        IMAGE, VIDEO_START, VIDEO_END, LAST, CHUNK,
+        types, work, block, row_start, at, token, inside, kept, opened,
+        IMAGE, VIDEO, VIDEO_START, VIDEO_END, RULE, CHUNK,
     )  # fmt: skip
     if types is not None:
         wrong |= kept & ((codes < 0) | (codes > 2))
@@ -111,12 +129,17 @@ def write(
     image_rank = images + (counts & 0xFFFF).to(tl.int32) - 1
     video_rank = image_tokens + videos + ((counts >> 16) & 0xFFFF).to(tl.int32) - 1
     rank = tl.where(video, video_rank, image_rank)
-    # The same for either kind at the start of the row and at that of the block.
-    corner = tl.arange(0, 4)
-    at_block = corner % 2 == 1
-    corner_rank = tl.where(at_block, images, images - row_images)
-    corner_video_rank = image_tokens + tl.where(at_block, videos, videos - row_videos)
-    corner_rank = tl.where(corner < 2, corner_rank, corner_video_rank)
+    # The ranks that come next, of either kind: at the start of the row, at that of the block and
+    # behind the block.
+    images_after = images + tl.sum(image.to(tl.int32), 0)
+    videos_after = videos + tl.sum(video.to(tl.int32), 0)
+    corner = tl.arange(0, 8)
+    of_video, where = corner // 4, corner % 4
+    corner_rank = tl.where(of_video == 0, images, videos)
+    row_rank = tl.where(of_video == 0, images - row_images, videos - row_videos)
+    rank_after = tl.where(of_video == 0, images_after, videos_after)
+    corner_rank = tl.where(where == 0, row_rank, tl.where(where == 1, corner_rank, rank_after))
+    corner_rank += of_video * image_tokens
     item, corner_item = items_at(ends, rank, visual, corner_rank, num_items, steps)
     found = visual & (item < num_items)
     # Behind the last item its own groups count.
@@ -131,11 +154,12 @@ def write(
     corner_group = tl.load(groups + corner_item, mask=exists, other=1)
     corner_span = tl.load(spans + corner_item, mask=exists, other=0)
     corner_moved = tl.load(moved + corner_item, mask=exists, other=0)
+    corner_group = tl.maximum(corner_group, 1)
 
     # By how much the groups that begin before the block, but not before its row, move the position.
-    moves = tl.cdiv(corner_rank - corner_start, tl.maximum(corner_group, 1))
-    moves = moves * corner_span + corner_moved
-    before = row_kept - row_images - row_videos + tl.sum(tl.where(at_block, moves, -moves), 0)
+    moves = tl.cdiv(corner_rank - corner_start, corner_group) * corner_span + corner_moved
+    moves = tl.where(where == 1, moves, tl.where(where == 0, -moves, 0))
+    before = row_kept - row_images - row_videos + tl.sum(moves, 0)
     place = tl.where(found, (rank - start) % group, 0)
     begins = found & (place == 0)
     moves = tl.where(begins, span, (kept & ~found).to(tl.int32))
@@ -143,31 +167,49 @@ def write(
     frame = place // area
     in_frame = place - frame * area
     line = in_frame // width
-    time, height, across = base + frame, base + line, base + in_frame - line * width
-    num_tokens = num_rows.to(tl.int64) * seq_len
+    offset = temporal_offset(
+        frame, item, found & (item >= num_images), num_images, seconds,
+        STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
+    )  # fmt: skip
+    time, height, across = base + offset, base + line, base + in_frame - line * width
+    plane = num_tokens.to(tl.int64)
     tl.store(positions + at, tl.where(kept, time, PADDING), mask=inside)
-    tl.store(positions + num_tokens + at, tl.where(kept, height, PADDING), mask=inside)
-    tl.store(positions + 2 * num_tokens + at, tl.where(kept, across, PADDING), mask=inside)
+    tl.store(positions + plane + at, tl.where(kept, height, PADDING), mask=inside)
+    tl.store(positions + 2 * plane + at, tl.where(kept, across, PADDING), mask=inside)
 
-    length = seq_len
-    if sizes is not None:
-        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
+    length = (end - begin).to(tl.int32)
     if not PADDED:
-        length = sum_of_blocks(kept_tokens, row_start, row_start + tl.cdiv(seq_len, BLOCK), CHUNK)
+        num_blocks = tl.maximum(tl.cdiv(length, BLOCK), 1)
+        length = sum_of_blocks(kept_tokens, row_start, row_start + num_blocks, CHUNK)
+    elif sizes is not None and bounds is None:
+        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
     largest = tl.maximum(time, tl.maximum(height, across))
     next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
-    tl.atomic_max(deltas + row, (next_position - length).to(tl.int64), sem="relaxed")
+    tl.atomic_max(
+        deltas + row, (next_position - length).to(tl.int64), mask=row < num_rows, sem="relaxed"
+    )
 
     # A group is whole if no text and no start of a row comes between its first and last token. Both
     # are counted up to every token; the difference is never negative, nor then is any group's.
     faults = faults_of(work)
     passed = (counts >> 32) + (all_kept - images - videos + row)
     is_last = found & (place == group - 1)
+    if VISION_START is not None:
+        wrong |= lacks_marker(ids, at, begin, visual & (place == 0), VISION_START)
+    if APART:
+        later = begins & video & (rank > start)
+        wrong |= touches_frame(
+            ids, mask, types, at, begin, later, IMAGE if VIDEO is None else VIDEO, IGNORE_MASK
+        )
     between = tl.where(is_last, passed, 0) - tl.where(begins, passed, 0) + wrong.to(tl.int64)
     tl.atomic_add(faults, tl.sum(between, 0), sem="relaxed")
     if block == tl.num_programs(0) - 1:
-        images += tl.sum(image.to(tl.int32), 0)
-        videos += tl.sum(video.to(tl.int32), 0)
         tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
-        misfit = (images != image_tokens) | (videos != tokens - image_tokens)
+        expected = tl.where(of_video == 0, image_tokens, tokens)
+        if LENIENT:
+            misfit = corner_rank > expected
+            misfit |= exists & ((corner_rank - corner_start) % corner_group != 0)
+        else:
+            misfit = corner_rank != expected
+        misfit = tl.sum((misfit & (where == 2)).to(tl.int32), 0)
         tl.store(faults + 2, misfit.to(tl.int64))

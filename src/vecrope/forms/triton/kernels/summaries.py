@@ -4,51 +4,81 @@ import triton
 import triton.language as tl
 
 from vecrope.forms.triton.constants import ARGUMENTS
-from vecrope.forms.triton.kernels.classify import kinds_of, load_tokens, markers_of
+from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
+from vecrope.forms.triton.kernels.classify import kinds_of, markers_of
 from vecrope.forms.triton.kernels.items import make_items
 from vecrope.forms.triton.kernels.workspace import block_rows
 
 
-@triton.jit(do_not_specialize=["seq_len"], do_not_specialize_on_alignment=ARGUMENTS)
+@triton.jit(
+    do_not_specialize=["num_tokens", "seq_len", "num_rows"],
+    do_not_specialize_on_alignment=ARGUMENTS,
+)
 def mark(
     ids,
     mask,
+    bounds,
     sizes,
     work,
+    num_tokens,
     seq_len,
+    num_rows,
     VIDEO_START: tl.constexpr,
     VIDEO_END: tl.constexpr,
+    IGNORE_MASK: tl.constexpr,
     BLOCK: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):
     """Write each block's video starts less its video ends."""
-    _, at, token, _, kept, _ = load_tokens(ids, mask, sizes, seq_len, BLOCK)
+    block = tl.program_id(0)
+    row, first, begin, end = block_of(
+        block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
+    )
+    at, token, _, kept, _ = load_tokens(
+        ids, mask, bounds, sizes, block, row, first, begin, end, IGNORE_MASK, BLOCK
+    )
     markers = markers_of(at, token, kept, VIDEO_START, VIDEO_END, False)
-    tl.store(block_rows(work, 0)[0] + tl.program_id(0), tl.sum(markers, 0))
+    tl.store(block_rows(work, 0)[0] + block, tl.sum(markers, 0))
 
 
 @triton.jit(
-    do_not_specialize=["seq_len", "num_images", "num_items"],
+    do_not_specialize=["num_tokens", "seq_len", "num_rows", "num_images", "num_items"],
     do_not_specialize_on_alignment=ARGUMENTS,
 )
 def summarise(
     ids,
     mask,
     types,
+    bounds,
+    seconds,
     sizes,
     image_grids,
     video_grids,
     deltas,
     work,
+    num_tokens,
     seq_len,
+    num_rows,
     num_images,
     num_items,
     IMAGE: tl.constexpr,
+    VIDEO: tl.constexpr,
     VIDEO_START: tl.constexpr,
     VIDEO_END: tl.constexpr,
-    LAST: tl.constexpr,
+    RULE: tl.constexpr,
+    IGNORE_MASK: tl.constexpr,
     MERGE: tl.constexpr,
+    MERGED_FRAMES: tl.constexpr,
+    SEPARATE: tl.constexpr,
     THW: tl.constexpr,
     ONE_FRAME: tl.constexpr,
+    LENIENT: tl.constexpr,
+    STILL_IMAGES: tl.constexpr,
+    RATE: tl.constexpr,
+    RATE_FIRST: tl.constexpr,
+    DEFAULT: tl.constexpr,
+    READ_AS: tl.constexpr,
+    COUNT_AS: tl.constexpr,
     BLOCK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
@@ -58,30 +88,31 @@ def summarise(
     marked, undecided, images, videos, kept_tokens, items = block_rows(work, num_blocks)
     if block == num_blocks:
         make_items(
-            image_grids,
-            video_grids,
-            work,
-            items,
-            num_images,
-            num_items,
-            MERGE,
-            THW,
-            ONE_FRAME,
-            CHUNK,
-        )
-    else:
-        row, at, token, inside, kept, _ = load_tokens(ids, mask, sizes, seq_len, BLOCK)
-        row_start = row * tl.cdiv(seq_len, BLOCK)
-        image, video, markers = kinds_of(
-            types, work, at, token, inside, kept, -1, row_start,
-            IMAGE, VIDEO_START, VIDEO_END, LAST, CHUNK,
+            image_grids, video_grids, seconds, bounds, sizes, work, items,
+            num_tokens, num_rows, num_images, num_items,
+            MERGE, MERGED_FRAMES, SEPARATE, THW, ONE_FRAME, LENIENT,
+            STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS, CHUNK,
         )  # fmt: skip
-        if LAST and types is None:
+    else:
+        row, first, begin, end = block_of(
+            block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
+        )
+        at, token, inside, kept, _ = load_tokens(
+            ids, mask, bounds, sizes, block, row, first, begin, end, IGNORE_MASK, BLOCK
+        )
+        # At the start of a row no video is open, which is like a marker that closes one.
+        starts_row = block == first
+        image, video, codes = kinds_of(
+            types, work, block, first, at, token, inside, kept, tl.where(starts_row, 0, -1),
+            IMAGE, VIDEO, VIDEO_START, VIDEO_END, RULE, CHUNK,
+        )  # fmt: skip
+        if RULE == "last" and types is None:
             rest = kept & (token == IMAGE) & ~image & ~video
-            tl.store(marked + block, tl.max(markers, 0))
+            closed = tl.where(starts_row, begin.to(tl.int32) * 2, -1)
+            tl.store(marked + block, tl.maximum(tl.max(codes, 0), closed))
             tl.store(undecided + block, tl.sum(rest.to(tl.int32), 0))
         tl.store(images + block, tl.sum(image.to(tl.int32), 0))
         tl.store(videos + block, tl.sum(video.to(tl.int32), 0))
         tl.store(kept_tokens + block, tl.sum(kept.to(tl.int32), 0))
-        if block == row_start:
+        if starts_row & (row < num_rows):
             tl.store(deltas + row, -(2**63))

@@ -8,10 +8,10 @@ import triton.language as tl
 def block_rows(work, num_blocks):
     """Return the rows of the workspace of a number a block, and the item table that follows them.
 
-    They are: the index of the last marker times two, plus one for a video start, or without that
-    rule video starts less video ends; placeholders before the first marker, whose kind the blocks
-    before decide; image placeholders; video placeholders; unmasked tokens. `NUM_FAULTS` numbers of
-    64 bits stand before them.
+    They are: the index of the last marker times two, plus one for a video start, or by the count of
+    markers video starts less video ends; placeholders before the first marker, whose kind the
+    blocks before decide; image placeholders; video placeholders; unmasked tokens. `NUM_FAULTS`
+    numbers of 64 bits stand before them.
     """
     rows = work + 6
     return (

@@ -1,0 +1,273 @@
+"""All that a GPU is needed for in one run: `python -m bench.gpu --csv rows.csv`, some 8 minutes.
+
+Launches, synchronisations, compilation, the kernels' time beside that of the memory, and rows of
+the benchmark, each answer of which is first compared with the loop reference's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.answers import make_spec, prepare_vecrope, tensor_arguments
+from bench.config import Config, ResultWriter
+from bench.mixed import FAMILIES
+from bench.prompts import Workload
+from bench.registry import WHEEL_NAMES, make_providers
+from bench.runner import describe_environment, run_point
+from bench.table import format_table
+from bench.workloads import make_workload
+from vecrope import get_rope_index, plan_rope_index
+from vecrope.forms.select import fused_pipeline
+from vecrope.inputs import Inputs
+
+# Sizes of the workloads whose rows are written, by kind.
+SIZES = {
+    "mixed": (20, 245, 889, 4034, 16354, 32000, 130929),
+    "mixed-batch": (1000, 4000),
+    "mixed-packed": (1000, 4000),
+}
+PROVIDERS = (
+    *("vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-runner-in-place"),
+    "transformers",
+)
+_CONVENTION = "transformers"
+
+
+def main() -> int:
+    """Run the command line and return its exit code: 1 if a row failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--csv", type=Path, help="file for the rows")
+    parser.add_argument("--seconds", type=float, default=0.2, help="for each row")
+    parser.add_argument("--kind", choices=SIZES, action="append", help="of workloads")
+    parser.add_argument("--only", choices=("counts", "rows"), help="skip the rows, or all else")
+    for name in WHEEL_NAMES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="wheel")
+    options = parser.parse_args()
+    torch._dynamo.config.recompile_limit = 64  # a graph for each family and kind of workload
+    if options.only != "rows":
+        for section in (launches, plans, memory_floor, compilation):
+            begin = time.perf_counter()
+            for line in section():
+                print(f"{section.__name__}: {line}", flush=True)
+            print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
+    return 0 if options.only == "counts" else rows(options)
+
+
+def rows(options: argparse.Namespace) -> int:
+    """Measure the rows, and say whether one failed."""
+    wheels = {name: getattr(options, name) for name in WHEEL_NAMES}
+    given = [name.replace("_", "-") for name, wheel in wheels.items() if wheel]
+    providers = make_providers([*PROVIDERS, *given], wheels)
+    environment = describe_environment("cuda", torch.get_num_threads())
+    results = []
+    with (options.csv or Path("/dev/null")).open("w", encoding="utf-8") as file:
+        writer = ResultWriter(file)
+        for kind in options.kind or SIZES:
+            for family in FAMILIES:
+                for size in SIZES[kind]:
+                    config = Config(f"{kind}-{family}", size, "cuda", seconds=options.seconds)
+                    for result in run_point(config, providers, environment):
+                        writer.write(result)
+                        results.append(result)
+                        print(format_table([result]).splitlines()[-1], flush=True)
+    return int(any(result.failed for result in results))
+
+
+def launches() -> Iterator[str]:
+    """Count what one call launches, and how often it waits."""
+    for family in FAMILIES:
+        for kind in ("mixed", "mixed-batch", "mixed-packed"):
+            workload = _workload(kind, family, 1000)
+            for options in ({"validate": False}, {}):
+                call = prepare_vecrope(workload, _CONVENTION, **options)
+                call()
+                yield f"{workload.name}, {options}: {_launched(call)}, waits {_waits(call)}"
+
+
+def plans() -> Iterator[str]:
+    """Count what a plan launches when it is made, and when positions are read off it."""
+    for family in FAMILIES:
+        workload = _workload("mixed-batch", family, 4000)
+        spec, arguments = make_spec(workload, _CONVENTION), tensor_arguments(workload)
+        options = {"validate": False, "max_groups": 4096}
+        make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
+        plan = make()
+        num_rows = plan.num_rows
+        done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 50
+        ones = torch.ones_like(done)
+        parts = {
+            "made": make,
+            "sliced": partial(plan.slice, 100, 612),
+            "decoded": partial(plan.decode, 4),
+            "stepped": partial(plan.step, done, ones, num_tokens=num_rows, validate=False),
+        }
+        for name, call in parts.items():
+            call()
+            yield f"{family}, {name}: {_launched(call)}, waits {_waits(call)}"
+
+
+def compilation() -> Iterator[str]:
+    """Compile the call, and count compilations over requests of random shapes."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch.compile(lambda x: x + 1)(torch.ones(8, device="cuda"))
+    for family in FAMILIES:
+        torch._dynamo.reset()
+        counter = CompileCounterWithBackend("inductor")
+        function: Any = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+        workload = _workload("mixed", family, 1000)
+        prepare_vecrope(workload, _CONVENTION, validate=False)()
+        begin = time.perf_counter()
+        prepare_vecrope(workload, _CONVENTION, function)()
+        torch.cuda.synchronize()
+        first = time.perf_counter() - begin
+        before = counter.frame_count
+        for request in _requests(family, 2000):
+            function(**request)
+        yield (
+            f"{family}: first call {first:.2f} s; {counter.frame_count - before} graphs for 2,000 "
+            "requests of random shapes"
+        )
+    workload = _workload("mixed", "qwen2_5_vl", 4000)
+    for mode in (None, "reduce-overhead"):
+        torch._dynamo.reset()
+        function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, mode=mode)
+        for validate in (False, True):
+            call = prepare_vecrope(workload, _CONVENTION, function, validate=validate)
+            for _ in range(5):
+                call()
+            yield f"{mode}, validate={validate}: {_microseconds(call):.0f} us, {_launched(call)}"
+
+
+def memory_floor() -> Iterator[str]:
+    """Set the kernels' time beside that of reading the ids once and writing the positions once."""
+    bandwidth = _copy_bandwidth()
+    yield f"a copy moves {bandwidth / 1e6:.2f} TB/s"
+    pipeline = fused_pipeline()
+    for family in FAMILIES:
+        workload = _workload("mixed", family, 131072)
+        spec = make_spec(workload, _CONVENTION)
+        for copies in (1, 64):
+            inputs = _repeated(workload, copies)
+            num_tokens = inputs.input_ids.numel()
+            took = _replayed(partial(pipeline.launch, inputs, spec, validate=False))
+            floor = 4 * 8 * num_tokens / bandwidth
+            yield f"{family}, {num_tokens} tokens: {took:.1f} us, memory alone {floor:.1f} us"
+
+
+def _copy_bandwidth() -> float:
+    """Return the bytes read and written in a microsecond by a copy of 2 GiB."""
+    source = torch.empty(2**28, dtype=torch.int64, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 8 / _replayed(partial(target.copy_, source))
+
+
+def _repeated(workload: Workload, copies: int) -> Inputs:
+    """Return a batch of so many rows of the same prompt."""
+    arguments = tensor_arguments(workload)
+    inputs = Inputs(workload.input_ids, **arguments)
+    repeated = {
+        name: value.repeat(copies, *(1 for _ in value.shape[1:]))
+        for name, value in inputs._asdict().items()
+        if isinstance(value, torch.Tensor)
+    }
+    return inputs._replace(**repeated)
+
+
+def _requests(family: str, number: int) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of requests of random shapes by the recipe for one graph.
+
+    It is a mask, two rows of either grid and more, of which those of zeros are none, and two rows
+    of ids and more.
+    """
+    rng = random.Random(number)
+    spec = make_spec(_workload("mixed", family, 1000), _CONVENTION)
+    merge, frames = spec.spatial_merge_size, spec.temporal_merge_size
+    for _ in range(number):
+        num_rows, num_images = rng.randint(2, 4), rng.randint(0, 4)
+        num_clips = 0 if spec.video_token_id is None else rng.randint(0, 3)
+        row = [spec.image_token_id, 9] * num_images + [spec.video_token_id, 9] * num_clips
+        ids = torch.tensor([row + [9] * rng.randint(2, 99)] * num_rows, device="cuda")
+        request = {"input_ids": ids, "spec": spec, "attention_mask": torch.ones_like(ids)}
+        for name, grid, count in (
+            ("image_grid_thw", (1, merge, merge), num_images),
+            ("video_grid_thw", (frames, merge, merge), num_clips),
+        ):
+            grids = [grid] * count * num_rows + [(0, 0, 0)] * 2
+            request[name] = torch.tensor(grids, device="cuda")
+        yield request
+
+
+def _workload(kind: str, family: str, size: int) -> Workload:
+    return make_workload(f"{kind}-{family}", size, "cuda")
+
+
+def _launched(call: Callable[[], Any]) -> str:
+    """Return the number of kernels and copies that a call launches."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(), profile(activities=[ProfilerActivity.CUDA]) as trace:
+        warnings.simplefilter("ignore")
+        call()
+        torch.cuda.synchronize()
+    events = [event for event in trace.events() if event.device_type.name == "CUDA"]
+    copies = sum(event.name.startswith("Mem") for event in events)
+    return f"{len(events) - copies} kernels, {copies} copies"
+
+
+def _waits(call: Callable[[], Any]) -> int:
+    """Return how often a call waits for the device."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(entry.message) for entry in caught)
+
+
+def _microseconds(call: Callable[[], Any], repeats: int = 200) -> float:
+    """Return the median wall time of a call until its answer is there."""
+    times = []
+    for _ in range(repeats):
+        torch.cuda.synchronize()
+        begin = time.perf_counter_ns()
+        call()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter_ns() - begin) / 1000)
+    return statistics.median(times)
+
+
+def _replayed(launch: Callable[[], Any], repeats: int = 20) -> float:
+    """Return the device's microseconds for one replay of what `launch` launches."""
+    stream: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with torch.cuda.stream(stream):
+        launch()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            launch()
+    graph.replay()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    stop.record()
+    torch.cuda.synchronize()
+    return 1000 * start.elapsed_time(stop) / repeats
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The kernels as one operator of torch, for compiled graphs.
+
+The operator takes what distinguishes a family as numbers and strings, so that a graph that holds it
+can be cached and loaded by another process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+NAME = "vecrope::rope_index"
+_IDS = (
+    "image_token_id",
+    "video_token_id",
+    "video_start_token_id",
+    "video_end_token_id",
+    "vision_start_token_id",
+)
+_SIZES = ("spatial_merge_size", "temporal_merge_size", "padding_value")
+_FLAGS = ("separate_frames", "frames_may_touch", "multi_frame_images")
+_RULES = (
+    "convention",
+    "marker_rule",
+    "image_time",
+    "video_time",
+    "time_order",
+    "time_dtype",
+    "span_rule",
+    "mask_rule",
+    "delta_length",
+    "position_dtype",
+)
+_RATES = ("tokens_per_second", "default_seconds")
+_NONE = -1  # is no id and no rate
+
+torch.library.define(
+    NAME,
+    "(Tensor input_ids, Tensor? image_grid_thw, Tensor? video_grid_thw, Tensor? attention_mask, "
+    "Tensor? cu_seqlens, Tensor? mm_token_type_ids, Tensor? second_per_grid_ts, "
+    "float[]? seconds, bool lenient, bool validate, "
+    "int[] ids, int[] sizes, bool[] flags, str[] rules, float[] rates) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
+    """Return what `vecrope.get_rope_index` does for a shared-rule family, as one node of a graph.
+
+    With `validate` a misfit gives -1 in every position and the least int64 in every delta.
+    """
+    seconds = inputs.second_per_grid_ts
+    as_tensor = isinstance(seconds, Tensor)
+    answer: tuple[Tensor, Tensor] = torch.ops.vecrope.rope_index(
+        *inputs[:6],
+        seconds if as_tensor else None,
+        None if as_tensor or seconds is None else list(seconds),
+        inputs.lenient,
+        validate,
+        [_number(getattr(spec, name)) for name in _IDS],
+        [getattr(spec, name) for name in _SIZES],
+        [getattr(spec, name) for name in _FLAGS],
+        [getattr(spec, name) for name in _RULES],
+        [float(_number(getattr(spec, name))) for name in _RATES],
+    )
+    return answer
+
+
+def _number(value: float | None) -> float:
+    return _NONE if value is None else value
+
+
+@torch.library.impl(NAME, "default")
+def _launched(
+    input_ids: Tensor,
+    image_grid_thw: Tensor | None,
+    video_grid_thw: Tensor | None,
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    mm_token_type_ids: Tensor | None,
+    second_per_grid_ts: Tensor | None,
+    seconds: Sequence[float] | None,
+    lenient: bool,
+    validate: bool,
+    *spec: Any,
+) -> tuple[Tensor, Tensor]:
+    from vecrope.forms.triton import launch
+
+    inputs = Inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask,
+        cu_seqlens,
+        mm_token_type_ids,
+        second_per_grid_ts if seconds is None else seconds,
+        lenient=lenient,
+    )
+    buffers = launch.launch(inputs, _spec_of(*map(tuple, spec)), validate=validate)
+    if validate:
+        launch.invalidate(buffers)
+    return buffers.position_ids, buffers.rope_deltas
+
+
+@torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
+def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    cu_seqlens, rules = others[3], others[-2]
+    dtype = torch.int64 if rules[_RULES.index("position_dtype")] == "int64" else input_ids.dtype
+    num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    return (
+        input_ids.new_empty((3, *input_ids.shape), dtype=dtype),
+        input_ids.new_empty((num_rows, 1), dtype=torch.int64),
+    )
+
+
+@lru_cache
+def _spec_of(
+    ids: tuple[int, ...],
+    sizes: tuple[int, ...],
+    flags: tuple[bool, ...],
+    rules: tuple[str, ...],
+    rates: tuple[float, ...],
+) -> MRopeSpec:
+    names = (*_IDS, *_SIZES, *_FLAGS, *_RULES, *_RATES)
+    values = [*ids, *sizes, *flags, *rules, *rates]
+    given = dict(zip(names, values, strict=True))
+    for name in (*_IDS, *_RATES):
+        if given[name] == _NONE:
+            given[name] = None
+    return MRopeSpec(model_type="", **given)  # type: ignore[arg-type]

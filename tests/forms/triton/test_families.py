@@ -1,0 +1,141 @@
+"""The kernels of every family that shares the rule, packed input and all, in the interpreter."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from oracles import RULES, spec_of
+from support import FITTING, assert_same, misfitting, rope_index
+
+from tests.forms.triton.interpreted import interpreted
+from vecrope.forms.triton import launch as fused
+from vecrope.inputs import Inputs
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
+
+# The interpreter takes a tenth of a second for each block.
+few_examples = settings(max_examples=max(settings.default.max_examples // 5, 2), deadline=None)
+each_rule = pytest.mark.parametrize(
+    "spec",
+    [spec for spec in RULES if spec.model_type != "glm4v"],
+    ids=lambda spec: f"{spec.model_type}-{spec.convention}",
+)
+QWEN = spec_of("qwen2_5_vl", "transformers")
+
+
+def small(spec):
+    return conversations(spec, max_rows=2, max_segments=2, max_side=3) | token_soup(
+        spec, max_rows=2, touching=True, zero_grids=True
+    )
+
+
+def packed(prompt):
+    """Return the arguments that make a prompt's rows packed sequences, empty ones between."""
+    batch, seq_len = prompt.input_ids.shape
+    bounds = torch.arange(batch + 1).repeat_interleave(2)[1:] * seq_len
+    arguments = {**prompt.arguments(), "cu_seqlens": bounds}
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if arguments[name] is not None:
+            arguments[name] = arguments[name].flatten()
+    return arguments
+
+
+def launched(spec, arguments, **changes):
+    return fused.launch(Inputs(**{**arguments, **changes}), spec, validate=True)
+
+
+@each_rule
+def test_the_loop_is_equalled_packed_as_in_rows(spec):
+    @few_examples
+    @given(small(spec))
+    def check(prompt):
+        expected = prompt.expected()
+        buffers = launched(spec, prompt.arguments(), mm_token_type_ids=None)
+        assert not buffers.faults.any()
+        assert_same(buffers[:2], expected)
+        buffers = launched(spec, packed(prompt))
+        assert not buffers.faults.any()
+        assert_same((buffers[0].view_as(expected[0]), buffers[1][::2]), expected)
+        assert not buffers[1][1::2].any()
+
+    check()
+
+
+@each_rule
+def test_what_the_loop_refuses_is_noticed(spec):
+    @few_examples
+    @given(misfitting(spec, max_rows=2))
+    def check(prompt):
+        buffers = launched(spec, prompt.arguments(), mm_token_type_ids=None)
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            assert buffers.faults.any()
+        else:
+            assert not buffers.faults.any()
+            assert_same(buffers[:2], expected)
+
+    check()
+
+
+@pytest.mark.parametrize("convention", ["transformers", "sglang", "vllm"])
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        None,
+        [0.1, 1 / 3],
+        *(torch.tensor([0.1, 1 / 3]).to(dtype) for dtype in (torch.float16, torch.bfloat16)),
+        *(torch.tensor([0.1, 1 / 3], dtype=dtype) for dtype in (torch.float32, torch.float64)),
+        torch.tensor([3, 2]),
+    ],
+    ids=lambda value: str(getattr(value, "dtype", value)),
+)
+def test_seconds_are_rounded_as_they_are_elsewhere(seconds, convention, monkeypatch):
+    interpreted(monkeypatch)
+    # Of a rate that no binary number is exact for, and images of several frames.
+    spec = replace(
+        spec_of("qwen2_5_vl", convention), tokens_per_second=0.7, multi_frame_images=True
+    )
+    prompt = Prompt.from_symbols(
+        spec,
+        ["t<" + "I" * 3 + ">t<" + "V" * 23 + ">t<" + "V" * 9 + ">"],
+        image_grid_thw=[[3, 2, 2]],
+        video_grid_thw=[[23, 2, 2], [9, 2, 2]],
+    )
+    changes = {"second_per_grid_ts": seconds}
+    expected = rope_index(prompt, **changes)
+    assert_same(rope_index(prompt, form="kernels", **changes), expected)
+
+
+@pytest.mark.parametrize("seconds", [[-1.0], [float("nan")], [float("inf")], [2.0**40]])
+def test_seconds_that_are_none(seconds, monkeypatch):
+    interpreted(monkeypatch)
+    prompt = Prompt.from_symbols(QWEN, ["<VV>"], video_grid_thw=[[2, 2, 2]])
+    with pytest.raises(ValueError, match="second_per_grid_ts must"):
+        rope_index(prompt, form="kernels", second_per_grid_ts=seconds)
+
+
+@pytest.mark.parametrize("separate", [True, False], ids=["frames", "block"])
+def test_grids_may_be_left_over_where_an_adapter_allows_it(separate):
+    spec = spec_of("qwen3_vl" if separate else "qwen2_vl", "transformers")
+
+    @few_examples
+    @given(FITTING["short conversations"](spec))
+    def check(prompt):
+        extra = torch.tensor([[1, 5, 2], [1, 2, 6]])
+        arguments = prompt.arguments()
+        for name in ("image_grid_thw", "video_grid_thw"):
+            given_ = arguments[name]
+            arguments[name] = extra if given_ is None else torch.cat((given_, extra))
+        buffers = launched(spec, arguments, lenient=True)
+        assert not buffers.faults.any()
+        assert_same(buffers[:2], prompt.expected())
+        assert launched(spec, arguments).faults.any()
+
+    check()
+
+
+def test_a_part_of_an_image_is_not_left_over():
+    spec = spec_of("qwen2_vl", "transformers")
+    prompt = Prompt.from_symbols(spec, ["t<II>"], image_grid_thw=[[1, 2, 6]])
+    assert launched(spec, prompt.arguments(), lenient=True).faults[2] != 0

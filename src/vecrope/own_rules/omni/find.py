@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import add, sub
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor
 from vecrope.core.modality import set_indices
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.groups import text_around
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.media import Medium, read_media
 from vecrope.spec import MRopeSpec
@@ -234,7 +235,7 @@ def _fits(tokens: Tokens, items: list[Item], misses: Tensor, *, is_audio_read: b
     image, video, audio_misses = misses
     both = video & audio_misses if is_audio_read else video
     offsets, lengths = zip(*images, *others, strict=True) if items else ((), ())
-    expected = text_around(offsets, lengths, 2 * width)
+    expected = _text_around(offsets, lengths, 2 * width)
     found = torch.stack((image, both)).view(-1)
     if width % 8 == 0:
         found, expected = found.view(torch.int64), expected.view(torch.int64)
@@ -377,3 +378,11 @@ def _raise_stray(
     raise ValueError(
         f"{tokens.where(int(outside.nonzero()[0]))}: this {kind} token belongs to no {kind}; {why}"
     )
+
+
+def _text_around(offsets: Sequence[int], lengths: Sequence[int], num_tokens: int) -> Tensor:
+    """Return (num_tokens,) bool: the tokens outside of ascending runs, of which none overlap."""
+    ends = map(add, offsets, lengths)
+    gaps = map(sub, [*offsets, num_tokens], [0, *ends])
+    runs = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*lengths, 0], strict=True)]
+    return torch.frombuffer(bytearray(b"".join(runs)), dtype=torch.bool)

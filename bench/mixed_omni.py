@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from vecrope.testing.prompt_omni import sound_block
+from vecrope.testing.sound import sound_block
 
 from bench.omni import MODEL_TYPE
 from bench.prompts import Workload

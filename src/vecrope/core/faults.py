@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -27,65 +28,36 @@ def check_grids(
 
     If `lenient` it is enough that no side is smaller.
     """
-    if _surely_sound(image_grid_thw, video_grid_thw, spec):
-        return
     merge = spec.spatial_merge_size
     for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
-        unsound = (grids <= 0).any(1) & (grids != 0).any(1)
-        sides = grids[:, 1:]
-        indivisible = ((sides < merge) & (sides != 0) if lenient else sides % merge != 0).any(1)
-        # In floating point, where no product wraps; no sum of what remains does in 32 bits.
-        too_large = (grids.double().prod(1) / merge**2).cumsum(0) >= _MAX_TOKENS
-        wrong = unsound | indivisible | too_large
-        frames = grids[:, 0]
-        if kind == "image" and not spec.multi_frame_images:
-            wrong |= frames > 1
-        if kind == "video" and spec.temporal_merge_size > 1:
-            wrong |= (frames > 0) & (frames < spec.temporal_merge_size)
-        faults = wrong.nonzero()
-        if not faults.shape[0]:
-            continue
-        at = int(faults[0])
-        grid = tuple(grids[at].tolist())
-        if bool(unsound[at]):
-            raise ValueError(
-                f"{kind}_grid_thw row {at} must be positive, or all zeros for no {kind}, got {grid}"
-            )
-        if bool(indivisible[at]):
-            what = "of at least" if lenient else "divisible by"
-            raise ValueError(
-                f"{kind}_grid_thw row {at} must have a height and width {what} "
-                f"spatial_merge_size {merge}, got {grid}"
-            )
-        if bool(too_large[at]):
-            raise ValueError(
-                f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} exceeds "
-                "that"
-            )
-        if kind == "image":
-            raise ValueError(
-                f"image_grid_thw row {at} must have one frame, as {spec.convention} asks of "
-                f"{spec.model_type}, got {grid}"
-            )
-        raise ValueError(
-            f"video_grid_thw row {at} must have at least temporal_merge_size "
-            f"{spec.temporal_merge_size} frames, got {grid}"
-        )
-
-
-def _surely_sound(image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec) -> bool:
-    """Say, in few operators, that all is well; False for what takes a closer look."""
-    grids = torch.cat((image_grid_thw, video_grid_thw))
-    if not grids.shape[0]:
-        return True
-    merge = spec.spatial_merge_size
-    if int(grids.amin()) < 1 or float(grids.double().prod(1).sum()) >= _MAX_TOKENS * merge**2:
-        return False
-    if not spec.multi_frame_images and (image_grid_thw[:, 0] > 1).any():
-        return False
-    if spec.temporal_merge_size > 1 and (video_grid_thw[:, 0] < spec.temporal_merge_size).any():
-        return False
-    return not (grids[:, 1:] % merge).any()
+        tokens = 0
+        for at, grid in enumerate(map(tuple, grids.tolist())):
+            frames, *sides = grid
+            tokens += frames * sides[0] * sides[1] // merge**2
+            name = f"{kind}_grid_thw row {at}"
+            if any(grid) and min(grid) <= 0:
+                raise ValueError(f"{name} must be positive, or all zeros for no {kind}, got {grid}")
+            if any(0 < side < merge if lenient else side % merge for side in sides):
+                what = "of at least" if lenient else "divisible by"
+                raise ValueError(
+                    f"{name} must have a height and width {what} spatial_merge_size {merge}, "
+                    f"got {grid}"
+                )
+            if tokens >= _MAX_TOKENS:
+                raise ValueError(
+                    f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} "
+                    "exceeds that"
+                )
+            if kind == "image" and frames > 1 and not spec.multi_frame_images:
+                raise ValueError(
+                    f"{name} must have one frame, as {spec.convention} asks of {spec.model_type}, "
+                    f"got {grid}"
+                )
+            if kind == "video" and 0 < frames < spec.temporal_merge_size:
+                raise ValueError(
+                    f"{name} must have at least temporal_merge_size {spec.temporal_merge_size} "
+                    f"frames, got {grid}"
+                )
 
 
 def check_seconds(
@@ -100,21 +72,21 @@ def check_seconds(
                 f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
             )
         return
-    values = torch.as_tensor(seconds, dtype=torch.float64, device=video_grid_thw.device)
+    values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
     assert spec.tokens_per_second is not None
-    offsets = values * (spec.tokens_per_second * video_grid_thw[:, 0])
-    unsound = ~(values.isfinite() & (values >= 0))
-    faults = (unsound | ~(offsets.cumsum(0) < _MAX_TOKENS)).nonzero()
-    for at in faults[:1, 0].tolist():
-        if bool(unsound[at]):
+    total = 0.0
+    for at, (value, frames) in enumerate(zip(values, video_grid_thw[:, 0].tolist(), strict=True)):
+        if not (math.isfinite(value) and value >= 0):
             raise ValueError(
-                f"second_per_grid_ts must be finite and not negative, got {values[at].item()} for "
+                f"second_per_grid_ts must be finite and not negative, got {float(value)} for "
                 f"video {at}"
             )
-        raise ValueError(
-            f"second_per_grid_ts must keep all positions below 2**30, got {values[at].item()} for "
-            f"video {at} of {int(video_grid_thw[at, 0])} frames"
-        )
+        total += value * (spec.tokens_per_second * frames)
+        if not total < _MAX_TOKENS:
+            raise ValueError(
+                f"second_per_grid_ts must keep all positions below 2**30, got {float(value)} for "
+                f"video {at} of {frames} frames"
+            )
 
 
 def check_none_left_over(items: Items) -> None:

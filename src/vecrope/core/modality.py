@@ -9,8 +9,6 @@ from vecrope.core.stream import Stream
 from vecrope.spec import MRopeSpec
 
 TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
-# Words of eight flags from which on it pays to look for those that are not 0 first.
-_WORDS_FROM = 4096
 
 
 def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
@@ -48,7 +46,7 @@ def compact(
         number of flags set, a 0-d tensor.
     """
     if capacity is None:
-        return set_indices(flags), None
+        return flags.nonzero().view(-1), None
     num_tokens = flags.shape[0]
     ranks = flags.cumsum(0, dtype=index_dtype)
     # One spare slot takes every write that is not a flag's, or is beyond the capacity.
@@ -56,16 +54,3 @@ def compact(
     table = torch.full((capacity + 1,), num_tokens, dtype=index_dtype, device=flags.device)
     table[slots] = torch.arange(num_tokens, dtype=index_dtype, device=flags.device)
     return table[:capacity], ranks[-1]
-
-
-def set_indices(flags: Tensor) -> Tensor:
-    """Return the ascending indices at which `flags` (N,), of bools or bytes, is not 0."""
-    num_words = flags.shape[0] // 8
-    if num_words < _WORDS_FROM:
-        return flags.nonzero().view(-1)
-    # Most flags are not set, and eight at a time are passed over faster.
-    whole = flags[: num_words * 8]
-    words = whole.view(torch.int64).nonzero().view(-1)
-    word, place = whole.view(-1, 8).index_select(0, words).nonzero().unbind(1)
-    tail = flags[num_words * 8 :].nonzero().view(-1)
-    return torch.cat((words.index_select(0, word) * 8 + place, tail + num_words * 8))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress, repeat
+from itertools import chain, repeat
 from operator import add, gt
 
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.modality import IMAGE, TEXT, VIDEO
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import Part, make_parts
+from vecrope.forms.eager.parts import find_parts
 from vecrope.forms.eager.rope_index import next_positions
+from vecrope.forms.eager.runs import Runs
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
@@ -25,7 +26,7 @@ def positions_of_runs(
     seconds: Tensor | Sequence[float] | None,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas (1, 1), or None if the runs are not just the groups.
+    """Return positions (3, N) and deltas (1, 1), or None if the runs do not hold just the groups.
 
     Args:
         num_tokens: N.
@@ -40,19 +41,20 @@ def positions_of_runs(
         return None
     starts, lengths, kinds = (numbers.tolist() for numbers in runs)
     stops = [*map(add, starts, lengths)]
-    if any(map(gt, [0, *stops], [*starts, num_tokens])):
+    if any(map(gt, [0, *stops], [*starts, num_tokens])) or min(lengths, default=1) < 1:
         return None
     if not spec.frames_may_touch and not set(starts).isdisjoint(stops):
         return None
-    groups: list[Part] = []
-    for kind in (IMAGE, VIDEO):
-        item = items.of_groups(kind)
-        of_kind = [other == kind for other in kinds]
-        if [*compress(lengths, of_kind)] != [*map(items.area.__getitem__, item)]:
-            return None
-        groups += zip(compress(starts, of_kind), compress(stops, of_kind), item, repeat(0))
-    if len(groups) < len(starts):
+    if not {IMAGE, VIDEO}.issuperset(kinds):
         return None
-    parts, bounds = make_parts(items, sorted(groups)), [0, num_tokens]
+    with_text = Runs(
+        [TEXT, *chain.from_iterable(zip(kinds, repeat(TEXT), strict=False))],
+        [0, *chain.from_iterable(zip(starts, stops, strict=True)), num_tokens],
+        [0, 2 * len(kinds) + 1],
+    )
+    parts = find_parts(with_text, items, spec, by_types=True, lenient=False)
+    if parts is None:
+        return None
+    bounds = [0, num_tokens]
     delta = next_positions(parts, bounds, spec)[0] - num_tokens
     return write_positions(parts, bounds, dtype), torch.tensor([[delta]], device="cpu")

@@ -12,9 +12,9 @@ Notation, used by every docstring:
 from vecrope.collate import collate
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
-from vecrope.plans.concatenate import concatenate_plans
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.rows import concatenate_plans
 from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.rope_index import explain_form, get_rope_index, plan_rope_index
 from vecrope.runner import RopeIndexRunner, RunnerInputs

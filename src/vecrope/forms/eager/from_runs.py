@@ -1,10 +1,10 @@
-"""The positions of one prompt of which the runs of placeholders are known."""
+"""The groups, and positions, of prompts of which the runs of placeholders are known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import compress
-from operator import add, gt, not_
+from itertools import accumulate, compress
+from operator import add, gt, lt, not_, sub
 
 import torch
 from torch import Tensor
@@ -18,59 +18,79 @@ from vecrope.forms.eager.rope_index import largest_positions, outreaches, row_en
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
+# Offsets, lengths, modalities and rows (R,), on a CPU.
+Runs = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
-def positions_of_runs(
-    num_tokens: int,
+
+def groups_of_runs(
+    counts: Sequence[int],
     spec: MRopeSpec,
-    runs: tuple[Tensor, Tensor, Tensor],
+    runs: Runs,
     grids: tuple[Tensor | None, Tensor | None],
     seconds: Tensor | Sequence[float] | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas (1, 1), or None if the runs are not just the groups.
+) -> tuple[Batch, Found | None] | None:
+    """Return prompts, as packed sequences, and their groups; None if the runs are not these.
 
     Args:
-        num_tokens: N.
+        counts: tokens of each prompt.
         spec: of the shared rule.
-        runs: offsets, lengths and modalities (R,), on a CPU.
+        runs: of placeholders.
         grids: (num_images, 3) and (num_videos, 3), or None.
         seconds: (num_videos,) as `second_per_grid_ts`.
-        dtype: of the positions.
     """
     items = read_items(*grids, spec, seconds, lenient=False)
-    if items is None or not num_tokens:
+    if items is None:
         return None
-    offsets, lengths, modalities = (numbers.tolist() for numbers in runs)
-    number = len(offsets)
-    num_images = sum(items.groups[: items.num_images])
+    offsets, lengths, modalities = (numbers.tolist() for numbers in runs[:3])
+    bounds = [0, *accumulate(counts)]
+    rows = [0] * len(offsets) if runs[3] is None else runs[3].tolist()
+    if rows and not 0 <= min(rows) <= max(rows) < len(counts):
+        return None
+    number, num_images = len(offsets), sum(items.groups[: items.num_images])
     images = [modality == IMAGE for modality in modalities]
     if number != sum(items.groups) or sum(images) != num_images:
         return None
-    if modalities.count(VIDEO) != number - num_images:
+    if modalities.count(VIDEO) != number - num_images or any(map(lt, offsets, [0] * number)):
         return None
-    ends = [*map(add, offsets, lengths)]
-    if any(map(gt, [0, *ends], [*offsets, num_tokens])):
+    begins = [*map(add, offsets, map(bounds.__getitem__, rows))]
+    ends = [*map(add, begins, lengths)]
+    if any(map(gt, [0, *ends], [*begins, bounds[-1]])):
         return None
-    if not spec.frames_may_touch and not set(offsets).isdisjoint(ends):
+    if any(end > bounds[row + 1] for end, row in zip(ends, rows, strict=True)):
         return None
+    if not spec.frames_may_touch and not set(begins).isdisjoint(ends):
+        return None
+    none = torch.empty(0, dtype=torch.int64, device="cpu")
+    batch = Batch(none, None, None, bounds, None)
     if not number:
-        return torch.arange(num_tokens, dtype=dtype, device="cpu").repeat(3, 1), _delta(0)
+        return batch, None
     # Into the order of the grids: all images, then all videos.
     order = [*compress(range(number), images), *compress(range(number), map(not_, images))]
     groups = make_groups(items)
     if [*map(lengths.__getitem__, order)] != groups.area().tolist():
         return None
-    text = text_around(offsets, lengths, num_tokens)
-    first = host_tensor(map(offsets.__getitem__, order))
-    last = host_tensor(ends[at] - 1 for at in order)
-    found = Found(groups, first, last, None, text)
-    row_ends = row_ends_of(found, [num_tokens])
-    batch = Batch(text, None, None, [0, num_tokens], num_tokens)
+    first, last = (
+        host_tensor(map(begins.__getitem__, order)),
+        host_tensor(ends[at] - 1 for at in order),
+    )
+    found = Found(groups, first, last, None, None)
+    if len(counts) > 1:
+        found = found._replace(rows=host_tensor(map(rows.__getitem__, order)))
+    return batch, found
+
+
+def positions_of_runs(
+    batch: Batch, found: Found | None, spec: MRopeSpec, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
+    lengths = row_ends = batch.lengths()
+    if found is not None:
+        row_ends = row_ends_of(found, lengths)
+        area, order = found.groups.area(), found.first.argsort()
+        begins, sizes = found.first[order].tolist(), area[order].tolist()
+        found = found._replace(text=text_around(begins, sizes, batch.num_tokens))
     positions = write_positions(batch, found, row_ends, dtype=dtype)
-    if outreaches(spec, items):
+    if found is not None and outreaches(spec, found.groups.items):
         row_ends = largest_positions(found, positions[0], row_ends)
-    return positions, _delta(row_ends[0] - num_tokens)
-
-
-def _delta(value: int) -> Tensor:
-    return torch.tensor([[value]], device="cpu")
+    deltas = [[delta] for delta in map(sub, row_ends, lengths)]
+    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu")

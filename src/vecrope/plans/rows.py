@@ -1,0 +1,76 @@
+"""Rows of plans put together, taken out and replaced: each a fixed number of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vecrope.core.search import search, spread
+from vecrope.plans.table import WIDE_FROM
+
+if TYPE_CHECKING:
+    from vecrope.plans.plan import RopeIndexPlan
+
+
+def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
+    """Return one plan of the rows of several, as packed sequences.
+
+    On a device other than the CPU it copies two numbers a plan from the host, which may wait.
+
+    Args:
+        plans: at least one, of one family and convention, on one device and of one dtype. Those
+            with videos in time have `second_per_grid_ts` of one precision.
+
+    Raises:
+        TypeError: for anything else than plans.
+        ValueError: if there is none, or if they do not go together.
+    """
+    if not plans:
+        raise ValueError("plans must hold at least one plan, got none")
+    first = plans[0]
+    for name in ("family", "device", "dtype", "padding_value"):
+        _require_one(name, [getattr(plan, name) for plan in plans])
+    *begins, num_tokens = accumulate((plan.num_tokens for plan in plans), initial=0)
+    begin = torch.tensor(begins, device="cpu").to(first.device)
+    rows = torch.cat([plan.rows for plan in plans])
+    rows[:, 0] += begin[_owner([len(plan) for plan in plans], first.device)]
+    sizes = [plan._entry_starts.shape[0] for plan in plans]
+    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else first._entry_starts.dtype
+    shift = begin.to(index_dtype)[_owner(sizes, first.device)]
+    joined = first._joined(plans, shift)
+    return replace(joined, rows=rows, num_tokens=num_tokens, seq_len=None)
+
+
+def select_rows(plan: RopeIndexPlan, rows: Tensor) -> RopeIndexPlan:
+    """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+    taken = plan.rows[rows]
+    start, tokens, *_ = taken.unbind(1)
+    # An entry more than those of the row's tokens does no harm, and a row may have no token.
+    first = search(plan._entry_starts, start - 1)
+    number = search(plan._entry_starts, start + tokens.clamp(min=1) - 1) - first
+    num_tokens, num_entries = torch.stack((tokens.sum(), number.sum())).tolist()
+    row = spread(number, num_entries)
+    entry = torch.arange(num_entries, device=plan.device)
+    entry += (first - (number.cumsum(0) - number))[row]
+    begin = tokens.cumsum(0) - tokens
+    shift = (begin - start)[row].to(plan._entry_starts.dtype)
+    taken[:, 0] = begin
+    selected = plan._gathered(entry, rows, shift)
+    return replace(selected, rows=taken, num_tokens=num_tokens, seq_len=None)
+
+
+def _owner(sizes: Sequence[int], device: torch.device) -> Tensor:
+    """Return which of several parts each of all their places belongs to."""
+    return spread(torch.tensor(sizes, device="cpu").to(device), sum(sizes))
+
+
+def _require_one(name: str, found: Sequence[object]) -> None:
+    """Raise a ValueError if one differs from the first."""
+    if len({*found}) > 1:
+        at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
+        raise ValueError(f"plans must have one {name}, got {found[0]} and, in plan {at}, {other}")

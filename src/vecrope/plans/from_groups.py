@@ -6,6 +6,7 @@ then the item of its group. Few entries are summed up on the host, many by tenso
 
 from __future__ import annotations
 
+from itertools import repeat
 from operator import neg, sub
 
 import torch
@@ -38,10 +39,8 @@ def plan_of_groups(
         time_scale: (2, I) or (0, I), of the items.
         dtype: of the positions.
     """
-    masked = None if batch.kept is None or not batch.num_tokens else _masked_runs(batch)
-    number = batch.num_rows + (0 if masked is None else masked.shape[1])
-    if found is not None:
-        number += found.groups.number if found.groups.few is not None else FEW
+    masked = _masked_runs(batch)
+    number = batch.num_rows + len(masked) + (0 if found is None else found.groups.number)
     make = _few_entries if number <= FEW else _many_entries
     table, row_ends = make(batch, found, masked, spec)
     lengths = batch.lengths()
@@ -62,35 +61,31 @@ def plan_of_groups(
     )
 
 
-def _masked_runs(batch: Batch) -> Tensor:
-    """Return (2, M) the start and the tokens of each masked run, none of which leaves its row."""
+def _masked_runs(batch: Batch) -> list[tuple[int, int]]:
+    """Return the start and the tokens of each masked run, none of which leaves its row."""
     kept, num_tokens = batch.kept, batch.num_tokens
-    assert kept is not None
-    masked = ~kept
-    edges = masked.clone()
-    edges[1:] ^= masked[:-1]
-    starts = [start for start in batch.bounds[:-1] if start < num_tokens]
-    edges[torch.tensor(starts, device="cpu")] = True
-    places = set_indices(edges)
-    ends = torch.cat((places[1:], places.new_full((1,), num_tokens)))
-    return torch.stack((places, ends - places))[:, masked[places]]
+    if kept is None or not num_tokens:
+        return []
+    edges = (set_indices(kept[1:] != kept[:-1]) + 1).tolist()
+    places = sorted({*edges, *batch.bounds} - {num_tokens})
+    is_kept = kept[torch.tensor(places, device="cpu")].tolist()
+    runs = zip(places, [*places[1:], num_tokens], is_kept, strict=True)
+    return [(start, stop - start) for start, stop, is_token in runs if not is_token]
 
 
 def _few_entries(
-    batch: Batch, found: Found | None, masked: Tensor | None, spec: MRopeSpec
+    batch: Batch, found: Found | None, masked: list[tuple[int, int]], spec: MRopeSpec
 ) -> tuple[Tensor, list[int]]:
     """Return (E, 8) entries and the next position of each row, by a walk over them."""
     marks: list[tuple[int, ...]] = [(start, _ROW) for start in batch.bounds[:-1]]
+    marks += [(start, _MASKED, tokens) for start, tokens in masked]
     text = 0
-    if masked is not None:
-        marks += [(start, _MASKED, tokens) for start, tokens in masked.t().tolist()]
     if found is not None:
-        items, few = found.groups.items, found.groups.few
-        assert few is not None
+        items, groups = found.groups.items, found.groups
         text = len(items.area)
-        marks += [
-            (start, _GROUP, item) for start, item in zip(found.first.tolist(), few, strict=True)
-        ]
+        numbers = groups.few if groups.many is None else groups.many.item.tolist()
+        assert numbers is not None
+        marks += zip(found.first.tolist(), repeat(_GROUP), numbers)
     entries: list[tuple[int, ...]] = []
     row_ends: list[int] = []
     # Tokens before which all is done, the position there, the largest of a block, and one more.
@@ -121,7 +116,7 @@ def _few_entries(
 
 
 def _many_entries(
-    batch: Batch, found: Found | None, masked: Tensor | None, spec: MRopeSpec
+    batch: Batch, found: Found | None, masked: list[tuple[int, int]], spec: MRopeSpec
 ) -> tuple[Tensor, list[int]]:
     """Return (E, 8) entries and the next position of each row, by cumulative sums over them.
 
@@ -136,23 +131,24 @@ def _many_entries(
     begins = [0, *map(neg, row_ends[:-1])]
     rows = [batch.bounds[:-1], none, none, begins, one, one, [text] * batch.num_rows]
     tables = [torch.tensor(rows, dtype=torch.int64, device="cpu")]
-    if masked is not None:
-        start, tokens = masked
+    if masked:
+        runs = torch.tensor(masked, device="cpu").t()
+        start, tokens = runs
         none, one = torch.zeros_like(start), torch.ones_like(start)
         tables.append(torch.stack((start, tokens, -tokens, none, one, one, one * text)))
     if found is not None:
         items, nothing = found.groups.items, [0] * text
         columns = items.area, nothing, items.advance, items.height, items.width, range(text)
         groups = torch.cat((found.first.unsqueeze(0), found.groups.table(*columns)))
-        if masked is not None:
+        if masked:
             groups = groups[:, groups[0].argsort()]
-            tables.insert(0, _rests(batch, groups, masked))
+            tables.insert(0, _rests(batch, groups, runs))
         tables.append(groups)
     table = torch.cat(tables, 1)
     table = table[:, table[0].argsort(stable=True)]
     start, tokens, before, advance, height, width, item = table.unbind()
     moves = advance
-    if masked is not None:
+    if masked:
         # A group, and what is left of one, ends where a masked run begins.
         tokens = torch.minimum(tokens, pad(start[1:], (0, 1), value=num_tokens) - start)
         moves = torch.where(before > 0, 0, advance)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.functional import pad
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search, spread
 from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.rows import begin_of_each
 from vecrope.plans.table import register_plan
 
 
@@ -129,20 +131,25 @@ class GroupPlan(RopeIndexPlan):
         entries = torch.stack((starts, *columns), 1)
         return replace(self, rows=self._rows_voided(invalid), entries=entries)
 
-    def _joined(self, plans: Sequence[GroupPlan], shift: Tensor) -> GroupPlan:
-        scales = [plan.time_scale for plan in plans]
+    def _joined(self, plans: Sequence[GroupPlan], begin: Tensor, *, wide: bool) -> GroupPlan:
+        tables, scales = zip(*map(attrgetter("entries", "time_scale"), plans), strict=True)
         if len({scale.shape[1] for scale in scales}) > 1:
             raise ValueError("plans must be of one family: some space frames in time, some do not")
-        # The product of a frame's number and its seconds is rounded to their precision.
-        precisions = {scale.dtype for scale in scales if scale.is_floating_point()}
-        if len(precisions) > 1:
-            raise ValueError(
-                f"plans must have seconds of one precision, got {sorted(map(str, precisions))}; "
-                "give second_per_grid_ts of one dtype"
-            )
-        entries = torch.cat([plan.entries for plan in plans]).to(shift.dtype)
-        entries[:, 0] += shift
-        scale = torch.cat(scales) if scales[0].shape[1] else entries.new_empty((len(entries), 0))
+        scale = self.time_scale
+        if scale.shape[1]:
+            # The product of a frame's number and its seconds is rounded to their precision.
+            precisions = {scale.dtype for scale in scales if scale.is_floating_point()}
+            if len(precisions) > 1:
+                raise ValueError(
+                    "plans must have seconds of one precision, got "
+                    f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
+                )
+            scale = torch.cat(scales)
+        entries = torch.cat(tables)
+        entries = entries.long() if wide else entries
+        entries[:, 0] += begin_of_each(tables, begin)
+        if not scale.shape[1]:
+            scale = scale.new_empty((entries.shape[0], 0))
         return replace(self, entries=entries, time_scale=scale)
 
     def _gathered(self, entry: Tensor, _: Tensor, shift: Tensor) -> GroupPlan:

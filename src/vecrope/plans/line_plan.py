@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
 from vecrope.plans.lines import Lines, positions_on
 from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.rows import begin_of_each
 from vecrope.plans.table import register_plan
 
 
@@ -76,15 +77,18 @@ class LinePlan(RopeIndexPlan):
             generated_rows=torch.where(invalid, 0, self.generated_rows),
         )
 
-    def _joined(self, plans: Sequence[LinePlan], shift: Tensor) -> LinePlan:
+    def _joined(self, plans: Sequence[LinePlan], begin: Tensor, *, wide: bool) -> LinePlan:
         if len({(plan.num_axes, plan.generated.shape[1] > 0) for plan in plans}) > 1:
             raise ValueError("plans must be of one family: some have other axes or generate images")
         tail = Tail(self.generated, self.generated_rows)
         if self.generated.shape[1]:
             tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
+        tables = [plan.starts for plan in plans]
+        starts = torch.cat(tables)
+        starts = starts.long() if wide else starts
         return replace(
             self,
-            starts=torch.cat([plan.starts for plan in plans]).to(shift.dtype).add_(shift),
+            starts=starts.add_(begin_of_each(tables, begin)),
             bases=torch.cat([plan.bases for plan in plans], 1),
             slopes=torch.cat([plan.slopes for plan in plans], 1),
             generated=tail.images,

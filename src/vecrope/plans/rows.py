@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,17 +33,15 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
-    first = plans[0]
-    for name in ("family", "device", "dtype", "padding_value"):
-        _require_one(name, [getattr(plan, name) for plan in plans])
-    *begins, num_tokens = accumulate((plan.num_tokens for plan in plans), initial=0)
+    first, tables = plans[0], [plan.rows for plan in plans]
+    _require_one("family", [*map(attrgetter("family"), plans)])
+    _require_one("dtype", [*map(attrgetter("dtype"), plans)])
+    _require_one("device", [*map(attrgetter("device"), tables)])
+    *begins, num_tokens = accumulate(map(attrgetter("num_tokens"), plans), initial=0)
     begin = torch.tensor(begins, device="cpu").to(first.device)
-    rows = torch.cat([plan.rows for plan in plans])
-    rows[:, 0] += begin[_owner([len(plan) for plan in plans], first.device)]
-    sizes = [plan._entry_starts.shape[0] for plan in plans]
-    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else first._entry_starts.dtype
-    shift = begin.to(index_dtype)[_owner(sizes, first.device)]
-    joined = first._joined(plans, shift)
+    rows = torch.cat(tables)
+    rows[:, 0] += begin_of_each(tables, begin)
+    joined = first._joined(plans, begin, wide=num_tokens >= WIDE_FROM)
     return replace(joined, rows=rows, num_tokens=num_tokens, seq_len=None)
 
 
@@ -64,13 +63,16 @@ def select_rows(plan: RopeIndexPlan, rows: Tensor) -> RopeIndexPlan:
     return replace(selected, rows=taken, num_tokens=num_tokens, seq_len=None)
 
 
-def _owner(sizes: Sequence[int], device: torch.device) -> Tensor:
-    """Return which of several parts each of all their places belongs to."""
-    return spread(torch.tensor(sizes, device="cpu").to(device), sum(sizes))
+def begin_of_each(tables: Sequence[Tensor], begin: Tensor) -> Tensor:
+    """Return where the tokens of the plan of each row of several tables, (n, k) or (n,), begin."""
+    # Sizes of all in one call each: there may be hundreds.
+    width = tables[0].shape[1] if tables[0].dim() == 2 else 1
+    sizes = torch.tensor([*map(Tensor.numel, tables)], device="cpu").to(begin.device) // width
+    return begin[spread(sizes, sum(map(Tensor.numel, tables)) // width)]
 
 
 def _require_one(name: str, found: Sequence[object]) -> None:
     """Raise a ValueError if one differs from the first."""
-    if len({*found}) > 1:
+    if found.count(found[0]) < len(found):
         at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
         raise ValueError(f"plans must have one {name}, got {found[0]} and, in plan {at}, {other}")

@@ -34,7 +34,9 @@ def check_not_negative(name: str, values: Tensor) -> None:
         raise ValueError(f"{name} must not be negative, got {int(values.amin())}{at}")
 
 
-def per_row(name: str, numbers: Tensor | Sequence[int], num_rows: int | None) -> Tensor:
+def per_row(
+    name: str, numbers: Tensor | Sequence[int], num_rows: int | None, of: str = "the plan"
+) -> Tensor:
     """Return a number for each row as (num_rows,) int64, where they are; None: of any number."""
     if not isinstance(numbers, Tensor):
         if not isinstance(numbers, Sequence):
@@ -48,7 +50,7 @@ def per_row(name: str, numbers: Tensor | Sequence[int], num_rows: int | None) ->
         raise ValueError(f"{name} must have shape (n,), got {tuple(numbers.shape)}")
     if num_rows is not None and numbers.shape != (num_rows,):
         raise ValueError(
-            f"{name} must have shape ({num_rows},), a number for each row of the plan, "
+            f"{name} must have shape ({num_rows},), a number for each row of {of}, "
             f"got {tuple(numbers.shape)}"
         )
     return numbers.to(torch.int64)

@@ -39,9 +39,12 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=False)
         tail, misfit = tail_of(reading, spec), reading.misfit
-    deltas = rope_deltas.view(-1).long()
+    deltas = rope_deltas.view(-1)
+    deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
     plan = LinePlan(
-        rows=torch.stack((bounds[:-1], lengths, deltas + measured, deltas), 1),
+        rows=torch.stack(
+            (bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas), 1
+        ),
         num_tokens=stream.num_tokens,
         seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=position_ids.dtype,

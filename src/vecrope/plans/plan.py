@@ -294,7 +294,7 @@ class RopeIndexPlan(PlanTable):
             ValueError: for a row that is not there or given twice, for another number of rows, or
                 plans that `vecrope.concatenate_plans` does not join.
         """
-        index = checked_rows(per_row("rows", rows, len(other)), self)
+        index = checked_rows(per_row("rows", rows, len(other), "other"), self)
         order = torch.arange(len(self), device=self.device)
         order[index] = torch.arange(len(other), device=self.device) + len(self)
         if int((order >= len(self)).sum()) < len(other):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core.search import search, spread
-from vecrope.plans.table import WIDE_FROM
+from vecrope.plans.table import WIDE_FROM, PlanTable
 
 if TYPE_CHECKING:
     from vecrope.plans.plan import RopeIndexPlan
@@ -33,6 +33,9 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
+    for at, plan in enumerate(plans):
+        if not isinstance(plan, PlanTable):
+            raise TypeError(f"plans must hold plans, got {type(plan).__name__} at {at}")
     first, tables = plans[0], [plan.rows for plan in plans]
     _require_one("family", [*map(attrgetter("family"), plans)])
     _require_one("dtype", [*map(attrgetter("dtype"), plans)])
@@ -48,7 +51,7 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
 def select_rows(plan: RopeIndexPlan, rows: Tensor) -> RopeIndexPlan:
     """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
     taken = plan.rows[rows]
-    start, tokens, *_ = taken.unbind(1)
+    start, tokens = taken[:, :2].long().unbind(1)
     # An entry more than those of the row's tokens does no harm, and a row may have no token.
     first = search(plan._entry_starts, start - 1)
     number = search(plan._entry_starts, start + tokens.clamp(min=1) - 1) - first

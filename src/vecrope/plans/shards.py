@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from vecrope.plans.arguments import require_int
+
 ShardLayout = Literal["contiguous", "zigzag"]
 
 
@@ -37,6 +39,7 @@ def shard_indices(
         (seq_len // world_size,) int64.
 
     Raises:
+        TypeError: for a number that is no int.
         ValueError: for a layout that is not known, a rank that is not in the group, fewer tokens
             than ranks, and a length that is no multiple.
 
@@ -48,6 +51,8 @@ def shard_indices(
     if layout not in get_args(ShardLayout):
         known = " or ".join(map(repr, get_args(ShardLayout)))
         raise ValueError(f"layout must be {known}, got {layout!r}")
+    for name, value in (("seq_len", seq_len), ("rank", rank), ("world_size", world_size)):
+        require_int(name, value)
     if world_size < 1:
         raise ValueError(f"world_size must be at least 1, got {world_size}")
     if not 0 <= rank < world_size:

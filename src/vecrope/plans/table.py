@@ -28,7 +28,7 @@ class PlanTable(ABC):
     """The rows of a batch, and what is known of all of it.
 
     Attributes:
-        rows: (B, 4) int64, for each row
+        rows: (B, 4) int64, or float64 where the positions are fractions; for each row
 
             - index of its first token in the batch;
             - its tokens, padding included;
@@ -74,7 +74,7 @@ class PlanTable(ABC):
     @property
     def row_bounds(self) -> Tensor:
         """(B + 1,) int64: where each row starts in the batch, then N."""
-        return pad(self.rows[:, 0], (0, 1), value=self.num_tokens)
+        return pad(self.rows[:, 0].long(), (0, 1), value=self.num_tokens)
 
     @property
     def next_positions(self) -> Tensor:
@@ -83,8 +83,9 @@ class PlanTable(ABC):
 
     @property
     def rope_deltas(self) -> Tensor:
-        """(B, 1) int64, as `vecrope.get_rope_index` returns them."""
-        return self.rows[:, 3:]
+        """(B, 1) int64, or float32 where the positions are fractions: of `get_rope_index`."""
+        deltas = self.rows[:, 3:]
+        return deltas.float() if deltas.is_floating_point() else deltas
 
     @property
     def device(self) -> torch.device:
@@ -136,7 +137,7 @@ class PlanTable(ABC):
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        starts, ends, begins = self._entry_starts, self._masked_ends(), self.rows[:, 0]
+        starts, ends, begins = self._entry_starts, self._masked_ends(), self.rows[:, 0].long()
         masked = pad((ends - starts).cumsum(0), (1, 0))
         begin = begins[search(begins, index) - 1]
         entry = search(starts, index)

@@ -12,6 +12,7 @@ Notation, used by every docstring:
 from vecrope.collate import collate
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
+from vecrope.plans.extend import extend_plan
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.rows import concatenate_plans
@@ -31,6 +32,7 @@ __all__ = [
     "collate",
     "concatenate_plans",
     "explain_form",
+    "extend_plan",
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",

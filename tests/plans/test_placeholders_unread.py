@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from oracles import spec_of
 from support import assert_no_answer, assert_same
 from torch._dynamo.testing import CompileCounter
 from torch._subclasses import FakeTensorMode
@@ -54,18 +55,26 @@ def test_compiled_equals_eager_and_compiles_once(name, counter):
     assert counter.frame_count == 1
 
 
-def test_where_no_value_may_be_read_a_run_is_of_one_group():
+def test_where_no_value_may_be_read_a_run_may_hold_several_groups():
     function = torch.compile(answer_of, fullgraph=True, backend="eager")
     grids = integers([[1, 2, 4], [1, 4, 2]])
     apart = runs((1, 2, IMAGE), (3, 2, IMAGE), image_grid_thw=grids)
     whole = runs((1, 4, IMAGE), image_grid_thw=grids)
     want = answer_of(6, QWEN, whole)
-    assert_same(function(6, QWEN, apart), want)
-    beyond = runs((1, 2, IMAGE), (3, 2, IMAGE), image_grid_thw=grids[:1])
-    for arguments in (whole, beyond):
-        positions, deltas, planned, _ = function(6, QWEN, arguments)
-        for answer in (positions, planned):
-            assert_no_answer((answer, deltas))
+    for arguments in (apart, whole):
+        assert_same(function(6, QWEN, arguments), want)
+
+
+def test_more_frames_in_one_run_than_there_is_room_for_give_no_answer():
+    spec = spec_of("qwen3_vl", "vllm")
+    grids = integers([[9, 2, 4]])
+    arguments = runs((1, 18, VIDEO), video_grid_thw=grids)
+    positions, deltas, planned, _ = torch.compile(answer_of, fullgraph=True, backend="eager")(
+        20, spec, arguments
+    )
+    for answer in (positions, planned):
+        assert_no_answer((answer, deltas))
+    assert answer_of(20, spec, arguments)[0].amin() == 0
 
 
 def fake_arguments(device):

@@ -106,5 +106,53 @@ def test_as_many_tokens_as_indices_can_number(num_tokens):
 @pytest.mark.parametrize(("num_tokens", "wide"), [(2**29 - 1, False), (2**29, True)])
 def test_joined_plans_have_indices_of_64_bits_where_they_number_as_many(num_tokens, wide):
     joined = concatenate_plans([text_plan(2**29), text_plan(num_tokens)])
-    indices = joined.starts, joined.entries, joined.row_bounds
-    assert {index.dtype for index in indices} == {torch.int64 if wide else torch.int32}
+    assert joined.entries.dtype == (torch.int64 if wide else torch.int32)
+
+
+@each_spec
+def test_rows_are_selected_and_replaced(spec):
+    @given(cases(spec), st.data())
+    def check(case, data):
+        batch = len(case.lengths)
+        rows = data.draw(st.lists(st.integers(0, batch - 1), max_size=4))
+        want = case.dense[:, rows]
+        got = case.plan.select(data.draw(st.sampled_from([rows, integers(rows, dtype=torch.long)])))
+        assert_same([got.slice(0, case.most)], [want])
+        assert_same([got.rope_deltas], [case.deltas[rows]])
+        lengths = [case.lengths[row] for row in rows]
+        pieces = [case.dense[:, row, :length] for row, length in zip(rows, lengths, strict=True)]
+        assert_same([got.position_ids()], [torch.cat([want[:, :0, 0], *pieces], 1)])
+        order = data.draw(st.permutations(range(batch)))
+        places = data.draw(st.lists(st.integers(0, batch - 1), unique=True))
+        other = case.plan.select(order).select(range(len(places)))
+        replaced = case.plan.replace(places, other)
+        sources = [*range(batch)]
+        for place, source in zip(places, order, strict=False):
+            sources[place] = source
+        assert_same([replaced.slice(0, case.most)], [case.dense[:, sources]])
+        # What is left of a row, and what is not, are one plan each time.
+        assert replaced.num_tokens == sum(case.lengths[row] for row in sources)
+
+    check()
+
+
+def test_plans_that_go_on_hold_no_more_than_is_asked_for():
+    plan = concatenate_plans([of_seconds([0.7])] * 4)
+    held = plan
+    for _ in range(5):
+        held = held.replace([2, 0], of_seconds([0.7]).select([0, 0]))
+    assert held.nbytes == plan.nbytes
+    assert_same([held.position_ids()], [plan.position_ids()])
+
+
+def test_a_plan_without_videos_joins_any_other():
+    text = plan_rope_index(integers([[7, 8]]), PACED)
+    image = plan_rope_index(
+        integers([[7, PACED.image_token_id]]), PACED, image_grid_thw=integers([[1, 2, 2]])
+    )
+    for dtype in (torch.float32, torch.float64):
+        video = of_seconds(integers([1 / 25], dtype=dtype))
+        for plans in ([text, video, image], [video, image, text]):
+            got = concatenate_plans(plans)
+            want = [plan.position_ids().flatten(1) for plan in plans]
+            assert torch.equal(got.position_ids(), torch.cat(want, 1))

@@ -134,8 +134,8 @@ def _many_entries(
     if masked:
         runs = torch.tensor(masked, device="cpu").t()
         start, tokens = runs
-        none, one = torch.zeros_like(start), torch.ones_like(start)
-        tables.append(torch.stack((start, tokens, -tokens, none, one, one, one * text)))
+        zero, side = torch.zeros_like(start), torch.ones_like(start)
+        tables.append(torch.stack((start, tokens, -tokens, zero, side, side, side * text)))
     if found is not None:
         items, nothing = found.groups.items, [0] * text
         columns = items.area, nothing, items.advance, items.height, items.width, range(text)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -39,11 +38,6 @@ class RopeIndexPlan(PlanTable):
     of the plan are the sequences, each with the padding behind it; `position_ids` and `shard` have
     the rows of the input all the same. A is the number of axes: 3 but for families with others.
     """
-
-    @property
-    @abstractmethod
-    def num_axes(self) -> int:
-        """A, the number of axes: 3 but for families with a rule of their own."""
 
     def position_ids(
         self, *, text_positions: bool = False, pad_to_multiple_of: int | None = None
@@ -277,10 +271,9 @@ class RopeIndexPlan(PlanTable):
             >>> plan.select([2, 0])
             <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 120 bytes on cpu>
         """
-        selected: Any = select_rows(self, checked_rows(per_row("rows", rows, None), self))
-        return selected
+        return select_rows(self, checked_rows(per_row("rows", rows, None), self))
 
-    def replace(self, rows: Tensor | Sequence[int], other: RopeIndexPlan) -> Self:
+    def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
         """Return the plan with other requests in some of its rows, as packed sequences.
 
         It waits as `select` does.
@@ -299,34 +292,4 @@ class RopeIndexPlan(PlanTable):
         order[index] = torch.arange(len(other), device=self.device) + len(self)
         if int((order >= len(self)).sum()) < len(other):
             raise ValueError(f"rows must not hold a row twice, got {index.tolist()}")
-        joined: Any = concatenate_plans([self, other])
-        replaced: Any = select_rows(joined, order)
-        return replaced
-
-    def _at(self, token_index: Tensor, rows: Tensor) -> Tensor:
-        """Return the (A, ...) positions of tokens by indices of 64 bits in their rows."""
-        begin, length, following, _ = self.rows[rows].unbind(-1)
-        beyond = token_index - length
-        decoded = self._decoded(rows, following, beyond)
-        # Most steps of an engine decode.
-        if self._reads_values and not bool((beyond < 0).any()):
-            decoded = decoded.to(self.dtype)
-            return decoded.expand(self.num_axes, *beyond.shape).clone()
-        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        positions = self._expand(begin + token_index)
-        return torch.where(beyond < 0, positions, decoded).to(self.dtype)
-
-    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
-        """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
-
-        (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
-        """
-        return following + index
-
-    @abstractmethod
-    def _expand(self, index: Tensor) -> Tensor:
-        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
-
-    def _expand_all(self) -> Tensor:
-        """Return the (A, N) positions of all tokens, in the plan's dtype."""
-        return self._expand(self._all_tokens()).to(self.dtype)
+        return select_rows(concatenate_plans([self, other]), order)

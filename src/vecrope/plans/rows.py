@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,10 @@ from torch import Tensor
 from vecrope.core.search import search, spread
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
-if TYPE_CHECKING:
-    from vecrope.plans.plan import RopeIndexPlan
+_Plan = TypeVar("_Plan", bound=PlanTable)
 
 
-def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
+def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     """Return one plan of the rows of several, as packed sequences.
 
     On a device other than the CPU it copies two numbers a plan from the host, which may wait.
@@ -48,14 +47,17 @@ def concatenate_plans(plans: Sequence[RopeIndexPlan]) -> RopeIndexPlan:
     return replace(joined, rows=rows, num_tokens=num_tokens, seq_len=None)
 
 
-def select_rows(plan: RopeIndexPlan, rows: Tensor) -> RopeIndexPlan:
+def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
     taken = plan.rows[rows]
     start, tokens = taken[:, :2].long().unbind(1)
-    # An entry more than those of the row's tokens does no harm, and a row may have no token.
     first = search(plan._entry_starts, start - 1)
-    number = search(plan._entry_starts, start + tokens.clamp(min=1) - 1) - first
+    number = search(plan._entry_starts, start + tokens - 1) - first
     num_tokens, num_entries = torch.stack((tokens.sum(), number.sum())).tolist()
+    if not num_tokens:
+        # No token asks for an entry, but a table has one.
+        number[:1], num_entries = 1, min(1, len(rows))
+        first = first.clamp(max=plan._entry_starts.shape[0] - 1)
     row = spread(number, num_entries)
     entry = torch.arange(num_entries, device=plan.device)
     entry += (first - (number.cumsum(0) - number))[row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,6 +66,32 @@ class PlanTable(ABC):
     @abstractmethod
     def _masked_ends(self) -> Tensor:
         """Return (E,) where the masked tokens of each entry end: its start where none are."""
+
+    @property
+    @abstractmethod
+    def num_axes(self) -> int:
+        """A, the number of axes: 3 but for families with a rule of their own."""
+
+    @abstractmethod
+    def voided(self, invalid: Tensor) -> Self:
+        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
+
+    @abstractmethod
+    def _joined(self, plans: Sequence[Any], begin: Tensor, *, wide: bool) -> Self:
+        """Return this plan with the entries of several, of which it is the first.
+
+        Args:
+            plans: of its class, at least one.
+            begin: where the tokens of each begin.
+            wide: whether indices need 64 bits.
+
+        Raises:
+            ValueError: where the plans do not go together.
+        """
+
+    @abstractmethod
+    def _gathered(self, entry: Tensor, rows: Tensor, shift: Tensor) -> Self:
+        """Return this plan with some of its entries, (n,) each moved by `shift`, and some rows."""
 
     @property
     def num_rows(self) -> int:
@@ -134,6 +161,34 @@ class PlanTable(ABC):
 
     def _all_tokens(self) -> Tensor:
         return torch.arange(self.num_tokens, dtype=self._entry_starts.dtype, device=self.device)
+
+    def _at(self, token_index: Tensor, rows: Tensor) -> Tensor:
+        """Return the (A, ...) positions of tokens by indices of 64 bits in their rows."""
+        begin, length, following, _ = self.rows[rows].unbind(-1)
+        beyond = token_index - length
+        decoded = self._decoded(rows, following, beyond)
+        # Most steps of an engine decode.
+        if self._reads_values and not bool((beyond < 0).any()):
+            decoded = decoded.to(self.dtype)
+            return decoded.expand(self.num_axes, *beyond.shape).clone()
+        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
+        positions = self._expand(begin + token_index)
+        return torch.where(beyond < 0, positions, decoded).to(self.dtype)
+
+    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
+        """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
+
+        (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
+        """
+        return following + index
+
+    @abstractmethod
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
+
+    def _expand_all(self) -> Tensor:
+        """Return the (A, N) positions of all tokens, in the plan's dtype."""
+        return self._expand(self._all_tokens()).to(self.dtype)
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""

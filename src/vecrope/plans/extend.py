@@ -110,7 +110,7 @@ def _plan_behind_markers(
     row = spread(begins.diff(), plan.num_tokens)
     told: Tensor
     if spec.marker_rule == "adjacent":
-        told = index == begins[row + 1] - 1
+        told = index.eq(begins[row + 1] - 1)
     else:
         told = (previous_ids == spec.video_start_token_id) | (
             previous_ids == spec.video_end_token_id

@@ -86,9 +86,10 @@ def positions_of_runs(
     lengths = row_ends = batch.lengths()
     if found is not None:
         row_ends = row_ends_of(found, lengths)
-        area, order = found.groups.area(), found.first.argsort()
-        begins, sizes = found.first[order].tolist(), area[order].tolist()
-        found = found._replace(text=text_around(begins, sizes, batch.num_tokens))
+        runs = sorted(zip(found.first.tolist(), found.groups.area().tolist(), strict=True))
+        found = found._replace(text=text_around(*zip(*runs, strict=True), batch.num_tokens))
+    if batch.num_rows == 1:
+        batch = batch._replace(width=batch.num_tokens)
     positions = write_positions(batch, found, row_ends, dtype=dtype)
     if found is not None and outreaches(spec, found.groups.items):
         row_ends = largest_positions(found, positions[0], row_ends)

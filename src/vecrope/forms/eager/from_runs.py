@@ -60,8 +60,8 @@ def groups_of_runs(
         return None
     if not spec.frames_may_touch and not set(begins).isdisjoint(ends):
         return None
-    none = torch.empty(0, dtype=torch.int64, device="cpu")
-    batch = Batch(none, None, None, bounds, None)
+    # Of the tokens nothing is read.
+    batch = Batch(runs[0], None, None, bounds, None)
     if not number:
         return batch, None
     # Into the order of the grids: all images, then all videos.

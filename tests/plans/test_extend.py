@@ -20,7 +20,11 @@ MORE_SPECS = {
 
 def arguments_of(prompts):
     """Return the tokens of prompts, one after the other, and their grids."""
-    seconds = [prompt.second_per_grid_ts for prompt in prompts]
+    spec, seconds = prompts[0].spec, []
+    for prompt in prompts:
+        default = [spec.default_seconds] * len(grid_list(prompt.video_grid_thw))
+        own = prompt.second_per_grid_ts
+        seconds += default if own is None else map(float, own)
     images, videos = (
         grid_tensor([grid for prompt in prompts for grid in grid_list(getattr(prompt, name))])
         for name in ("image_grid_thw", "video_grid_thw")
@@ -29,9 +33,7 @@ def arguments_of(prompts):
         "input_ids": torch.cat([prompt.input_ids[0] for prompt in prompts]),
         "image_grid_thw": images,
         "video_grid_thw": videos,
-        "second_per_grid_ts": None
-        if seconds[0] is None
-        else [float(value) for own in seconds for value in own],
+        "second_per_grid_ts": seconds if spec.video_time == "seconds" else None,
     }
 
 

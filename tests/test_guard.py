@@ -66,9 +66,9 @@ MIXED_CEILINGS = {
 MORE_OF_A_FAMILY = {"glm4v": 0, "qwen2_5_vl": 9, "qwen3_vl": 0, "ernie4_5_vl_moe": 0}
 # Of a step of 256 requests.
 STEP_CEILINGS = [
-    (vecrope_provider, "step", 58),
-    (vecrope_unchecked_provider, "step-decode", 26),
-    (vecrope_concatenate_provider, "step", 72),
+    (vecrope_provider, "step", 54),
+    (vecrope_unchecked_provider, "step-decode", 23),
+    (vecrope_concatenate_provider, "step", 88),
 ]
 
 

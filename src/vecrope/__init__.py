@@ -19,9 +19,10 @@ from vecrope.collate import (
 )
 from vecrope.forms.eager import positions_of_groups
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
-from vecrope.plans.concatenate import concatenate_plans
+from vecrope.plans.extend import extend_plan
 from vecrope.plans.placeholders import get_rope_index_from_placeholders, plan_from_placeholders
 from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.rows import concatenate_plans
 from vecrope.plans.shards import ShardLayout, shard_indices
 from vecrope.registration import list_families, register_family
 from vecrope.rope_index import explain_form, get_rope_index, plan_rope_index
@@ -41,6 +42,7 @@ __all__ = [
     "concatenate_plans",
     "dummy_image",
     "explain_form",
+    "extend_plan",
     "get_decode_position_ids",
     "get_rope_index",
     "get_rope_index_from_placeholders",

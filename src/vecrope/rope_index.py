@@ -18,8 +18,7 @@ from vecrope.forms.static import static_rope_index
 from vecrope.forms.triton.operator import traced_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
-from vecrope.plans.build import build_plan
-from vecrope.plans.packing import plan_sequences
+from vecrope.plans.build import plan_of_inputs, plan_of_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import prepare
 from vecrope.sequences import (
@@ -335,31 +334,22 @@ def plan_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    return _plan_of(
-        inputs, spec, sequence_ids, sequence_numbering, validate, max_groups, max_sequences
-    )
-
-
-def _plan_of(
-    inputs: Inputs,
-    spec: MRopeSpec,
-    sequence_ids: Tensor | None,
-    sequence_numbering: SequenceNumbering,
-    validate: bool,
-    max_groups: int | None,
-    max_sequences: int | None,
-) -> RopeIndexPlan:
     checks.check_metadata(inputs, spec, max_groups)
-    if sequence_ids is not None:
-        sequences = packed_sequences(
-            inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
-        )
-        seq_len = inputs.input_ids.shape[1]
-        return plan_sequences(sequences, spec, seq_len, validate=validate, max_groups=max_groups)
-    if max_sequences is not None:
-        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
-    prepared = prepare(inputs, spec, validate, max_groups)
-    return build_plan(prepared, spec, validate, max_groups)
+    if sequence_ids is None:
+        if max_sequences is not None:
+            raise ValueError(
+                f"max_sequences must be None without sequence_ids, got {max_sequences}"
+            )
+        return plan_of_inputs(inputs, spec, validate=validate, max_groups=max_groups)
+    return plan_of_sequences(
+        inputs,
+        spec,
+        sequence_ids,
+        max_sequences,
+        sequence_numbering,
+        validate=validate,
+        max_groups=max_groups,
+    )
 
 
 def _one_of(

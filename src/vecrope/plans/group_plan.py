@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search, spread
-from vecrope.plans.concatenate import require_one, shifted
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.register import register_plan
+from vecrope.plans.rows import begin_of_each
+from vecrope.plans.table import register_plan
 
 
 @register_plan
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GroupPlan(RopeIndexPlan):
     """The groups of a batch, its masked runs and the bounds of its rows, E entries in all.
 
     What stands behind an entry, up to the next, is text. A group is an image, a separate frame or a
     video that is one block. Where masked tokens interrupt a group it has an entry for each part.
-    An entry takes 28 bytes, 36 or 44 where a family spaces videos in time, by the precision of the
+    An entry takes 28 bytes, 36 or 44 where a family spaces frames in time, by the precision of the
     seconds.
 
     Attributes:
-        starts: (E,) ascending index in the batch of each entry's first token, N for entries that
-            are not used; int32, or int64 from 2**30 tokens on.
-        entries: (E, 6) of the same dtype: of each entry
+        entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry
 
+            - index in the batch of its first token, ascending; N for entries that are not used;
             - its tokens;
             - position of the first token of the group, of a masked run the padding value;
             - position of the token behind the entry;
             - height and width, in tokens;
             - tokens of the group in its parts before; of a masked run, its tokens as a negative
               number, so that none of them has a place in a group.
-        time_scale: (E, 2) floats that make the number of a frame in its group its temporal offset,
-            as `vecrope.core.items.temporal_offset` does; (E, 0) where the number is the offset.
+        time_scale: (E, 2) factors that make the number of a frame in its group its temporal offset,
+            as `vecrope.core.items.temporal_offset` does; of integers where there are no videos in
+            time; (E, 0) where the number is the offset.
     """
 
-    starts: Tensor
     entries: Tensor
     time_scale: Tensor
 
@@ -49,13 +50,18 @@ class GroupPlan(RopeIndexPlan):
         """A, the number of axes: 3."""
         return 3
 
+    @property
+    def _entry_starts(self) -> Tensor:
+        return self.entries[:, 0]
+
     def _expand(self, index: Tensor) -> Tensor:
-        return self._locate(search(self.starts, index) - 1, index)
+        index = index.to(self.entries.dtype)
+        return self._locate(search(self._entry_starts, index) - 1, index)
 
     def _locate(self, entry: Tensor, index: Tensor) -> Tensor:
         """Return the (3, ...) positions of the tokens at `index` (...), of known entries."""
-        tokens, base, behind, height, width, before = self.entries[entry].unbind(-1)
-        along = index - self.starts[entry]
+        start, tokens, base, behind, height, width, before = self.entries[entry].unbind(-1)
+        along = index - start
         inside = along < tokens
         anchor = torch.where(inside, base, behind + along - tokens)
         place = torch.where(inside, along + before, 0).clamp_(min=0)
@@ -75,13 +81,12 @@ class GroupPlan(RopeIndexPlan):
         """
         if not self._reads_values or not self.num_tokens:
             return super()._expand_all()
-        start, (tokens, _, _, _, width, before) = self.starts, self.entries.unbind(1)
+        start, tokens, _, _, _, width, before = self.entries.unbind(1)
         end, masked = start + tokens, before < 0
         first_line = before // width
-        last_line = (before + tokens - 1) // width
-        num_lines = (last_line - first_line + 1).masked_fill_(masked, 1)
+        num_lines = (before + tokens - 1) // width - first_line + 1
         # The pieces of an entry are its lines and the text behind.
-        pieces = (num_lines + 1).long()
+        pieces = num_lines.masked_fill_(masked, 1).long() + 1
         ends = pieces.cumsum(0)
         entry = spread(pieces, int(ends[-1]))
         line = torch.arange(entry.shape[0], device="cpu") - (ends - pieces)[entry]
@@ -113,45 +118,41 @@ class GroupPlan(RopeIndexPlan):
         edges.index_add_(0, end, ones, alpha=-1)
         return edges[:-1].cumsum(0, dtype=torch.int8)
 
-    def _masked_runs(self) -> tuple[Tensor, Tensor]:
-        tokens, before = self.entries[:, 0], self.entries[:, -1]
-        return self.starts, torch.where(before < 0, self.starts + tokens, self.starts)
+    def _masked_ends(self) -> Tensor:
+        tokens, before = self.entries[:, 1], self.entries[:, 6]
+        return torch.where(before < 0, self._entry_starts + tokens, self._entry_starts)
 
-    def _void(self, invalid: Tensor) -> GroupPlan:
-        # One masked run of all tokens.
-        size = self.num_tokens
-        starts, entries = torch.full_like(self.starts, size), torch.empty_like(self.entries)
-        starts[:1].fill_(0)
-        for column, value in enumerate((0, -1, -1, 1, 1, 0)):
-            entries[:, column].fill_(value)
-        entries[:1, 0].fill_(size)
-        entries[:1, -1].fill_(-size)
-        return replace(
-            self,
-            starts=torch.where(invalid, starts, self.starts),
-            entries=torch.where(invalid, entries, self.entries),
-        )
+    def voided(self, invalid: Tensor) -> GroupPlan:
+        """Return the plan, or where `invalid` (0-d bool) one whose every entry is a masked run."""
+        starts, *columns = self.entries.unbind(1)
+        tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
+        void = (tokens, *(torch.full_like(tokens, value) for value in (-1, -1, 1, 1)), -tokens)
+        columns = [torch.where(invalid, *both) for both in zip(void, columns, strict=True)]
+        entries = torch.stack((starts, *columns), 1)
+        return replace(self, rows=self._rows_voided(invalid), entries=entries)
 
-    def _joined(
-        self, plans: Sequence[GroupPlan], begins: Sequence[int], *, wide: bool
-    ) -> GroupPlan:
-        scales = [plan.time_scale for plan in plans]
+    def _joined(self, plans: Sequence[GroupPlan], begin: Tensor, *, wide: bool) -> GroupPlan:
+        tables, scales = zip(*map(attrgetter("entries", "time_scale"), plans), strict=True)
         if len({scale.shape[1] for scale in scales}) > 1:
-            raise ValueError(
-                "plans must be of one family: some space videos in time and some do not"
-            )
-        # The product of a frame's number and its seconds is rounded to their precision.
-        require_one(
-            "plans must have seconds of one precision",
-            {scale.dtype for scale in scales},
-            "; give second_per_grid_ts of one dtype, for no videos as an empty tensor",
-        )
-        entries = torch.cat([plan.entries for plan in plans])
-        return replace(
-            self,
-            starts=shifted([plan.starts for plan in plans], begins, wide=wide),
-            entries=entries.long() if wide else entries,
-            time_scale=torch.cat(scales)
-            if scales[0].shape[1]
-            else scales[0].new_empty((len(entries), 0)),
-        )
+            raise ValueError("plans must be of one family: some space frames in time, some do not")
+        scale = self.time_scale
+        if scale.shape[1]:
+            # The product of a frame's number and its seconds is rounded to their precision.
+            precisions = {scale.dtype for scale in scales if scale.is_floating_point()}
+            if len(precisions) > 1:
+                raise ValueError(
+                    "plans must have seconds of one precision, got "
+                    f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
+                )
+            scale = torch.cat(scales)
+        entries = torch.cat(tables)
+        entries = entries.long() if wide else entries
+        entries[:, 0] += begin_of_each(tables, begin)
+        if not scale.shape[1]:
+            scale = scale.new_empty((entries.shape[0], 0))
+        return replace(self, entries=entries, time_scale=scale)
+
+    def _gathered(self, entry: Tensor, _: Tensor, shift: Tensor) -> GroupPlan:
+        entries = self.entries[entry]
+        entries[:, 0] += shift
+        return replace(self, entries=entries, time_scale=self.time_scale[entry])

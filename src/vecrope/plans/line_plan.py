@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
-from vecrope.plans.concatenate import shifted
 from vecrope.plans.lines import Lines, positions_on
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.register import register_plan
+from vecrope.plans.rows import begin_of_each
+from vecrope.plans.table import register_plan
 
 
 @register_plan
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinePlan(RopeIndexPlan):
     """The positions of a batch as lines, S in all.
 
@@ -46,45 +46,65 @@ class LinePlan(RopeIndexPlan):
         """A, the number of axes."""
         return self.bases.shape[0]
 
-    def _expand(self, index: Tensor) -> Tensor:
-        return positions_on(Lines(self.starts, self.bases, self.slopes), index)
+    @property
+    def _entry_starts(self) -> Tensor:
+        return self.starts
 
-    def _decoded(self, rows: Tensor, index: Tensor) -> Tensor:
-        positions = super()._decoded(rows, index)
+    def _expand(self, index: Tensor) -> Tensor:
+        return positions_on(
+            Lines(self.starts, self.bases, self.slopes), index.to(self.starts.dtype)
+        )
+
+    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
+        positions = super()._decoded(_rows, following, index)
         if not self.generated.shape[1]:
             return positions
         tail = Tail(self.generated, self.generated_rows)
-        of_images = positions_on_tail(tail, rows, index)
-        return torch.where(index < tail.rows[1, rows], of_images, positions)
+        of_images = positions_on_tail(tail, _rows, index)
+        return torch.where(index < tail.rows[1, _rows], of_images, positions)
 
-    def _masked_runs(self) -> tuple[Tensor, Tensor]:
+    def _masked_ends(self) -> Tensor:
         ends = pad(self.starts[1:], (0, 1), value=self.num_tokens)
-        return self.starts, torch.where(self.slopes[-1] == 0, ends, self.starts)
+        return torch.where(self.slopes[-1] == 0, ends, self.starts)
 
-    def _void(self, invalid: Tensor) -> LinePlan:
-        rows = self.generated_rows
+    def voided(self, invalid: Tensor) -> LinePlan:
+        """Return the plan, or where `invalid` (0-d bool) one that stands still at -1."""
         return replace(
             self,
+            rows=self._rows_voided(invalid),
             bases=torch.where(invalid, -1, self.bases),
             slopes=torch.where(invalid, 0, self.slopes),
-            generated_rows=torch.where(invalid, 0, rows),
+            generated_rows=torch.where(invalid, 0, self.generated_rows),
         )
 
-    def _joined(self, plans: Sequence[LinePlan], begins: Sequence[int], *, wide: bool) -> LinePlan:
+    def _joined(self, plans: Sequence[LinePlan], begin: Tensor, *, wide: bool) -> LinePlan:
         if len({(plan.num_axes, plan.generated.shape[1] > 0) for plan in plans}) > 1:
-            raise ValueError(
-                "plans must be of one family: some have other axes or images to be generated"
-            )
+            raise ValueError("plans must be of one family: some have other axes or generate images")
         tail = Tail(self.generated, self.generated_rows)
         if self.generated.shape[1]:
             tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
+        tables = [plan.starts for plan in plans]
+        starts = torch.cat(tables)
+        starts = starts.long() if wide else starts
         return replace(
             self,
-            starts=shifted([plan.starts for plan in plans], begins, wide=wide),
+            starts=starts.add_(begin_of_each(tables, begin)),
             bases=torch.cat([plan.bases for plan in plans], 1),
             slopes=torch.cat([plan.slopes for plan in plans], 1),
             generated=tail.images,
             generated_rows=tail.rows,
+        )
+
+    def _gathered(self, entry: Tensor, rows: Tensor, shift: Tensor) -> LinePlan:
+        generated_rows = self.generated_rows
+        if generated_rows.shape[1]:
+            generated_rows = generated_rows[:, rows]
+        return replace(
+            self,
+            starts=self.starts[entry].add_(shift),
+            bases=self.bases[:, entry],
+            slopes=self.slopes[:, entry],
+            generated_rows=generated_rows,
         )
 
 

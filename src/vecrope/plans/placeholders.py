@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add, le
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope import checks
-from vecrope.core import faults
-from vecrope.core.items import make_items
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.forms.eager.from_runs import positions_of_runs
-from vecrope.plans.entries import plan_of_groups
+from vecrope.forms.eager.from_runs import groups_of_runs, positions_of_runs
+from vecrope.forms.eager.rope_index import Batch
+from vecrope.inputs import Inputs
+from vecrope.plans.build import plan_of_inputs, time_scale_of
+from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.runs import Runs, cut_at_groups, is_faulty, parts_of_runs, raise_fault
 from vecrope.spec import MRopeSpec
+
+
+class Placeholders(NamedTuple):
+    """Prompts by their runs of placeholders; the arguments of `plan_from_placeholders`."""
+
+    counts: list[int]
+    offsets: Tensor
+    lengths: Tensor
+    modalities: Tensor
+    rows: Tensor | None
+    image_grid_thw: Tensor | None
+    video_grid_thw: Tensor | None
+    seconds: Tensor | Sequence[float] | None
+    dtype: torch.dtype
 
 
 def plan_from_placeholders(
@@ -52,10 +67,10 @@ def plan_from_placeholders(
         video_grid_thw: (num_videos, 3) likewise.
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
-        validate: check the values, which synchronises where they are not on a CPU; not to be asked
-            under tracing. False reads none that are not on a CPU, but copies `num_tokens` from the
-            host. There, and under tracing, a run that reaches over the end of its group (images,
-            or frames, that touch) gives a plan of -1 throughout: give a run for each.
+        validate: check the values, which synchronises where they are not on a CPU. False reads none
+            that are not on a CPU, but copies `num_tokens` from the host. There, and under tracing,
+            a run that holds more than a frame of a video whose frames are separate may give a plan
+            of -1 throughout: give a run for each.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -76,38 +91,17 @@ def plan_from_placeholders(
                 [0, 1, 1, 3, 4],
                 [0, 1, 2, 3, 4]])
     """
-    counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
-    runs = (offsets, lengths, modalities)
-    grids = (image_grid_thw, video_grid_thw)
-    _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
-    device = offsets.device
-    rows = torch.zeros_like(offsets) if rows is None else rows
-    if validate:
-        _check_values(counts, offsets, lengths, modalities, rows)
-    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
-    images, videos = (no_grid if grid is None else grid.to(device) for grid in grids)
-    if validate:
-        faults.check_grids(images, videos, spec)
-        faults.check_seconds(second_per_grid_ts, videos, spec)
-    bounds = torch.tensor([0, *counts], dtype=torch.int64, device=device).cumsum(0)
-    items = make_items(images, videos, spec, torch.int64, second_per_grid_ts)
-    begin = bounds[rows.long()] + offsets
-    found = Runs(begin, lengths.long(), modalities == VIDEO, rows.long())
-    if offsets.is_cpu and not torch.compiler.is_compiling():
-        parts, misfit = cut_at_groups(found, items), None
-    else:
-        parts, misfit = parts_of_runs(found, items)
-    if validate and is_faulty(parts, found, items, spec):
-        raise_fault(found, bounds, images, videos, items, spec)
-    plan = plan_of_groups(
-        parts.groups,
-        spec,
-        row_bounds=bounds,
-        num_tokens=sum(counts),
-        seq_len=None,
-        dtype=dtype,
+    prompts = Placeholders(
+        [num_tokens] if isinstance(num_tokens, int) else list(num_tokens),
+        *(offsets, lengths, modalities, rows),
+        *(image_grid_thw, video_grid_thw, second_per_grid_ts, dtype),
     )
-    return plan if misfit is None else plan.voided(misfit)
+    _check_metadata(prompts, spec)
+    found = _groups(prompts, spec)
+    if found is None:
+        return _plan_by_types(prompts, spec, validate=validate)
+    scale = time_scale_of(image_grid_thw, video_grid_thw, second_per_grid_ts, spec)
+    return plan_of_groups(found, spec, scale, dtype)
 
 
 def get_rope_index_from_placeholders(
@@ -126,8 +120,7 @@ def get_rope_index_from_placeholders(
 ) -> tuple[Tensor, Tensor]:
     """Return the position ids and deltas of requests from the runs of placeholders in them.
 
-    They are those of the plan that `plan_from_placeholders` makes of the same arguments. One prompt
-    on a CPU, in which every run is one group, takes a shorter way.
+    They are those of the plan that `plan_from_placeholders` makes of the same arguments.
 
     Returns:
         `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)
@@ -137,45 +130,54 @@ def get_rope_index_from_placeholders(
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit, or a family of its own rule.
     """
-    counts = [num_tokens] if isinstance(num_tokens, int) else list(num_tokens)
-    runs, grids = (offsets, lengths, modalities), (image_grid_thw, video_grid_thw)
-    _check_metadata(counts, spec, runs, rows, grids, second_per_grid_ts, dtype)
-    if len(counts) == 1 and rows is None and offsets.is_cpu and not torch.compiler.is_compiling():
-        answer = positions_of_runs(counts[0], spec, runs, grids, second_per_grid_ts, dtype)
-        if answer is not None:
-            return answer
-    plan = plan_from_placeholders(
-        num_tokens,
-        spec,
-        offsets=offsets,
-        lengths=lengths,
-        modalities=modalities,
-        rows=rows,
-        image_grid_thw=image_grid_thw,
-        video_grid_thw=video_grid_thw,
-        second_per_grid_ts=second_per_grid_ts,
-        dtype=dtype,
-        validate=validate,
+    prompts = Placeholders(
+        [num_tokens] if isinstance(num_tokens, int) else list(num_tokens),
+        *(offsets, lengths, modalities, rows),
+        *(image_grid_thw, video_grid_thw, second_per_grid_ts, dtype),
     )
+    _check_metadata(prompts, spec)
+    found = _groups(prompts, spec)
+    if found is not None and any(prompts.counts):
+        return positions_of_runs(found, spec, dtype)
+    plan = _plan_by_types(prompts, spec, validate=validate)
     return plan.position_ids(), plan.rope_deltas
 
 
-def _in_order(offsets: list[int], lengths: list[int], limit: int) -> bool:
-    """Say whether runs hold a token each, lie one behind the other, and end at `limit` at most."""
-    ends = map(add, offsets, lengths)
-    return all(map(le, [0, *ends], [*offsets, limit])) and min(lengths) > 0
+def _groups(prompts: Placeholders, spec: MRopeSpec) -> Batch | None:
+    """Return the groups on the host, or None where the runs are not just these."""
+    runs = prompts.offsets, prompts.lengths, prompts.modalities, prompts.rows
+    if not prompts.offsets.is_cpu or torch.compiler.is_compiling():
+        return None
+    grids = prompts.image_grid_thw, prompts.video_grid_thw
+    return groups_of_runs(prompts.counts, spec, runs, grids, prompts.seconds)
 
 
-def _check_metadata(
-    counts: Sequence[object],
-    spec: MRopeSpec,
-    runs: tuple[Tensor, Tensor, Tensor],
-    rows: Tensor | None,
-    grids: tuple[Tensor | None, Tensor | None],
-    seconds: Tensor | Sequence[float] | None,
-    dtype: torch.dtype,
-) -> None:
+def _plan_by_types(prompts: Placeholders, spec: MRopeSpec, *, validate: bool) -> RopeIndexPlan:
+    """Return the plan of tokens that have just a type, which names what is wrong, too."""
+    counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
+    device, tracing = offsets.device, torch.compiler.is_compiling()
+    rows = torch.zeros_like(offsets) if rows is None else rows
+    if validate and not tracing:
+        _check_values(prompts, rows)
+    num_tokens = sum(counts)
+    bounds = torch.tensor([0, *counts], dtype=torch.int64, device=device).cumsum(0)
+    begin = bounds[rows.long()] + offsets
+    change = torch.zeros(num_tokens + 1, dtype=dtype, device=device)
+    for edge, kind in ((begin, modalities), (begin + lengths, -modalities)):
+        change.index_add_(0, edge.clamp(0, num_tokens), kind.to(dtype))
+    types = change.cumsum(0, dtype=dtype)[:-1]
+    capacity = None
+    if tracing or not offsets.is_cpu:
+        num_items = sum(0 if grids is None else len(grids) for grids in (images, videos))
+        capacity = len(offsets) + num_items + len(counts)
+    inputs = Inputs(types, images, videos, None, bounds, types, seconds)
+    plan = plan_of_inputs(inputs, spec, validate=validate, max_groups=capacity)
+    return replace(plan, dtype=dtype)
+
+
+def _check_metadata(prompts: Placeholders, spec: MRopeSpec) -> None:
     """Check types, shapes and dtypes of runs of placeholders and of grids."""
+    counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
     if spec.own_rule is not None:
@@ -191,8 +193,7 @@ def _check_metadata(
             raise ValueError(f"num_tokens must not be negative, got {count}")
     if not counts:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
-    offsets = runs[0]
-    given = dict(zip(("offsets", "lengths", "modalities"), runs, strict=True))
+    given = {"offsets": offsets, "lengths": lengths, "modalities": modalities}
     if rows is not None:
         given["rows"] = rows
     elif len(counts) > 1:
@@ -206,22 +207,16 @@ def _check_metadata(
                 f"{name} must have shape (R,) as offsets {tuple(offsets.shape)}, "
                 f"got {tuple(values.shape)}"
             )
-    checks.check_grid_shapes(*grids)
-    num_videos = 0 if grids[1] is None else grids[1].shape[0]
+    checks.check_grid_shapes(images, videos)
+    num_videos = 0 if videos is None else videos.shape[0]
     checks.check_seconds_argument(seconds, num_videos, spec)
 
 
-def _check_values(
-    counts: Sequence[int], offsets: Tensor, lengths: Tensor, modalities: Tensor, rows: Tensor
-) -> None:
+def _check_values(prompts: Placeholders, rows: Tensor) -> None:
     """Check that the runs lie in their prompts, one behind the other; synchronises."""
+    counts, offsets, lengths, modalities, *_ = prompts
     if not offsets.shape[0]:
         return
-    if offsets.is_cpu and not rows.any():
-        kinds = modalities.tolist()
-        known = kinds.count(IMAGE) + kinds.count(VIDEO) == len(kinds)
-        if known and _in_order(offsets.tolist(), lengths.tolist(), counts[0]):
-            return
     ends = offsets + lengths
     before = pad(torch.where(rows[1:] == rows[:-1], ends[:-1], 0), (1, 0))
     strange = (rows < 0) | (rows >= len(counts)) | pad(rows[1:] < rows[:-1], (1, 0))

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vecrope.plans.arguments import check_not_negative, per_row
+from vecrope.plans.table import PlanTable
+
 
 def tokens_of_step(
     num_computed_tokens: Tensor | Sequence[int],
     num_scheduled_tokens: Tensor | Sequence[int],
-    num_rows: int,
-    device: torch.device,
+    plan: PlanTable,
     num_tokens: int | None,
     *,
     validate: bool,
@@ -21,19 +23,11 @@ def tokens_of_step(
 
     The arguments are those of `vecrope.RopeIndexPlan.step`.
     """
-    computed = _per_row("num_computed_tokens", num_computed_tokens, num_rows)
-    scheduled = _per_row("num_scheduled_tokens", num_scheduled_tokens, num_rows)
+    computed = per_row("num_computed_tokens", num_computed_tokens, plan.num_rows)
+    scheduled = per_row("num_scheduled_tokens", num_scheduled_tokens, plan.num_rows)
     if validate:
-        for name, numbers in (
-            ("num_computed_tokens", computed),
-            ("num_scheduled_tokens", scheduled),
-        ):
-            wrong = numbers < 0
-            if bool(wrong.any()):
-                row = int(wrong.nonzero()[0])
-                raise ValueError(
-                    f"{name} must not be negative, got {int(numbers[row])} for row {row}"
-                )
+        check_not_negative("num_computed_tokens", computed)
+        check_not_negative("num_scheduled_tokens", scheduled)
     if num_tokens is None or validate:
         total = int(scheduled.sum())
         num_tokens = total if num_tokens is None else num_tokens
@@ -41,14 +35,14 @@ def tokens_of_step(
             raise ValueError(
                 f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
             )
-    computed, scheduled = computed.to(device), scheduled.to(device)
+    computed, scheduled = computed.to(plan.device), scheduled.to(plan.device)
     ends = scheduled.cumsum(0)
     # A row begins where the one before it ends; what is behind all is of the last.
     begun = ends.new_zeros(num_tokens + 1)
     begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
     rows = begun[:-1].cumsum(0)
-    index = (computed - ends + scheduled)[rows] + torch.arange(num_tokens, device=device)
-    return index, rows
+    index = (computed - ends + scheduled)[rows]
+    return index + torch.arange(num_tokens, device=plan.device), rows
 
 
 def written(positions: Tensor, out: Tensor) -> Tensor:
@@ -63,23 +57,3 @@ def written(positions: Tensor, out: Tensor) -> Tensor:
             f"out must have shape ({num_axes}, at least {num_tokens}), got {tuple(out.shape)}"
         )
     return out[:, :num_tokens].copy_(positions)
-
-
-def check_integers(name: str, values: Tensor) -> None:
-    """Check the dtype of indices and numbers."""
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {values.dtype}")
-
-
-def _per_row(name: str, numbers: Tensor | Sequence[int], num_rows: int) -> Tensor:
-    if not isinstance(numbers, Tensor):
-        # Without a number there is none that says its type.
-        dtype = None if len(numbers) else torch.int64
-        numbers = torch.tensor(numbers, dtype=dtype, device="cpu")
-    check_integers(name, numbers)
-    if numbers.shape != (num_rows,):
-        raise ValueError(
-            f"{name} must have shape ({num_rows},), a number for each row of the plan, "
-            f"got {tuple(numbers.shape)}"
-        )
-    return numbers.to(torch.int64)

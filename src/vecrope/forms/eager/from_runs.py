@@ -1,60 +1,73 @@
-"""The positions of one prompt of which the runs of placeholders are known."""
+"""The groups of prompts whose placeholders are known by offset and length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, repeat
-from operator import add, gt
+from itertools import accumulate, compress, repeat
+from operator import add, gt, sub
 
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, TEXT, VIDEO
+from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import find_parts
-from vecrope.forms.eager.rope_index import next_positions
-from vecrope.forms.eager.runs import Runs
+from vecrope.forms.eager.parts import Part, make_parts
+from vecrope.forms.eager.rope_index import Batch, next_positions
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
+# Offsets, lengths, modalities and rows (R,), on a CPU.
+Runs = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
-def positions_of_runs(
-    num_tokens: int,
+
+def groups_of_runs(
+    counts: Sequence[int],
     spec: MRopeSpec,
-    runs: tuple[Tensor, Tensor, Tensor],
+    runs: Runs,
     grids: tuple[Tensor | None, Tensor | None],
     seconds: Tensor | Sequence[float] | None,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas (1, 1), or None if the runs do not hold just the groups.
+) -> Batch | None:
+    """Return prompts, as packed sequences, and their groups; None if the runs are not these.
 
     Args:
-        num_tokens: N.
+        counts: tokens of each prompt.
         spec: of the shared rule.
-        runs: offsets, lengths and modalities (R,), on a CPU.
+        runs: of placeholders.
         grids: (num_images, 3) and (num_videos, 3), or None.
         seconds: (num_videos,) as `second_per_grid_ts`.
-        dtype: of the positions.
     """
     items = read_items(*grids, spec, seconds, lenient=False)
-    if items is None or not num_tokens:
+    if items is None:
         return None
-    starts, lengths, kinds = (numbers.tolist() for numbers in runs)
+    offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])
+    bounds = [0, *accumulate(counts)]
+    rows = [0] * len(offsets) if runs[3] is None else runs[3].tolist()
+    if rows and not 0 <= min(rows) <= max(rows) < len(counts):
+        return None
+    starts = [*map(add, offsets, map(bounds.__getitem__, rows))]
     stops = [*map(add, starts, lengths)]
-    if any(map(gt, [0, *stops], [*starts, num_tokens])) or min(lengths, default=1) < 1:
+    if any(offset < 0 for offset in offsets) or any(map(gt, [0, *stops], [*starts, bounds[-1]])):
+        return None
+    if any(stop > bounds[row + 1] for stop, row in zip(stops, rows, strict=True)):
         return None
     if not spec.frames_may_touch and not set(starts).isdisjoint(stops):
         return None
-    if not {IMAGE, VIDEO}.issuperset(kinds):
+    groups: list[Part] = []
+    for kind in (IMAGE, VIDEO):
+        item = items.of_groups(kind)
+        of_kind = [other == kind for other in kinds]
+        if [*compress(lengths, of_kind)] != [*map(items.area.__getitem__, item)]:
+            return None
+        groups += zip(compress(starts, of_kind), compress(stops, of_kind), item, repeat(0))
+    if len(groups) < len(starts):
         return None
-    with_text = Runs(
-        [TEXT, *chain.from_iterable(zip(kinds, repeat(TEXT), strict=False))],
-        [0, *chain.from_iterable(zip(starts, stops, strict=True)), num_tokens],
-        [0, 2 * len(kinds) + 1],
-    )
-    parts = find_parts(with_text, items, spec, by_types=True, lenient=False)
-    if parts is None:
-        return None
-    bounds = [0, num_tokens]
-    delta = next_positions(parts, bounds, spec)[0] - num_tokens
-    return write_positions(parts, bounds, dtype), torch.tensor([[delta]], device="cpu")
+    return Batch(bounds, make_parts(items, sorted(groups)))
+
+
+def positions_of_runs(batch: Batch, spec: MRopeSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
+    bounds, parts = batch
+    lengths = map(sub, bounds[1:], bounds)
+    deltas = [[delta] for delta in map(sub, next_positions(parts, bounds, spec), lengths)]
+    positions = write_positions(parts, bounds, dtype)
+    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu")

@@ -174,7 +174,7 @@ def test_a_line_of_a_grid_is_one_or_two():
     plan = plan_rope_index(**arguments_of(prompt))
     # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
     assert len(plan.starts) <= 2 + 2 * 4
-    assert plan.nbytes == 20 * len(plan.starts) + 20 + 4
+    assert plan.nbytes == 20 * len(plan.starts) + 32
 
 
 @pytest.mark.parametrize("delta_length", ["padded", "valid"])
@@ -251,7 +251,7 @@ def test_refused():
         )
     ]
     for other in plans[1:]:
-        with pytest.raises(ValueError, match="plans must be of one family"):
+        with pytest.raises(ValueError, match=r"plans must (be of|have) one family"):
             concatenate_plans([plans[0], other])
     with pytest.raises(ValueError, match=r"out must have shape \(4, at least 3\)"):
         plans[1].step([0], [3], out=torch.zeros((3, 3), dtype=torch.int64))

@@ -1,0 +1,59 @@
+"""The plan of a family with a rule of its own, from its positions."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import pad
+
+from vecrope.core.stream import make_stream
+from vecrope.families.rules import GlmImage
+from vecrope.own_rules.dispatch import own_rope_index
+from vecrope.own_rules.glm_image.decode import tail_of
+from vecrope.own_rules.glm_image.prompt import read_markers
+from vecrope.plans.line_plan import LinePlan, no_images
+from vecrope.plans.lines import Lines, lines_of
+from vecrope.plans.table import WIDE_FROM, family_of
+from vecrope.prepare import Prepared
+from vecrope.spec import MRopeSpec
+
+
+def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
+    """Return the plan of a batch; exact, or with a line for every token, by how it is prepared."""
+    inputs, exact, tracing, _ = prepared
+    position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
+    stream = make_stream(
+        inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact
+    )
+    positions, bounds = position_ids.flatten(1), stream.row_bounds.long()
+    lengths = measured = bounds.diff()
+    if spec.delta_length == "valid" and stream.kept is not None:
+        measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
+    if stream.num_tokens:
+        lines = lines_of(positions, stream.kept, stream.row_bounds, exact=exact)
+    else:
+        empty = positions.new_zeros((positions.shape[0], 1))
+        slopes = torch.ones((positions.shape[0] + 1, 1), dtype=torch.int8, device=empty.device)
+        lines = Lines(bounds.new_zeros(1), empty, slopes)
+    index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
+    tail, misfit = no_images(positions.device), None
+    if isinstance(spec.own_rule, GlmImage):
+        reading = read_markers(inputs, spec, validate=False)
+        tail, misfit = tail_of(reading, spec), reading.misfit
+    deltas = rope_deltas.view(-1)
+    deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
+    plan = LinePlan(
+        rows=torch.stack(
+            (bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas), 1
+        ),
+        num_tokens=stream.num_tokens,
+        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
+        dtype=position_ids.dtype,
+        padding_value=spec.padding_value,
+        family=family_of(spec),
+        starts=lines.starts.to(index_dtype),
+        bases=lines.bases if lines.bases.is_floating_point() else lines.bases.to(index_dtype),
+        slopes=lines.slopes,
+        generated=tail.images,
+        generated_rows=tail.rows,
+    )
+    return plan.voided(misfit) if misfit is not None and validate and tracing else plan

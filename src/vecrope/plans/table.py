@@ -1,0 +1,239 @@
+"""What every plan holds: its rows, and how it is moved, copied and described."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils import _pytree as pytree
+
+from vecrope.core.search import search
+from vecrope.spec import MRopeSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+INVALID_DELTA = torch.iinfo(torch.int64).min
+# From so many tokens on indices have 64 bits.
+WIDE_FROM = 2**30
+_CONSTANTS = ("dtype", "padding_value", "family")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PlanTable(ABC):
+    """The rows of a batch, and what is known of all of it.
+
+    Attributes:
+        rows: (B, 4) int64, or float64 where the positions are fractions; for each row
+
+            - index of its first token in the batch;
+            - its tokens, padding included;
+            - position of the first token of text after it;
+            - its `rope_deltas`.
+        num_tokens: N, padding included.
+        seq_len: T, or None where the input was packed.
+        dtype: of the positions.
+        padding_value: the position of masked tokens.
+        family: the model type and the convention.
+    """
+
+    rows: Tensor
+    num_tokens: int
+    seq_len: int | None
+    dtype: torch.dtype
+    padding_value: int
+    family: str
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {self.family}: {len(self)} rows, {self.num_tokens} tokens, "
+            f"{self.dtype}, {self.nbytes} bytes on {self.device}>"
+        )
+
+    @property
+    @abstractmethod
+    def _entry_starts(self) -> Tensor:
+        """(E,) ascending index in the batch of each entry's first token."""
+
+    @abstractmethod
+    def _masked_ends(self) -> Tensor:
+        """Return (E,) where the masked tokens of each entry end: its start where none are."""
+
+    @property
+    @abstractmethod
+    def num_axes(self) -> int:
+        """A, the number of axes: 3 but for families with a rule of their own."""
+
+    @abstractmethod
+    def voided(self, invalid: Tensor) -> Self:
+        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
+
+    @abstractmethod
+    def _joined(self, plans: Sequence[Any], begin: Tensor, *, wide: bool) -> Self:
+        """Return this plan with the entries of several, of which it is the first.
+
+        Args:
+            plans: of its class, at least one.
+            begin: where the tokens of each begin.
+            wide: whether indices need 64 bits.
+
+        Raises:
+            ValueError: where the plans do not go together.
+        """
+
+    @abstractmethod
+    def _gathered(self, entry: Tensor, rows: Tensor, shift: Tensor) -> Self:
+        """Return this plan with some of its entries, (n,) each moved by `shift`, and some rows."""
+
+    @property
+    def num_rows(self) -> int:
+        """B, the number of rows or of packed sequences."""
+        return len(self)
+
+    @property
+    def row_bounds(self) -> Tensor:
+        """(B + 1,) int64: where each row starts in the batch, then N."""
+        return pad(self.rows[:, 0].long(), (0, 1), value=self.num_tokens)
+
+    @property
+    def next_positions(self) -> Tensor:
+        """(B,) int64: the position of the first token of text after each row."""
+        return self.rows[:, 2]
+
+    @property
+    def rope_deltas(self) -> Tensor:
+        """(B, 1) int64, or float32 where the positions are fractions: of `get_rope_index`."""
+        deltas = self.rows[:, 3:]
+        return deltas.float() if deltas.is_floating_point() else deltas
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the table, and of what is expanded from it."""
+        return self.rows.device
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the plan's tensors hold."""
+        return sum(leaf.nbytes for leaf in pytree.tree_leaves(self) if isinstance(leaf, Tensor))
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the plan on a device; the same plan if it is there."""
+        if torch.device(device) == self.device:
+            return self
+        moved: Self = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
+        return moved
+
+    def with_deltas(self, rope_deltas: Tensor) -> Self:
+        """Return the plan with other deltas (B, 1)."""
+        return replace(self, rows=torch.cat((self.rows[:, :3], rope_deltas), 1))
+
+    def _rows_voided(self, invalid: Tensor) -> Tensor:
+        """Return the rows, where `invalid` (0-d bool) with what nobody takes for an answer."""
+        start, tokens, following, delta = self.rows.unbind(1)
+        following = following.masked_fill(invalid, -(2**31))
+        return torch.stack((start, tokens, following, delta.masked_fill(invalid, INVALID_DELTA)), 1)
+
+    @property
+    def _reads_values(self) -> bool:
+        """Whether a value of the plan can be read without a wait."""
+        rows = self.rows
+        return rows.is_cpu and type(rows) is Tensor and not torch.compiler.is_compiling()
+
+    @property
+    def _width(self) -> int:
+        """The number of columns of the input."""
+        return self.num_tokens if self.seq_len is None else self.seq_len
+
+    @property
+    def _num_input_rows(self) -> int:
+        """Rows of the input, each of which may hold several rows of the plan; 1 if packed."""
+        if not self.seq_len:
+            return 1 if self.seq_len is None else self.num_rows
+        return self.num_tokens // self.seq_len
+
+    def _all_tokens(self) -> Tensor:
+        return torch.arange(self.num_tokens, dtype=self._entry_starts.dtype, device=self.device)
+
+    def _at(self, token_index: Tensor, rows: Tensor) -> Tensor:
+        """Return the (A, ...) positions of tokens by indices of 64 bits in their rows."""
+        begin, length, following, _ = self.rows[rows].unbind(-1)
+        beyond = token_index - length
+        decoded = self._decoded(rows, following, beyond)
+        # Most steps of an engine decode.
+        if self._reads_values and not bool((beyond < 0).any()):
+            decoded = decoded.to(self.dtype)
+            return decoded.expand(self.num_axes, *beyond.shape).clone()
+        # Behind its row's end an index lies in another row or in none, of which nothing is taken.
+        positions = self._expand(begin + token_index)
+        return torch.where(beyond < 0, positions, decoded).to(self.dtype)
+
+    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
+        """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
+
+        (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
+        """
+        return following + index
+
+    @abstractmethod
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
+
+    def _expand_all(self) -> Tensor:
+        """Return the (A, N) positions of all tokens, in the plan's dtype."""
+        return self._expand(self._all_tokens()).to(self.dtype)
+
+    def _text_positions(self, index: Tensor) -> Tensor:
+        """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
+        starts, ends, begins = self._entry_starts, self._masked_ends(), self.rows[:, 0].long()
+        masked = pad((ends - starts).cumsum(0), (1, 0))
+        begin = begins[search(begins, index) - 1]
+        entry = search(starts, index)
+        # Entries before the row are those that start before its first token.
+        before = masked[entry] - masked[search(starts, begin - 1)]
+        return torch.where(index < ends[entry - 1], 0, index - begin - before)
+
+
+def family_of(spec: MRopeSpec) -> str:
+    """Return what plans call a family under a convention."""
+    return f"{spec.model_type} ({spec.convention})"
+
+
+_PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])
+
+
+def register_plan(plan_class: _PlanClass) -> _PlanClass:
+    """Register a class of plans as a pytree, whose leaves are its tensors and sizes."""
+    leaves = [field.name for field in fields(plan_class) if field.name not in _CONSTANTS]
+
+    def flatten(plan: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        context = tuple(getattr(plan, name) for name in _CONSTANTS)
+        return [getattr(plan, name) for name in leaves], context
+
+    def flatten_with_keys(plan: Any) -> tuple[list[tuple[pytree.KeyEntry, Any]], tuple[Any, ...]]:
+        values, context = flatten(plan)
+        return list(zip(map(pytree.GetAttrKey, leaves), values, strict=True)), context
+
+    def unflatten(values: Any, context: Any) -> PlanTable:
+        named = zip((*leaves, *_CONSTANTS), (*values, *context), strict=True)
+        return plan_class(**dict(named))
+
+    pytree.register_pytree_node(
+        plan_class,
+        flatten,
+        unflatten,
+        serialized_type_name=f"vecrope.{plan_class.__name__}",
+        to_dumpable_context=lambda context: [str(context[0]).removeprefix("torch."), *context[1:]],
+        from_dumpable_context=lambda context: (getattr(torch, context[0]), *context[1:]),
+        flatten_with_keys_fn=flatten_with_keys,
+    )
+    # So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
+    torch.serialization.add_safe_globals([plan_class])
+    return plan_class

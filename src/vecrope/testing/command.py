@@ -54,7 +54,7 @@ def load(path: str, adapter: str | None = None) -> Function:
             and parameter.name not in arguments
         ]
         if missing:
-            raise _Unmatched(
+            raise UnmatchedError(
                 f"{path} needs {', '.join(missing)}, a prompt has {', '.join(arguments)}; "
                 "name an --adapter that takes the function and a prompt's arguments"
             )
@@ -65,7 +65,7 @@ def load(path: str, adapter: str | None = None) -> Function:
     return matched
 
 
-class _Unmatched(ValueError):
+class UnmatchedError(ValueError):
     """The function has a parameter that no argument of a prompt has the name of."""
 
 
@@ -159,7 +159,7 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
     def run(prompt: Prompt) -> None:
         try:
             check(function, prompt)
-        except _Unmatched:
+        except UnmatchedError:
             raise
         except Exception as error:
             # The last one is the shortest.
@@ -168,7 +168,7 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
 
     try:
         run()
-    except _Unmatched:
+    except UnmatchedError:
         raise
     except Exception:
         if not failed:

@@ -10,7 +10,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Files and folders whose tests take more than a few seconds together; `-m "not slow"` leaves them out.
+# Files and folders whose tests take more than a few seconds: `-m "not slow"` leaves them out.
 SLOW = (
     "bench",
     "families/test_recorded_answers.py",

@@ -105,7 +105,11 @@ def _properties(spec: MRopeSpec, *, slow: bool) -> Iterator[Property]:
     yield "conversations are answered as by the reference", conversations(spec), assert_matches
     yield "the arguments are left as they were", conversations(spec), _assert_unchanged
     soup = {"fit": True} if spec.own_rule is None else {}
-    yield "hostile prompts are answered as by the reference", token_soup(spec, **soup), _if_any
+    # Some upstreams fail where all tokens of a row are masked.
+    with_tokens = token_soup(spec, **soup).filter(lambda prompt: all("1" in m for m in prompt.mask))
+    yield "hostile prompts are answered as by the reference", with_tokens, _if_any
+    if slow:
+        yield "a row may hold no token", token_soup(spec, **soup), _if_any
     if slow and spec.own_rule is None:
         touching = conversations(spec, touching=True)
         yield "images and frames that touch are told apart", touching, assert_matches

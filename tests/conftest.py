@@ -36,7 +36,6 @@ SLOW = (
     "real_input",
     "test_exported.py",
     "test_package.py",
-    "test_shards.py",
     "testing/test_reference_golden.py",
     "testing/test_strategies.py",
 )

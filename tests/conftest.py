@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,36 @@ from hypothesis import settings
 # Without a GPU, Triton's kernels run in its interpreter. It looks at this when it is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Files and folders whose tests take more than a few seconds: `-m "not slow"` leaves them out.
+SLOW = (
+    "bench",
+    "families/test_recorded_answers.py",
+    "families/test_static.py",
+    "families/test_upstreams.py",
+    "families/test_worked_examples.py",
+    "forms/test_compiled.py",
+    "forms/test_exported.py",
+    "forms/test_fake_tensors.py",
+    "forms/triton",
+    "integrations/transformers/test_answers.py",
+    "integrations/transformers/test_models.py",
+    "integrations/transformers/test_own_rules.py",
+    "integrations/transformers/test_patching.py",
+    "integrations/transformers/test_static.py",
+    "own_rules/bailing/test_upstreams.py",
+    "own_rules/glm_image/test_static.py",
+    "own_rules/minicpmv4_7/test_static.py",
+    "own_rules/omni/test_static.py",
+    "own_rules/omni/test_upstreams.py",
+    "own_rules/test_static.py",
+    "own_rules/test_strategies.py",
+    "real_input",
+    "test_exported.py",
+    "test_package.py",
+    "testing/test_reference_golden.py",
+    "testing/test_strategies.py",
+)
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=10, derandomize=True, deadline=None, print_blob=True)
@@ -61,3 +92,10 @@ def pytest_terminal_summary(terminalreporter):
     if reasons:
         listed = "; ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         terminalreporter.write_line(f"skipped: {listed}")
+
+
+def pytest_collection_modifyitems(items):
+    slow = [Path(__file__).parent / path for path in SLOW]
+    for item in items:
+        if any(item.path == path or path in item.path.parents for path in slow):
+            item.add_marker(pytest.mark.slow)

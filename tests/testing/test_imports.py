@@ -38,7 +38,8 @@ def without(monkeypatch, module):
     import vecrope.testing
 
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "vecrope.testing.strategies", raising=False)
+    for name in [name for name in sys.modules if name.startswith("vecrope.testing.strategies")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(vecrope.testing, "strategies", raising=False)
     return vecrope.testing
 

@@ -54,7 +54,7 @@ def load(path: str, adapter: str | None = None) -> Function:
             and parameter.name not in arguments
         ]
         if missing:
-            raise _Unmatched(
+            raise UnmatchedError(
                 f"{path} needs {', '.join(missing)}, a prompt has {', '.join(arguments)}; "
                 "name an --adapter that takes the function and a prompt's arguments"
             )
@@ -65,7 +65,7 @@ def load(path: str, adapter: str | None = None) -> Function:
     return matched
 
 
-class _Unmatched(ValueError):
+class UnmatchedError(ValueError):
     """The function has a parameter that no argument of a prompt has the name of."""
 
 
@@ -105,7 +105,11 @@ def _properties(spec: MRopeSpec, *, slow: bool) -> Iterator[Property]:
     yield "conversations are answered as by the reference", conversations(spec), assert_matches
     yield "the arguments are left as they were", conversations(spec), _assert_unchanged
     soup = {"fit": True} if spec.own_rule is None else {}
-    yield "hostile prompts are answered as by the reference", token_soup(spec, **soup), _if_any
+    # Some upstreams fail where all tokens of a row are masked.
+    with_tokens = token_soup(spec, **soup).filter(lambda prompt: all("1" in m for m in prompt.mask))
+    yield "hostile prompts are answered as by the reference", with_tokens, _if_any
+    if slow:
+        yield "a row may hold no token", token_soup(spec, **soup), _if_any
     if slow and spec.own_rule is None:
         touching = conversations(spec, touching=True)
         yield "images and frames that touch are told apart", touching, assert_matches
@@ -159,7 +163,7 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
     def run(prompt: Prompt) -> None:
         try:
             check(function, prompt)
-        except _Unmatched:
+        except UnmatchedError:
             raise
         except Exception as error:
             # The last one is the shortest.
@@ -168,7 +172,7 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
 
     try:
         run()
-    except _Unmatched:
+    except UnmatchedError:
         raise
     except Exception:
         if not failed:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
-from tests.forms.test_tracing import assigned_numbers
+from tests.forms.test_fake_tensors import assigned_numbers
 from tests.own_rules.minicpmv4_7.batches import SPECS, arguments_of, batches, each_spec
 from vecrope import get_rope_index
 from vecrope.own_rules import minicpmv4_7

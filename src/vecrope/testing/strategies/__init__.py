@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from hypothesis.strategies import SearchStrategy
+from hypothesis import strategies as st
 
 from vecrope.families.rules import MiniCPMV47, OmniRule
 from vecrope.spec import MRopeSpec
@@ -15,7 +15,7 @@ from vecrope.testing.strategies import minicpmv4_7, omni, own_rules, shared
 __all__ = ["conversations", "token_soup"]
 
 
-def conversations(spec: MRopeSpec, **options: Any) -> SearchStrategy[Prompt]:
+def conversations(spec: MRopeSpec, **options: Any) -> st.SearchStrategy[Prompt]:
     """Draw prompts as the family's processor lays them out; the reference accepts every one.
 
     Rows of text, images, videos and whatever else the family has, padded on either side or not at
@@ -28,11 +28,11 @@ def conversations(spec: MRopeSpec, **options: Any) -> SearchStrategy[Prompt]:
             what else a family takes is documented by the function of this name in
             `vecrope.testing.strategies.shared`, `.omni`, `.minicpmv4_7` and `.own_rules`.
     """
-    strategy: SearchStrategy[Prompt] = _module_of(spec).conversations(spec, **options)
+    strategy: st.SearchStrategy[Prompt] = _module_of(spec).conversations(spec, **options)
     return strategy
 
 
-def token_soup(spec: MRopeSpec, **options: Any) -> SearchStrategy[Prompt]:
+def token_soup(spec: MRopeSpec, **options: Any) -> st.SearchStrategy[Prompt]:
     """Draw hostile prompts: stray placeholders, unbalanced markers, a mask with any holes.
 
     The grids fit the tokens where `fit` is true, so that the reference accepts the prompts. Omni
@@ -42,7 +42,7 @@ def token_soup(spec: MRopeSpec, **options: Any) -> SearchStrategy[Prompt]:
         spec: the rules under which the prompts are read.
         options: as documented by the function of this name in the family's module.
     """
-    strategy: SearchStrategy[Prompt] = _module_of(spec).token_soup(spec, **options)
+    strategy: st.SearchStrategy[Prompt] = _module_of(spec).token_soup(spec, **options)
     return strategy
 
 

@@ -8,6 +8,7 @@ a prompt ends inside a picture, and too little memory for all requests, so that 
 import json
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
@@ -48,11 +49,11 @@ class Positions:
         return given, number
 
 
-def wrong(num_tokens, groups):
+def wrong(num_tokens, _):
     return torch.arange(num_tokens).repeat(3, 1), 0
 
 
-def refused(num_tokens, groups):
+def refused(num_tokens, _):
     raise ValueError(f"group 0 must lie between tokens 0 and {num_tokens}")
 
 
@@ -152,8 +153,7 @@ def main(model, out, small):
     run = run_small if small else run_plain
     seen = {"replaced": sorted(owner.__name__ for owner in plugin._originals)}
     seen |= run(llm, generate, positions, prompts)
-    with open(out, "w") as file:
-        json.dump(seen, file)
+    Path(out).write_text(json.dumps(seen))
 
 
 def phases(positions):
@@ -172,7 +172,7 @@ def phases(positions):
     plugin.register()
 
 
-def run_plain(llm, generate, positions, prompts):
+def run_plain(_, generate, positions, prompts):
     named = prompts.by_name()
     seen = {"names": list(named)}
     for phase in phases(positions):

@@ -131,6 +131,16 @@ def test_functions_that_are_not_known_or_missing_are_left_and_named(tree, monkey
     assert "get_rope_index_ernie45 (this SGLang has none)" in record.message
 
 
+def test_the_log_waits_until_it_is_set_up(tree, caplog):
+    ours.install()
+    assert not caplog.records
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            ask(tree, [7, 8, 8, 5])
+    (record,) = caplog.records
+    assert record.message.startswith("vecrope answers for SGLang's get_rope_index, ")
+
+
 def test_without_sglang_it_is_an_import_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "sglang", None)
     with pytest.raises(ImportError, match="sglang"):

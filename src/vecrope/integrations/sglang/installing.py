@@ -31,6 +31,8 @@ _PICTURES_ONLY = "QwenVLImageProcessor._compute_image_only_mrope_positions_from_
 # SGLang's own functions and what stands in their place, by name.
 _swapped: dict[str, tuple[Any, Any]] = {}
 _refusals = Refusals("SGLang", _logger)
+# What was replaced, until a log takes it: SGLang loads plugins before it sets its logging up.
+_unsaid: list[str] = []
 
 
 class Installation(NamedTuple):
@@ -71,7 +73,8 @@ def install(*, strict: bool = False) -> Installation:
             `refusals` counts these prompts, and the log names each fault once.
 
     Returns:
-        What was replaced and what was left, which is also logged once.
+        What was replaced and what was left. It is also logged, once, at level INFO: now, or at the
+        first request where the level is not enabled yet.
 
     Raises:
         ImportError: if SGLang is not installed.
@@ -96,11 +99,10 @@ def install(*, strict: bool = False) -> Installation:
         _swapped[name] = original, new
         _swap(owner, name, original, new)
     done = Installation(tuple(_swapped), left)
-    _logger.info(
-        "vecrope answers for SGLang's %s. Left as they are: %s",
-        ", ".join(done.replaced) or "functions: none",
-        "; ".join(f"{name} ({reason})" for name, reason in left.items()),
-    )
+    replaced = ", ".join(done.replaced) or "functions: none"
+    reasons = "; ".join(f"{name} ({reason})" for name, reason in left.items())
+    _unsaid[:] = [f"vecrope answers for SGLang's {replaced}. Left as they are: {reasons}"]
+    _say()
     return done
 
 
@@ -109,12 +111,18 @@ def uninstall() -> None:
     while _swapped:
         name, (original, new) = _swapped.popitem()
         _swap(_owner(), name, new, original)
+    _unsaid.clear()
     _refusals.clear()
 
 
 def refusals() -> dict[str, int]:
     """Return how many prompts vecrope refused in this process, by their fault."""
     return _refusals.counts()
+
+
+def _say() -> None:
+    if _unsaid and _logger.isEnabledFor(logging.INFO):
+        _logger.info("%s", _unsaid.pop())
 
 
 def _owner() -> Any:
@@ -142,6 +150,7 @@ def _replacement(
 ) -> Any:
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
+        _say()
         if model_types is not None:
             model_type = kwargs["model_type"] if "model_type" in kwargs else args[4]
             if model_type not in model_types:

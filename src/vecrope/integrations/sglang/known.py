@@ -12,8 +12,8 @@ HELPERS: dict[str, tuple[str, ...]] = {
         "_get_llm_pos_ids_for_vision",
     ),
 }
-_FROM_0_5_3 = frozenset({"qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"})
-_FROM_0_5_4 = _FROM_0_5_3 | {"qwen3_omni_moe"}
+_FROM_0_5_3 = frozenset({"qwen2_vl", "qwen2_5_vl"})
+_FROM_0_5_4 = _FROM_0_5_3 | {"qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe"}
 _FROM_0_5_8 = _FROM_0_5_4 | {"paddleocr_vl"}
 _FROM_0_5_9 = _FROM_0_5_8 | {"qwen3_5", "qwen3_5_moe"}
 _FROM_0_5_12 = _FROM_0_5_9 | {"intern_s2_preview"}

@@ -67,7 +67,10 @@ def _used_grids(inputs: Inputs, spec: MRopeSpec) -> Inputs | None:
     counts = count_placeholders(inputs, spec)
     used: dict[str, Any] = {}
     for name, grid, count, merge_t in zip(
-        ("image_grid_thw", "video_grid_thw"), grids, counts, (1, spec.temporal_merge_size),
+        ("image_grid_thw", "video_grid_thw"),
+        grids,
+        counts,
+        (1, spec.temporal_merge_size),
         strict=True,
     ):
         if grid is None or grid.ndim != 2 or grid.shape[1] != 3:

@@ -71,7 +71,8 @@ def load(source, name, folder):
                 for each in functions:
                     if each.name in reached:
                         reached |= {
-                            found.attr for found in ast.walk(each)
+                            found.attr
+                            for found in ast.walk(each)
                             if isinstance(found, ast.Attribute)
                         }
             node.body = [each for each in functions if each.name in reached]
@@ -145,8 +146,12 @@ def drawn(strategy, number):
     found = []
 
     @settings(
-        max_examples=number, database=None, derandomize=True, deadline=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+        max_examples=number,
+        database=None,
+        derandomize=True,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(strategy)
     def collect(prompt):
@@ -206,7 +211,6 @@ def main(folder):
                     rules = rules_of(model_type)[entry["rules"]]
                     assert difference(cls, model_type, rules) is None
                 entry["releases"].append(release.name)
-                print(release.name, model_type, code, entry.get("rules", "refused"), flush=True)
     TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

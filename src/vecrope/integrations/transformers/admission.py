@@ -138,9 +138,7 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
             for rules in rules_of(model_type).values()
         )
         found = ", ".join(each.name for each in _parameters(original, 1))
-        raise RuntimeError(
-            f"get_rope_index of {cls.__name__} must take {takes}, got ({found})"
-        )
+        raise RuntimeError(f"get_rope_index of {cls.__name__} must take {takes}, got ({found})")
     return Method(original, cls, model_type, code, entry, check)
 
 

@@ -215,9 +215,7 @@ def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
     return attention_mask.bool() if isinstance(attention_mask, Tensor) else attention_mask
 
 
-def less_left_over(
-    seconds: Any, video_grid_thw: Tensor | None
-) -> Tensor | Sequence[float] | None:
+def less_left_over(seconds: Any, video_grid_thw: Tensor | None) -> Tensor | Sequence[float] | None:
     """Return the seconds less those beyond the last video."""
     seconds = as_seconds(seconds)
     num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]

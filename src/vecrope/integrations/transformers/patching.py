@@ -114,9 +114,7 @@ def unpatch(target: _Target) -> _Target:
 
 
 @contextmanager
-def patched(
-    target: _Target, *, validate: bool = True, check: Check = "self"
-) -> Iterator[_Target]:
+def patched(target: _Target, *, validate: bool = True, check: Check = "self") -> Iterator[_Target]:
     """Patch a model or a class for the time of a `with` block; see `patch`.
 
     Args:

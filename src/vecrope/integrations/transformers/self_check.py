@@ -46,11 +46,12 @@ def first_difference(
             except Exception as error:
                 return f"transformers raises {error!r} on {_described(arguments)}"
             try:
-                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))  # type: ignore[arg-type]
+                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))
             except ValueError as error:
                 return f"vecrope refuses {_described(arguments)}: {error}"
-            for name, expected, got in zip(("position_ids", "rope_deltas"), theirs, ours,
-                                           strict=True):
+            for name, expected, got in zip(
+                ("position_ids", "rope_deltas"), theirs, ours, strict=True
+            ):
                 if not _equal(expected, got):
                     return (
                         f"{name} differ: transformers {_value(expected)}, vecrope {_value(got)}, "

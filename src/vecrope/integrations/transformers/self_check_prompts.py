@@ -81,12 +81,14 @@ def _arguments(
                 t *= spec.temporal_merge_size if kind == "video" else 1
                 grids[kind].append([t, h * merge, w * merge])
     width = max(map(len, tokens)) + (padding == 3)
-    left = [0 if padding == 0 else (width - len(row)) // (1 if padding == 1 else 2)
-            for row in tokens]
+    left = [
+        0 if padding == 0 else (width - len(row)) // (1 if padding == 1 else 2) for row in tokens
+    ]
     filler = (_text_id(spec), 0, 0)
     padded = torch.tensor(
         [
-            [filler] * before + [(*token, 1) for token in row]
+            [filler] * before
+            + [(*token, 1) for token in row]
             + [filler] * (width - before - len(row))
             for row, before in zip(tokens, left, strict=True)
         ],

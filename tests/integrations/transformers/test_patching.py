@@ -223,16 +223,30 @@ def test_a_block_leaves_what_it_found(target):
 # Refusals
 
 
-def wrong(self, input_ids, mm_token_type_ids, image_grid_thw=None, video_grid_thw=None,
-          attention_mask=None, **kwargs):
+def wrong(
+    self,
+    input_ids,
+    mm_token_type_ids,
+    image_grid_thw=None,
+    video_grid_thw=None,
+    attention_mask=None,
+    **kwargs,
+):
     positions, deltas = OWN(
         self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask
     )
     return positions + (video_grid_thw is not None), deltas
 
 
-def right(self, input_ids, mm_token_type_ids, image_grid_thw=None, video_grid_thw=None,
-          attention_mask=None, **kwargs):
+def right(
+    self,
+    input_ids,
+    mm_token_type_ids,
+    image_grid_thw=None,
+    video_grid_thw=None,
+    attention_mask=None,
+    **kwargs,
+):
     return OWN(self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask)
 
 

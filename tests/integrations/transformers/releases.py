@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import json
 import linecache
+import re
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -234,7 +235,9 @@ def main(folder):
                     rules = rules_of(model_type)[entry["rules"]]
                     assert difference(cls, model_type, rules) is None
                 entry["releases"].append(release.name)
-    TABLE.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(table, indent=1)
+    text = re.sub(r"\[[^\]]*\]", lambda found: " ".join(found[0].split()), text)
+    TABLE.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def wrong(
     image_grid_thw=None,
     video_grid_thw=None,
     attention_mask=None,
-    **kwargs,
+    **kwargs,  # noqa: ARG001
 ):
     positions, deltas = OWN(
         self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask
@@ -245,7 +245,7 @@ def right(
     image_grid_thw=None,
     video_grid_thw=None,
     attention_mask=None,
-    **kwargs,
+    **kwargs,  # noqa: ARG001
 ):
     return OWN(self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask)
 

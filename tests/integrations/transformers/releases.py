@@ -150,7 +150,7 @@ def prompts_of(model_type, spec, seeds):
 
 
 def long_audio(spec):
-    """Return an audio of several windows, whose tokens depend on the window as drawn ones seldom do."""
+    """Return an audio of several windows: those that are drawn seldom have as many."""
     mel_frames, rest = 130, 130 % (2 * spec.own_rule.n_window)
     number = 13 * (mel_frames // (2 * spec.own_rule.n_window))
     for _ in range(3 if rest else 0):

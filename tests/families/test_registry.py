@@ -261,3 +261,8 @@ def test_an_unknown_convention_is_named_next_to_the_known(build, convention):
     message = rf"^convention must be one of 'sglang', 'transformers', 'vllm', got {convention!r}$"
     with pytest.raises(ValueError, match=message):
         build("glm4v", convention=convention)
+
+
+def test_a_family_that_is_not_supported_says_why():
+    with pytest.raises(ValueError, match="'hy_v4_vl' is not supported: each row of an image ends"):
+        MRopeSpec.from_config({"model_type": "hy_v4_vl"}, convention="transformers")

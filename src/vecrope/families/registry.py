@@ -46,6 +46,11 @@ _CHECKPOINT_NAMES = {"Keye": "keye", "KeyeVL1_5": "keye_vl1_5"}
 # Models whose code has, or inherits, parts of M-RoPE, and does not use them.
 NOT_MROPE = ("exaone4_5", "glm5_next", "lfm3_vl", "minicpmv4_6", "qwen3_asr", "video_llama_3")
 
+# Families with M-RoPE that are not implemented, and what they would need.
+NOT_SUPPORTED = {
+    "hy_v4_vl": "each row of an image ends with a newline token, which has a column of its own",
+}
+
 # Fields that an upstream has a default for where a configuration lacks them.
 _OPTIONAL = ("separate_frames", "tokens_per_second")
 
@@ -122,6 +127,8 @@ def _family_of(model_type: object, convention: str) -> Family:
             f"{model_type!r} has no M-RoPE under convention {convention!r}: its positions are the "
             "plain index of each token, which the model makes itself"
         )
+    if model_type in NOT_SUPPORTED:
+        raise ValueError(f"{model_type!r} is not supported: {NOT_SUPPORTED[str(model_type)]}")
     whole = whole_model_of(model_type, FAMILIES)
     if whole is not None:
         raise ValueError(

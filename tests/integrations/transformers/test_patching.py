@@ -5,6 +5,8 @@ import inspect
 import pickle
 import subprocess
 import sys
+import warnings
+from types import FunctionType, MethodType
 
 import pytest
 import torch
@@ -221,22 +223,134 @@ def test_a_block_leaves_what_it_found(target):
 # Refusals
 
 
-def test_a_version_that_is_not_known(monkeypatch):
-    import transformers  # here, because while it is imported it takes its own place
+def wrong(
+    self,
+    input_ids,
+    mm_token_type_ids,
+    image_grid_thw=None,
+    video_grid_thw=None,
+    attention_mask=None,
+    **kwargs,  # noqa: ARG001
+):
+    positions, deltas = OWN(
+        self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask
+    )
+    return positions + (video_grid_thw is not None), deltas
 
-    monkeypatch.setattr(transformers, "__version__", "5.24.1")
-    with pytest.raises(RuntimeError, match=r"version 5\.23, got 5\.24\.1: install 'transformers=="):
-        patch(Qwen2VLModel)
-    with pytest.raises(RuntimeError, match=r"got 5\.24\.1"), patched(Qwen2VLModel):
-        pass
+
+def right(
+    self,
+    input_ids,
+    mm_token_type_ids,
+    image_grid_thw=None,
+    video_grid_thw=None,
+    attention_mask=None,
+    **kwargs,  # noqa: ARG001
+):
+    return OWN(self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask)
+
+
+def in_transformers(function):
+    """Return a function that looks like one of a release that nobody has seen."""
+    there = FunctionType(
+        function.__code__,
+        {**vars(sys.modules[OWN.__module__]), "OWN": OWN},
+        argdefs=function.__defaults__,
+    )
+    there.__module__ = OWN.__module__
+    return there
+
+
+def global_state():
+    return (torch.get_rng_state().tolist(), torch.get_default_device(), torch.is_grad_enabled())
+
+
+def test_a_method_that_is_not_known_is_compared(monkeypatch):
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(right))
+    module = new_module()
+    with pytest.raises(RuntimeError, match="is not known to this vecrope"):
+        patch(module, check="known")
+    torch.set_default_device("meta")
+    try:
+        before = global_state()
+        with pytest.warns(UserWarning, match="agreed with it on all prompts"):
+            patch(module)
+        assert global_state() == before
+    finally:
+        torch.set_default_device(None)
+    assert refuses(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        patch(new_module())  # once a process
+
+
+def test_a_difference_is_refused_with_its_prompt(monkeypatch):
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(wrong))
+    module = new_module()
+    with pytest.raises(RuntimeError, match=r"position_ids differ: .* video_grid_thw=\[\["):
+        patch(module)
+    assert not is_patched(module)
+
+
+def test_a_class_is_compared_at_its_first_call_and_not_in_a_graph(monkeypatch):
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(right))
+    module = new_module()
+    with patched(Qwen2VLModel, check="always"):
+        with monkeypatch.context() as tracing:
+            tracing.setattr(torch.compiler, "is_compiling", lambda: True)
+            with pytest.raises(RuntimeError, match="patch the model, or call it once"):
+                module.get_rope_index(**PROMPT.arguments())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module.get_rope_index(**PROMPT.arguments())
+
+
+def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
+    module = new_module()
+    own = MethodType(right, module)
+    module.get_rope_index = own
+    with pytest.raises(ValueError, match=r"must be one of transformers.models, got that of .*py:"):
+        patch(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch(module, check="always")
+    assert refuses(module)
+    unpatch(module)
+    assert vars(module)["get_rope_index"] is own
+    module.get_rope_index = MethodType(wrong, module)
+    with pytest.raises(RuntimeError, match="differ"):
+        patch(module, check="always")
+
+
+def test_a_pickled_model_follows_its_class():
+    module = pickle.loads(pickle.dumps(patch(new_module())))
+    assert not refuses(module)
+    with patched(Qwen2VLModel):
+        assert refuses(module)
+    assert not refuses(module)
+    unpatch(patch(module))
+    assert not refuses(module)
+
+
+def test_a_patched_method_that_was_put_on_an_instance_by_hand():
+    module = new_module()
+    patch(Qwen2VLModel)
+    module.get_rope_index = module.get_rope_index
+    unpatch(Qwen2VLModel)
+    unpatch(module)
+    assert module.get_rope_index == MethodType(OWN, module)
+
+
+def test_an_unknown_check():
+    with pytest.raises(ValueError, match="check must be 'known', 'self' or 'always', got 'never'"):
+        patch(Qwen2VLModel, check="never")
 
 
 def test_a_signature_that_is_not_known(monkeypatch):
     def get_rope_index(self, input_ids, image_grid_thw):
         raise NotImplementedError
 
-    get_rope_index.__module__ = OWN.__module__
-    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", get_rope_index)
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(get_rope_index))
     with pytest.raises(
         RuntimeError, match=r"must take \(input_ids, mm_token_type_ids, .*, got \(in"
     ):

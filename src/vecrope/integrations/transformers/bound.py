@@ -23,6 +23,7 @@ class BoundMethod:
         self.replaced = replaced
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Answer as the patched method does."""
         return self.__func__(self.__self__, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BoundMethod:
@@ -40,4 +41,4 @@ def is_of_class(method: object) -> bool:
 
 def _of_class(model: Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """Call the method of a model's class, whatever it is by then."""
-    return type(model).get_rope_index(model, *args, **kwargs)  # type: ignore[operator,no-any-return]
+    return type(model).get_rope_index(model, *args, **kwargs)  # type: ignore[attr-defined,no-any-return]

@@ -115,7 +115,7 @@ def _check_markers(inputs: Inputs, spec: MRopeSpec) -> None:
     kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.to(ids.device)
     rows = torch.arange(ids.shape[0], device=ids.device)[:, None].expand_as(ids)[kept]
     tokens = ids[kept]
-    marked = tokens[:-1].eq(spec.vision_start_token_id) & rows[:-1].eq(rows[1:])
+    marked = (tokens[:-1] == spec.vision_start_token_id) & (rows[:-1] == rows[1:])
     counts = count_placeholders(inputs, spec)
     for kind, grids, count, token in zip(
         ("image", "video"),
@@ -132,7 +132,7 @@ def _check_markers(inputs: Inputs, spec: MRopeSpec) -> None:
             grids = grids.repeat_interleave(frames, 0)
             grids[:, 0] = 1
         expected = int((tokens_before(grids, spec)[:-1] < count).sum())
-        found = int((marked & tokens[1:].eq(token)).sum())
+        found = int((marked & (tokens[1:] == token)).sum())
         if found != expected:
             what = "separate frame" if kind == "video" and spec.separate_frames else kind
             raise ValueError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from inspect import Parameter, signature
-from types import FunctionType, MethodType
+from inspect import Parameter, getattr_static, signature
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ def first_difference(
             except Exception as error:
                 return f"transformers raises {error!r} on {_described(arguments)}"
             try:
-                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))  # type: ignore[arg-type]
+                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))
             except ValueError as error:
                 return f"vecrope refuses {_described(arguments)}: {error}"
             for name, expected, got in zip(
@@ -70,8 +69,8 @@ class _StandIn:
         self.spatial_merge_size = spec.spatial_merge_size
 
     def __getattr__(self, name: str) -> Any:
-        value = getattr(self._cls, name)
-        return MethodType(value, self) if isinstance(value, FunctionType) else value
+        value = getattr_static(self._cls, name)
+        return value.__get__(self, self._cls) if hasattr(value, "__get__") else value
 
 
 @contextmanager

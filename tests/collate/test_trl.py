@@ -1,6 +1,5 @@
 """TRL's `SFTTrainer` on collated batches of a vision-language model; where TRL is installed."""
 
-
 import pytest
 import torch
 

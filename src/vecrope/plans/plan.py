@@ -218,6 +218,7 @@ class RopeIndexPlan(ABC):
             if values is None and name == "rows":
                 continue
             check_tensor(name, values)
+            assert values is not None
             check_integers(name, values)
         if rows is None:
             if token_index.dim() == 0 or token_index.shape[0] != self.num_rows:

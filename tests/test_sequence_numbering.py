@@ -116,9 +116,10 @@ def test_layouts_are_refused(ids, error, message):
         get_rope_index(ids(), SPEC)
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_quantised_tensors_are_refused():
     values = torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.qint8)
-    with pytest.raises(TypeError, match="attention_mask must not be quantized, got torch.qint8"):
+    with pytest.raises(TypeError, match="attention_mask must not be quantized"):
         sequence_ids_from_position_ids(IDS[:, :2], attention_mask=values[None])
 
 

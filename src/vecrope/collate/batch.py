@@ -205,7 +205,7 @@ def _packed(
                 "padding out of the sample"
             )
     positions, deltas = number_packed(read, spec)
-    parts = list(positions.split([len(sample) for sample in read], 2))
+    parts = list(torch.split(positions, [len(sample) for sample in read], 2))
     shown = list(read)
     if dummy is not None:
         shown.append(dummy)
@@ -224,7 +224,8 @@ def _packed(
     if "labels" in batch:
         starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
         batch["labels"][0, starts] = fields.IGNORED_LABEL
-    positions = pack_rows(parts, spec.padding_value, lengths[: len(parts)], room)
+    if sum(lengths) != positions.shape[2]:
+        positions = pack_rows(parts, spec.padding_value, lengths[: len(parts)], room)
     batch["position_ids"] = positions
     if text_positions:
         text = count_up(lengths).to(positions.dtype)
@@ -245,10 +246,11 @@ def _padded(
     last, behind = len(read[-1]), 0 if dummy is None else len(dummy)
     batch: dict[str, Any] = {}
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
-        rows = [sample.tokens.get(name) for sample in read]
         rows = [
-            torch.ones_like(sample.tokens["input_ids"]) if row is None else row
-            for row, sample in zip(rows, read, strict=True)
+            sample.tokens[name]
+            if name in sample.tokens
+            else torch.ones_like(sample.tokens["input_ids"])
+            for sample in read
         ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
         batch[name] = pad_rows(rows, value, side, multiple, last, behind)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def number_padded(
         rows = []
         for index, sample in enumerate(samples):
             row = sample.inputs(spec)
-            padded = {
+            padded: dict[str, Any] = {
                 name: batch[name][index : index + 1]
                 for name in names
                 if name == "attention_mask" or getattr(row, name) is not None
@@ -52,7 +52,7 @@ def number_padded(
         answers = _one_by_one(rows, spec)
         return torch.cat([one for one, _ in answers], 1), torch.cat([one for _, one in answers])
     _check_counts(samples, spec)
-    tokens = {name: batch[name] for name in names if name in batch}
+    tokens: dict[str, Any] = {name: batch[name] for name in names if name in batch}
     return _together(_joined_media(samples, spec)._replace(**tokens), samples, spec)
 
 
@@ -64,7 +64,7 @@ def number_packed(samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, T
     if numbered:
         return torch.cat([one for one, _ in numbered], 2), torch.cat([one for _, one in numbered])
     _check_counts(samples, spec)
-    tokens = {
+    tokens: dict[str, Any] = {
         name: torch.cat([sample.tokens[name] for sample in samples])
         for name in ("input_ids", "mm_token_type_ids")
         if name in samples[0].tokens
@@ -108,7 +108,8 @@ def _check_counts(samples: Sequence[Sample], spec: MRopeSpec) -> None:
         merged = spec.spatial_merge_size**2 * (spec.temporal_merge_size if kind == "video" else 1)
         wanted = _TYPES[kind] if by_types else ids[kind]
         for index, sample in enumerate(samples):
-            found = sample.tokens["mm_token_type_ids" if by_types else "input_ids"] == wanted
+            tokens = sample.tokens["mm_token_type_ids" if by_types else "input_ids"]
+            found = torch.zeros_like(tokens).bool() if wanted is None else tokens.eq(wanted)
             mask = sample.tokens.get("attention_mask")
             if mask is not None and spec.mask_rule == "skip":
                 found &= mask.bool()
@@ -167,7 +168,7 @@ def _raise_of_sample(index: int, error: Exception) -> NoReturn:
 
 def _joined_media(samples: Sequence[Sample], spec: MRopeSpec) -> Inputs:
     """Return the grids and seconds of all samples, for the shared rule."""
-    grids = {
+    grids: dict[str, Any] = {
         name: torch.cat([sample.media[name] for sample in samples if name in sample.media])
         for name in fields.GRIDS.values()
         if any(name in sample.media for sample in samples)

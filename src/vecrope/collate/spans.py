@@ -46,8 +46,8 @@ def find_spans(
     elif isinstance(rule, OmniRule):
         spans = _of_omni(sample, spec, rule)
     elif isinstance(rule, Hunyuan):
-        ids = sample.tokens["input_ids"]
-        spans = _runs(ids == spec.image_token_id)
+        assert spec.image_token_id is not None
+        spans = _runs(sample.tokens["input_ids"].eq(spec.image_token_id))
     else:
         raise ValueError(f"truncate does not know where the pictures of {spec.model_type} end")
     ids = sample.tokens["input_ids"].tolist()
@@ -110,8 +110,10 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
     }
     spans = []
     for kind, counts in sizes.items():
-        places = (ids == token_ids[kind]).nonzero()
-        for ordinal, own in enumerate(places.split(counts.tolist())):
+        token_id = token_ids[kind]
+        assert token_id is not None
+        places = ids.eq(token_id).nonzero()
+        for ordinal, own in enumerate(torch.split(places, counts.tolist())):
             spans += _span_of(own, kind, ordinal)
     return spans
 

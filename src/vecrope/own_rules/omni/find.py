@@ -30,13 +30,15 @@ class Tokens(NamedTuple):
 
     ids: Tensor  # (N,)
     bounds: list[int]  # where each row begins, then N
-    index: Tensor | None  # (N,) where each stands in the batch as given; None: at its own place
+    given_index: (
+        Tensor | None
+    )  # (N,) where each stands in the batch as given; None: at its own place
     given_bounds: list[int]  # as `bounds`, in the batch as given
 
     def where(self, at: int) -> str:
         """Name a token by its row and its number in the row, masked ones included."""
         row = row_of(self.bounds, at)
-        at = at if self.index is None else int(self.index[at])
+        at = at if self.given_index is None else int(self.given_index[at])
         return f"row {row}, token {at - self.given_bounds[row]}"
 
 
@@ -132,8 +134,9 @@ def _misses(ids: Tensor, wanted: list[int]) -> Tensor:
     # As bytes they are compared faster. Modulo 256 the wanted ones and those on either side differ.
     padded = -(-num_tokens // 8) * 8
     keys = ids.new_full((padded,), low % 256, dtype=torch.uint8)
-    for part, key in zip(ids.split(_BLOCK), keys[:num_tokens].split(_BLOCK), strict=True):
-        key.copy_(part.clamp(low, high))
+    for begin in range(0, num_tokens, _BLOCK):
+        part = ids[begin : begin + _BLOCK].clamp(low, high)
+        keys[begin : begin + part.shape[0]].copy_(part)
     misses = torch.empty((len(wanted), padded), dtype=torch.bool)
     for row, token_id in zip(misses, wanted, strict=True):
         torch.ne(keys, token_id % 256, out=row)

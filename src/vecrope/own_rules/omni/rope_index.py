@@ -127,10 +127,10 @@ def _eager(
         if answer is None:
             return None
         positions = answer.to(dtype)
-    if tokens.index is not None:
+    if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
-        positions.index_copy_(1, tokens.index, packed)
+        positions.index_copy_(1, tokens.given_index, packed)
     near = float32 if delta_dtype == torch.float32 else int
     taken = lengths if spec.delta_length == "padded" else num_kept
     deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.modality import IMAGE, token_codes
+from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
 from vecrope.inputs import Inputs
@@ -113,7 +114,7 @@ def _find_images(
 
     real = grids.any(1).cumsum(0, dtype=index_dtype)
     wanted = torch.arange(1, num_grids + 2, dtype=index_dtype, device=run.device)
-    grid = torch.searchsorted(real, wanted)
+    grid = search(real, wanted - 1)
     # A negative size, refused where values are checked, must not make a width of 0.
     sides = grids[:, 1:].to(index_dtype).clamp(min=0) // merge
     sides = pad(sides, (0, 0, 0, 1))[grid]

@@ -13,6 +13,7 @@ from vecrope import checks
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
+from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
@@ -120,7 +121,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     else:
         bounds = pad(per_row.to(grids.device).cumsum(0, dtype=stream.index_dtype), (1, 0))
     number = torch.arange(grids.shape[0], dtype=stream.index_dtype, device=grids.device)
-    grid_rows = torch.searchsorted(bounds, number, right=True) - 1
+    grid_rows = search(bounds, number) - 1
     # Of the grids that belong to no row all are zeros.
     real = grids.any(1) & (grid_rows < batch)
     grid_rows = grid_rows.clamp(max=batch - 1)

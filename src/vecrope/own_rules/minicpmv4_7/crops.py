@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.modality import IMAGE, TEXT, VIDEO, compact
+from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.spec import MRopeSpec
@@ -110,7 +111,7 @@ def gather_tokens(stream: Stream) -> Tokens:
         ids = ids.new_full((number + 1,), -1).scatter(0, origin, ids)[:-1]
         if types is not None:
             types = types.new_zeros(number + 1).scatter(0, origin, types)[:-1]
-    rows = torch.searchsorted(bounds, index, right=True) - 1
+    rows = search(bounds, index) - 1
     return Tokens(ids, types, rows, append(bounds, number), origin)
 
 
@@ -186,6 +187,6 @@ def _size_rows(owners: Tensor, sizes: Tensor, images: int) -> Tensor:
     rows = torch.full_like(owners, sizes.shape[0])
     for kind, start, stop in ((IMAGE, 0, images), (VIDEO, images, sizes.shape[0])):
         mine = owners == kind
-        at = torch.searchsorted(counts[start:stop].cumsum(0), mine.cumsum(0))
+        at = search(counts[start:stop].cumsum(0), mine.cumsum(0) - 1)
         rows = torch.where(mine & (at < stop - start), at + start, rows)
     return rows

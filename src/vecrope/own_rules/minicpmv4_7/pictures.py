@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.modality import compact
+from vecrope.core.search import search
 from vecrope.families.rules import MiniCPMV47
 from vecrope.own_rules.minicpmv4_7.crops import MAX_SIDE, Crops, Tokens, append, next_index
 
@@ -76,7 +77,7 @@ def arrange_pictures(tokens: Tokens, crops: Crops, rule: MiniCPMV47) -> Pictures
 def run_course(tokens: Tokens, crops: Crops, pictures: Pictures, rule: MiniCPMV47) -> Course:
     """Walk the rows: a text token counts one, a picture the larger side of its canvas and one."""
     index = tokens.indices
-    of_token = torch.searchsorted(pictures.starts, index, right=True) - 1
+    of_token = search(pictures.starts, index) - 1
     in_picture = index < pad(pictures.ends, (1, 0), value=-1)[of_token + 1]
     texts = pad((~in_picture).cumsum(0), (1, 0))
 
@@ -91,7 +92,7 @@ def run_course(tokens: Tokens, crops: Crops, pictures: Pictures, rule: MiniCPMV4
     span = torch.maximum(pictures.height, pictures.width).clamp(max=MAX_SIDE) + 1 + apart
     passed = pad(span.cumsum(0), (1, 0))
     row_starts = tokens.bounds[:-1]
-    before_row = texts[row_starts] + passed[torch.searchsorted(pictures.starts, row_starts)]
+    before_row = texts[row_starts] + passed[search(pictures.starts, row_starts - 1)]
     positions = texts[:-1] + passed[of_token + 1] - before_row[tokens.rows]
     origins = texts[pictures.starts] + passed[:-1] + apart - before_row[rows]
     return Course(of_token.clamp(min=0), in_picture, positions, origins)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import search
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
@@ -139,7 +140,7 @@ def _positions(tokens: Tokens, crops: Crops, pictures: Pictures, course: Course)
     line_ends = torch.stack(((line + 1) * slice_sizes[0] - 1, columns * slice_sizes[1]))
 
     index = tokens.indices
-    following = torch.searchsorted(crops.starts, index, right=True)
+    following = search(crops.starts, index)
     at = (following - 1).clamp(min=0)
     ends, next_starts = crops.ends[at], crops.starts[following]
     cell = index - crops.starts[at]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vecrope.core.search import search
+
 # Of numbers with a fixed point: so many bits after it.
 _POINT = 40
 # (extent - 1) * (count - 1) from which the order of float32 operations decides on more than ties.
@@ -60,7 +62,7 @@ def _float32(value: Tensor) -> Tensor:
 
 def _excess_bits(value: Tensor) -> Tensor:
     powers = 1 << torch.arange(63, device=value.device)
-    bits = torch.searchsorted(powers, value.contiguous(), right=True)
+    bits = search(powers, value)
     return (bits - 24).clamp(min=0)
 
 

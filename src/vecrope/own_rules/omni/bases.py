@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
 from vecrope.forms.select import fused_pipeline
 from vecrope.own_rules.omni.items import OmniItems, Tokens
@@ -41,7 +42,7 @@ def whole_bases(tokens: Tokens, items: OmniItems, rule: OmniRule, span: Tensor) 
     num_tokens = items.lead + items.visual + items.audio + items.tail
     gained = pad((step_in + span + step_out - num_tokens).cumsum(0), (1, 0))
     row_start = tokens.bounds[items.rows]
-    first = torch.searchsorted(items.starts, row_start)
+    first = search(items.starts, row_start - 1)
     mark = items.starts - row_start + gained[:-1] - gained[first]
     block = mark + step_in
     end = block + span

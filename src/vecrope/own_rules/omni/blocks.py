@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.bases import rounded_bases, whole_bases
 from vecrope.own_rules.omni.interleave import audio_before, chunk_length
@@ -102,7 +103,7 @@ def _locate(
     num_items = items.starts.shape[0]
     index = torch.arange(tokens.ids.shape[0], device=tokens.ids.device)
     row_start = tokens.bounds[tokens.row_of(index)]
-    item = torch.searchsorted(items.starts, index, right=True) - 1
+    item = search(items.starts, index) - 1
     start = pad(items.starts, (1, 0), value=-1)[item + 1]
     inside = start >= row_start
     item = torch.where(inside, item, num_items)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.modality import compact
+from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
@@ -30,7 +31,7 @@ class Tokens:
 
     def row_of(self, index: Tensor) -> Tensor:
         """Return the row of each place; the unused ones count to the last row."""
-        row = torch.searchsorted(self.bounds, index, right=True) - 1
+        row = search(self.bounds, index) - 1
         return row.clamp(max=self.bounds.shape[0] - 2)
 
 

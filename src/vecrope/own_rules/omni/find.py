@@ -11,7 +11,7 @@ from torch import Tensor
 from vecrope.core.modality import set_indices
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.groups import text_around
+from vecrope.forms.eager.groups import host_tensor, text_around
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.media import Medium, read_media
 from vecrope.spec import MRopeSpec
@@ -130,7 +130,7 @@ def _misses(ids: Tensor, wanted: list[int]) -> Tensor:
     low, high = min(wanted) - 1, max(wanted) + 1
     num_tokens = ids.shape[0]
     if num_tokens < _BYTES_FROM or high - low >= 256 or high >= 2**31:
-        return ids != torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
+        return ids != host_tensor(wanted).view(-1, 1)
     # As bytes they are compared faster. Modulo 256 the wanted ones and those on either side differ.
     padded = -(-num_tokens // 8) * 8
     keys = ids.new_full((padded,), low % 256, dtype=torch.uint8)
@@ -170,8 +170,8 @@ def _items_at(
     if is_audio_read:
         kinds = dict.fromkeys([at - num_tokens for at in starts[num_visions:]], "audio")
     if visions:
-        behind = torch.tensor(visions) + 1
-        following = tokens.ids.index_select(0, behind.clamp_(max=num_tokens - 1)).tolist()
+        behind = host_tensor(min(at + 1, num_tokens - 1) for at in visions)
+        following = tokens.ids.index_select(0, behind).tolist()
         names = {spec.image_token_id: "image", spec.video_token_id: "video"}
         names[rule.audio_start_token_id] = "sound"
         row_ends = set(bounds)
@@ -246,7 +246,7 @@ def _fits(tokens: Tokens, items: list[Item], misses: Tensor, *, is_audio_read: b
     if not places:
         return True
     # What is no video token, among those of an item, is one of audio. A video comes first.
-    no_video = video.cumsum(0, dtype=torch.int32).index_select(0, torch.tensor(places)).tolist()
+    no_video = video.cumsum(0, dtype=torch.int32).index_select(0, host_tensor(places)).tolist()
     wants = [(item.audio_tokens, not item.frame_tokens) for item in items if item.kind != "image"]
     return wants == [
         (upto - before, first > before)
@@ -282,7 +282,7 @@ def _check(
         places += [min(begin, limit) - 1, min(begin, last), min(end, limit) - 1]
     # How many placeholders there are up to and with each place.
     counts = hits.cumsum(1, dtype=torch.int32)
-    counted = counts.index_select(1, torch.tensor([*places, last])).T.tolist()
+    counted = counts.index_select(1, host_tensor([*places, last])).T.tolist()
     needed = [0, 0, 0]
     for number, (item, (end, limit)) in enumerate(zip(items, ends, strict=True)):
         before, first, upto = counted[3 * number : 3 * number + 3]

@@ -133,8 +133,8 @@ def _eager(
         positions.index_copy_(1, tokens.given_index, packed)
     near = float32 if delta_dtype == torch.float32 else int
     taken = lengths if spec.delta_length == "padded" else num_kept
-    deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]
-    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).unsqueeze(1)
+    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
+    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).view(-1, 1)
     positions = positions.view(3, *input_ids.shape)
     if input_ids.is_cpu:
         return positions, rope_deltas

@@ -143,8 +143,7 @@ def _eager(
 
 def on_host(inputs: Inputs) -> Inputs:
     """Return the arguments with every tensor copied to the CPU."""
-    named = inputs._asdict().items()
-    return Inputs(**{k: v.to("cpu") if isinstance(v, Tensor) else v for k, v in named})
+    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
 
 
 def check_range(largest: list[float], spec: MRopeSpec) -> None:

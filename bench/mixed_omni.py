@@ -10,12 +10,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from vecrope.testing.sound import sound_block
 
 from bench.omni import MODEL_TYPE
 from bench.prompts import Workload
 from vecrope import MRopeSpec
 from vecrope.testing import Prompt
+from vecrope.testing.sound import sound_block
 
 
 def _mixed(name: str, seq_len: int, *, sound: bool) -> Workload:

@@ -150,10 +150,10 @@ def vllm_features(prompt: Prompt) -> list[Any]:
     """
     symbols = prompt.symbols[0]
     images, videos, audios = (
-        iter([] if values is None else values)
+        iter(() if values is None else values)
         for values in (prompt.image_grid_thw, prompt.video_grid_thw, prompt.audio_seqlens)
     )
-    seconds = iter([] if prompt.second_per_grids is None else prompt.second_per_grids)
+    seconds = iter(() if prompt.second_per_grids is None else prompt.second_per_grids)
     features = []
 
     def add(modality: str, offset: int, **values: Any) -> None:

@@ -12,7 +12,7 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim
 
 from vecrope import get_rope_index
-from vecrope.own_rules.omni.bases import chain
+from vecrope.own_rules.omni.bases import chain, chain_in_one_program
 from vecrope.testing import Prompt, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
 
@@ -231,6 +231,18 @@ def test_the_chain_is_a_sound_operator():
     reach = torch.tensor([[0.3, 1.7, -1], [1, 1.7, -1], [-1, 4, 2]])
     torch.library.opcheck(chain, (steps, reach))
     torch.library.opcheck(chain, (steps[:, :0], reach[:, :0]))
+
+
+def test_the_program_over_the_items_rounds_as_the_chain():
+    pytest.importorskip("triton", reason="needs Triton")
+    if torch.cuda.is_available():
+        pytest.skip("the program runs on the GPU here")
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(0, 90, (3, 40), generator=generator).float()
+    steps[0], steps[2] = (steps[0] > 30).float(), 1 + (steps[2] > 60).float()
+    reach = torch.rand((3, 40), generator=generator) * 200 - 1
+    assert torch.equal(chain_in_one_program(steps, reach), chain(steps, reach))
+    assert not torch.equal(chain(steps, reach), chain(steps.double(), reach.double()).float())
 
 
 # A GPU

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
+from vecrope.forms.select import fused_pipeline
 from vecrope.own_rules.omni.items import OmniItems, Tokens
 
 
@@ -80,7 +81,7 @@ def chain(steps: Tensor, reach: Tensor) -> Tensor:
 
     Every sum is rounded to float32, so that the order of the sums matters and no prefix sum gives
     the same. This is a sequence over items; one operator, so that a compiled graph neither depends
-    on their number nor contracts the sums.
+    on their number nor contracts the sums. On a CUDA device with Triton it is one program.
 
     Args:
         steps: (3, I) float32: 0 where a row begins and 1 elsewhere, tokens of text before the
@@ -91,6 +92,8 @@ def chain(steps: Tensor, reach: Tensor) -> Tensor:
     Returns:
         (I, 4) float32: the columns of `Bases`.
     """
+    if steps.is_cuda and fused_pipeline() is not None:
+        return chain_in_one_program(steps, reach)
     position = steps.new_zeros(())
     columns: list[Tensor] = []
     for (goes_on, text, markers), offsets in zip(
@@ -103,6 +106,16 @@ def chain(steps: Tensor, reach: Tensor) -> Tensor:
         position = end + 1 + (markers - 1)
         columns += (mark, block, end, position)
     return torch.stack(columns).view(-1, 4) if columns else steps.new_empty((0, 4))
+
+
+def chain_in_one_program(steps: Tensor, reach: Tensor) -> Tensor:
+    """Return what `chain` does, in one launch of Triton."""
+    from vecrope.own_rules.omni.chain_kernel import follow
+
+    num_items = steps.shape[1]
+    positions = steps.new_empty((num_items, 4))
+    follow[(1,)](steps.contiguous(), reach.contiguous(), positions, num_items)
+    return positions
 
 
 @chain.register_fake

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from operator import add, sub
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import set_indices
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.omni.host import host_tensor, set_indices, text_around
 from vecrope.own_rules.omni.media import Medium, read_media
 from vecrope.spec import MRopeSpec
 
@@ -31,13 +29,15 @@ class Tokens(NamedTuple):
 
     ids: Tensor  # (N,)
     bounds: list[int]  # where each row begins, then N
-    index: Tensor | None  # (N,) where each stands in the batch as given; None: at its own place
+    given_index: (
+        Tensor | None
+    )  # (N,) where each stands in the batch as given; None: at its own place
     given_bounds: list[int]  # as `bounds`, in the batch as given
 
     def where(self, at: int) -> str:
         """Name a token by its row and its number in the row, masked ones included."""
         row = row_of(self.bounds, at)
-        at = at if self.index is None else int(self.index[at])
+        at = at if self.given_index is None else int(self.given_index[at])
         return f"row {row}, token {at - self.given_bounds[row]}"
 
 
@@ -129,12 +129,13 @@ def _misses(ids: Tensor, wanted: list[int]) -> Tensor:
     low, high = min(wanted) - 1, max(wanted) + 1
     num_tokens = ids.shape[0]
     if num_tokens < _BYTES_FROM or high - low >= 256 or high >= 2**31:
-        return ids != torch.tensor(wanted, dtype=ids.dtype).unsqueeze(1)
+        return ids != host_tensor(wanted).view(-1, 1)
     # As bytes they are compared faster. Modulo 256 the wanted ones and those on either side differ.
     padded = -(-num_tokens // 8) * 8
     keys = ids.new_full((padded,), low % 256, dtype=torch.uint8)
-    for part, key in zip(ids.split(_BLOCK), keys[:num_tokens].split(_BLOCK), strict=True):
-        key.copy_(part.clamp(low, high))
+    for begin in range(0, num_tokens, _BLOCK):
+        part = ids[begin : begin + _BLOCK].clamp(low, high)
+        keys[begin : begin + part.shape[0]].copy_(part)
     misses = torch.empty((len(wanted), padded), dtype=torch.bool)
     for row, token_id in zip(misses, wanted, strict=True):
         torch.ne(keys, token_id % 256, out=row)
@@ -168,8 +169,8 @@ def _items_at(
     if is_audio_read:
         kinds = dict.fromkeys([at - num_tokens for at in starts[num_visions:]], "audio")
     if visions:
-        behind = torch.tensor(visions) + 1
-        following = tokens.ids.index_select(0, behind.clamp_(max=num_tokens - 1)).tolist()
+        behind = host_tensor(min(at + 1, num_tokens - 1) for at in visions)
+        following = tokens.ids.index_select(0, behind).tolist()
         names = {spec.image_token_id: "image", spec.video_token_id: "video"}
         names[rule.audio_start_token_id] = "sound"
         row_ends = set(bounds)
@@ -235,7 +236,7 @@ def _fits(tokens: Tokens, items: list[Item], misses: Tensor, *, is_audio_read: b
     image, video, audio_misses = misses
     both = video & audio_misses if is_audio_read else video
     offsets, lengths = zip(*images, *others, strict=True) if items else ((), ())
-    expected = _text_around(offsets, lengths, 2 * width)
+    expected = text_around(offsets, lengths, 2 * width)
     found = torch.stack((image, both)).view(-1)
     if width % 8 == 0:
         found, expected = found.view(torch.int64), expected.view(torch.int64)
@@ -244,7 +245,7 @@ def _fits(tokens: Tokens, items: list[Item], misses: Tensor, *, is_audio_read: b
     if not places:
         return True
     # What is no video token, among those of an item, is one of audio. A video comes first.
-    no_video = video.cumsum(0, dtype=torch.int32).index_select(0, torch.tensor(places)).tolist()
+    no_video = video.cumsum(0, dtype=torch.int32).index_select(0, host_tensor(places)).tolist()
     wants = [(item.audio_tokens, not item.frame_tokens) for item in items if item.kind != "image"]
     return wants == [
         (upto - before, first > before)
@@ -280,7 +281,7 @@ def _check(
         places += [min(begin, limit) - 1, min(begin, last), min(end, limit) - 1]
     # How many placeholders there are up to and with each place.
     counts = hits.cumsum(1, dtype=torch.int32)
-    counted = counts.index_select(1, torch.tensor([*places, last])).T.tolist()
+    counted = counts.index_select(1, host_tensor([*places, last])).T.tolist()
     needed = [0, 0, 0]
     for number, (item, (end, limit)) in enumerate(zip(items, ends, strict=True)):
         before, first, upto = counted[3 * number : 3 * number + 3]
@@ -378,11 +379,3 @@ def _raise_stray(
     raise ValueError(
         f"{tokens.where(int(outside.nonzero()[0]))}: this {kind} token belongs to no {kind}; {why}"
     )
-
-
-def _text_around(offsets: Sequence[int], lengths: Sequence[int], num_tokens: int) -> Tensor:
-    """Return (num_tokens,) bool: the tokens outside of ascending runs, of which none overlap."""
-    ends = map(add, offsets, lengths)
-    gaps = map(sub, [*offsets, num_tokens], [0, *ends])
-    runs = [b"\1" * gap + b"\0" * tokens for gap, tokens in zip(gaps, [*lengths, 0], strict=True)]
-    return torch.frombuffer(bytearray(b"".join(runs)), dtype=torch.bool)

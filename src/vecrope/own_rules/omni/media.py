@@ -71,9 +71,9 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[list[Me
     merge, seconds = spec.spatial_merge_size, _seconds(inputs, spec, len(videos))
     if not _sound(images + videos, seconds, spec):
         none = torch.empty((0, 3), dtype=torch.int64)
-        pair = [none if given is None else given for given in grids]
-        faults.check_grids(*pair, spec, lenient=inputs.lenient)
-        faults.check_seconds(inputs.second_per_grid_ts, pair[1], spec)
+        of_images, of_videos = (none if given is None else given for given in grids)
+        faults.check_grids(of_images, of_videos, spec, lenient=inputs.lenient)
+        faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     flags = inputs.use_audio_in_video
     has_sound = [flags] * len(videos) if isinstance(flags, bool) else _list(flags)
     lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from vecrope.core.search import spread
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.find import Item
+from vecrope.own_rules.omni.host import host_tensor
 from vecrope.own_rules.omni.interleave import audio_before, chunk_length
 from vecrope.own_rules.omni.media import float32
 from vecrope.spec import MRopeSpec
@@ -132,15 +133,13 @@ def write_entries(
     """
     base, width, frames, height, slope, factor, audio = zip(*entries, strict=True)
     with_sound = any(audio)
-    counts, tall = frames, height
-    if with_sound:
-        # Behind its last frame a block with sound has one of no size, before which the rest of the
-        # sound is heard. Before each frame there is a line for the sound.
-        counts = [*map(add, frames, map(bool, audio))]
-        tall = [*map(add, height, map(bool, audio))]
+    # Before each frame of a block with sound there is a line for the sound, and behind the last one
+    # a frame without rows, before which the rest is heard.
+    counts = [*map(add, frames, map(bool, audio))] if with_sound else [*frames]
+    tall = [*map(add, height, map(bool, audio))] if with_sound else [*height]
     whole = spec.position_dtype != "float32"
     entry, frame = _members(counts, sum(counts))
-    columns = [width, slope, tall, audio, frames]
+    columns: list[Sequence[float]] = [width, slope, tall, audio, frames]
     numbers = _table("q", [*columns, base] if whole else columns, torch.int64)
     numbers = numbers.index_select(1, entry)
     code, time_dtype = (
@@ -151,6 +150,7 @@ def write_entries(
     starts = numbers[-1] if whole else fractions[1]
     times = fractions[0].mul_(frame)
     if spec.time_order == "seconds":
+        assert spec.tokens_per_second is not None
         times.mul_(spec.tokens_per_second)
     if rule.whole_times:
         times = times.trunc_().to(starts.dtype)
@@ -229,9 +229,8 @@ def _members(sizes: Sequence[int] | Tensor, total: int) -> tuple[Tensor, Tensor]
             first = (sizes.cumsum(0) - sizes).index_select(0, group)
             return group, torch.arange(total, device="cpu") - first
         sizes = sizes.tolist()
-    group = array("q", chain.from_iterable(map(repeat, range(len(sizes)), sizes)))
-    number = array("q", chain.from_iterable(map(range, sizes)))
-    return torch.frombuffer(group, dtype=torch.int64), torch.frombuffer(number, dtype=torch.int64)
+    groups = chain.from_iterable(map(repeat, range(len(sizes)), sizes))
+    return host_tensor(groups), host_tensor(chain.from_iterable(map(range, sizes)))
 
 
 def _heard(

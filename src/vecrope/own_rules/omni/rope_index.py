@@ -127,14 +127,14 @@ def _eager(
         if answer is None:
             return None
         positions = answer.to(dtype)
-    if tokens.index is not None:
+    if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
-        positions.index_copy_(1, tokens.index, packed)
+        positions.index_copy_(1, tokens.given_index, packed)
     near = float32 if delta_dtype == torch.float32 else int
     taken = lengths if spec.delta_length == "padded" else num_kept
-    deltas = [near(near(most + 1) - length) for most, length in zip(largest, taken, strict=True)]
-    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).unsqueeze(1)
+    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
+    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).view(-1, 1)
     positions = positions.view(3, *input_ids.shape)
     if input_ids.is_cpu:
         return positions, rope_deltas
@@ -143,8 +143,7 @@ def _eager(
 
 def on_host(inputs: Inputs) -> Inputs:
     """Return the arguments with every tensor copied to the CPU."""
-    named = inputs._asdict().items()
-    return Inputs(**{k: v.to("cpu") if isinstance(v, Tensor) else v for k, v in named})
+    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
 
 
 def check_range(largest: list[float], spec: MRopeSpec) -> None:

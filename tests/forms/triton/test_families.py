@@ -120,6 +120,7 @@ def test_seconds_are_rounded_as_they_are_elsewhere(convention, seconds, monkeypa
     assert_same(rope_index(prompt, form="kernels", **changes), expected)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's
 @pytest.mark.parametrize("seconds", [[-1.0], [float("nan")], [float("inf")], [2.0**40]])
 def test_seconds_that_are_none(seconds, monkeypatch):
     interpreted(monkeypatch)

@@ -70,6 +70,7 @@ def test_a_compiled_call_is_one_operator(seconds):
     assert len(graphs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operator(monkeypatch):
     calls = []
@@ -96,18 +97,20 @@ def test_no_request_compiles_what_has_been_seen(monkeypatch):
     monkeypatch.setattr(fused, "launch", launch)
     counter = CompileCounterWithBackend("eager")
     function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
+    # Sizes that are equal by chance when they are first seen would be taken for always equal.
+    duck = torch.fx.experimental._config.patch
     rng = random.Random(0)
     seen = set()
 
     def some(number):
         return None if number < 0 else torch.ones((number, 3), dtype=torch.int64)
 
-    for _ in range(2000):
-        rows, tokens, images = rng.randint(1, 3), rng.randint(1, 99), rng.randint(-1, 3)
+    for _ in range(500):
+        rows, tokens, images = rng.randint(1, 3), rng.randint(2, 99), rng.randint(-1, 3)
         ids = torch.ones((rows, tokens), dtype=torch.int64)
         mask = torch.ones_like(ids) if rng.random() < 0.5 else None
         # One of each of none or given, and of sizes 0, 1 and more.
-        seen.add((min(rows, 2), min(tokens, 2), min(images, 2), mask is None))
-        with torch._dynamo.config.patch(recompile_limit=64):
+        seen.add((min(rows, 2), min(images, 2), mask is None))
+        with torch._dynamo.config.patch(recompile_limit=64), duck(use_duck_shape=False):
             function(ids, QWEN, image_grid_thw=some(images), attention_mask=mask, validate=False)
         assert counter.frame_count <= len(seen)

@@ -2,13 +2,9 @@
 
 import triton
 
-# Tokens in a block, blocks, sequences or items that are read at a time, and warps of a program.
+# Tokens in a block, and blocks, sequences or items that are read at a time.
 BLOCK = 512
 CHUNK = 256
-WARPS = 4
-# From so many tokens on all three are four times as large: each block reads the numbers of all
-# blocks before it.
-LARGE_FROM = 2**19
 # Numbers of the workspace: of 64 bits, what is wrong; of 32, those of each block and each item.
 NUM_FAULTS = 3
 NUM_BLOCK_ROWS = 5

@@ -96,7 +96,7 @@ def make_buffers(
         dtype: of the positions.
         like: a tensor on the device.
     """
-    num_blocks = _most_blocks(shape, num_rows, constants.BLOCK)
+    num_blocks = _most_blocks(shape, num_rows)
     work = 2 * constants.NUM_FAULTS
     work += constants.NUM_BLOCK_ROWS * num_blocks + constants.NUM_ITEM_ROWS * num_items
     return Buffers(
@@ -106,11 +106,11 @@ def make_buffers(
     )
 
 
-def _most_blocks(shape: tuple[int, ...], num_rows: int, block: int) -> int:
+def _most_blocks(shape: tuple[int, ...], num_rows: int) -> int:
     if len(shape) == 2:
-        return num_rows * -(-shape[1] // block)
+        return num_rows * -(-shape[1] // constants.BLOCK)
     # Each packed sequence has one that is not full at the most, and one where it is empty.
-    return shape[0] // block + num_rows
+    return shape[0] // constants.BLOCK + num_rows
 
 
 class Launcher:
@@ -154,9 +154,8 @@ class Launcher:
         position_ids, rope_deltas, work = buffers
         num_rows = rope_deltas.shape[0]
         num_tokens, seq_len = ids.numel(), ids.shape[-1]
-        larger = 4 if num_tokens >= constants.LARGE_FROM else 1
-        tiles = constants.BLOCK * larger, constants.CHUNK * larger
-        num_blocks = _most_blocks(tuple(ids.shape), num_rows, tiles[0])
+        tiles = constants.BLOCK, constants.CHUNK
+        num_blocks = _most_blocks(tuple(ids.shape), num_rows)
         ids = ids.contiguous()
         if mask is not None:
             # A mask that the family ignores is still checked.
@@ -190,12 +189,9 @@ class Launcher:
             images.dtype,
             videos.dtype,
             sizes is None,
-            larger,
         )
         compiled = self._compiled.get(key)
-        options = {}
         if compiled is None:
-            options["num_warps"] = constants.WARPS * larger
             of_kernels = self._constants(None if as_numbers else seconds, types is not None)
             compiled = (*_KERNELS, *of_kernels)
         mark, summarise, write, of_mark, of_summarise, of_write = compiled
@@ -203,17 +199,16 @@ class Launcher:
             if types is None and self.spec.marker_rule == "count":
                 mark = mark[(num_blocks, 1, 1)](
                     ids, mask, bounds, sizes, work,
-                    num_tokens, seq_len, num_rows, *of_mark, *tiles, **options,
+                    num_tokens, seq_len, num_rows, *of_mark, *tiles,
                 )  # fmt: skip
             summarise = summarise[(num_blocks + 1, 1, 1)](
                 ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
-                **options,
             )  # fmt: skip
             write = write[(num_blocks, 1, 1)](
                 ids, mask, types, bounds, seconds, sizes, position_ids, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, num_items.bit_length(),
-                *of_write, *tiles, **options,
+                *of_write, *tiles,
             )  # fmt: skip
         if write is not None and constants.COMPILED_TAKE_CONSTANTS:
             self._compiled[key] = mark, summarise, write, of_mark, of_summarise, of_write

@@ -124,16 +124,20 @@ def test_the_references_are_plain_python(name):
     assert foreign(used) == set()
 
 
+KERNELS = Path(vecrope.__file__).parent / "forms" / "triton" / "kernels"
 # Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
 ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
     "vecrope.testing.own_strategies": "hypothesis",
     "vecrope.testing.strategies_canvas": "hypothesis",
     "vecrope.testing.strategies_omni": "hypothesis",
-    "vecrope.forms.triton.constants": "triton",
     **{
-        f"vecrope.forms.triton.kernels.{name}": "triton"
-        for name in ("classify", "items", "positions", "summaries", "workspace")
+        f"vecrope.forms.triton.{name}": "triton"
+        for name in (
+            "constants",
+            "launch",
+            *(f"kernels.{path.stem}" for path in KERNELS.glob("[a-z]*.py")),
+        )
     },
 }
 

@@ -81,6 +81,7 @@ providers:
                            that is how vLLM's runner holds them, as wide as a prompt may be
   loop                     vecrope.testing.reference: the readable loop, on Python lists
   transformers             get_rope_index of the family's model, installed
+  sglang-host              the same over ids on the host, and one copy of the answer
   sglang-old               get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old
   sglang                   the family's function of an SGLang as of 0.5.23, needs --sglang; for
                            steps _compute_mrope_positions_extend and _decode

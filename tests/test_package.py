@@ -127,6 +127,7 @@ def test_the_references_are_plain_python(name):
     assert foreign(others) == set()
 
 
+KERNELS = Path(vecrope.__file__).parent / "forms" / "triton" / "kernels"
 # Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
 ON_REQUEST = {
     "vecrope.testing.strategies": "hypothesis",
@@ -134,10 +135,13 @@ ON_REQUEST = {
         f"vecrope.testing.strategies.{name}": "hypothesis"
         for name in ("layout", "minicpmv4_7", "omni", "own_rules", "shared")
     },
-    "vecrope.forms.triton.constants": "triton",
     **{
-        f"vecrope.forms.triton.kernels.{name}": "triton"
-        for name in ("classify", "items", "positions", "summaries", "workspace")
+        f"vecrope.forms.triton.{name}": "triton"
+        for name in (
+            "constants",
+            "launch",
+            *(f"kernels.{path.stem}" for path in KERNELS.glob("[a-z]*.py")),
+        )
     },
 }
 

@@ -144,7 +144,7 @@ def test_busy_measures_calls_of_two_pictures_by_default(monkeypatch):
     assert main(["--busy"]) == 0
     ((configs, providers),) = seen
     assert providers == list(BUSY_PROVIDERS)
-    assert len(configs) == 2 * 4 * 4
+    assert len(configs) == 2 * 4 * 5
     assert {config.workload.partition("-")[0] for config in configs} == {"pictures"}
     default = (torch.get_num_threads(), len(cores()))
     assert {(config.threads, config.busy) for config in configs} == {(1, 0), default}

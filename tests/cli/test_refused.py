@@ -155,7 +155,8 @@ def case(name, message, **content):
         ),
         case(
             "a mask of another code",
-            "attention_mask must hold 0 or 1, got 2 in row 0, token 1",
+            "attention_mask must hold 0 or 1, got 2 in row 0, token 1; the numbers of several "
+            "sequences are sequence_ids",
             input_ids=[7, 7],
             attention_mask=[1, 2],
         ),

@@ -13,7 +13,7 @@ from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import Hunyuan, OmniRule
 from vecrope.forms.static import locate
-from vecrope.own_rules.omni.items import audio_tokens
+from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
 

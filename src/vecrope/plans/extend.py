@@ -112,9 +112,10 @@ def _plan_behind_markers(
     if spec.marker_rule == "adjacent":
         told = index.eq(begins[row + 1] - 1)
     else:
-        told = (previous_ids == spec.video_start_token_id) | (
-            previous_ids == spec.video_end_token_id
-        )
+        assert spec.video_start_token_id is not None
+        assert spec.video_end_token_id is not None
+        told = previous_ids.eq(spec.video_start_token_id)
+        told |= previous_ids.eq(spec.video_end_token_id)
         told &= index >= plan._masked_ends()[search(plan._entry_starts, index) - 1]
     markers = torch.zeros_like(begins[1:]).index_add_(0, row, told.long())
     before = pad(markers.cumsum(0), (1, 0))

@@ -172,7 +172,7 @@ def _items_at(
         behind = host_tensor(min(at + 1, num_tokens - 1) for at in visions)
         following = tokens.ids.index_select(0, behind).tolist()
         names = {spec.image_token_id: "image", spec.video_token_id: "video"}
-        names[rule.audio_start_token_id] = "sound"
+        names |= {rule.audio_start_token_id: "sound"}
         row_ends = set(bounds)
         for at, token in zip(visions, following, strict=True):
             if token in names and at + 1 not in row_ends:
@@ -371,7 +371,7 @@ def _raise_stray(
     outside = hits.clone()
     for item in items:
         begin = item.start + item.markers
-        outside[begin : begin + item.frame_tokens + item.audio_tokens] = False
+        outside[begin : begin + item.frame_tokens + item.audio_tokens].fill_(False)
     name = _ARGUMENTS[kind]
     why = f"it must follow its start marker, within what {name} describes"
     if getattr(inputs, name) is None:

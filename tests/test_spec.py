@@ -128,7 +128,7 @@ def refused(spec, changes, error, message, name=None):
                 "image_time": "'frames', 'none'",
                 "video_time": "'frames', 'seconds'",
                 "time_order": "'rate', 'seconds'",
-                "time_dtype": "'given', 'float32', 'float64'",
+                "time_dtype": "'given', 'float32', 'float64', 'int64'",
                 "span_rule": "'thw', 'hw'",
                 "mask_rule": "'skip', 'ignore'",
                 "delta_length": "'padded', 'valid'",

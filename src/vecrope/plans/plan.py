@@ -19,7 +19,7 @@ from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 @dataclass(frozen=True, eq=False, repr=False)

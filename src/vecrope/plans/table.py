@@ -16,7 +16,7 @@ from vecrope.core.search import search
 from vecrope.spec import MRopeSpec
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.

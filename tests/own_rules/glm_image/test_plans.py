@@ -75,9 +75,7 @@ def test_sequences_in_a_row_generate_each_their_own():
 
 def test_a_plan_of_images_joins_none_of_another_family():
     plans = [plan_rope_index(ids_of("t<"), SPECS[name]) for name in ("glm_image, sglang", "isaac")]
-    with pytest.raises(
-        ValueError, match=r"one family, got glm_image \(sglang\) and, in plan 1, isaac"
-    ):
+    with pytest.raises(ValueError, match=r"one family, got glm_image .* in plan 1, isaac"):
         concatenate_plans(plans)
 
 

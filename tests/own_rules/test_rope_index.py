@@ -72,8 +72,8 @@ def test_the_reference_refuses_an_image_of_several_frames_where_vllm_does():
     ("name", "row", "grid", "message"),
     [
         ("glm_image, sglang", "t<I<I>t", (1, 1, 3), "has a start inside of the image from 2 to 5"),
-        ("isaac", "tIt", (1, 3, 2), "must be divisible by 2"),
-        ("isaac", "tIt", (1, 2, 3), "must be divisible by 2"),
+        ("isaac", "tIt", (1, 3, 2), "divisible by spatial_merge_size 2"),
+        ("isaac", "tIt", (1, 2, 3), "divisible by spatial_merge_size 2"),
     ],
 )
 def test_what_the_reference_says_of_what_it_refuses(name, row, grid, message):

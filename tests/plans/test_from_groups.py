@@ -1,50 +1,22 @@
-"""Few groups and many give one plan."""
+"""The plan that is made of groups on the host."""
 
 import pytest
 import torch
-from hypothesis import given
-from packings import packings
-from support import assert_same, rope_index
+from support import rope_index
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import vecrope
-import vecrope.plans.from_groups
 from tests.plans.cases import (
     GLM_IMAGE,
     PACED,
     QWEN,
-    each_spec,
     example,
     integers,
-    tensors_of,
 )
 from vecrope import (
     concatenate_plans,
     plan_rope_index,
 )
 from vecrope.testing import Prompt
-
-
-@each_spec
-def test_many_groups_give_the_plan_of_few(spec):
-    """Few groups are summed up on the host, many by tensor operators."""
-
-    @given(packings(spec, hostile=spec.mask_rule == "skip"))
-    def check(packing):
-        tokens = torch.cat([part.input_ids[0] for part in packing.parts])
-        bounds = integers([0, *(part.input_ids.shape[1] for part in packing.parts)]).cumsum(0)
-        arguments = packing.arguments()
-        del arguments["sequence_ids"]
-        arguments["cu_seqlens"] = bounds
-        few = plan_rope_index(tokens, spec, **arguments)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(vecrope.plans.from_groups, "FEW", 0)
-            many = plan_rope_index(tokens, spec, **arguments)
-        # What stands in a row's first entry for the base of a group is not read.
-        many.entries[:, 2].masked_fill_(many.entries[:, 1] == 0, 0)
-        assert_same(tensors_of(many), tensors_of(few))
-
-    check()
 
 
 class Recorded(TorchDispatchMode):

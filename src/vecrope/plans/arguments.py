@@ -78,9 +78,7 @@ def checked_rows(rows: Tensor, plan: PlanTable, *, check: bool = True) -> Tensor
 def checked_start(start: int | Tensor, plan: PlanTable) -> int | Tensor:
     """Return the number of tokens that have been decoded, a number or (B, 1) on the device."""
     if not isinstance(start, Tensor):
-        check_int("start", start)
-        if not 0 <= start < MAX_START:
-            raise ValueError(f"start must be from 0 to below 2**30, got {start}")
+        check_int("start", start, 0, MAX_START)
         return start
     check_integers("start", start)
     shape = tuple(start.shape)
@@ -89,5 +87,5 @@ def checked_start(start: int | Tensor, plan: PlanTable) -> int | Tensor:
     if start.is_cpu and type(start) is Tensor and not torch.compiler.is_compiling():
         check_not_negative("start", start)
         if start.numel() and int(start.amax()) >= MAX_START:
-            raise ValueError(f"start must be from 0 to below 2**30, got {int(start.amax())}")
+            raise ValueError(f"start must be less than 2**30, got {int(start.amax())}")
     return start.to(plan.device).unsqueeze(-1)

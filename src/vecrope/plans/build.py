@@ -24,9 +24,6 @@ from vecrope.prepare import Prepared, prepare
 from vecrope.sequences import SequenceNumbering, deltas_of_sequences, packed_sequences
 from vecrope.spec import MRopeSpec
 
-# Up to so many groups and rows, sums of numbers on the host are faster than tensor operators.
-FEW = 512
-
 
 def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None

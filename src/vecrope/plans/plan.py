@@ -268,7 +268,7 @@ class RopeIndexPlan(PlanTable):
             >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
             >>> plan = vecrope.plan_rope_index(torch.tensor([[7, 8], [8, 9], [9, 7]]), spec)
             >>> plan.select([2, 0])
-            <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 120 bytes on cpu>
+            <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 136 bytes on cpu>
         """
         return select_rows(self, checked_rows(per_row("rows", rows, None), self))
 

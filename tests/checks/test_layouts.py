@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -190,13 +192,18 @@ def layouts():
     ]
 
 
+def fault(message):
+    """Match the message, with or without the likely mistake behind it."""
+    return rf"^{re.escape(message)}( \((\w+_grid_thw|no|image_token_id|video_token_id) [^()]+\))?$"
+
+
 @FORMS
 @pytest.mark.parametrize("rows_above", [0, 2])
 @pytest.mark.parametrize(("arguments", "message"), layouts())
 def test_a_layout_is_refused(arguments, message, rows_above, form):
     if rows_above:
         arguments = below(rows_above, arguments)
-    with pytest.raises(ValueError, match=exactly(message(rows_above))):
+    with pytest.raises(ValueError, match=fault(message(rows_above))):
         get_rope_index(**arguments, **form)
 
 
@@ -211,7 +218,7 @@ def test_a_layout_of_packed_input_is_refused(arguments, message, form):
     }
     # An empty sequence comes first.
     bounds = torch.tensor([0, *range(0, batch * seq_len + 1, seq_len)])
-    with pytest.raises(ValueError, match=exactly(message(1))):
+    with pytest.raises(ValueError, match=fault(message(1))):
         get_rope_index(**{**arguments, **flat}, cu_seqlens=bounds, **form)
 
 

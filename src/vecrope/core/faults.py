@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.hints import likely_mistake
 from vecrope.core.items import Items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.modality import IMAGE, TEXT
@@ -131,7 +132,7 @@ def raise_layout_fault(
     starts |= locations.rows != pad(locations.rows[:-1], (1, 0), value=-1)
     for at in (broken | (surplus & starts)).nonzero()[:1, 0].tolist():
         if bool(surplus[at]):
-            _raise_surplus(at, locations, grids, expected, found)
+            _raise_surplus(at, locations, grids, spec)
         same = ((locations.item == locations.item[at]) & (kind == kind[at]))[:at].nonzero()
         _raise_cut_short(int(same[-1]), locations, grids, spec)
     wrong = _wrong_totals(locations, lenient).tolist()
@@ -144,7 +145,7 @@ def raise_layout_fault(
     of_kind = kind == IMAGE + which
     if found[which] > expected[which]:
         at = int((of_kind & surplus).nonzero()[0])
-        _raise_surplus(at, locations, grids, expected, found)
+        _raise_surplus(at, locations, grids, spec)
     # What the prompt holds is sound, but it ends before its grids do.
     if found[which]:
         last = int(of_kind.nonzero()[-1])
@@ -158,6 +159,7 @@ def raise_layout_fault(
         f"{_KINDS[which]}_grid_thw row {at} {tuple(grids[which][at].tolist())} is left over"
         + (f" after {(rank - start) // (width * height)} of its frames" if rank > start else "")
         + f": expected {expected[which]} {_KINDS[which]} tokens in the batch, got {found[which]}"
+        + _likely_mistake(which, locations, grids, spec)
     )
 
 
@@ -217,17 +219,27 @@ def _surplus(locations: TokenLocations) -> Tensor:
 
 
 def _raise_surplus(
-    at: int,
-    locations: TokenLocations,
-    grids: tuple[Tensor, Tensor],
-    expected: list[int],
-    found: list[int],
+    at: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
 ) -> NoReturn:
     kind = int(not bool(locations.image[at]))
     raise ValueError(
         f"row {int(locations.rows[at])} holds {_KINDS[kind]} tokens beyond the last grid: "
-        f"expected {expected[kind]} for the {grids[kind].shape[0]} rows of "
-        f"{_KINDS[kind]}_grid_thw, got {found[kind]} in the batch"
+        f"expected {int(locations.items.expected[kind])} for the {grids[kind].shape[0]} rows of "
+        f"{_KINDS[kind]}_grid_thw, got {int(locations.found[kind])} in the batch"
+        + _likely_mistake(kind, locations, grids, spec)
+    )
+
+
+def _likely_mistake(
+    which: int, locations: TokenLocations, grids: tuple[Tensor, Tensor], spec: MRopeSpec
+) -> str:
+    return likely_mistake(
+        which,
+        int(locations.found[which]),
+        int(locations.items.expected[which]),
+        grids[which].shape[0],
+        spec,
+        by_types=locations.stream.token_types is not None,
     )
 
 
@@ -263,10 +275,14 @@ def _raise_cut_short(
     kind = what.split()[0]
     if kind == "video" and spec.separate_frames:
         what = f"frame {int(locations.group[at])} of {what}"
+    which, got = _KINDS.index(kind), int(locations.place[at]) + 1
+    why = f"; was the prompt truncated inside the {kind}?"
+    if got == 1 and int(locations.found[which]) == grids[which].shape[0]:
+        why = f"; was the prompt truncated inside the {kind}, or never expanded by the processor?"
     raise ValueError(
         f"row {int(locations.rows[at])}, {what}: its grid {grid} needs "
-        f"{int(locations.group_tokens[at])} tokens, got {int(locations.place[at]) + 1} in one run; "
-        f"was the prompt truncated inside the {kind}?"
+        f"{int(locations.group_tokens[at])} tokens, got {got} in one run"
+        + (_likely_mistake(which, locations, grids, spec) or why)
     )
 
 

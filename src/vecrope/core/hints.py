@@ -34,8 +34,6 @@ def likely_mistake(
             )
         name = f"{kind}_token_id"
         return f" ({name} {getattr(spec, name)} does not occur in input_ids)"
-    if found == num_grids < expected:
-        return f" (one placeholder for each {kind}: they were not expanded)"
     for size in _PATCH_SIZES:
         if expected == found * size**2:
             return f" ({kind}_grid_thw seems to count pixels; it counts patches)"

@@ -1,5 +1,7 @@
 """The command line compares its answer with the reference, and times both."""
 
+import sys
+
 import pytest
 import torch
 
@@ -83,8 +85,35 @@ def test_times_are_readable(seconds, shown, ratio):
     prompt = conversation(MRopeSpec.for_model("glm4v", convention="sglang"))
     position_ids = torch.zeros((3, 1, 2559), dtype=torch.int64)
     library, loop = (Timing(value, 3) for value in seconds)
-    answer = Answer(position_ids, torch.zeros((1, 1)), None, library, loop)
+    answer = Answer(position_ids, torch.zeros((1, 1)), None, library, loop, "the loop, in Python")
     *_, first, second, last = render(prompt, [[]], answer)
     times = (line.partition("  median")[0].split()[-2:] for line in (first, second))
     assert " " + ", ".join(" ".join(time) for time in times) == shown
-    assert words(last)[3] == ratio
+    assert words(last)[4] == ratio
+
+
+def test_the_time_is_compared_with_transformers_where_it_is_installed(run):
+    transformers = pytest.importorskip("transformers")
+    *_, peer, ratio = run("--model", "qwen2_vl")[1].splitlines()
+    assert peer.startswith(f"  transformers {transformers.__version__}, its own function ")
+    assert ratio.startswith(f"  transformers {transformers.__version__} / vecrope ")
+
+
+@pytest.mark.parametrize(
+    "absent",
+    [
+        pytest.param(lambda patch: patch.setitem(sys.modules, "transformers", None), id="absent"),
+        pytest.param(
+            lambda patch: patch.setattr(
+                "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_rope_index",
+                lambda *_, **__: (torch.zeros(1), None),
+            ),
+            id="numbers otherwise",
+        ),
+    ],
+)
+def test_it_is_compared_with_the_loop_where_transformers_cannot_be(run, monkeypatch, absent):
+    absent(monkeypatch)
+    code, out, _ = run("--model", "qwen2_vl")
+    assert code == 0
+    assert out.splitlines()[-2].startswith("  the loop, plain Python over lists ")

@@ -27,10 +27,10 @@ token     0    1    2    3    4      5    6    7 …   40   41   42 …  975  97
 
 
 def test_the_conversation_is_laid_out_and_confirmed(run):
-    code, out, err = run()
+    code, out, err = run("--convention", "sglang")
     assert (code, err) == (0, "")
     assert out.startswith("A GLM-4.1V conversation: a 1008 × 756 picture, a 672 × 448 clip of 8")
-    assert "\nmodel glm4v, convention transformers, 1 row of 2559 tokens\n" in out
+    assert "\nmodel glm4v, convention sglang, 1 row of 2559 tokens\n" in out
     assert f"\n\n{DEMO_SEGMENTS}\n" in out
     assert "\nrow 0: rope_delta -2376: the token after these 2559 gets position 183\n" in out
     assert f"\n\n{DEMO_POSITIONS}\n" in out
@@ -45,7 +45,7 @@ def test_the_conversation_is_laid_out_and_confirmed(run):
         assert float(value) > 0
         assert unit in ("µs", "ms")
         assert rest[:2] == ["median", "of"]
-    assert words(ratio)[:3] == ["loop", "/", "vecrope"]
+    assert words(ratio)[:4] == ["the", "loop", "/", "vecrope"]
     assert ratio.endswith("   one CPU thread each")
 
 

@@ -13,8 +13,11 @@ from torch import Tensor
 
 import vecrope
 from vecrope.cli.prompt import CommandError, Prompt
+from vecrope.cli.upstream import find_upstream
 from vecrope.testing import reference
 from vecrope.testing.rules import rules_of, seconds_of
+
+_LOOP = "the loop, plain Python over lists"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Answer:
     rope_deltas: Tensor  # (B, 1)
     disagreement: str | None
     library: Timing
-    loop: Timing
+    peer: Timing
+    peer_name: str  # whose time that is: the upstream's, or the reference's
 
 
 def confirm(prompt: Prompt) -> Answer:
@@ -67,9 +71,13 @@ def confirm(prompt: Prompt) -> Answer:
         expected = loop()
     except reference.Refusal as refusal:
         disagreement = f"the reference refuses the prompt: {refusal}"
-        return Answer(position_ids, rope_deltas, disagreement, Timing(0, 0), Timing(0, 0))
+        return Answer(position_ids, rope_deltas, disagreement, Timing(0, 0), Timing(0, 0), "")
     difference = _disagreement(position_ids.tolist(), rope_deltas.tolist(), *expected)
-    return Answer(position_ids, rope_deltas, difference, _time(library), _time(loop))
+    name, peer = find_upstream(prompt) or (_LOOP, loop)
+    if peer is not loop and not torch.equal(peer()[0], position_ids):
+        # An upstream of another release may number otherwise.
+        name, peer = _LOOP, loop
+    return Answer(position_ids, rope_deltas, difference, _time(library), _time(peer), name)
 
 
 def _disagreement(

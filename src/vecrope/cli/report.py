@@ -181,11 +181,13 @@ def _confirmation(prompt: Prompt, answer: Answer) -> Iterator[str]:
     count = 3 * batch * seq_len
     yield f"Confirmed: all {count} positions and every rope_delta equal those of the loop"
     yield "in vecrope.testing.reference, which is written to be read, not to be fast."
-    names = ("vecrope, eager, checks included", "the loop, plain Python over lists")
-    for name, timing in zip(names, (answer.library, answer.loop), strict=True):
-        yield f"  {name:<33} {_duration(timing):>9}   median of {timing.calls} calls"
-    ratio = answer.loop.seconds / answer.library.seconds
-    yield f"  {'loop / vecrope':<33} {ratio:>9.{1 if ratio >= 1 else 2}f}   one CPU thread each"
+    names = ("vecrope, eager, checks included", answer.peer_name)
+    width = max(map(len, names))
+    for name, timing in zip(names, (answer.library, answer.peer), strict=True):
+        yield f"  {name:<{width}} {_duration(timing):>9}   median of {timing.calls} calls"
+    ratio = answer.peer.seconds / answer.library.seconds
+    label = f"{answer.peer_name.partition(',')[0]} / vecrope"
+    yield f"  {label:<{width}} {ratio:>9.{1 if ratio >= 1 else 2}f}   one CPU thread each"
 
 
 def _duration(timing: Timing) -> str:

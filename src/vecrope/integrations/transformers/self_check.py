@@ -41,11 +41,11 @@ def first_difference(
         for prompt in prompts:
             arguments = {name: value for name, value in prompt.items() if name in names}
             try:
-                theirs = original(_StandIn(cls, config, spec), **_copies(arguments))
+                theirs = original(StandIn(cls, config, spec), **_copies(arguments))
             except Exception as error:
                 return f"transformers raises {error!r} on {_described(arguments)}"
             try:
-                ours = call(_StandIn(cls, config, spec), spec, True, **_copies(arguments))
+                ours = call(StandIn(cls, config, spec), spec, True, **_copies(arguments))
             except ValueError as error:
                 return f"vecrope refuses {_described(arguments)}: {error}"
             for name, expected, got in zip(
@@ -59,7 +59,7 @@ def first_difference(
     return None
 
 
-class _StandIn:
+class StandIn:
     """Has a model's configuration and its class's methods, and takes what is written on it."""
 
     def __init__(self, cls: type, config: Any, spec: MRopeSpec) -> None:

@@ -73,10 +73,12 @@ def confirm(prompt: Prompt) -> Answer:
         disagreement = f"the reference refuses the prompt: {refusal}"
         return Answer(position_ids, rope_deltas, disagreement, Timing(0, 0), Timing(0, 0), "")
     difference = _disagreement(position_ids.tolist(), rope_deltas.tolist(), *expected)
-    name, peer = find_upstream(prompt) or (_LOOP, loop)
-    if peer is not loop and not torch.equal(peer()[0], position_ids):
-        # An upstream of another release may number otherwise.
-        name, peer = _LOOP, loop
+    name: str = _LOOP
+    peer: Callable[[], Any] = loop
+    upstream = find_upstream(prompt)
+    # An upstream of another release may number otherwise.
+    if upstream is not None and torch.equal(upstream[1]()[0], position_ids):
+        name, peer = upstream
     return Answer(position_ids, rope_deltas, difference, _time(library), _time(peer), name)
 
 

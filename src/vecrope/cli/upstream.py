@@ -35,7 +35,7 @@ def find_upstream(prompt: Prompt) -> tuple[str, Callable[[], Any]] | None:
         config = transformers.AutoConfig.for_model(spec.model_type)
         if MRopeSpec.from_config(config, convention="transformers") != spec:
             return None
-        model_class = getattr(transformers, MODEL_MAPPING_NAMES[spec.model_type])
+        model_class: Any = getattr(transformers, str(MODEL_MAPPING_NAMES[spec.model_type]))
         function = model_class.get_rope_index
     except (AttributeError, KeyError, ValueError):
         return None

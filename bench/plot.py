@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ def plot(results: Sequence[Result], out: Path) -> None:
             of_family = [row for row in rows if row.workload == _KIND + name]
             _draw_panel(panel, of_family, handles)
             panel.set_title(_message(name, of_family), loc="left")
+        for panel in axes.flat[len(families) :]:
+            panel.set_axis_off()
         for row in axes:
             row[0].set_ylabel("time of a call")
         for panel in axes[-1]:
@@ -83,7 +85,7 @@ def _draw_panel(panel: Any, rows: Sequence[Result], handles: dict[str, Any]) -> 
         handles.setdefault(provider, line)
     panel.set_xscale("log")
     panel.set_yscale("log")
-    panel.set_xticks(sorted({row.T for row in rows}), labels=None)
+    panel.set_xticks(_ticks({row.T for row in rows}))
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     panel.minorticks_off()
     panel.yaxis.set_major_formatter(lambda value, _: _duration(value))
@@ -91,6 +93,15 @@ def _draw_panel(panel: Any, rows: Sequence[Result], handles: dict[str, Any]) -> 
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
+
+
+def _ticks(sizes: Collection[int]) -> list[int]:
+    """Return the sizes whose labels have room beside each other, the largest among them."""
+    ticks: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        if not ticks or 2.5 * size <= ticks[-1]:
+            ticks.append(size)
+    return ticks
 
 
 def _message(family: str, rows: Sequence[Result]) -> str:

@@ -216,16 +216,6 @@ class MRopeSpec:
         return image, video_start, video_end
 
     @property
-    def frames_by_markers(self) -> bool:
-        """Whether every run of placeholders is a frame, told by markers: the fastest forms ask."""
-        return (
-            self.own_rule is None
-            and self.marker_rule in ("last", "count")
-            and self.separate_frames
-            and self.image_time == "frames"
-        )
-
-    @property
     def arguments(self) -> frozenset[str]:
         """The arguments of `get_rope_index` that this family reads, and not every family does."""
         if self.own_rule is not None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vecrope.core.search import spread
+
 
 def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
     """Return the bounds of sequences of these lengths, by transformers' names.
@@ -27,8 +29,7 @@ def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
 
 def sequence_index(lengths: Sequence[int]) -> Tensor:
     """Return `seq_idx`, (1, N) int32: the number of each token's sequence, from 0."""
-    index = torch.arange(len(lengths), dtype=torch.int32)
-    return index.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths))[None]
+    return spread(torch.tensor(lengths), sum(lengths)).to(torch.int32)[None]
 
 
 def count_up(lengths: Sequence[int]) -> Tensor:

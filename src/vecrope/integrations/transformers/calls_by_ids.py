@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from vecrope.core.search import spread
 from vecrope.inputs import Inputs
 from vecrope.integrations.arguments import as_grids, count_placeholders, tokens_before
 from vecrope.integrations.transformers.calls import answer, less_left_over
@@ -129,7 +130,7 @@ def _check_markers(inputs: Inputs, spec: MRopeSpec) -> None:
         assert grids is not None
         if kind == "video" and spec.separate_frames:
             frames = grids[:, 0].clamp(min=0)
-            grids = grids.repeat_interleave(frames, 0)
+            grids = grids[spread(frames, int(frames.sum()))]
             grids[:, 0] = 1
         expected = int((tokens_before(grids, spec)[:-1] < count).sum())
         found = int((marked & (tokens[1:] == token)).sum())

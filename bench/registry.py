@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import lmms, providers, sglang_omni, upstreams
+from bench import lmms, patched, providers, sglang_omni, upstreams
 from bench.provider import Provider
 
 _INSTALLED: dict[str, Callable[[], Provider]] = {
@@ -19,6 +19,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,
     "dense": providers.dense_provider,
     "loop": providers.loop_provider,
+    "vecrope-patched": patched.patched_provider,
     "transformers": upstreams.transformers_provider,
 }
 # Each with the name of the wheel that it is taken from.

@@ -47,7 +47,7 @@ _SGLANG_STEPS = (
     "_compute_mrope_positions_extend",
     "_compute_mrope_positions_decode",
 )
-_TRANSFORMERS_CLASSES = {
+TRANSFORMERS_CLASSES = {
     "glm4v": "Glm4vModel",
     "qwen2_vl": "Qwen2VLModel",
     "qwen2_5_vl": "Qwen2_5_VLModel",
@@ -71,7 +71,7 @@ def transformers_provider() -> Provider:
 
         if workload.model_type == omni.MODEL_TYPE:
             return omni.prepare_transformers(workload)
-        model_class = getattr(transformers, _TRANSFORMERS_CLASSES[workload.model_type])
+        model_class = getattr(transformers, TRANSFORMERS_CLASSES[workload.model_type])
         model = SimpleNamespace(config=hf_config(workload.model_type))
         model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
         arguments = tensor_arguments(workload)
@@ -82,7 +82,7 @@ def transformers_provider() -> Provider:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
         version = ""  # each of its points will say so
-    families = (*_TRANSFORMERS_CLASSES, omni.MODEL_TYPE)
+    families = (*TRANSFORMERS_CLASSES, omni.MODEL_TYPE)
     return Provider("transformers", version, "transformers", prepare, families=families)
 
 

@@ -1,6 +1,5 @@
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +9,11 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Files and folders whose tests take more than a few seconds: `-m "not slow"` leaves them out.
+# Folders, files and tests that take more than a few seconds: `-m "not slow"` leaves them out.
 SLOW = (
     "bench",
+    "cli/test_process.py",
+    "collate/test_ranks.py",
     "families/test_recorded_answers.py",
     "families/test_static.py",
     "families/test_upstreams.py",
@@ -29,22 +30,33 @@ SLOW = (
     "own_rules/bailing/test_upstreams.py",
     "own_rules/glm_image/test_static.py",
     "own_rules/minicpmv4_7/test_static.py",
+    "own_rules/omni/test_mixtures.py",
     "own_rules/omni/test_static.py",
     "own_rules/omni/test_upstreams.py",
     "own_rules/test_static.py",
     "own_rules/test_strategies.py",
+    "plans/test_placeholders_unread.py",
+    "plans/test_sequences.py::test_packed_equals_transformers_one_by_one",
     "real_input",
     "test_exported.py",
     "test_package.py",
+    "test_registration.py::test_registration_holds_for_a_process",
+    "test_shards.py::test_shards_of_real_processes_give_the_whole",
+    "test_shards.py::test_the_example_of_the_readme_runs_under_torchrun",
+    "testing/test_imports.py",
     "testing/test_reference_golden.py",
     "testing/test_strategies.py",
+    "threads/test_threads.py",
 )
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=10, derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("thorough", max_examples=5000, deadline=None)
 
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+def pytest_configure(config):
+    few = os.environ.get("CI") or config.option.markexpr == "not slow"
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if few else "dev"))
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +107,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_collection_modifyitems(items):
-    slow = [Path(__file__).parent / path for path in SLOW]
+    slow = tuple(f"tests/{name}{end}" for name in SLOW for end in ("/", "::", "["))
     for item in items:
-        if any(item.path == path or path in item.path.parents for path in slow):
+        if f"{item.nodeid}[".startswith(slow):
             item.add_marker(pytest.mark.slow)

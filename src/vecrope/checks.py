@@ -176,7 +176,12 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
 def check_tensor(name: str, value: object) -> None:
     """Check that an argument is a dense tensor; reads metadata only."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        how = ""
+        if isinstance(value, list | tuple):
+            how = f"; torch.tensor({name}) makes one"
+        elif hasattr(value, "__array__"):
+            how = f"; torch.as_tensor({name}) makes one"
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{how}")
     if value.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if value.layout is not torch.strided:

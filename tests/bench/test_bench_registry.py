@@ -14,9 +14,9 @@ def test_installed_providers_are_the_default():
         "vecrope-runner-in-place",
         "dense",
     ]
-    names += ["loop", "transformers"]
+    names += ["loop", "vecrope-patched", "transformers"]
     assert [provider.name for provider in made] == names
-    assert list(PROVIDERS[:11]) == names
+    assert list(PROVIDERS[:12]) == names
 
 
 def test_long_batches_are_for_those_that_answer_in_time():

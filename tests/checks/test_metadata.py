@@ -50,7 +50,7 @@ def no_tensor(name):
     return pytest.param(
         {**BASE, name: [[1, 2, 4]]},
         TypeError,
-        f"{name} must be a tensor, got list",
+        f"{name} must be a tensor, got list; torch.tensor({name}) makes one",
         id=f"{name} a list",
     )
 

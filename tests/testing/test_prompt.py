@@ -60,7 +60,7 @@ def test_ids_of_every_kind_have_their_symbols():
 
 
 def test_a_prompt_without_videos_of_its_own_has_no_symbol_of_them():
-    with pytest.raises(KeyError, match="V"):
+    with pytest.raises(ValueError, match="got 'V' in row 0 at 0"):
         Prompt.from_symbols(SGLANG, ["V"])
 
 
@@ -91,3 +91,22 @@ def test_foreign_ids_are_shown_as_text():
 def test_types_are_read_off_unmasked_tokens():
     prompt = Prompt.from_symbols(SGLANG, ["[I]I", "[I]I"], mask=["1111", "0111"])
     assert prompt.mm_token_type_ids.tolist() == [[0, 2, 0, 1], [0, 1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((["tX"], SGLANG), TypeError, "spec must be an MRopeSpec"),
+        ((SGLANG, ["tX"]), ValueError, r"rows must be made of .*, got 'X' in row 0 at 1"),
+        ((SGLANG, "tI"), ValueError, "rows must be a list of strings, one a row, got 'tI'"),
+        ((SGLANG, ["tI", "t"]), ValueError, "got 't' as row 1 and 'tI' as row 0"),
+    ],
+)
+def test_symbols_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Prompt.from_symbols(*arguments)
+
+
+def test_masks_refused():
+    with pytest.raises(ValueError, match="mask must be made of the characters '01', got '2'"):
+        Prompt.from_symbols(SGLANG, ["tI"], mask=["12"])

@@ -104,8 +104,17 @@ class Prompt:
             target_sizes: `(h, w)` in patches for each crop of an image, or None.
             target_sizes_videos: the same for videos, or None.
             images_per_sample: the number of grids of each row, or None.
+
+        Raises:
+            TypeError: if `spec` is no MRopeSpec.
+            ValueError: if `rows` are not strings of one length of these characters.
         """
+        if not isinstance(spec, MRopeSpec):
+            raise TypeError(f"spec must be an MRopeSpec, got {spec!r}")
         token_ids = symbols_of(spec)
+        _check_symbols("rows", rows, "".join(token_ids))
+        if mask is not None:
+            _check_symbols("mask", mask, "01")
         ids = [[token_ids[symbol] for symbol in row] for row in rows]
         kept = [[int(value) for value in row] for row in mask] if mask is not None else None
         return cls(
@@ -242,6 +251,24 @@ def _tensor(
         return None
     tensor = torch.tensor(values, dtype=dtype)
     return tensor.reshape(shape) if shape else tensor
+
+
+def _check_symbols(name: str, rows: object, symbols: str) -> None:
+    """Check that `rows` are strings of these symbols, all of one length."""
+    if isinstance(rows, str) or not isinstance(rows, Sequence):
+        raise ValueError(f"{name} must be a list of strings, one a row, got {rows!r}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, str) or len(row) != len(rows[0]):
+            raise ValueError(
+                f"{name} must be strings of one length, got {row!r} as row {number} and "
+                f"{rows[0]!r} as row 0"
+            )
+        for at, symbol in enumerate(row):
+            if symbol not in symbols:
+                raise ValueError(
+                    f"{name} must be made of the characters {symbols!r}, got {symbol!r} in row "
+                    f"{number} at {at}"
+                )
 
 
 def _list(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 A model of transformers with random weights runs the same step again and again, in turns with its
 own `get_rope_index` and patched: the prefill of one prompt up to the first logits, or forward and
-backward of a padded batch. The prompts are those of the mixed workloads.
+backward of a padded batch, with gradient checkpointing. The prompts are those of the mixed
+workloads.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ _SIZES = {
     "7b": (28, 3584, 18944, 28, 4),
 }
 _MODES = {"prefill": "mixed", "train": "mixed-batch"}
+_COLUMNS = (
+    *("model", "parameters", "step", "rows", "tokens"),
+    *("own_step_ms", "own_positions_ms", "patched_step_ms", "patched_positions_ms"),
+)
 
 
 def main() -> int:
@@ -45,37 +50,26 @@ def main() -> int:
     parser.add_argument("--mode", choices=_MODES, nargs="+", default=[*_MODES])
     parser.add_argument("--tokens", type=int, help="of the longest prompt; default: 4000, or 1000")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=11, help="steps of each kind")
+    parser.add_argument("--repeats", type=int, default=7, help="steps of each kind")
     parser.add_argument("--csv", type=Path, help="file for the rows")
     options = parser.parse_args()
-    rows = []
-    for model_type in options.model:
-        model = _make_model(model_type, options.size, options.device)
-        for mode in options.mode:
-            tokens = options.tokens or (4000 if mode == "prefill" else 1000)
-            workload = make_workload(f"{_MODES[mode]}-{model_type}", tokens, options.device)
-            own, patched = _time(model, _step(model, workload, mode), options.repeats)
-            rows.append(
-                {
-                    "model": model_type,
-                    "size": options.size,
-                    "parameters": sum(values.numel() for values in model.parameters()),
-                    "step": mode,
-                    "rows": workload.input_ids.shape[0],
-                    "tokens": _num_tokens(workload),
-                    "own_ms": round(own * 1e3, 2),
-                    "patched_ms": round(patched * 1e3, 2),
-                    "saved_percent": round(100 * (1 - patched / own), 2),
-                    **asdict(describe_environment(options.device, torch.get_num_threads())),
-                }
-            )
-            print(", ".join(f"{name} {value}" for name, value in list(rows[-1].items())[:9]))
-        del model
-    if options.csv:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    environment = asdict(describe_environment(options.device, torch.get_num_threads()))
+    with (options.csv or Path("/dev/null")).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*_COLUMNS, *environment])
+        writer.writeheader()
+        for model_type in options.model:
+            model = _make_model(model_type, options.size, options.device)
+            size = sum(values.numel() for values in model.parameters())
+            for mode in options.mode:
+                tokens = options.tokens or (4000 if mode == "prefill" else 1000)
+                workload = make_workload(f"{_MODES[mode]}-{model_type}", tokens, options.device)
+                times = _time(model, _step(model, workload, mode), options.repeats)
+                what = (model_type, size, mode, len(workload.input_ids), _num_tokens(workload))
+                row = dict(zip(_COLUMNS, (*what, *times), strict=True))
+                print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+                writer.writerow({**row, **environment})
+                file.flush()
+            del model
     return 0
 
 
@@ -99,6 +93,8 @@ def _make_model(model_type: str, size: str, device: str) -> Any:
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:1] * layers
     vision.out_hidden_size = width
+    if model_type == "qwen2_5_vl":
+        vision.hidden_size = 1280
     if size == "tiny":
         vision.depth, vision.hidden_size, vision.intermediate_size = 2, 128, 256
         if hasattr(vision, "deepstack_visual_indexes"):
@@ -139,11 +135,14 @@ def _step(model: Any, workload: Workload, mode: str) -> Callable[[], Tensor]:
         given["second_per_grid_ts"] = workload.second_per_grid_ts
 
     def prefill() -> Tensor:
+        model.eval()
         with torch.no_grad():
             model.model.rope_deltas = None
             return model(**given, use_cache=True, logits_to_keep=1).logits
 
     def train() -> Tensor:
+        model.train()
+        model.gradient_checkpointing_enable()
         model.model.rope_deltas = None
         model.zero_grad(set_to_none=True)
         loss = model(**given, labels=workload.input_ids, use_cache=False).loss
@@ -153,23 +152,52 @@ def _step(model: Any, workload: Workload, mode: str) -> Callable[[], Tensor]:
     return prefill if mode == "prefill" else train
 
 
-def _time(model: Any, step: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
-    """Return the median seconds of a step with the model's own function, and patched."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(-2, repeats):
-        for which, seconds in enumerate(times):
+def _time(model: Any, step: Callable[[], Tensor], repeats: int) -> list[float]:
+    """Return the median milliseconds of a step and of the positions in it: its own, and patched.
+
+    The positions are timed within the step, from when the device has nothing else to do until it
+    has them.
+    """
+    times: list[list[float]] = [[], [], [], []]
+    for number in range(-1, repeats):
+        for which in range(2):
             if which:
-                patch(model)
+                patch(type(model.model))
+            in_positions = _time_method(model.model)
             try:
                 begin = time.perf_counter()
                 if not bool(step().isfinite().all()):  # which waits for the device
                     raise RuntimeError("a step gave numbers that are not finite")
-                if number >= 0:
-                    seconds.append(time.perf_counter() - begin)
+                seconds = time.perf_counter() - begin
             finally:
+                del model.model.get_rope_index
                 if which:
-                    unpatch(model)
-    return statistics.median(times[0]), statistics.median(times[1])
+                    unpatch(type(model.model))
+            if number >= 0:
+                times[2 * which].append(seconds)
+                times[2 * which + 1].append(sum(in_positions))
+    return [round(1e3 * statistics.median(seconds), 3) for seconds in times]
+
+
+def _time_method(model: Any) -> list[float]:
+    """Put a clock around a model's `get_rope_index` and return the list of its seconds."""
+    method, seconds = model.get_rope_index, []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        _wait()
+        begin = time.perf_counter()
+        answer = method(*args, **kwargs)
+        _wait()
+        seconds.append(time.perf_counter() - begin)
+        return answer
+
+    model.get_rope_index = timed
+    return seconds
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

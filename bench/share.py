@@ -55,7 +55,7 @@ def main() -> int:
     options = parser.parse_args()
     environment = asdict(describe_environment(options.device, torch.get_num_threads()))
     with (options.csv or Path("/dev/null")).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*_COLUMNS, *environment])
+        writer = csv.DictWriter(file, [*_COLUMNS, *environment], lineterminator="\n")
         writer.writeheader()
         for model_type in options.model:
             model = _make_model(model_type, options.size, options.device)

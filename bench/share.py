@@ -31,7 +31,7 @@ _MODELS = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
 # Of the language model: layers, width, width of the feed-forward layers, heads, heads of keys. A
 # head has 128 channels.
 _SIZES = {
-    "tiny": (4, 512, 1024, 4, 2),
+    "tiny": (2, 256, 512, 2, 1),
     "3b": (36, 2048, 11008, 16, 2),
     "7b": (28, 3584, 18944, 28, 4),
 }

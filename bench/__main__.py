@@ -80,6 +80,7 @@ providers:
   dense                    for steps: positions written out as (256, 3, 4096) int32, and a gather;
                            that is how vLLM's runner holds them, as wide as a prompt may be
   loop                     vecrope.testing.reference: the readable loop, on Python lists
+  vecrope-patched          get_rope_index of a patched model of the installed transformers
   transformers             get_rope_index of the family's model, installed
   sglang-host              the same over ids on the host, and one copy of the answer
   sglang-old               get_rope_index_glm4v of an SGLang as of 0.5.8, needs --sglang-old

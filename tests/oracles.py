@@ -108,7 +108,8 @@ def transformers_classes(model_type):
     if model_type not in CONFIG_MAPPING_NAMES:
         pytest.fail(
             f"transformers {transformers.__version__} has no model type {model_type!r} to compare "
-            "with: install a release that has it, or list the family in tests/oracles.py"
+            "with: install a release that has it, or return the classes of a family with the same "
+            "rule here"
         )
     names = CONFIG_MAPPING_NAMES[model_type], MODEL_MAPPING_NAMES[model_type]
     return tuple(getattr(transformers, name) for name in names)

@@ -108,5 +108,7 @@ def test_symbols_refused(arguments, error, message):
 
 
 def test_masks_refused():
-    with pytest.raises(ValueError, match="mask must be made of the characters '01', got '2'"):
-        Prompt.from_symbols(SGLANG, ["tI"], mask=["12"])
+    with pytest.raises(
+        ValueError, match="mask must be made of the characters '0123456789', got 'x'"
+    ):
+        Prompt.from_symbols(SGLANG, ["tI"], mask=["1x"])

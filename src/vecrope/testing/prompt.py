@@ -114,7 +114,7 @@ class Prompt:
         token_ids = symbols_of(spec)
         _check_symbols("rows", rows, "".join(token_ids))
         if mask is not None:
-            _check_symbols("mask", mask, "01")
+            _check_symbols("mask", mask, "0123456789")
         ids = [[token_ids[symbol] for symbol in row] for row in rows]
         kept = [[int(value) for value in row] for row in mask] if mask is not None else None
         return cls(

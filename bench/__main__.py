@@ -38,10 +38,10 @@ Each answer is first compared with an independent one; what fails becomes a row 
 workloads:
   mixed, mixed-batch, mixed-packed, mixed-touching
            prompts of pictures and clips that all differ in size, as the processors of glm4v,
-           qwen2_5_vl, qwen3_vl and ernie4_5_vl_moe lay them out: one of 400 to 131,072 tokens; 8
-           and 32 padded rows; 16 and 32 packed sequences, for which what knows no packing is called
-           one after the other; one prompt in which pictures touch. Each stands for four workloads,
-           one for each family, such as mixed-glm4v
+           qwen2_vl, qwen2_5_vl, qwen3_vl and ernie4_5_vl_moe lay them out: one of 400 to 131,072
+           tokens; 8 and 32 padded rows; 16 and 32 packed sequences, for which what knows no
+           packing is called one after the other; one prompt in which pictures touch. Each stands
+           for five workloads, one for each family, such as mixed-glm4v
   pictures, pictures-batch, pictures-packed, pictures-step
            two pictures of the same kind in one row of 300 tokens, in two padded rows, in two packed
            sequences, and in a step of two requests, of each family; for --busy

@@ -71,7 +71,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     grids = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
-        faults.check_grids(grids, grids[:0], spec, lenient=inputs.lenient)
+        faults.check_grids(grids, grids[:0], spec, round_grid_sides=inputs.round_grid_sides)
     rows, kept = token_rows(stream), kept_tokens(stream)
     count, valid = count_in_rows(stream, kept, rows)
     index = count - 1

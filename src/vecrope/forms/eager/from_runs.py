@@ -36,7 +36,7 @@ def groups_of_runs(
         grids: (num_images, 3) and (num_videos, 3), or None.
         seconds: (num_videos,) as `second_per_grid_ts`.
     """
-    items = read_items(*grids, spec, seconds, lenient=False)
+    items = read_items(*grids, spec, seconds, round_grid_sides=False)
     if items is None:
         return None
     offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.core.items import has_pace, temporal_offset, video_pace
+from vecrope.core.items import has_time_scale, temporal_offset, video_time_scale
 from vecrope.core.modality import IMAGE
 from vecrope.spec import MRopeSpec
 
@@ -45,7 +45,7 @@ def read_items(
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
     *,
-    lenient: bool,
+    round_grid_sides: bool,
 ) -> Items | None:
     """Return the items, or None if a grid or the seconds of a video are not sound.
 
@@ -54,7 +54,7 @@ def read_items(
         videos: (num_videos, 3) likewise.
         spec: the family's rules.
         seconds: (num_videos,) as `second_per_grid_ts`.
-        lenient: whether sides that the merge size does not divide are rounded down.
+        round_grid_sides: whether sides that the merge size does not divide are rounded down.
     """
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
@@ -66,7 +66,7 @@ def read_items(
     zeros = min(map(min, rows)) < 1
     if zeros and any(min(row) < 1 for row in rows if any(row)):
         return None
-    if lenient:
+    if round_grid_sides:
         if any(0 < side < merge for side in chain(tall, wide)):
             return None
     elif any(map(mod, chain(tall, wide), repeat(merge))):
@@ -90,7 +90,7 @@ def read_items(
     if sum(map(mul, groups, area)) >= _MAX_TOKENS:
         return None
     extent, offsets = depth, None
-    if has_pace(spec):
+    if has_time_scale(spec):
         offsets = _offsets(depth, num_images, videos, spec, seconds)
         if offsets is None:
             return None
@@ -128,12 +128,12 @@ def _offsets(
     if max(in_video) <= 1:
         return offsets
     # Of all videos at once: the products are rounded as the upstreams round theirs.
-    pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
+    time_scale = video_time_scale(len(in_video), spec, seconds, torch.device("cpu"))
     video, frame = (
         torch.frombuffer(array("q", chain.from_iterable(numbers)), dtype=torch.int64)
         for numbers in (map(repeat, range(len(in_video)), in_video), map(range, in_video))
     )
-    taken = temporal_offset(frame, pace[:, video]).tolist()
+    taken = temporal_offset(frame, time_scale[:, video]).tolist()
     stops = [*accumulate(in_video)]
     offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))
     return offsets

@@ -62,7 +62,7 @@ def make_parts(
 
 
 def find_parts(
-    runs: Runs, items: Items, spec: MRopeSpec, *, by_types: bool, lenient: bool
+    runs: Runs, items: Items, spec: MRopeSpec, *, by_types: bool, allow_unused_grids: bool
 ) -> Parts | None:
     """Return the groups of a batch; None where runs and grids misfit.
 
@@ -71,9 +71,11 @@ def find_parts(
         items: what its grids describe.
         spec: of the shared rule.
         by_types: whether `mm_token_type_ids` are believed instead of the ids.
-        lenient: whether items may be left over.
+        allow_unused_grids: whether items may be left over.
     """
-    images, videos = (_cut(runs, kind, items, lenient=lenient) for kind in (IMAGE, VIDEO))
+    images, videos = (
+        _cut(runs, kind, items, allow_unused_grids=allow_unused_grids) for kind in (IMAGE, VIDEO)
+    )
     if images is None or videos is None:
         return None
     groups = images + videos
@@ -90,7 +92,7 @@ def find_parts(
     return make_parts(items, sorted(groups), runs.of(MASKED))
 
 
-def _cut(runs: Runs, kind: int, items: Items, *, lenient: bool) -> list[Part] | None:
+def _cut(runs: Runs, kind: int, items: Items, *, allow_unused_grids: bool) -> list[Part] | None:
     """Cut the placeholders of images, or of videos, into groups; None where they misfit."""
     numbers = items.of_groups(kind)
     area = [*map(items.area.__getitem__, numbers)]
@@ -111,4 +113,4 @@ def _cut(runs: Runs, kind: int, items: Items, *, lenient: bool) -> list[Part] | 
             if before == area[group]:
                 group, before = group + 1, 0
             start = end
-    return parts if not before and (lenient or group == len(area)) else None
+    return parts if not before and (allow_unused_grids or group == len(area)) else None

@@ -81,7 +81,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
         inputs.video_grid_thw,
         spec,
         inputs.second_per_grid_ts,
-        lenient=inputs.lenient,
+        round_grid_sides=inputs.round_grid_sides,
     )
     if items is None:
         return None
@@ -91,7 +91,9 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
     else:
         rows = bounds.tolist()
     runs = read_runs(inputs, spec, rows)
-    parts = find_parts(runs, items, spec, by_types=types is not None, lenient=inputs.lenient)
+    parts = find_parts(
+        runs, items, spec, by_types=types is not None, allow_unused_grids=inputs.allow_unused_grids
+    )
     return None if parts is None else Batch(rows, parts)
 
 

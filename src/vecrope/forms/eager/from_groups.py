@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from operator import add, gt, mul, sub
 
 import torch
@@ -87,7 +86,7 @@ def positions_of_groups(
         offsets=taken,
     )
     delta = sum(map(sub, advance, area))
-    parts = make_parts(items, zip(offset, ends, range(len(groups)), repeat(0)))
+    parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
     return write_positions(parts, [0, num_tokens], dtype), delta
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import compress
 from operator import gt, sub
 from typing import NamedTuple
 
@@ -44,13 +45,8 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
         return None
     bounds, parts = batch
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
-    ends = next_positions(parts, bounds, spec)
-    lengths = [*map(sub, bounds[1:], bounds)]
-    if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
-    deltas = [[delta] for delta in map(sub, ends, lengths)]
-    return positions.view(3, *ids.shape), torch.tensor(deltas, dtype=torch.int64, device="cpu")
+    _, deltas = ends_of_rows(parts, bounds, spec)
+    return positions.view(3, *ids.shape), as_column(deltas)
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
@@ -97,16 +93,27 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
     return None if parts is None else Batch(rows, parts)
 
 
-def next_positions(parts: Parts, bounds: Sequence[int], spec: MRopeSpec) -> list[int]:
-    """Return one more than the largest position of each row."""
+def as_column(numbers: Sequence[int]) -> Tensor:
+    """Return (B, 1) int64."""
+    return torch.tensor([[number] for number in numbers], dtype=torch.int64, device="cpu")
+
+
+def ends_of_rows(
+    parts: Parts, bounds: Sequence[int], spec: MRopeSpec
+) -> tuple[list[int], list[int]]:
+    """Return one more than the largest position of each row, and the row's delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]
     items = parts.items
-    if spec.span_rule == "hw" and any(map(gt, items.extent, items.advance)):
+    if spec.span_rule == "hw":
         # A block, which is one group, can reach further than it moves the running position.
-        for position, start, item in zip(
-            parts.running(parts.starts), parts.starts, parts.item, strict=True
-        ):
+        further = [*map(gt, items.extent, items.advance)]
+        groups = zip(parts.bases(), parts.starts, parts.item, strict=True)
+        for base, start, item in compress(groups, map(further.__getitem__, parts.item)):
             row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], position - running[row] + items.extent[item])
-    return ends
+            ends[row] = max(ends[row], base - running[row] + items.extent[item])
+    lengths = [*map(sub, bounds[1:], bounds)]
+    if parts.masked[0] and spec.delta_length == "valid":
+        masked = parts.masked_before(bounds)
+        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
+    return ends, [*map(sub, ends, lengths)]

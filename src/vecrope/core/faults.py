@@ -79,17 +79,21 @@ def check_seconds(
         return
     values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
     assert spec.tokens_per_second is not None
-    total = 0.0
+    limit, total = float(_MAX_TOKENS), 0.0
+    if isinstance(seconds, Tensor) and seconds.is_floating_point() and spec.time_dtype == "given":
+        limit = min(limit, torch.finfo(seconds.dtype).max)
     for at, (value, frames) in enumerate(zip(values, video_grid_thw[:, 0].tolist(), strict=True)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"second_per_grid_ts must be finite and not negative, got {float(value)} for "
                 f"video {at}"
             )
-        total += value * (spec.tokens_per_second * frames)
-        if not total < _MAX_TOKENS:
+        times = value * (spec.tokens_per_second * frames)
+        total += times
+        if not (times < limit and total < _MAX_TOKENS):
+            most = "2**30" if limit == _MAX_TOKENS else f"{limit:.0f}, as {seconds.dtype} asks"
             raise ValueError(
-                f"second_per_grid_ts must keep all positions below 2**30, got {float(value)} for "
+                f"second_per_grid_ts must keep all positions below {most}, got {float(value)} for "
                 f"video {at} of {frames} frames"
             )
 

@@ -137,25 +137,21 @@ def video_time_scale(
     """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    as_numbers = not isinstance(seconds, Tensor)
-    if seconds is None:
+    dtype, counted = torch.float64, torch.float32
+    if isinstance(seconds, Tensor):
+        dtype = counted = seconds.dtype if seconds.is_floating_point() else torch.float64
+    elif seconds is None:
         default = spec.default_seconds or 0.0
-        seconds = torch.full((num_videos,), default, dtype=torch.float64, device=device)
-    elif not isinstance(seconds, Tensor):
-        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-    seconds = seconds.to(device)
-    if not seconds.is_floating_point():
-        seconds = seconds.double()
-    if spec.time_dtype == "int64":
-        seconds = seconds.double().trunc()
-    elif spec.time_dtype == "float64":
-        seconds = seconds.double()
-    elif spec.time_dtype == "float32":
-        seconds = seconds.float()
-    if spec.time_order == "rate":
-        step, scale = seconds * rate, torch.ones_like(seconds)
+        seconds = torch.full((num_videos,), default, dtype=dtype, device=device)
     else:
-        step, scale = seconds, torch.full_like(seconds, rate)
-    if as_numbers and spec.time_dtype == "given":
-        step, scale = step.float(), scale.float()
-    return torch.stack((step, scale))
+        seconds = torch.tensor(seconds, dtype=dtype, device="cpu")
+    if spec.time_dtype != "given":
+        dtype = counted = torch.float32 if spec.time_dtype == "float32" else torch.float64
+    seconds = seconds.to(device, dtype)
+    if spec.time_dtype == "int64":
+        seconds = seconds.trunc()
+    if spec.time_order == "rate":
+        factors = seconds * rate, torch.ones_like(seconds)
+    else:
+        factors = seconds, torch.full_like(seconds, rate)
+    return torch.stack(factors).to(counted)

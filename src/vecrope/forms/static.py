@@ -82,7 +82,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     index_dtype = stream.index_dtype
     rows = stream.token_rows()
     masked = None if stream.kept is None else ~stream.kept
-    image, video = _placeholders(stream, spec, rows)
+    image, video = placeholders(stream, spec, rows)
 
     ranks = image.cumsum(0, dtype=index_dtype)
     num_images = ranks[-1]
@@ -135,7 +135,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     )
 
 
-def _placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return (N,) bool: the unmasked placeholders of images, and those of videos."""
     ids, types, kept = stream.input_ids, stream.token_types, stream.kept
     video: Tensor | None

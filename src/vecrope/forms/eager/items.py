@@ -152,7 +152,10 @@ def _offsets(
     if max(in_video) <= 1:
         return offsets
     time_scale = video_time_scale(len(in_video), spec, seconds, torch.device("cpu"))
-    offsets[num_images:] = frame_offsets(in_video, time_scale)
+    try:
+        offsets[num_images:] = frame_offsets(in_video, time_scale)
+    except OverflowError:  # seconds of 16 bits have made an infinite number
+        return None
     return offsets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import compress
@@ -95,7 +96,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
 
 def as_column(numbers: Sequence[int]) -> Tensor:
     """Return (B, 1) int64."""
-    return torch.tensor([[number] for number in numbers], dtype=torch.int64, device="cpu")
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64).view(-1, 1)
 
 
 def ends_of_rows(

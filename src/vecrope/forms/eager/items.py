@@ -17,6 +17,7 @@ from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
+_FIRST: Sequence[int] = (0,)
 
 
 class Items(NamedTuple):
@@ -133,7 +134,7 @@ def _offsets(
     seconds: Tensor | Sequence[float] | None,
 ) -> list[Sequence[int]] | None:
     """Return the temporal offsets of the frames of every item, or None for unsound seconds."""
-    offsets: list[Sequence[int]] = [*map(range, depth)]
+    offsets = [_FIRST if frames == 1 else range(frames) for frames in depth]
     if spec.image_time == "none":
         offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
     if spec.video_time != "seconds" or len(depth) == num_images or videos is None:

@@ -45,8 +45,8 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
     if batch is None:
         return None
     bounds, parts = batch
-    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
     _, deltas = ends_of_rows(parts, bounds, spec)
+    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
     return positions.view(3, *ids.shape), as_column(deltas)
 
 

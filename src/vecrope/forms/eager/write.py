@@ -48,10 +48,10 @@ def write_positions(
     """
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
-    steps = _steps(parts, bounds[-1], mask)
-    positions = steps.to(dtype, memory_format=torch.contiguous_format)
     interrupted = any(parts.before)
     jumps = _jumps(parts, bounds, None if interrupted else padding_value)
+    steps = _steps(parts, bounds[-1], mask)
+    positions = steps.to(dtype, memory_format=torch.contiguous_format)
     if jumps:
         at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
         index = torch.frombuffer(at, dtype=torch.int64)
@@ -69,7 +69,9 @@ def write_positions(
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last."""
     items, item = parts.items, parts.item
-    frames = [[*map(sub, times[1:], times)] for times in items.offsets or ()]
+    frames = [
+        [*map(sub, times[1:], times)] if len(times) > 1 else [] for times in items.offsets or ()
+    ]
     further = map(sub, items.extent, items.advance)
     largest = max(chain(items.advance, items.height, items.width, further, *frames), default=0)
     size, dtype, pack = next(fields for most, *fields in _STEPS if largest <= most)
@@ -83,7 +85,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         edges = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
         between = [text[size * stop : size * start] for stop, start in edges]
     interrupted = any(parts.before)
-    pieces: list[bytes] = []
+    joined = bytearray()
     of_items = [*zip(*_steps_of_items(items, frames, pack), strict=True)] or [()] * 6
     for heads, tails in zip(of_items[::2], of_items[1::2], strict=True):
         of_axis = [b""] * (3 * len(item) + 1)
@@ -97,10 +99,9 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         else:
             of_axis[1::3] = map(heads.__getitem__, item)
             of_axis[2::3] = map(tails.__getitem__, item)
-        pieces.append(pack(0))
-        pieces += of_axis
-    joined = torch.frombuffer(bytearray().join(pieces), dtype=dtype)
-    return joined.view(3, -1)[:, :num_tokens]
+        joined += pack(0)
+        joined += b"".join(of_axis)
+    return torch.frombuffer(joined, dtype=dtype).view(3, -1)[:, :num_tokens]
 
 
 def _steps_of_items(

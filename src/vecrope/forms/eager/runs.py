@@ -30,8 +30,8 @@ class Runs(NamedTuple):
     def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
         """Return where the runs of some kinds start, where they stop, and the kind of each."""
         of_kinds = self.kinds.translate(_is_one_of(kinds))
-        starts, stops = self.starts[:-1], self.starts[1:]
-        return tuple([*compress(column, of_kinds)] for column in (starts, stops, self.kinds))
+        starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
+        return [*starts], [*stops], [*compress(self.kinds, of_kinds)]
 
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""

@@ -22,7 +22,7 @@ from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.parts import Parts
 
 # How steps are kept, by the largest of them: bytes, dtype, and how one is packed.
-_STEPS = (
+_STEPS: tuple[tuple[int, int, torch.dtype, Callable[[int], bytes]], ...] = (
     # By their numbers, negative ones too.
     (2**7 - 1, 1, torch.int8, [bytes([number]) for number in range(256)].__getitem__),
     (2**15 - 1, 2, torch.int16, Struct("h").pack),
@@ -74,7 +74,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     ]
     further = map(sub, items.extent, items.advance)
     largest = max(chain(items.advance, items.height, items.width, further, *frames), default=0)
-    size, dtype, pack = next(fields for most, *fields in _STEPS if largest <= most)
+    _, size, dtype, pack = next(widths for widths in _STEPS if largest <= widths[0])
     if kept is None:
         gaps = map(sub, [*parts.starts, num_tokens], [0, *parts.stops])
         between = [*map(mul, repeat(pack(1)), gaps)]

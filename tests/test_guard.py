@@ -39,8 +39,8 @@ CEILINGS = [
 
 # The same of other families, from their ids and from the places of their placeholders.
 FAMILY_CEILINGS = [
-    (vecrope_provider, "qwen2_5_vl", 1024, 18, 3),
-    (vecrope_provider, "qwen2_5_vl", 16384, 18, 3),
+    (vecrope_provider, "qwen2_5_vl", 1024, 12, 3),
+    (vecrope_provider, "qwen2_5_vl", 16384, 12, 3),
     (vecrope_provider, "qwen3_vl", 1024, 10, 3),
     (vecrope_provider, "qwen3_vl", 16384, 10, 3),
     (vecrope_provider, "ernie4_5_vl_moe", 1024, 10, 3),
@@ -48,22 +48,22 @@ FAMILY_CEILINGS = [
     (vecrope_placeholders_provider, "seed", 512, 5, 1),
     (vecrope_placeholders_provider, "seed", 131072, 5, 1),
     (vecrope_placeholders_provider, "video", 131072, 5, 1),
-    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 15, 1),
+    (vecrope_placeholders_provider, "qwen2_5_vl", 16384, 9, 1),
     (vecrope_placeholders_provider, "qwen3_vl", 16384, 5, 1),
     (vecrope_placeholders_provider, "ernie4_5_vl_moe", 16384, 5, 1),
     (vecrope_placeholders_provider, "short", 300, 5, 1),
-    (vecrope_plan_provider, "seed", 131072, 330, 3),
-    (vecrope_plan_provider, "video", 131072, 328, 3),
+    (vecrope_plan_provider, "seed", 131072, 109, 3),
+    (vecrope_plan_provider, "video", 131072, 109, 3),
 ]
 # What any layout takes, however long it is and whatever its pictures: pictures and clips of which
-# no two sides are equal. Seconds are 9 operators, for all videos at once.
+# no two sides are equal. Seconds are 3 operators, for all videos at once.
 MIXED_CEILINGS = {
     "mixed": {400: 10, 1000: 10, 4000: 10, 16384: 10, 131072: 10},
     "mixed-batch": {1000: 26, 4000: 26},
-    "mixed-packed": {1000: 18, 4000: 18},
+    "mixed-packed": {1000: 14, 4000: 14},
     "mixed-touching": {2000: 10, 16384: 10},
 }
-MORE_OF_A_FAMILY = {"glm4v": 0, "qwen2_5_vl": 9, "qwen3_vl": 0, "ernie4_5_vl_moe": 0}
+MORE_OF_A_FAMILY = {"glm4v": 0, "qwen2_5_vl": 3, "qwen3_vl": 0, "ernie4_5_vl_moe": 0}
 # Of a step of 256 requests.
 STEP_CEILINGS = [
     (vecrope_provider, "step", 54),

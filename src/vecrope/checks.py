@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -165,12 +166,11 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
             f"cu_seqlens must run from 0 to the number of tokens {num_tokens}, "
             f"got {bounds[0]} to {bounds[-1]}"
         )
-    falls = (cu_seqlens[1:] < cu_seqlens[:-1]).nonzero()
-    if falls.shape[0]:
-        at = int(falls[0])
-        raise ValueError(
-            f"cu_seqlens must not decrease, got {bounds[at]} then {bounds[at + 1]} at sequence {at}"
-        )
+    for at, (start, stop) in enumerate(pairwise(bounds)):
+        if stop < start:
+            raise ValueError(
+                f"cu_seqlens must not decrease, got {start} then {stop} at sequence {at}"
+            )
 
 
 def check_tensor(name: str, value: object) -> None:

@@ -25,4 +25,5 @@ class Inputs(NamedTuple):
     target_sizes_videos: Tensor | None = None
     # For adapters of upstreams that mind neither: grids that no token asks for, and sides that the
     # merge size does not divide, which are rounded down.
-    lenient: bool = False
+    allow_unused_grids: bool = False
+    round_grid_sides: bool = False

@@ -121,7 +121,7 @@ def test_without_tokens_grids_are_left_over_only_where_that_is_asked():
     ids, grids = torch.zeros((2, 0), dtype=torch.int64), torch.tensor([[1, 4, 4]])
     compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True)
     for position_ids, rope_deltas in (
-        rope_index_of(Inputs(ids, image_grid_thw=grids, lenient=True), SGLANG),
+        rope_index_of(Inputs(ids, image_grid_thw=grids, allow_unused_grids=True), SGLANG),
         compiled(ids, SGLANG, image_grid_thw=grids),
     ):
         assert position_ids.shape == (3, 2, 0)
@@ -135,7 +135,7 @@ def test_a_size_below_zero_does_not_disorder_the_table():
     assert items.ends.tolist() == [4, 4, 4, 6, 10, 10, 10, 12]
 
 
-def test_a_pace_does_not_depend_on_the_defaults():
+def test_a_time_scale_does_not_depend_on_the_defaults():
     """Of images without time beside videos whose frames are counted, which no family has yet."""
     spec = MRopeSpec.for_model("ernie4_5_vl_moe", convention="transformers", image_time="none")
     grids = torch.tensor([[600, 2, 2]])
@@ -149,7 +149,7 @@ def test_a_pace_does_not_depend_on_the_defaults():
     finally:
         torch.set_default_dtype(before)
     assert got.extent.tolist() == want.extent.tolist()
-    assert torch.equal(got.pace, want.pace)
+    assert torch.equal(got.time_scale, want.time_scale)
 
 
 @pytest.mark.parametrize("spec", [SGLANG, TRANSFORMERS], ids=lambda spec: spec.convention)

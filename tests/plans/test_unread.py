@@ -158,7 +158,7 @@ def test_nothing_depends_on_the_default_device():
 
 
 def batches(name):
-    """Return a spec, ids and grids: of segments, of segments with a pace, and of lines."""
+    """Return a spec, ids and grids: of segments, of segments with a time scale, and of lines."""
     if name == "images to generate":
         ids = integers([[5, 6, 7, 16384, 7], [5, 16384, 7, 7, 7]])
         return GLM_IMAGE, ids, integers([[1, 2, 3], [1, 1, 2]])

@@ -9,6 +9,7 @@ import pytest
 from support import CONVENTIONS, spec_of
 
 from vecrope import get_rope_index
+from vecrope.forms.eager.write import _STEPS
 
 SPECS = {convention: spec_of("glm4v", convention) for convention in CONVENTIONS}
 OTHERS = {
@@ -44,7 +45,7 @@ def parametrize(name, values):
 
 def eager_wide(*args, **arguments):
     """Call the eager form with steps in four bytes, as for the largest of pictures."""
-    with mock.patch("vecrope.forms.eager.write._MOST_IN_A_BYTE", -1):
+    with mock.patch("vecrope.forms.eager.write._STEPS", _STEPS[-1:]):
         return get_rope_index(*args, form="eager", **arguments)
 
 

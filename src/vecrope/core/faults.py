@@ -23,11 +23,15 @@ _MAX_TOKENS = 2**30
 
 
 def check_grids(
-    image_grid_thw: Tensor, video_grid_thw: Tensor, spec: MRopeSpec, *, lenient: bool = False
+    image_grid_thw: Tensor,
+    video_grid_thw: Tensor,
+    spec: MRopeSpec,
+    *,
+    round_grid_sides: bool = False,
 ) -> None:
     """Check that every grid row is all zeros, or positive and divisible by the merge size.
 
-    If `lenient` it is enough that no side is smaller.
+    If `round_grid_sides` it is enough that no side is smaller.
     """
     merge = spec.spatial_merge_size
     for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
@@ -38,8 +42,8 @@ def check_grids(
             name = f"{kind}_grid_thw row {at}"
             if any(grid) and min(grid) <= 0:
                 raise ValueError(f"{name} must be positive, or all zeros for no {kind}, got {grid}")
-            if any(0 < side < merge if lenient else side % merge for side in sides):
-                what = "of at least" if lenient else "divisible by"
+            if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
+                what = "of at least" if round_grid_sides else "divisible by"
                 raise ValueError(
                     f"{name} must have a height and width {what} spatial_merge_size {merge}, "
                     f"got {grid}"
@@ -75,17 +79,24 @@ def check_seconds(
         return
     values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
     assert spec.tokens_per_second is not None
-    total = 0.0
+    limit, most, total = float(_MAX_TOKENS), "2**30", 0.0
+    if (
+        isinstance(seconds, Tensor)
+        and seconds.dtype == torch.float16
+        and spec.time_dtype == "given"
+    ):
+        limit, most = 65504, "65504, as torch.float16 asks"
     for at, (value, frames) in enumerate(zip(values, video_grid_thw[:, 0].tolist(), strict=True)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"second_per_grid_ts must be finite and not negative, got {float(value)} for "
                 f"video {at}"
             )
-        total += value * (spec.tokens_per_second * frames)
-        if not total < _MAX_TOKENS:
+        times = value * (spec.tokens_per_second * frames)
+        total += times
+        if not (times < limit and total < _MAX_TOKENS):
             raise ValueError(
-                f"second_per_grid_ts must keep all positions below 2**30, got {float(value)} for "
+                f"second_per_grid_ts must keep all positions below {most}, got {float(value)} for "
                 f"video {at} of {frames} frames"
             )
 
@@ -100,16 +111,18 @@ def check_none_left_over(items: Items) -> None:
         )
 
 
-def layout_fault(locations: TokenLocations, spec: MRopeSpec, *, lenient: bool = False) -> Tensor:
+def layout_fault(
+    locations: TokenLocations, spec: MRopeSpec, *, allow_unused_grids: bool = False
+) -> Tensor:
     """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
 
-    If `lenient`, grids may be left over.
+    If `allow_unused_grids`, grids may be left over.
     """
     faulty, missing, touching = _token_faults(locations, spec)
     for flags in (missing, touching):
         if flags is not None:
             faulty = faulty | flags
-    return faulty.any() | _wrong_totals(locations, lenient).any()
+    return faulty.any() | _wrong_totals(locations, allow_unused_grids).any()
 
 
 def raise_layout_fault(
@@ -118,7 +131,7 @@ def raise_layout_fault(
     video_grid_thw: Tensor,
     spec: MRopeSpec,
     *,
-    lenient: bool = False,
+    allow_unused_grids: bool = False,
 ) -> NoReturn:
     """Raise the ValueError that describes the first fault found by `layout_fault`."""
     grids = (image_grid_thw, video_grid_thw)
@@ -135,7 +148,7 @@ def raise_layout_fault(
             _raise_surplus(at, locations, grids, spec)
         same = ((locations.item == locations.item[at]) & (kind == kind[at]))[:at].nonzero()
         _raise_cut_short(int(same[-1]), locations, grids, spec)
-    wrong = _wrong_totals(locations, lenient).tolist()
+    wrong = _wrong_totals(locations, allow_unused_grids).tolist()
     if not any(wrong):
         if touching is not None and bool(touching.any()):
             _raise_touching(int(touching.nonzero()[0]), locations, grids, spec)
@@ -193,13 +206,14 @@ def _token_faults(
     return broken, missing, touching
 
 
-def _wrong_totals(locations: TokenLocations, lenient: bool) -> Tensor:
+def _wrong_totals(locations: TokenLocations, allow_unused_grids: bool) -> Tensor:
     """Return (2,) bool: there are too many or too few image tokens, and video tokens.
 
-    If `lenient` they are too few only where the last image, video or separate frame lacks some.
+    If `allow_unused_grids` they are too few only where the last image, video or separate frame
+    lacks some.
     """
     items, found = locations.items, locations.found
-    if not lenient:
+    if not allow_unused_grids:
         return found != items.expected
     # Of the next image token, and of the next video token.
     ranks = torch.stack((found[0], found[1] + items.expected[0]))

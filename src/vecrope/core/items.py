@@ -26,7 +26,7 @@ class Items:
     extent: Tensor  # (I + 2,) temporal positions that a group takes
     # (2, I + 2) factors that make the number of a frame in its group its temporal offset, by
     # `temporal_offset`; None: the number is the offset.
-    pace: Tensor | None
+    time_scale: Tensor | None
     ends: Tensor  # (I,) start + tokens
     num_images: int
     expected: Tensor  # (2,) image tokens and video tokens that the grids describe
@@ -67,10 +67,12 @@ def make_items(
     if spec.separate_frames:
         # An image, whatever its temporal extent, is one group.
         in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
-    pace = pace_of(num_images, video_grid_thw.shape[0], spec, seconds, video_grid_thw.device)
+    time_scale = item_time_scale(
+        num_images, video_grid_thw.shape[0], spec, seconds, video_grid_thw.device
+    )
     extent = in_group
-    if pace is not None:
-        extent = temporal_offset(in_group - 1, pace).clamp(min=0) + 1
+    if time_scale is not None:
+        extent = temporal_offset(in_group - 1, time_scale).clamp(min=0) + 1
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
         span = torch.maximum(span, extent)
@@ -84,49 +86,49 @@ def make_items(
     return Items(
         table,
         pad(extent, (0, 2), value=1),
-        None if pace is None else pad(pace, (0, 2)),
+        None if time_scale is None else pad(time_scale, (0, 2)),
         ends,
         num_images,
         expected,
     )
 
 
-def temporal_offset(frame: Tensor, pace: Tensor) -> Tensor:
+def temporal_offset(frame: Tensor, time_scale: Tensor) -> Tensor:
     """Return the temporal offsets of the frames of these numbers, in their dtype.
 
-    Each product is rounded to the precision of `pace` (2, ...), as the upstreams round theirs.
+    Each product is rounded to the precision of the factors (2, ...), as the upstreams round theirs.
     """
-    step, scale = pace.unbind()
-    return (frame.to(pace.dtype) * step * scale).to(frame.dtype)
+    step, scale = time_scale.unbind()
+    return (frame.to(time_scale.dtype) * step * scale).to(frame.dtype)
 
 
-def has_pace(spec: MRopeSpec) -> bool:
-    """Say whether a table of items has a pace: a frame's number is not always its position."""
+def has_time_scale(spec: MRopeSpec) -> bool:
+    """Say whether items have a time scale: a frame's number is not always its position."""
     return spec.video_time == "seconds" or spec.image_time != "frames"
 
 
-def pace_of(
+def item_time_scale(
     num_images: int,
     num_videos: int,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
     device: torch.device,
 ) -> Tensor | None:
-    """Return the factors (2, num_images + num_videos) of `Items.pace`, or None."""
-    if not has_pace(spec):
+    """Return the factors (2, num_images + num_videos) of `Items.time_scale`, or None."""
+    if not has_time_scale(spec):
         return None
     if spec.video_time != "seconds":
         factors = torch.ones((2, num_images + num_videos), dtype=torch.float32, device=device)
         factors[0, :num_images].fill_(0)
         return factors
-    videos = video_pace(num_videos, spec, seconds, device)
+    videos = video_time_scale(num_videos, spec, seconds, device)
     images = videos.new_full((2, num_images), 1)
     if spec.image_time == "none":
         images[0].fill_(0)
     return torch.cat((images, videos), 1)
 
 
-def video_pace(
+def video_time_scale(
     num_videos: int,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
@@ -135,25 +137,21 @@ def video_pace(
     """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    as_numbers = not isinstance(seconds, Tensor)
-    if seconds is None:
+    dtype, counted = torch.float64, torch.float32
+    if isinstance(seconds, Tensor):
+        dtype = counted = seconds.dtype if seconds.is_floating_point() else torch.float64
+    elif seconds is None:
         default = spec.default_seconds or 0.0
-        seconds = torch.full((num_videos,), default, dtype=torch.float64, device=device)
-    elif not isinstance(seconds, Tensor):
-        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-    seconds = seconds.to(device)
-    if not seconds.is_floating_point():
-        seconds = seconds.double()
-    if spec.time_dtype == "int64":
-        seconds = seconds.double().trunc()
-    elif spec.time_dtype == "float64":
-        seconds = seconds.double()
-    elif spec.time_dtype == "float32":
-        seconds = seconds.float()
-    if spec.time_order == "rate":
-        step, scale = seconds * rate, torch.ones_like(seconds)
+        seconds = torch.full((num_videos,), default, dtype=dtype, device=device)
     else:
-        step, scale = seconds, torch.full_like(seconds, rate)
-    if as_numbers and spec.time_dtype == "given":
-        step, scale = step.float(), scale.float()
-    return torch.stack((step, scale))
+        seconds = torch.tensor(seconds, dtype=dtype, device="cpu")
+    if spec.time_dtype != "given":
+        dtype = counted = torch.float32 if spec.time_dtype == "float32" else torch.float64
+    seconds = seconds.to(device, dtype)
+    if spec.time_dtype == "int64":
+        seconds = seconds.trunc()
+    if spec.time_order == "rate":
+        factors = seconds * rate, torch.ones_like(seconds)
+    else:
+        factors = seconds, torch.full_like(seconds, rate)
+    return torch.stack(factors).to(counted)

@@ -71,8 +71,8 @@ class TokenLocations:
     def offsets(self) -> Tensor:
         """Return the (3, N) frame, row and column of every token, the first as time; 0 for text."""
         time, cell = self.place // self.area, self.place % self.area
-        if self.items.pace is not None:
-            time = temporal_offset(time, self.items.pace[:, self.item])
+        if self.items.time_scale is not None:
+            time = temporal_offset(time, self.items.time_scale[:, self.item])
         return torch.stack((time, cell // self.width, cell % self.width))
 
     def positions(self, padding_value: int) -> Tensor:

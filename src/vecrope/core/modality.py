@@ -5,29 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecrope.core.stream import Stream
-from vecrope.spec import MRopeSpec
-
 TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
-
-
-def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:
-    """Return (N,) uint8 codes that change wherever the modality does.
-
-    Where markers tell videos, their placeholders are coded `IMAGE`, too.
-    """
-    if stream.token_types is None:
-        if spec.image_token_id is None:
-            codes = torch.zeros_like(stream.input_ids, dtype=torch.uint8)
-        else:
-            codes = (stream.input_ids == spec.image_token_id).to(torch.uint8)
-        if spec.video_token_id is not None:
-            codes.add_(stream.input_ids == spec.video_token_id, alpha=VIDEO)
-    else:
-        codes = stream.token_types.to(torch.uint8)
-    if stream.kept is None:
-        return codes
-    return torch.where(stream.kept, codes, MASKED)
 
 
 def compact(

@@ -43,14 +43,15 @@ def static_rope_index(
     Raises:
         ValueError: with `validate`, outside of tracing, if prompt and grids do not fit.
     """
-    ids, seconds, lenient = inputs.input_ids, inputs.second_per_grid_ts, inputs.lenient
+    ids, seconds = inputs.input_ids, inputs.second_per_grid_ts
+    allow_unused = inputs.allow_unused_grids
     checked = validate and not torch.compiler.is_compiling()
     images, videos = (
         torch.empty((0, 3), dtype=torch.int64, device=ids.device) if grids is None else grids
         for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
     )
     if checked:
-        faults.check_grids(images, videos, spec, lenient=lenient)
+        faults.check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
         faults.check_seconds(seconds, videos, spec)
     stream = make_stream(
         ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
@@ -58,7 +59,7 @@ def static_rope_index(
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     if stream.num_tokens == 0:
-        if checked and not lenient:
+        if checked and not allow_unused:
             faults.check_none_left_over(items)
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
         return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
@@ -68,11 +69,11 @@ def static_rope_index(
         position_ids = position_ids.view(3, *ids.shape)
     if not validate:
         return position_ids, locations.rope_deltas
-    fault = faults.layout_fault(locations, spec, lenient=lenient)
+    fault = faults.layout_fault(locations, spec, allow_unused_grids=allow_unused)
     if not checked:
         return faults.invalidate(fault, position_ids, locations.rope_deltas)
     if bool(fault):
-        faults.raise_layout_fault(locations, images, videos, spec, lenient=lenient)
+        faults.raise_layout_fault(locations, images, videos, spec, allow_unused_grids=allow_unused)
     return position_ids, locations.rope_deltas
 
 
@@ -81,7 +82,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     index_dtype = stream.index_dtype
     rows = stream.token_rows()
     masked = None if stream.kept is None else ~stream.kept
-    image, video = _placeholders(stream, spec, rows)
+    image, video = placeholders(stream, spec, rows)
 
     ranks = image.cumsum(0, dtype=index_dtype)
     num_images = ranks[-1]
@@ -134,7 +135,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     )
 
 
-def _placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+def placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return (N,) bool: the unmasked placeholders of images, and those of videos."""
     ids, types, kept = stream.input_ids, stream.token_types, stream.kept
     video: Tensor | None

@@ -62,7 +62,7 @@ def _used_grids(inputs: Inputs, spec: MRopeSpec) -> Inputs | None:
     """Return the inputs less the grids behind the last one used, or None if all are."""
     grids = (inputs.image_grid_thw, inputs.video_grid_thw)
     tensors = [each for each in (inputs.input_ids, *grids) if each is not None]
-    if not all(isinstance(each, Tensor) for each in tensors) or not inputs.lenient:
+    if not all(isinstance(each, Tensor) for each in tensors) or not inputs.allow_unused_grids:
         return None
     counts = count_placeholders(inputs, spec)
     used: dict[str, Any] = {}

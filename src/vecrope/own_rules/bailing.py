@@ -54,7 +54,7 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
         faults.check_grids(images, videos, spec)
-    items = _paced(make_items(images, videos, spec, stream.index_dtype))
+    items = _scaled(make_items(images, videos, spec, stream.index_dtype))
     dtype = positions_dtype(inputs, spec)
     if stream.num_tokens == 0:
         if validate and not tracing:
@@ -86,13 +86,17 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     return position_ids, rope_deltas
 
 
-def _paced(items: Items) -> Items:
+def _scaled(items: Items) -> Items:
     """Set the frames of all items apart."""
-    pace = torch.stack((torch.full_like(items.extent, _FRAME_STEP), torch.ones_like(items.extent)))
+    time_scale = torch.stack(
+        (torch.full_like(items.extent, _FRAME_STEP), torch.ones_like(items.extent))
+    )
     span = _FRAME_STEP * (items.table[4] - 1) + 1
     # Masked tokens have their own span, and a grid of zeros has no frame.
     span = torch.where(items.table[5] > 0, span, items.table[5])
-    return replace(items, table=torch.cat((items.table[:5], span.unsqueeze(0))), pace=pace)
+    return replace(
+        items, table=torch.cat((items.table[:5], span.unsqueeze(0))), time_scale=time_scale
+    )
 
 
 def _missing_marker(locations: TokenLocations, spec: MRopeSpec) -> Tensor:

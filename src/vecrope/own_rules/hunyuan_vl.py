@@ -11,10 +11,10 @@ from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
-from vecrope.core.modality import IMAGE, token_codes
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
+from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     count_in_rows,
@@ -71,14 +71,14 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     grids = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
-        faults.check_grids(grids, grids[:0], spec, lenient=inputs.lenient)
+        faults.check_grids(grids, grids[:0], spec, round_grid_sides=inputs.round_grid_sides)
     rows, kept = token_rows(stream), kept_tokens(stream)
     count, valid = count_in_rows(stream, kept, rows)
     index = count - 1
     axes = [index] * rule.num_axes
     fault = None
     if inputs.image_grid_thw is not None and stream.num_tokens:
-        placeholder = token_codes(stream, spec) == IMAGE
+        placeholder, _ = placeholders(stream, spec, rows)
         images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
         fault = _misfit(images)
         if validate and not tracing and bool(fault):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core import faults
-from vecrope.core.items import make_items, pace_of
+from vecrope.core.items import item_time_scale, make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
@@ -72,7 +72,7 @@ def time_scale_of(
     """Return (2, I) or (0, I), as `GroupPlan` has it, of the grids of images, then of videos."""
     num_images, num_videos = (0 if grids is None else len(grids) for grids in (images, videos))
     device = torch.device("cpu")
-    scale = pace_of(num_images, num_videos, spec, seconds, device)
+    scale = item_time_scale(num_images, num_videos, spec, seconds, device)
     return _joinable(scale, num_images + num_videos, num_videos, spec, device)
 
 
@@ -96,7 +96,7 @@ def _plan_of_tokens(
     images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
     videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
     if checked:
-        faults.check_grids(images, videos, spec, lenient=inputs.lenient)
+        faults.check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
         faults.check_seconds(seconds, videos, spec)
     stream = make_stream(
         inputs.input_ids,
@@ -106,9 +106,9 @@ def _plan_of_tokens(
         exact=exact,
     )
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
-    scale = _joinable(items.pace, items.masked + 1, len(videos), spec, device)
+    scale = _joinable(items.time_scale, items.masked + 1, len(videos), spec, device)
     if stream.num_tokens == 0:
-        if checked and not inputs.lenient:
+        if checked and not inputs.allow_unused_grids:
             faults.check_none_left_over(items)
         return _plan_of_nothing(inputs, spec, stream.num_rows, scale, dtype)
     tokens = locate(stream, spec, items)
@@ -116,9 +116,11 @@ def _plan_of_tokens(
     plan, count = plan_of_locations(tokens, spec, capacity, scale, dtype)
     invalid = count > capacity
     if validate:
-        fault = faults.layout_fault(tokens, spec, lenient=inputs.lenient)
+        fault = faults.layout_fault(tokens, spec, allow_unused_grids=inputs.allow_unused_grids)
         if checked and bool(fault):
-            faults.raise_layout_fault(tokens, images, videos, spec, lenient=inputs.lenient)
+            faults.raise_layout_fault(
+                tokens, images, videos, spec, allow_unused_grids=inputs.allow_unused_grids
+            )
         if checked and bool(invalid):
             raise ValueError(
                 f"max_groups must be at least {int(count)} for this input, got {max_groups}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.forms.eager.rope_index import Batch, next_positions
+from vecrope.forms.eager.rope_index import Batch, ends_of_rows
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import WIDE_FROM, family_of
 from vecrope.spec import MRopeSpec
@@ -36,12 +36,8 @@ def plan_of_groups(
         seq_len: T, or None where the input is packed.
     """
     bounds, parts = batch
-    row_ends = next_positions(parts, bounds, spec)
-    lengths = measured = [*map(sub, bounds[1:], bounds)]
-    if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        measured = [*map(sub, lengths, map(sub, masked[1:], masked))]
-    rows = [*zip(bounds, lengths, row_ends, map(sub, row_ends, measured), strict=False)]
+    lengths = map(sub, bounds[1:], bounds)
+    rows = [*zip(bounds[:-1], lengths, *ends_of_rows(parts, bounds, spec), strict=True)]
     columns = [entry[:1] + entry[2:] for entry in sorted(_entries(batch, spec.padding_value))]
     table = torch.tensor(columns, dtype=torch.int64, device="cpu").view(-1, 8)
     scale = time_scale.new_empty((table.shape[0], 0))

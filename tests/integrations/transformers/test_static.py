@@ -38,7 +38,7 @@ def test_left_over_grids_are_ignored_by_the_static_form(model_type, validate):
         assume(grids_are_sound(changed))
         theirs = outcome(module, changed)
         ours = rope_index_of(
-            Inputs(**changed.arguments(), lenient=True),
+            Inputs(**changed.arguments(), allow_unused_grids=True, round_grid_sides=True),
             changed.spec,
             validate=validate,
             form="static",

@@ -61,7 +61,7 @@ def test_a_prompt_without_tokens_is_refused():
         positions_of_groups(0, [])
 
 
-def test_one_frame_has_no_pace():
+def test_one_frame_has_no_time_scale():
     position_ids, delta = positions_of_groups(4, [(1, 1, 1, 2, -1.0)])
     assert position_ids.tolist() == [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]]
     assert delta == 0

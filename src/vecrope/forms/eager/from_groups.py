@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from operator import add, gt, mul, sub
 
 import torch
@@ -66,12 +65,12 @@ def positions_of_groups(
     taken: list[Sequence[int]] | None = None
     extent = depth
     # One frame has no next one to be spaced from.
-    paces = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
-    if any(pace != 1.0 for pace in paces):
-        _check_paces(paces, depth)
+    time_scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
+    if any(time_scale != 1.0 for time_scale in time_scales):
+        _check_time_scales(time_scales, depth)
         taken = [
-            [int(frame * pace) for frame in range(frames)]
-            for frames, pace in zip(depth, paces, strict=True)
+            [int(frame * time_scale) for frame in range(frames)]
+            for frames, time_scale in zip(depth, time_scales, strict=True)
         ]
         extent = [times[-1] + 1 for times in taken]
     advance = [*map(max, height, width, extent)]
@@ -87,7 +86,7 @@ def positions_of_groups(
         offsets=taken,
     )
     delta = sum(map(sub, advance, area))
-    parts = make_parts(items, zip(offset, ends, range(len(groups)), repeat(0)))
+    parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
     return write_positions(parts, [0, num_tokens], dtype), delta
 
 
@@ -108,10 +107,10 @@ def _raise_misplaced(num_tokens: int, offset: list[int], ends: list[int]) -> Non
             )
 
 
-def _check_paces(paces: list[float], depth: list[int]) -> None:
-    for number, (pace, frames) in enumerate(zip(paces, depth, strict=True)):
-        if not 0 <= pace * frames < 2**30:
+def _check_time_scales(time_scales: list[float], depth: list[int]) -> None:
+    for number, (time_scale, frames) in enumerate(zip(time_scales, depth, strict=True)):
+        if not 0 <= time_scale * frames < 2**30:
             raise ValueError(
                 f"group {number} must have a step in time of at least 0 that keeps its positions "
-                f"below 2**30, got {pace} for {frames} frames"
+                f"below 2**30, got {time_scale} for {frames} frames"
             )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, compress, repeat
-from operator import add, gt, sub
+from itertools import accumulate
+from operator import add, gt
 
 import torch
 from torch import Tensor
 
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import Part, make_parts
-from vecrope.forms.eager.rope_index import Batch, next_positions
+from vecrope.forms.eager.parts import make_parts
+from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
@@ -36,7 +36,7 @@ def groups_of_runs(
         grids: (num_images, 3) and (num_videos, 3), or None.
         seconds: (num_videos,) as `second_per_grid_ts`.
     """
-    items = read_items(*grids, spec, seconds, lenient=False)
+    items = read_items(*grids, spec, seconds, round_grid_sides=False)
     if items is None:
         return None
     offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])
@@ -52,22 +52,16 @@ def groups_of_runs(
         return None
     if not spec.frames_may_touch and not set(starts).isdisjoint(stops):
         return None
-    groups: list[Part] = []
-    for kind in (IMAGE, VIDEO):
-        item = items.of_groups(kind)
-        of_kind = [other == kind for other in kinds]
-        if [*compress(lengths, of_kind)] != [*map(items.area.__getitem__, item)]:
-            return None
-        groups += zip(compress(starts, of_kind), compress(stops, of_kind), item, repeat(0))
-    if len(groups) < len(starts):
+    if not set(kinds) <= {IMAGE, VIDEO}:
         return None
-    return Batch(bounds, make_parts(items, sorted(groups)))
+    item = items.in_order(kinds)
+    if len(item) < sum(items.groups) or lengths != [*map(items.area.__getitem__, item)]:
+        return None
+    return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)))
 
 
 def positions_of_runs(batch: Batch, spec: MRopeSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
     bounds, parts = batch
-    lengths = map(sub, bounds[1:], bounds)
-    deltas = [[delta] for delta in map(sub, next_positions(parts, bounds, spec), lengths)]
-    positions = write_positions(parts, bounds, dtype)
-    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu")
+    _, deltas = ends_of_rows(parts, bounds, spec)
+    return write_positions(parts, bounds, dtype), as_column(deltas)

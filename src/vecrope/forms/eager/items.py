@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
 from math import isfinite
-from operator import floordiv, mod, mul
+from operator import mul
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope.core.items import has_pace, temporal_offset, video_pace
-from vecrope.core.modality import IMAGE
+from vecrope.core.items import has_time_scale, video_time_scale
+from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
+_FIRST: Sequence[int] = (0,)
 
 
 class Items(NamedTuple):
@@ -38,6 +39,12 @@ class Items(NamedTuple):
         first, stop = (0, self.num_images) if kind == IMAGE else (self.num_images, len(self.groups))
         return [*chain.from_iterable(map(repeat, range(first, stop), self.groups[first:stop]))]
 
+    def in_order(self, kinds: Iterable[int]) -> list[int]:
+        """Return the item of each group in the order of the batch, by kind; up to one too many."""
+        of_kind = {kind: iter(self.of_groups(kind)) for kind in (IMAGE, VIDEO)}
+        # An exhausted iterator ends the list.
+        return [*map(next, map(of_kind.__getitem__, kinds))]
+
 
 def read_items(
     images: Tensor | None,
@@ -45,7 +52,7 @@ def read_items(
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
     *,
-    lenient: bool,
+    round_grid_sides: bool,
 ) -> Items | None:
     """Return the items, or None if a grid or the seconds of a video are not sound.
 
@@ -54,27 +61,54 @@ def read_items(
         videos: (num_videos, 3) likewise.
         spec: the family's rules.
         seconds: (num_videos,) as `second_per_grid_ts`.
-        lenient: whether sides that the merge size does not divide are rounded down.
+        round_grid_sides: whether sides that the merge size does not divide are rounded down.
     """
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     if not rows:
         return Items(0, [], [], [], [], [], [], [], None)
+    grids = read_grids(rows, num_images, spec, round_grid_sides=round_grid_sides)
+    if grids is None:
+        return None
+    groups, depth, height, width, area = grids
+    extent, offsets = depth, None
+    if has_time_scale(spec):
+        offsets = _offsets(depth, num_images, videos, spec, seconds)
+        if offsets is None:
+            return None
+        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
+    sizes = (height, width, extent) if spec.span_rule == "thw" else (height, width)
+    advance = [*map(max, *sizes)]
+    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+
+
+def read_grids(
+    rows: Sequence[Sequence[int]], num_images: int, spec: MRopeSpec, *, round_grid_sides: bool
+) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
+    """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
+
+    Args:
+        rows: the grids of images, then those of videos.
+        num_images: how many are of images.
+        spec: the family's rules.
+        round_grid_sides: as for `read_items`.
+
+    Returns:
+        None if a grid is not sound.
+    """
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
-    zeros = min(map(min, rows)) < 1
+    zeros = min(min(frames), min(tall), min(wide)) < 1
     if zeros and any(min(row) < 1 for row in rows if any(row)):
         return None
-    if lenient:
-        if any(0 < side < merge for side in chain(tall, wide)):
-            return None
-    elif any(map(mod, chain(tall, wide), repeat(merge))):
+    sides = {*tall, *wide}
+    if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
         return None
-    height, width = ([*map(floordiv, sides, repeat(merge))] for sides in (tall, wide))
+    height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
     if spec.temporal_merge_size > 1:
         in_video = frames[num_images:]
-        frames[num_images:] = map(floordiv, in_video, repeat(spec.temporal_merge_size))
+        frames[num_images:] = [number // spec.temporal_merge_size for number in in_video]
         if any(more and not less for more, less in zip(in_video, frames[num_images:], strict=True)):
             return None
     if not spec.multi_frame_images and max(frames[:num_images], default=1) > 1:
@@ -89,16 +123,7 @@ def read_items(
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
     if sum(map(mul, groups, area)) >= _MAX_TOKENS:
         return None
-    extent, offsets = depth, None
-    if has_pace(spec):
-        offsets = _offsets(depth, num_images, videos, spec, seconds)
-        if offsets is None:
-            return None
-        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
-    advance = [*map(max, height, width)]
-    if spec.span_rule == "thw":
-        advance = [*map(max, advance, extent)]
-    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+    return groups, depth, height, width, area
 
 
 def _offsets(
@@ -109,7 +134,7 @@ def _offsets(
     seconds: Tensor | Sequence[float] | None,
 ) -> list[Sequence[int]] | None:
     """Return the temporal offsets of the frames of every item, or None for unsound seconds."""
-    offsets: list[Sequence[int]] = [*map(range, depth)]
+    offsets = [_FIRST if frames == 1 else range(frames) for frames in depth]
     if spec.image_time == "none":
         offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
     if spec.video_time != "seconds" or len(depth) == num_images or videos is None:
@@ -127,13 +152,37 @@ def _offsets(
             return None
     if max(in_video) <= 1:
         return offsets
-    # Of all videos at once: the products are rounded as the upstreams round theirs.
-    pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
-    video, frame = (
-        torch.frombuffer(array("q", chain.from_iterable(numbers)), dtype=torch.int64)
-        for numbers in (map(repeat, range(len(in_video)), in_video), map(range, in_video))
-    )
-    taken = temporal_offset(frame, pace[:, video]).tolist()
-    stops = [*accumulate(in_video)]
-    offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))
+    time_scale = video_time_scale(len(in_video), spec, seconds, torch.device("cpu"))
+    try:
+        offsets[num_images:] = frame_offsets(in_video, time_scale)
+    except OverflowError:  # seconds of 16 bits have made an infinite number
+        return None
     return offsets
+
+
+def frame_offsets(depth: Sequence[int], time_scale: Tensor) -> list[Sequence[int]]:
+    """Return what `core.items.temporal_offset` does for the frames of groups of some frames.
+
+    Args:
+        depth: (V,) frames of each group.
+        time_scale: (2, V) factors, in the precision to which each product is rounded.
+    """
+    # Of all groups at once. `repeat` ends each group's numbers.
+    dtype, (steps, scales) = time_scale.dtype, time_scale.tolist()
+    numbers = _rounded(range(max(depth)), dtype)
+    products = (map(mul, numbers, repeat(*each)) for each in zip(steps, depth, strict=True))
+    times = _rounded(chain.from_iterable(products), dtype)
+    if any(scale != 1 for scale in scales):
+        times = _rounded(map(mul, times, chain.from_iterable(map(repeat, scales, depth))), dtype)
+    taken, stops = [*map(int, times)], [*accumulate(depth)]
+    return [*map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))]
+
+
+def _rounded(values: Iterable[float], dtype: torch.dtype) -> Sequence[float]:
+    """Return numbers that a double holds exactly, as numbers of a dtype."""
+    if dtype == torch.float64:
+        return [*values]
+    if dtype == torch.float32:
+        return array("f", values)
+    numbers: list[float] = torch.tensor([*values], dtype=torch.float64).to(dtype).tolist()
+    return numbers

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise, repeat
-from operator import mul, sub
+from collections.abc import Sequence
+from itertools import accumulate, compress, pairwise
+from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
 
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
@@ -34,6 +34,11 @@ class Parts(NamedTuple):
         running = [index + self.moved[bisect_left(self.starts, index)] for index in at]
         return [*map(sub, running, self.masked_before(at))] if self.masked[0] else running
 
+    def bases(self) -> list[int]:
+        """Return the running positions at which the parts' groups start, as `running` counts."""
+        bases = [*map(add, self.starts, self.moved)]
+        return [*map(sub, bases, self.masked_before(self.starts))] if self.masked[0] else bases
+
     def masked_before(self, at: Sequence[int]) -> list[int]:
         """Return how many masked tokens stand before tokens, of which none is inside a run."""
         starts, stops = self.masked
@@ -43,26 +48,24 @@ class Parts(NamedTuple):
 
 def make_parts(
     items: Items,
-    parts: Iterable[Part],
+    starts: Sequence[int],
+    stops: Sequence[int],
+    item: Sequence[int],
+    before: Sequence[int],
     masked: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Parts:
     """Return parts that are given in the order of the batch."""
-    starts, stops, item, before = [*zip(*parts, strict=True)] or ((),) * 4
     moves = map(items.advance.__getitem__, item)
     tokens = [*map(sub, stops, starts)]
     if any(before):
-        last = (
-            done + number == items.area[at]
-            for done, number, at in zip(before, tokens, item, strict=True)
-        )
+        last = map(eq, map(add, before, tokens), map(items.area.__getitem__, item))
         moves = map(mul, moves, last)
-    return Parts(
-        items, starts, stops, item, before, [0, *accumulate(map(sub, moves, tokens))], masked
-    )
+    moved = [0, *accumulate(map(sub, moves, tokens))]
+    return Parts(items, starts, stops, item, before, moved, masked)
 
 
 def find_parts(
-    runs: Runs, items: Items, spec: MRopeSpec, *, by_types: bool, lenient: bool
+    runs: Runs, items: Items, spec: MRopeSpec, *, by_types: bool, allow_unused_grids: bool
 ) -> Parts | None:
     """Return the groups of a batch; None where runs and grids misfit.
 
@@ -71,32 +74,45 @@ def find_parts(
         items: what its grids describe.
         spec: of the shared rule.
         by_types: whether `mm_token_type_ids` are believed instead of the ids.
-        lenient: whether items may be left over.
+        allow_unused_grids: whether items may be left over.
     """
-    images, videos = (_cut(runs, kind, items, lenient=lenient) for kind in (IMAGE, VIDEO))
-    if images is None or videos is None:
-        return None
-    groups = images + videos
+    starts, stops, kinds = runs.of(IMAGE, VIDEO)
+    item = items.in_order(kinds)
+    before: Sequence[int] = [0] * len(item)
+    fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
+    if not fits or (len(item) < sum(items.groups) and not allow_unused_grids):
+        # Not every run is one group.
+        parts: list[Part] = []
+        for kind in (IMAGE, VIDEO):
+            cut = _cut(runs, kind, items, allow_unused_grids=allow_unused_grids)
+            if cut is None:
+                return None
+            parts += cut
+        starts, stops, item, before = map(list, zip(*sorted(parts), strict=True))
     if spec.marker_rule == "adjacent" and not by_types:
         row_starts = {runs.starts[row] for row in runs.rows}
         marked = set(runs.of(START)[1]) - row_starts
-        if not marked.issuperset(start for start, *_, before in groups if not before):
+        if not marked.issuperset(compress(starts, map(not_, before))):
             return None
-    if not spec.frames_may_touch and any(
+    found = make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
+    touching = not spec.frames_may_touch and _has_touching_frames(found, runs)
+    return None if touching else found
+
+
+def _has_touching_frames(parts: Parts, runs: Runs) -> bool:
+    columns = zip(parts.starts, parts.stops, parts.item, parts.before, strict=True)
+    videos = [part for part in columns if part[2] >= parts.items.num_images]
+    return any(
         item == last and not before and runs.continues(stop - 1, start)
         for (_, stop, last, _), (start, _, item, before) in pairwise(videos)
-    ):
-        return None
-    return make_parts(items, sorted(groups), runs.of(MASKED))
+    )
 
 
-def _cut(runs: Runs, kind: int, items: Items, *, lenient: bool) -> list[Part] | None:
+def _cut(runs: Runs, kind: int, items: Items, *, allow_unused_grids: bool) -> list[Part] | None:
     """Cut the placeholders of images, or of videos, into groups; None where they misfit."""
     numbers = items.of_groups(kind)
     area = [*map(items.area.__getitem__, numbers)]
-    starts, stops = runs.of(kind)
-    if [*map(sub, stops, starts)] == area:
-        return [*zip(starts, stops, numbers, repeat(0))]
+    starts, stops, _ = runs.of(kind)
     parts: list[Part] = []
     group = before = 0
     for start, stop in zip(starts, stops, strict=True):
@@ -111,4 +127,4 @@ def _cut(runs: Runs, kind: int, items: Items, *, lenient: bool) -> list[Part] | 
             if before == area[group]:
                 group, before = group + 1, 0
             start = end
-    return parts if not before and (lenient or group == len(area)) else None
+    return parts if not before and (allow_unused_grids or group == len(area)) else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import compress
 from operator import gt, sub
 from typing import NamedTuple
 
@@ -43,14 +45,9 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
     if batch is None:
         return None
     bounds, parts = batch
+    _, deltas = ends_of_rows(parts, bounds, spec)
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
-    ends = next_positions(parts, bounds, spec)
-    lengths = [*map(sub, bounds[1:], bounds)]
-    if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
-    deltas = [[delta] for delta in map(sub, ends, lengths)]
-    return positions.view(3, *ids.shape), torch.tensor(deltas, dtype=torch.int64, device="cpu")
+    return positions.view(3, *ids.shape), as_column(deltas)
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
@@ -81,7 +78,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
         inputs.video_grid_thw,
         spec,
         inputs.second_per_grid_ts,
-        lenient=inputs.lenient,
+        round_grid_sides=inputs.round_grid_sides,
     )
     if items is None:
         return None
@@ -91,20 +88,33 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
     else:
         rows = bounds.tolist()
     runs = read_runs(inputs, spec, rows)
-    parts = find_parts(runs, items, spec, by_types=types is not None, lenient=inputs.lenient)
+    parts = find_parts(
+        runs, items, spec, by_types=types is not None, allow_unused_grids=inputs.allow_unused_grids
+    )
     return None if parts is None else Batch(rows, parts)
 
 
-def next_positions(parts: Parts, bounds: Sequence[int], spec: MRopeSpec) -> list[int]:
-    """Return one more than the largest position of each row."""
+def as_column(numbers: Sequence[int]) -> Tensor:
+    """Return (B, 1) int64."""
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64).view(-1, 1)
+
+
+def ends_of_rows(
+    parts: Parts, bounds: Sequence[int], spec: MRopeSpec
+) -> tuple[list[int], list[int]]:
+    """Return one more than the largest position of each row, and the row's delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]
     items = parts.items
-    if spec.span_rule == "hw" and any(map(gt, items.extent, items.advance)):
+    if spec.span_rule == "hw":
         # A block, which is one group, can reach further than it moves the running position.
-        for position, start, item in zip(
-            parts.running(parts.starts), parts.starts, parts.item, strict=True
-        ):
+        further = [*map(gt, items.extent, items.advance)]
+        groups = zip(parts.bases(), parts.starts, parts.item, strict=True)
+        for base, start, item in compress(groups, map(further.__getitem__, parts.item)):
             row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], position - running[row] + items.extent[item])
-    return ends
+            ends[row] = max(ends[row], base - running[row] + items.extent[item])
+    lengths = [*map(sub, bounds[1:], bounds)]
+    if parts.masked[0] and spec.delta_length == "valid":
+        masked = parts.masked_before(bounds)
+        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
+    return ends, [*map(sub, ends, lengths)]

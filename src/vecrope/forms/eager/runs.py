@@ -16,18 +16,22 @@ from vecrope.spec import MRopeSpec
 # Markers: what videos, or by the rule "adjacent" images and frames, start with, and what ends them.
 START, END = MASKED + 1, MASKED + 2
 
+# For `bytes.translate`, as `_is_one_of`.
+_AS_VIDEO = bytes.maketrans(bytes((IMAGE,)), bytes((VIDEO,)))
+
 
 class Runs(NamedTuple):
     """K runs in the order of the batch. None goes on into another row, or packed sequence."""
 
-    kinds: list[int]  # (K,)
+    kinds: bytearray  # (K,)
     starts: list[int]  # (K + 1,) index of each run's first token, then N
     rows: list[int]  # (B + 1,) the first run of each row, then K
 
-    def of(self, kind: int) -> tuple[list[int], list[int]]:
-        """Return where the runs of a kind start, and where they stop."""
-        of_kind = [other == kind for other in self.kinds]
-        return [*compress(self.starts, of_kind)], [*compress(self.starts[1:], of_kind)]
+    def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
+        """Return where the runs of some kinds start, where they stop, and the kind of each."""
+        of_kinds = self.kinds.translate(_is_one_of(kinds))
+        starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
+        return [*starts], [*stops], [*compress(self.kinds, of_kinds)]
 
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""
@@ -52,7 +56,7 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
     if mask is not None:
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
-    kinds = [*map(rules.kinds.get, values.tolist(), repeat(TEXT))]
+    kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
     starts = [0, *lengths.cumsum(0).tolist()]
     rows = [0]
     for bound in bounds[1:-1]:
@@ -70,16 +74,21 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
 def _tell_videos(runs: Runs, *, last: bool) -> None:
     """Set the kind of placeholders in videos, by the last marker in front of them, or by count."""
     kinds, starts, rows = runs
+    is_marker = kinds.translate(_is_one_of((START, END)))
     for first, stop in pairwise(rows):
         depth = 0
-        for at in compress(range(first, stop), kinds[first:stop]):
-            kind = kinds[at]
-            if kind == IMAGE:
-                if depth > 0:
-                    kinds[at] = VIDEO
-            elif kind != MASKED:
-                number = starts[at + 1] - starts[at]
-                depth = (0 if last else depth) + (number if kind == START else -number)
+        markers = [*compress(range(first, stop), is_marker[first:stop])]
+        for at, after in zip(markers, [*markers[1:], stop], strict=False):
+            number = starts[at + 1] - starts[at]
+            depth = (0 if last else depth) + (number if kinds[at] == START else -number)
+            if depth > 0:
+                kinds[at:after] = kinds[at:after].translate(_AS_VIDEO)
+
+
+@lru_cache
+def _is_one_of(kinds: tuple[int, ...]) -> bytes:
+    """Return the table for `bytes.translate` that makes these kinds 1, and all others 0."""
+    return bytes(kind in kinds for kind in range(256))
 
 
 class _Codes(NamedTuple):

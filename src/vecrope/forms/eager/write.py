@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from itertools import chain, pairwise
-from operator import sub
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat, zip_longest
+from operator import mul, sub
 from struct import Struct
 
 import torch
@@ -21,10 +21,13 @@ from torch import Tensor
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.parts import Parts
 
-# Steps are at most as large as the largest side or advance.
-_MOST_IN_A_BYTE = 127
-# By their numbers, as signed ones.
-_BYTES = [bytes([number]) for number in range(256)]
+# How steps are kept, by the largest of them: bytes, dtype, and how one is packed.
+_STEPS: tuple[tuple[int, int, torch.dtype, Callable[[int], bytes]], ...] = (
+    # By their numbers, negative ones too.
+    (2**7 - 1, 1, torch.int8, [bytes([number]) for number in range(256)].__getitem__),
+    (2**15 - 1, 2, torch.int16, Struct("h").pack),
+    (2**31 - 1, 4, torch.int32, Struct("i").pack),
+)
 
 
 def write_positions(
@@ -45,10 +48,10 @@ def write_positions(
     """
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
-    steps = _steps(parts, bounds[-1], mask)
-    positions = steps.to(dtype, memory_format=torch.contiguous_format)
     interrupted = any(parts.before)
     jumps = _jumps(parts, bounds, None if interrupted else padding_value)
+    steps = _steps(parts, bounds[-1], mask)
+    positions = steps.to(dtype, memory_format=torch.contiguous_format)
     if jumps:
         at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
         index = torch.frombuffer(at, dtype=torch.int64)
@@ -64,53 +67,69 @@ def write_positions(
 
 
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
-    """Return (3, N) int8 or int32: a 0, and the steps of all tokens but the last."""
-    items = parts.items
-    largest = max(chain(items.advance, items.extent, items.height, items.width), default=0)
-    narrow = largest <= _MOST_IN_A_BYTE
-    pack, size = (_BYTES.__getitem__, 1) if narrow else (Struct("i").pack, 4)
-    dtype = torch.int8 if narrow else torch.int32
-    text = pack(1) * num_tokens
-    if kept is not None:
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last."""
+    items, item = parts.items, parts.item
+    frames = [
+        [*map(sub, times[1:], times)] if len(times) > 1 else [] for times in items.offsets or ()
+    ]
+    further = map(sub, items.extent, items.advance)
+    largest = max(chain(items.advance, items.height, items.width, further, *frames), default=0)
+    _, size, dtype, pack = next(widths for widths in _STEPS if largest <= widths[0])
+    if kept is None:
+        gaps = map(sub, [*parts.starts, num_tokens], [0, *parts.stops])
+        between = [*map(mul, repeat(pack(1)), gaps)]
+    else:
         buffer = bytearray(num_tokens * size)
         torch.frombuffer(buffer, dtype=dtype).copy_(kept)
         text = bytes(buffer)
-    gaps = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
-    between = [text[size * stop : size * start] for stop, start in gaps]
-    of_item = {item: _steps_of(items, item, pack) for item in set(parts.item)}
-    groups: list[tuple[bytes, ...]] = [*map(of_item.__getitem__, parts.item)]
-    if any(parts.before):
-        sizes = zip(groups, parts.before, parts.starts, parts.stops, strict=True)
-        groups = [
-            tuple(steps[size * done : size * (done + stop - start)] for steps in group)
-            for group, done, start, stop in sizes
-        ]
-    pieces = [b""] * (2 * len(groups) + 1)
-    pieces[::2] = between
+        edges = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
+        between = [text[size * stop : size * start] for stop, start in edges]
+    interrupted = any(parts.before)
     joined = bytearray()
-    for axis in range(3):
-        pieces[1::2] = [steps[axis] for steps in groups]
+    of_items = [*zip(*_steps_of_items(items, frames, pack), strict=True)] or [()] * 6
+    for heads, tails in zip(of_items[::2], of_items[1::2], strict=True):
+        of_axis = [b""] * (3 * len(item) + 1)
+        of_axis[::3] = between
+        if interrupted:
+            sizes = zip(item, parts.before, parts.starts, parts.stops, strict=True)
+            of_axis[1::3] = [
+                (heads[at] + tails[at])[size * done : size * (done + stop - start)]
+                for at, done, start, stop in sizes
+            ]
+        else:
+            of_axis[1::3] = map(heads.__getitem__, item)
+            of_axis[2::3] = map(tails.__getitem__, item)
         joined += pack(0)
-        joined += b"".join(pieces)
+        joined += b"".join(of_axis)
     return torch.frombuffer(joined, dtype=dtype).view(3, -1)[:, :num_tokens]
 
 
-def _steps_of(items: Items, item: int, pack: Callable[[int], bytes]) -> tuple[bytes, bytes, bytes]:
-    """Return the steps of a group's tokens in time, height and width."""
-    depth, height, width = items.depth[item], items.height[item], items.width[item]
-    time_end, row_end, column_end = (
-        pack(items.advance[item] - extent + 1) for extent in (items.extent[item], height, width)
-    )
+def _steps_of_items(
+    items: Items, frames: Sequence[Sequence[int]], pack: Callable[[int], bytes]
+) -> Iterator[tuple[bytes, ...]]:
+    """Yield the steps of a group of each item in time, height and width, each of them cut in two.
+
+    The second of the two are the steps of the last line, or in time of the last token. `frames` are
+    the steps between the frames of each item; empty where all are 1.
+    """
     zero, one = pack(0), pack(1)
-    across, still = one * (width - 1), zero * (width - 1)
-    columns = (across + pack(1 - width)) * (depth * height - 1) + across + column_end
-    rows = (still + one) * (height - 1) + still
-    time = zero * (height * width - 1)
-    if depth > 1:
-        times = range(depth) if items.offsets is None else items.offsets[item]
-        rows = (rows + pack(1 - height)) * (depth - 1) + rows
-        time = b"".join([time + pack(end - at) for at, end in pairwise(times)]) + time
-    return time + time_end, rows + row_end, columns
+    sizes = zip(items.depth, items.height, items.width, items.advance, items.extent, strict=True)
+    for (depth, height, width, advance, extent), between in zip_longest(sizes, frames):
+        still, across = zero * (width - 1), one * (width - 1)
+        time = frame = zero * (height * width - 1)
+        rows = (still + one) * (height - 1)
+        if depth > 1:
+            rows = (rows + still + pack(1 - height)) * (depth - 1) + rows
+            if between is None:
+                time = (frame + one) * (depth - 1) + frame
+            else:
+                time = frame.join([b"", *map(pack, between), b""])
+        columns = (across + pack(1 - width)) * (depth * height - 1)
+        yield (
+            *(time, pack(advance - extent + 1)),
+            *(rows, still + pack(advance - height + 1)),
+            *(columns, across + pack(advance - width + 1)),
+        )
 
 
 def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int | None) -> list[tuple[int, int]]:

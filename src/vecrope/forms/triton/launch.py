@@ -64,7 +64,8 @@ def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
     grids = inputs.image_grid_thw, inputs.video_grid_thw
     num_items = sum(0 if rows is None else rows.shape[0] for rows in grids)
     buffers = make_buffers(tuple(ids.shape), num_rows, num_items, positions_dtype(ids, spec), ids)
-    launcher(spec, ids.device, validate, inputs.lenient)(inputs, buffers)
+    flags = inputs.allow_unused_grids, inputs.round_grid_sides
+    launcher(spec, ids.device, validate, *flags)(inputs, buffers)
     return buffers
 
 
@@ -121,16 +122,23 @@ class Launcher:
         device: of all that is read and written.
         check: whether the faults are to tell, too, if markers and frames stand where they must.
             All others are counted in any case.
-        lenient: whether grids may be left over and have sides that are rounded down.
+        allow_unused_grids: whether grids may be left over.
+        round_grid_sides: whether sides that the merge size does not divide are rounded down.
     """
 
     def __init__(
-        self, spec: MRopeSpec, device: torch.device, check: bool = True, lenient: bool = False
+        self,
+        spec: MRopeSpec,
+        device: torch.device,
+        check: bool = True,
+        allow_unused_grids: bool = False,
+        round_grid_sides: bool = False,
     ) -> None:
         self.spec = spec
         self._device = device
         self._check = check
-        self._lenient = lenient
+        self._allow_unused_grids = allow_unused_grids
+        self._round_grid_sides = round_grid_sides
         self._device_of = getattr(
             getattr(torch, device.type, None), "device_of", torch.cuda.device_of
         )
@@ -236,7 +244,7 @@ class Launcher:
                 spec.separate_frames,
                 spec.span_rule == "thw",
                 not spec.multi_frame_images,
-                self._lenient,
+                self._round_grid_sides,
                 *times,
             ),
             (
@@ -245,7 +253,7 @@ class Launcher:
                 self._check and not spec.frames_may_touch,
                 spec.padding_value,
                 spec.delta_length == "padded",
-                self._lenient,
+                self._allow_unused_grids,
                 *times,
             ),
         )
@@ -253,7 +261,7 @@ class Launcher:
     def _time(self, seconds: Tensor | None) -> tuple[object, ...]:
         """Return the rate, whether it comes first, the default and the dtypes of `temporal_offset`.
 
-        They are those of `vecrope.core.items.video_pace`.
+        They are those of `vecrope.core.items.video_time_scale`.
         """
         spec = self.spec
         if spec.video_time != "seconds":

@@ -45,7 +45,7 @@ torch.library.define(
     NAME,
     "(Tensor input_ids, Tensor? image_grid_thw, Tensor? video_grid_thw, Tensor? attention_mask, "
     "Tensor? cu_seqlens, Tensor? mm_token_type_ids, Tensor? second_per_grid_ts, "
-    "float[]? seconds, bool lenient, bool validate, "
+    "float[]? seconds, bool allow_unused_grids, bool round_grid_sides, bool validate, "
     "int[] ids, int[] sizes, bool[] flags, str[] rules, float[] rates) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
@@ -62,7 +62,8 @@ def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tup
         *inputs[:6],
         seconds if as_tensor else None,
         None if as_tensor or seconds is None else list(seconds),
-        inputs.lenient,
+        inputs.allow_unused_grids,
+        inputs.round_grid_sides,
         validate,
         [_number(getattr(spec, name)) for name in _IDS],
         [getattr(spec, name) for name in _SIZES],
@@ -87,7 +88,8 @@ def _launched(
     mm_token_type_ids: Tensor | None,
     second_per_grid_ts: Tensor | None,
     seconds: Sequence[float] | None,
-    lenient: bool,
+    allow_unused_grids: bool,
+    round_grid_sides: bool,
     validate: bool,
     *spec: Any,
 ) -> tuple[Tensor, Tensor]:
@@ -101,7 +103,8 @@ def _launched(
         cu_seqlens,
         mm_token_type_ids,
         second_per_grid_ts if seconds is None else seconds,
-        lenient=lenient,
+        allow_unused_grids=allow_unused_grids,
+        round_grid_sides=round_grid_sides,
     )
     buffers = launch.launch(inputs, _spec_of(*map(tuple, spec)), validate=validate)
     if validate:

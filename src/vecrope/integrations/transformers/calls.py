@@ -44,7 +44,8 @@ def by_types(
         as_grids(video_grid_thw),
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
     return answer(inputs, spec, validate)
 
@@ -70,7 +71,8 @@ def by_types_and_seconds(
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
         second_per_grid_ts=less_left_over(second_per_grid_ts, video_grid_thw),
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
     return answer(inputs, spec, validate)
 
@@ -92,7 +94,8 @@ def by_types_of_images(
         as_grids(image_grid_thw),
         attention_mask=_as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
     return answer(inputs, spec, validate)
 
@@ -121,7 +124,8 @@ def by_types_of_slices(
         mm_token_type_ids=_types(mm_token_type_ids),
         target_sizes=target_sizes,
         target_sizes_videos=target_sizes_videos,
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
     return answer(inputs, spec, validate)
 
@@ -194,7 +198,8 @@ def by_ids_with_audio(
         second_per_grid_ts=less_left_over(second_per_grids, video_grid_thw),
         audio_seqlens=audio_seqlens if has_grids else None,
         use_audio_in_video=has_grids and bool(use_audio_in_video),
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
     return answer(inputs, spec, validate)
 

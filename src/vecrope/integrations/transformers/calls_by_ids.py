@@ -80,7 +80,8 @@ def _inputs(
         as_grids(image_grid_thw),
         as_grids(video_grid_thw),
         attention_mask,
-        lenient=True,
+        allow_unused_grids=True,
+        round_grid_sides=True,
     )
 
 

@@ -55,21 +55,23 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
             )
 
 
-def check_sizes(images: Tensor, videos: Tensor, rule: MiniCPMV47, *, lenient: bool = False) -> None:
+def check_sizes(
+    images: Tensor, videos: Tensor, rule: MiniCPMV47, *, round_grid_sides: bool = False
+) -> None:
     """Check that every size is all zeros, or positive and divisible by the factor; synchronises.
 
-    If `lenient` it is enough that no side is smaller.
+    If `round_grid_sides` it is enough that no side is smaller.
     """
     factor = rule.downsample_factor
     for name, sizes in zip(_NAMES, (images, videos), strict=True):
-        for at in _unsound(sizes, factor, lenient).nonzero()[:1, 0].tolist():
+        for at in _unsound(sizes, factor, round_grid_sides).nonzero()[:1, 0].tolist():
             size = tuple(sizes[at].tolist())
             if min(size) <= 0:
                 what = "be positive, or all zeros for no crop"
             elif max(size) >= MAX_SIDE * factor:
                 what = f"have a height and width below {MAX_SIDE * factor}"
             else:
-                how = "of at least" if lenient else "divisible by"
+                how = "of at least" if round_grid_sides else "divisible by"
                 what = (
                     f"have a height and width {how} {factor}, as downsample_mode "
                     f"{rule.downsample_mode!r} asks"
@@ -91,11 +93,12 @@ def find_faults(
     sizes: Tensor,
     rule: MiniCPMV47,
     *,
-    lenient: bool = False,
+    allow_unused_grids: bool,
+    round_grid_sides: bool,
 ) -> Faults:
     """Find all that contradicts itself; does not synchronise.
 
-    If `lenient`, sizes may be left over.
+    If `allow_unused_grids`, sizes may be left over; `round_grid_sides` as for `check_sizes`.
     """
     count = (sizes != 0).any(1).sum()
     used = crops.starts < tokens.number
@@ -106,12 +109,12 @@ def find_faults(
     last_places = pictures.height - 1, pictures.width - 1
     stretched = torch.stack([a * b >= LIMIT for a, b in zip(last_rows, last_places, strict=True)])
     return Faults(
-        _unsound(sizes, rule.downsample_factor, lenient),
+        _unsound(sizes, rule.downsample_factor, round_grid_sides),
         _misplaced(tokens, crops.markers),
         used & (crops.starts <= previous_ends),
         used & (crops.ends - crops.starts != crops.height * crops.width),
         sliced & stretched.any(0),
-        crops.total > count if lenient else crops.total != count,
+        crops.total > count if allow_unused_grids else crops.total != count,
     )
 
 
@@ -150,9 +153,9 @@ def raise_fault(
     )
 
 
-def _unsound(sizes: Tensor, factor: int, lenient: bool) -> Tensor:
+def _unsound(sizes: Tensor, factor: int, round_grid_sides: bool) -> Tensor:
     partial = (sizes <= 0).any(1) & (sizes != 0).any(1)
-    uneven = (sizes < factor) & (sizes != 0) if lenient else sizes % factor != 0
+    uneven = (sizes < factor) & (sizes != 0) if round_grid_sides else sizes % factor != 0
     return partial | uneven.any(1) | (sizes >= MAX_SIDE * factor).any(1)
 
 

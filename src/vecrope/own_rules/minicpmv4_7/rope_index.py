@@ -77,7 +77,7 @@ def minicpmv4_7_rope_index(
         for sizes in (inputs.target_sizes, inputs.target_sizes_videos)
     )
     if validate and not tracing:
-        check_sizes(images, videos, rule, lenient=inputs.lenient)
+        check_sizes(images, videos, rule, round_grid_sides=inputs.round_grid_sides)
     mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
     # Every table has a size fixed by shapes, in 64 bits.
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
@@ -85,7 +85,7 @@ def minicpmv4_7_rope_index(
     padded_lengths = stream.row_bounds.diff()
     sizes = torch.cat((images, videos))
     if stream.num_tokens == 0:
-        if validate and not tracing and not inputs.lenient:
+        if validate and not tracing and not inputs.allow_unused_grids:
             check_none_left_over(sizes)
         rope_deltas = torch.zeros_like(padded_lengths).view(-1, 1)
         return ids.new_empty((3, *ids.shape), dtype=dtype), rope_deltas
@@ -95,7 +95,15 @@ def minicpmv4_7_rope_index(
     pictures = arrange_pictures(tokens, crops, rule)
     faults = None
     if validate:
-        faults = find_faults(tokens, crops, pictures, sizes, rule, lenient=inputs.lenient)
+        faults = find_faults(
+            tokens,
+            crops,
+            pictures,
+            sizes,
+            rule,
+            allow_unused_grids=inputs.allow_unused_grids,
+            round_grid_sides=inputs.round_grid_sides,
+        )
     if faults is not None and not tracing and bool(faults.any()):
         raise_fault(faults, stream, tokens, crops, pictures, images, videos)
     course = run_course(tokens, crops, pictures, rule)

@@ -29,11 +29,11 @@ def has_fault(
     spec: MRopeSpec,
     rule: OmniRule,
     *,
-    lenient: bool = False,
+    allow_unused_grids: bool = False,
 ) -> Tensor:
     """Return, 0-d bool, whether tokens and media fail to fit.
 
-    If `lenient`, media may be left over.
+    If `allow_unused_grids`, media may be left over.
     """
     found = _find(tokens, items, spec, rule)
     filmed = (items.kind == VIDEO) | (items.kind == SOUND)
@@ -48,7 +48,7 @@ def has_fault(
     others = items.misplaced.any()
     for number, (sizes, used) in enumerate(zip(media.sizes, _used(items), strict=True)):
         real, wanted = (sizes > 0).sum(), used.sum()
-        others = others | (real < wanted if lenient else real != wanted)
+        others = others | (real < wanted if allow_unused_grids else real != wanted)
         needed = items.audio if number == AUDIO - 1 else items.visual
         if number != AUDIO - 1 or media.reads_audio:
             expected = torch.where(used, needed, 0).sum()

@@ -94,7 +94,7 @@ def find_items(inputs: Inputs, spec: MRopeSpec, rule: OmniRule, tokens: Tokens) 
     has_grids = inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
     ids, num_tokens = tokens.ids, tokens.ids.shape[0]
     if not num_tokens:
-        if any(media) and not inputs.lenient:
+        if any(media) and not inputs.allow_unused_grids:
             raise ValueError(
                 f"the grids and lengths describe {len(media[0])} images, {len(media[1])} videos "
                 f"and {len(media[2])} audios, input_ids hold none"
@@ -107,7 +107,7 @@ def find_items(inputs: Inputs, spec: MRopeSpec, rule: OmniRule, tokens: Tokens) 
     if not _fits(tokens, items, misses[2:], is_audio_read=is_audio_read):
         hits = misses[2:, :num_tokens].logical_not()
         _check(tokens, inputs, items, hits, is_audio_read=is_audio_read)
-    if not inputs.lenient:
+    if not inputs.allow_unused_grids:
         _check_none_left_over(inputs, items, media)
     return items
 

@@ -72,7 +72,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[list[Me
     if not _sound(images + videos, seconds, spec):
         none = torch.empty((0, 3), dtype=torch.int64)
         of_images, of_videos = (none if given is None else given for given in grids)
-        faults.check_grids(of_images, of_videos, spec, lenient=inputs.lenient)
+        faults.check_grids(of_images, of_videos, spec, round_grid_sides=inputs.round_grid_sides)
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     flags = inputs.use_audio_in_video
     has_sound = [flags] * len(videos) if isinstance(flags, bool) else _list(flags)

@@ -77,7 +77,9 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     positions, largest = number(tokens, items, spec, rule, use_audio_in_video=with_sound)
     fault = None
     if validate:
-        fault = has_fault(tokens, items, media, spec, rule, lenient=inputs.lenient)
+        fault = has_fault(
+            tokens, items, media, spec, rule, allow_unused_grids=inputs.allow_unused_grids
+        )
         if spec.position_dtype == "float32":
             fault = fault | (largest >= MOST_FLOAT).any()
     positions, largest = positions.to(dtype), largest.to(delta_dtype)

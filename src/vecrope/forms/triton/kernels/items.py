@@ -36,7 +36,7 @@ def make_items(
     SEPARATE: tl.constexpr,
     THW: tl.constexpr,
     ONE_FRAME: tl.constexpr,
-    LENIENT: tl.constexpr,
+    ROUND_GRID_SIDES: tl.constexpr,
     STILL_IMAGES: tl.constexpr,
     RATE: tl.constexpr,
     RATE_FIRST: tl.constexpr,
@@ -63,7 +63,7 @@ def make_items(
         video_t, video_h, video_w = _sides(video_grids, item - num_images, is_video)
         t, h, w = t + video_t, h + video_h, w + video_w
         wrong = ((t <= 0) | (h <= 0) | (w <= 0)) & ((t != 0) | (h != 0) | (w != 0))
-        if LENIENT:
+        if ROUND_GRID_SIDES:
             indivisible = ((h < MERGE) & (h != 0)) | ((w < MERGE) & (w != 0))
         else:
             indivisible = (h % MERGE != 0) | (w % MERGE != 0)

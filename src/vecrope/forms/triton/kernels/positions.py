@@ -85,7 +85,7 @@ def write(
     APART: tl.constexpr,
     PADDING: tl.constexpr,
     PADDED: tl.constexpr,
-    LENIENT: tl.constexpr,
+    ALLOW_UNUSED_GRIDS: tl.constexpr,
     STILL_IMAGES: tl.constexpr,
     RATE: tl.constexpr,
     RATE_FIRST: tl.constexpr,
@@ -206,7 +206,7 @@ def write(
     if block == tl.num_programs(0) - 1:
         tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
         expected = tl.where(of_video == 0, image_tokens, tokens)
-        if LENIENT:
+        if ALLOW_UNUSED_GRIDS:
             misfit = corner_rank > expected
             misfit |= exists & ((corner_rank - corner_start) % corner_group != 0)
         else:

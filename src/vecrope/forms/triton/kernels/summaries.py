@@ -72,7 +72,7 @@ def summarise(
     SEPARATE: tl.constexpr,
     THW: tl.constexpr,
     ONE_FRAME: tl.constexpr,
-    LENIENT: tl.constexpr,
+    ROUND_GRID_SIDES: tl.constexpr,
     STILL_IMAGES: tl.constexpr,
     RATE: tl.constexpr,
     RATE_FIRST: tl.constexpr,
@@ -90,7 +90,7 @@ def summarise(
         make_items(
             image_grids, video_grids, seconds, bounds, sizes, work, items,
             num_tokens, num_rows, num_images, num_items,
-            MERGE, MERGED_FRAMES, SEPARATE, THW, ONE_FRAME, LENIENT,
+            MERGE, MERGED_FRAMES, SEPARATE, THW, ONE_FRAME, ROUND_GRID_SIDES,
             STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS, CHUNK,
         )  # fmt: skip
     else:

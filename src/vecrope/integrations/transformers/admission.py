@@ -17,7 +17,7 @@ from vecrope.integrations.transformers.known import Entry, known
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import Rules, rules_of
 from vecrope.integrations.transformers.self_check import first_difference
-from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
+from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
 from vecrope.spec import MRopeSpec
 
 Check = Literal["known", "self", "always"]
@@ -71,13 +71,7 @@ class Method:
             if key in _CHECKED:
                 return rules.call, spec
             seed = int(self.fingerprint or "0", 16) % 2**63
-            if spec.own_rule is not None:
-                raise RuntimeError(
-                    f"{_described(self.original, self.cls)} is not known to this vecrope, and for "
-                    f"{self.model_type}, which has a rule of its own, there is no check: install "
-                    "a release that the README lists"
-                )
-            prompts = shared_rule_prompts(spec, seed)
+            prompts = self_check_prompts(spec, seed)
             difference = first_difference(
                 self.original, self.cls, config, rules.call, spec, prompts
             )

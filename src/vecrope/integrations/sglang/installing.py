@@ -17,7 +17,7 @@ from vecrope.integrations.sglang import pictures
 from vecrope.integrations.sglang.ernie45 import get_rope_index_ernie45
 from vecrope.integrations.sglang.glm4v import get_rope_index_glm4v
 from vecrope.integrations.sglang.known import FINGERPRINTS, HELPERS, MODEL_TYPES
-from vecrope.integrations.sglang.qwen import get_rope_index
+from vecrope.integrations.sglang.qwen import get_rope_index, is_left
 from vecrope.integrations.sglang.qwen3_omni import get_rope_index_qwen3_omni
 
 _logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ def install(*, strict: bool = False) -> Installation:
     call these functions: their positions come from
     `QwenVLImageProcessor._compute_image_only_mrope_positions_from_offsets`, which is replaced in
     the same way, as soon as SGLang imports its module. What is not replaced, in any release:
-    `mimo_v2` and `glm_image`.
+    `mimo_v2`, `glm_image`, and requests with one video and nothing else of `qwen2_5_vl` and
+    `paddleocr_vl` that have fewer than 8,192 tokens, for which SGLang's function is faster.
 
     Args:
         strict: raise for a prompt that vecrope refuses. Otherwise SGLang's own function answers it;
@@ -188,7 +189,7 @@ def _replacement(
         _say()
         if model_types is not None:
             model_type = kwargs["model_type"] if "model_type" in kwargs else args[4]
-            if model_type not in model_types:
+            if model_type not in model_types or is_left(*args, **kwargs):
                 return original(*args, **kwargs)
         try:
             return ours(*args, **kwargs)

@@ -3,6 +3,7 @@
 import functools
 import random
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_models import LAYOUTS
 from tests.integrations.transformers.answers import RULES, module_of
 from tests.integrations.transformers.test_omni import CLASSES
 from tests.integrations.transformers.test_omni import bare as omni
-from tests.integrations.transformers.test_own_rules import glm_image, hunyuan, minicpm
+from tests.integrations.transformers.test_own_rules import bare, glm_image, hunyuan, minicpm
 from vecrope import MRopeSpec
 from vecrope.families import FAMILIES
 from vecrope.integrations.transformers import admission, patch, patched, unpatch
@@ -121,8 +122,8 @@ def without(name):
     return fault
 
 
-def window_of_50(own, self, *args, **kwargs):
-    window, self.config.audio_config.n_window = self.config.audio_config.n_window, 50
+def window_of_40(own, self, *args, **kwargs):
+    window, self.config.audio_config.n_window = self.config.audio_config.n_window, 40
     try:
         return own(self, *args, **kwargs)
     finally:
@@ -152,7 +153,7 @@ def whole_seconds(own, self, *args, **kwargs):
         pytest.param("qwen2_5_omni_thinker", whole_seconds, id="omni seconds"),
         pytest.param("qwen3_omni_moe_thinker", whole_seconds, id="qwen3_omni seconds"),
         pytest.param("qwen2_5_omni_talker", without("use_audio_in_video"), id="omni sound"),
-        pytest.param("qwen3_omni_moe_thinker", window_of_50, id="qwen3_omni windows"),
+        pytest.param("qwen3_omni_moe_thinker", window_of_40, id="qwen3_omni windows"),
         pytest.param("qwen2_vl", in_a_batch_alone, id="qwen2_vl batches"),
     ],
 )
@@ -236,3 +237,45 @@ def test_a_known_method_is_compared_if_asked_for():
         assert len(admission._CHECKED) == 1
     with patched(module):
         pass
+
+
+def test_a_method_without_source_is_not_known_and_compared():
+    module = module_of("qwen2_vl")
+    own = type(module).get_rope_index
+    names = {"__name__": own.__module__, "own": own}
+    exec(
+        "def get_rope_index(self, input_ids, mm_token_type_ids, image_grid_thw=None, "
+        "video_grid_thw=None, attention_mask=None, **kwargs):\n"
+        "    return own(self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, "
+        "attention_mask)",
+        names,
+    )
+    module.get_rope_index = names["get_rope_index"].__get__(module)
+    try:
+        with pytest.raises(RuntimeError, match="fingerprint None"):
+            patch(module, check="known")
+        with pytest.warns(UserWarning, match="agreed with it on all prompts of a check"):
+            patch(module)
+        unpatch(module)
+    finally:
+        del module.get_rope_index
+
+
+def test_hy_v4_vl_is_refused_for_its_newline_column():
+    from transformers.models.hy_v4_vl.modeling_hy_v4_vl import HYV4VLModel
+
+    module = bare(
+        HYV4VLModel,
+        model_type="hy_v4_vl",
+        vision_config=SimpleNamespace(spatial_merge_size=2),
+    )
+    with pytest.raises(ValueError, match="each row of an image ends with a newline token"):
+        patch(module)
+    # Two lines of two tokens and a newline.
+    types = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 0]])
+    positions, _ = module.get_rope_index(types, types, torch.tensor([[1, 4, 4]]))
+    assert positions[:, 0].tolist() == [
+        [0, 1, 1, 1, 1, 1, 1, 4],
+        [0, 1, 1, 1, 2, 2, 2, 4],
+        [0, 1, 2, 3, 1, 2, 3, 4],
+    ]

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from vecrope.families import FAMILIES
+from vecrope.families.registry import NOT_SUPPORTED
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.transformers.calls import Call
 from vecrope.integrations.transformers.known import Entry, known
@@ -110,6 +111,11 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
             "check='always'"
         )
     families = [name for name, family in FAMILIES.items() if "transformers" in family.rules]
+    if model_type in NOT_SUPPORTED:
+        raise ValueError(
+            f"get_rope_index of {cls.__name__} is not replaced: {NOT_SUPPORTED[model_type]}, which "
+            "vecrope does not support"
+        )
     if model_type not in families:
         raise ValueError(
             f"{cls.__name__} must have one of the model types {', '.join(families)}, got "

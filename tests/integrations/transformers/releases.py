@@ -1,7 +1,8 @@
 """Releases of transformers: their methods, taken out of the released files, and the table of them.
 
-`known.json` is made in one run, from the first and the last release of every minor version since
-4.49, each unpacked in a folder of its version:
+`known.json` is made in one run, of the first and the last release of every minor version since 4.49
+(and of those between that have another method, 4.53.1 and 4.53.2), each unpacked in a folder of its
+version:
 
     pip download --no-deps transformers==X && unzip transformers-X-*.whl -d FOLDER/X
     PYTHONPATH=.:tests python -m tests.integrations.transformers.releases FOLDER

@@ -17,8 +17,6 @@ from vecrope.integrations.transformers.calls import Call
 from vecrope.integrations.transformers.known import Entry, known
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import Rules, rules_of
-from vecrope.integrations.transformers.self_check import first_difference
-from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
 from vecrope.spec import MRopeSpec
 
 Check = Literal["known", "self", "always"]
@@ -65,6 +63,10 @@ class Method:
         return self._compare(config)
 
     def _compare(self, config: Any) -> tuple[Call, MRopeSpec]:
+        # On request: they use vecrope.testing.
+        from vecrope.integrations.transformers.self_check import first_difference
+        from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
+
         differences = []
         for name, rules in fitting(self.original, self.model_type).items():
             spec = rules.spec_of(config)

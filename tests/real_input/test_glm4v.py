@@ -214,7 +214,7 @@ def forward(model, batch):
     """Return the logits of the prompt, and those of one token decoded by the deltas."""
     prompt = model(**batch, use_cache=True)
     token = prompt.logits[:, -1:].argmax(-1)
-    return prompt.logits, model(input_ids=token, past_key_values=prompt.past_key_values).logits
+    return prompt.logits, model(input_ids=token, cache=prompt.cache).logits
 
 
 def generate(model, batch):

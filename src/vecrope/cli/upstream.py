@@ -12,6 +12,7 @@ from vecrope.cli.prompt import Prompt
 from vecrope.spec import MRopeSpec
 from vecrope.testing.reference import token_types
 from vecrope.testing.rules import type_rules_of
+from vecrope.testing.stand_in import StandIn
 
 
 def find_upstream(prompt: Prompt) -> tuple[str, Callable[[], Any]] | None:
@@ -27,8 +28,6 @@ def find_upstream(prompt: Prompt) -> tuple[str, Callable[[], Any]] | None:
         from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
     except ImportError:
         return None
-    from vecrope.integrations.transformers.self_check import StandIn
-
     # What transformers says of a default configuration is not of this prompt.
     logging.disable(logging.WARNING)
     try:
@@ -48,6 +47,6 @@ def find_upstream(prompt: Prompt) -> tuple[str, Callable[[], Any]] | None:
     arguments = prompt.arguments() | {"mm_token_type_ids": types}
     if arguments["second_per_grid_ts"] is None:
         del arguments["second_per_grid_ts"]
-    model = StandIn(model_class, config, spec)
+    model = StandIn(model_class, config, spatial_merge_size=spec.spatial_merge_size)
     name = f"transformers {transformers.__version__}, its own function"
     return name, lambda: function(model, prompt.input_ids, **arguments)

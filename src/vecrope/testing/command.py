@@ -15,6 +15,7 @@ import torch
 from vecrope.spec import Convention, MRopeSpec
 from vecrope.testing.matching import assert_matches
 from vecrope.testing.prompt import Prompt
+from vecrope.testing.stand_in import StandIn
 
 __all__ = ["load", "main"]
 
@@ -69,17 +70,6 @@ class UnmatchedError(ValueError):
     """The function has a parameter that no argument of a prompt has the name of."""
 
 
-class _StandIn:
-    """A model without weights: the defaults of its configuration, and its class's methods."""
-
-    def __init__(self, model: Any) -> None:
-        self._model, self.config = model, model.config_class()
-
-    def __getattr__(self, name: str) -> Any:
-        value = inspect.getattr_static(self._model, name)
-        return MethodType(value, self) if inspect.isfunction(value) else getattr(self._model, name)
-
-
 def _resolved(path: str) -> Function:
     module, _, names = path.partition(":")
     if not names:
@@ -92,7 +82,7 @@ def _resolved(path: str) -> Function:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {path}: {error}") from error
     if inspect.isclass(owner) and inspect.isfunction(value) and hasattr(owner, "config_class"):
-        return MethodType(value, _StandIn(owner))
+        return MethodType(value, StandIn(owner, owner.config_class()))
     if not callable(value):
         raise ValueError(f"{path} must be a function, got {type(value).__name__}")
     function: Function = value

@@ -85,7 +85,7 @@ def is_installed(tree):
 def test_every_name_is_swapped_and_put_back(tree):
     done = ours.install()
     assert sorted(done.replaced) == sorted(NAMES)
-    assert [*done.left] == [installing._PICTURES_ONLY]
+    assert (done.left, done.later) == ({}, (installing._PICTURES,))
     assert is_installed(tree)
     static = isinstance(tree.owner, type)
     held = vars(tree.owner) if static else at_home(tree)
@@ -199,6 +199,35 @@ def test_a_model_type_that_the_function_does_not_know_is_left_to_it(tree, monkey
     assert ask(tree, [7, 8, 8, 5], "paddleocr_vl") == "get_rope_index"
     assert tree.owner.get_rope_index(1, 2, 3, 4, model_type="x") == "get_rope_index"
     assert ask(tree, [7, 8, 8, 5]) != "get_rope_index"
+    assert ours.refusals() == {}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "tokens", "images", "videos", "left"),
+    [
+        pytest.param("qwen2_5_vl", 8191, None, [[2, 2, 4]], True, id="a short video"),
+        pytest.param("paddleocr_vl", 40, [], [[2, 2, 4]], True, id="with an empty list of images"),
+        pytest.param("qwen2_5_vl", 8192, None, [[2, 2, 4]], False, id="a long video"),
+        pytest.param("qwen2_5_vl", 40, None, [[1, 2, 4]] * 2, False, id="two videos"),
+        pytest.param("qwen2_5_vl", 40, [[2, 2, 4]], None, False, id="an image"),
+        pytest.param("qwen2_5_vl", 40, None, None, False, id="text"),
+        pytest.param("qwen2_vl", 40, None, [[2, 2, 4]], False, id="a video without seconds"),
+    ],
+)
+def test_what_sglang_is_faster_at_is_left_to_it(tree, model_type, tokens, images, videos, left):
+    (known,) = installing.FINGERPRINTS["get_rope_index"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(installing.MODEL_TYPES, known, frozenset({model_type}))
+        ours.install()
+    ids = torch.ones((1, tokens), dtype=torch.int64)
+    token = 9 if videos else 8
+    if images or videos:
+        ids[0, :6] = torch.tensor([7, token, token, 7, token, token])
+        if len(images or videos) == 1:
+            ids[0, 1:6] = torch.tensor([token] * 4 + [1])
+    arguments = {"input_ids": ids, "image_grid_thw": images, "video_grid_thw": videos}
+    answer = tree.owner.get_rope_index(2, 8, 9, 7, model_type, 2, **arguments)
+    assert (answer == "get_rope_index") if left else answer[0].shape == (3, 1, tokens)
     assert ours.refusals() == {}
 
 

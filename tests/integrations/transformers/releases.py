@@ -1,9 +1,14 @@
 """Releases of transformers: their methods, taken out of the released files, and the table of them.
 
-`python -m tests.integrations.transformers.releases FOLDER` runs each release that lies unpacked in
-a folder of its version (`pip download --no-deps transformers==X`, `unzip`), and writes
-`known.json`. A method is put into a class of its own, with the methods and functions that it
-reaches, so that neither the release's requirements nor a second process are needed.
+`known.json` is made in one run, of the first and the last release of every minor version since 4.49
+(and of those between that have another method, 4.53.1 and 4.53.2), each unpacked in a folder of its
+version:
+
+    pip download --no-deps transformers==X && unzip transformers-X-*.whl -d FOLDER/X
+    PYTHONPATH=.:tests python -m tests.integrations.transformers.releases FOLDER
+
+A method is put into a class of its own, with the methods and functions that it reaches, so that
+neither the release's requirements nor a second process are needed.
 """
 
 import ast
@@ -19,7 +24,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
-import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.integrations.transformers import test_omni, test_own_rules
@@ -31,7 +35,7 @@ from vecrope.integrations.transformers.admission import fitting
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import rules_of
 from vecrope.integrations.transformers.self_check import first_difference
-from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
+from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
 from vecrope.testing import conversations
 
 TABLE = Path(known.__file__).with_name("known.json")
@@ -44,9 +48,11 @@ def methods_of(release, folder):
         if "def get_rope_index" not in source:
             continue
         module = load(source, f"transformers.models.{path.parent.name}.{path.stem}", folder)
+        found = {}
         for name, cls in vars(module).items():
-            if isinstance(cls, type) and "get_rope_index" in vars(cls):
-                yield model_type_of(path.parent.name, name), cls
+            if isinstance(cls, type) and hasattr(cls, "get_rope_index"):
+                found.setdefault(model_type_of(path.parent.name, name), cls)
+        yield from found.items()
 
 
 def model_type_of(family, class_name):
@@ -56,17 +62,25 @@ def model_type_of(family, class_name):
 
 
 def load(source, name, folder):
-    """Execute the classes that have the method, less all else of them, and the functions."""
+    """Execute the classes that have the method, less all else of them, and the functions.
+
+    A class that inherits the method is an empty one: the talker of an omni family does.
+    """
     tree = ast.parse(source)
-    kept = []
+    kept, owners = [], set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             node.decorator_list = []
             kept.append(node)
         elif isinstance(node, ast.ClassDef):
             functions = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            node.decorator_list = []
             if not any(each.name == "get_rope_index" for each in functions):
+                node.bases = [each for each in node.bases if ast.unparse(each) in owners]
+                node.body = [ast.Pass()]
+                kept += [node] if node.bases else []
                 continue
+            owners.add(node.name)
             reached = {"get_rope_index"}
             for _ in range(len(functions)):
                 for each in functions:
@@ -77,7 +91,7 @@ def load(source, name, folder):
                             if isinstance(found, ast.Attribute)
                         }
             node.body = [each for each in functions if each.name in reached]
-            node.bases, node.decorator_list = [ast.parse("nn.Module").body[0].value], []
+            node.bases = [ast.parse("nn.Module").body[0].value]
             kept.append(node)
     kept = [ast.unparse(each) for each in kept]
     header = "from __future__ import annotations\nimport itertools\nimport numpy as np\n"
@@ -125,12 +139,9 @@ OWN = {
 
 def prompts_of(model_type, spec, seeds):
     """Yield arguments of prompts that the method of every release has positions for."""
-    if model_type not in OWN:
-        for seed in range(seeds):
-            yield from shared_rule_prompts(spec, seed)
-    elif model_type in test_omni.CLASSES:
-        if spec.own_rule.n_window is not None:
-            yield long_audio(spec)
+    for seed in range(seeds):
+        yield from self_check_prompts(spec, seed)
+    if model_type in test_omni.CLASSES:
         for prompt in drawn(conversations(spec), 40 * seeds):
             yield test_omni.arguments_of(prompt)
     elif model_type == "minicpmv4_7":
@@ -140,29 +151,12 @@ def prompts_of(model_type, spec, seeds):
             with suppress(ValueError):
                 rules_of(model_type)["own rule"].call(None, spec, True, **arguments)
                 yield arguments
-    else:
+    elif model_type in OWN:
         for prompt in drawn(conversations(spec), 40 * seeds):
             arguments = prompt.arguments()
             if not test_own_rules.has_an_empty_row(prompt):
                 types = (arguments["input_ids"] == spec.image_token_id).int()
                 yield {**arguments, "mm_token_type_ids": types}
-
-
-def long_audio(spec):
-    """Return an audio of several windows: those that are drawn seldom have as many."""
-    mel_frames, rest = 130, 130 % (2 * spec.own_rule.n_window)
-    number = 13 * (mel_frames // (2 * spec.own_rule.n_window))
-    for _ in range(3 if rest else 0):
-        rest = (rest + 1) // 2
-    audio = [spec.own_rule.audio_start_token_id, *[spec.own_rule.audio_token_id] * (number + rest)]
-    ids = torch.tensor([[1, spec.vision_start_token_id, spec.image_token_id, 1, *audio, 1, 1]])
-    merge = spec.spatial_merge_size
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "image_grid_thw": torch.tensor([[1, merge, merge]]),
-        "audio_seqlens": torch.tensor([mel_frames]),
-    }
 
 
 def drawn(strategy, number):
@@ -194,10 +188,17 @@ def difference(cls, model_type, rules, seeds=1):
 
 def run(model_type, cls, release):
     """Return what the table says of a method."""
+    differences = []
     for name, rules in fitting(cls.get_rope_index, model_type).items():
-        if difference(cls, model_type, rules, seeds=2) is None:
+        differences.append(difference(cls, model_type, rules, seeds=2))
+        if differences[-1] is None:
             return {"rules": name}
-    return {"refused": REFUSED[".".join(release.split(".")[:2])]}
+    minor = ".".join(release.split(".")[:2])
+    if minor not in REFUSED:
+        raise ValueError(
+            f"{model_type} of {release} differs, and REFUSED says not why: {differences}"
+        )
+    return {"refused": REFUSED[minor]}
 
 
 _WRONG = (
@@ -212,6 +213,10 @@ REFUSED = {
     ),
     **dict.fromkeys(
         ("5.0", "5.1"), "transformers 5.0 and 5.1 number it by other rules: install 5.6 or later"
+    ),
+    "4.53": (
+        "in the first releases of transformers 4.53 every frame takes a grid of its own, and every "
+        "row begins at the first grid: install 4.53.2 or later"
     ),
 }
 

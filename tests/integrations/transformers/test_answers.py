@@ -261,6 +261,13 @@ def test_where_transformers_fails_there_is_the_answer_of_the_reference(model_typ
         assert not answered(theirs)
 
 
+def test_a_further_grid_that_fills_a_run_is_numbered_where_transformers_spreads_one_position():
+    prompt = prompt_of("qwen2_vl", "III", image_grid_thw=[[1, 2, 2], [1, 2, 4]])
+    ours, theirs = patched_answer(prompt)
+    assert_same(ours, prompt.expected())
+    assert theirs[0].tolist() == [[[0, 0, 0]]] * 3
+
+
 def test_int32_ids_with_a_mask_which_transformers_cannot_write():
     prompt = prompt_of("qwen2_vl", "tII", mask=["111"], image_grid_thw=[[1, 2, 4]])
     ours, theirs = patched_answer(replace(prompt, input_ids=prompt.input_ids.int()))

@@ -60,7 +60,7 @@ def outputs(model, inputs, ways):
         answers[name] = generated.sequences
         answers[f"{name}: scores"] = torch.stack(generated.scores)
         if name == "greedy":
-            cache = generated.past_key_values
+            cache = generated.cache
     answers["from a cache"] = resumed(model, inputs, answers["greedy"], cache, options)
     return answers
 
@@ -69,7 +69,7 @@ def resumed(model, inputs, tokens, cache, options):
     """Generate on from an answer and its cache, as the next turn of a conversation does."""
     added = tokens.shape[1] - inputs["input_ids"].shape[1]
     mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
-    return model.generate(tokens, attention_mask=mask, past_key_values=cache, **options).sequences
+    return model.generate(tokens, attention_mask=mask, cache=cache, **options).sequences
 
 
 def must_not_be_called(*_, **_unused):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,21 @@ Seconds = Any
 
 # Integer types that vecrope's own functions do not take.
 _SHORT = (torch.int16, torch.int8, torch.uint8)
+
+
+def remembered(make: Callable[..., MRopeSpec]) -> Callable[..., MRopeSpec]:
+    """Return a function that makes the spec of the same plain values once, and not every request.
+
+    Its arguments are given by position.
+    """
+    # Typed: 2 and 2.0 positions a second are rounded otherwise.
+    cached = functools.lru_cache(maxsize=64, typed=True)(make)
+
+    def spec_of(*values: Any) -> MRopeSpec:
+        plain = all(isinstance(value, Hashable) for value in values)
+        return cached(*values) if plain else make(*values)
+
+    return spec_of
 
 
 def rope_index_of_used(

@@ -7,7 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from vecrope.integrations.sglang.arguments import Grids, rope_index_of_used, text_rope_index
+from vecrope.integrations.sglang.arguments import (
+    Grids,
+    remembered,
+    rope_index_of_used,
+    text_rope_index,
+)
 from vecrope.spec import MRopeSpec
 
 _ERNIE = MRopeSpec.for_model("ernie4_5_vl_moe", convention="sglang")
@@ -71,12 +76,25 @@ def get_rope_index_ernie45(
     """
     if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
         return text_rope_index(input_ids)
-    spec = replace(
-        _ERNIE,
-        image_token_id=hf_config.im_patch_id,
-        video_start_token_id=hf_config.video_start_token_id,
-        video_end_token_id=hf_config.video_end_token_id,
-        spatial_merge_size=hf_config.spatial_conv_size,
-        temporal_merge_size=hf_config.temporal_conv_size,
+    spec = _spec_of(
+        hf_config.im_patch_id,
+        hf_config.video_start_token_id,
+        hf_config.video_end_token_id,
+        hf_config.spatial_conv_size,
+        hf_config.temporal_conv_size,
     )
     return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw)
+
+
+@remembered
+def _spec_of(
+    image: int, video_start: int, video_end: int, merge_size: int, temporal_merge_size: int
+) -> MRopeSpec:
+    return replace(
+        _ERNIE,
+        image_token_id=image,
+        video_start_token_id=video_start,
+        video_end_token_id=video_end,
+        spatial_merge_size=merge_size,
+        temporal_merge_size=temporal_merge_size,
+    )

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.integrations.sglang.arguments import Grids, check_rows, rope_index_of_used
+from vecrope.integrations.sglang.arguments import (
+    Grids,
+    check_rows,
+    remembered,
+    rope_index_of_used,
+)
 from vecrope.spec import MRopeSpec
 
 _GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -90,15 +95,25 @@ def get_rope_index_glm4v(
     """
     if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
         return _text_rope_index(input_ids, attention_mask)
-    spec = replace(
-        _GLM4V,
-        image_token_id=hf_config.image_token_id,
-        video_start_token_id=hf_config.video_start_token_id,
-        video_end_token_id=hf_config.video_end_token_id,
-        spatial_merge_size=hf_config.vision_config.spatial_merge_size,
+    spec = _spec_of(
+        hf_config.image_token_id,
+        hf_config.video_start_token_id,
+        hf_config.video_end_token_id,
+        hf_config.vision_config.spatial_merge_size,
     )
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
     return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, mask)
+
+
+@remembered
+def _spec_of(image: int, video_start: int, video_end: int, merge_size: int) -> MRopeSpec:
+    return replace(
+        _GLM4V,
+        image_token_id=image,
+        video_start_token_id=video_start,
+        video_end_token_id=video_end,
+        spatial_merge_size=merge_size,
+    )
 
 
 def _text_rope_index(

@@ -10,12 +10,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from vecrope.integrations.after_import import AfterImport
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.refusals import Refusals
+from vecrope.integrations.sglang import pictures
 from vecrope.integrations.sglang.ernie45 import get_rope_index_ernie45
 from vecrope.integrations.sglang.glm4v import get_rope_index_glm4v
 from vecrope.integrations.sglang.known import FINGERPRINTS, HELPERS, MODEL_TYPES
-from vecrope.integrations.sglang.qwen import get_rope_index
+from vecrope.integrations.sglang.qwen import get_rope_index, is_left
 from vecrope.integrations.sglang.qwen3_omni import get_rope_index_qwen3_omni
 
 _logger = logging.getLogger(__name__)
@@ -27,9 +29,14 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     get_rope_index_glm4v,
     get_rope_index_qwen3_omni,
 )
-_PICTURES_ONLY = "QwenVLImageProcessor._compute_image_only_mrope_positions_from_offsets"
-# SGLang's own functions and what stands in their place, by name.
-_swapped: dict[str, tuple[Any, Any]] = {}
+_PICTURES = f"{pictures.OWNER}.{pictures.METHOD}"
+_NONE, _UNKNOWN = (
+    "this SGLang has none",
+    "it is none of those that vecrope's answers were compared with",
+)
+# What was replaced, by name: where it stands, SGLang's own and ours; and what was not, and why.
+_swapped: dict[str, tuple[Any, Any, Any]] = {}
+_left: dict[str, str] = {}
 _refusals = Refusals("SGLang", _logger)
 # What was replaced, until a log takes it: SGLang loads plugins before it sets its logging up.
 _unsaid: list[str] = []
@@ -41,10 +48,13 @@ class Installation(NamedTuple):
     Attributes:
         replaced: the functions that are vecrope's now.
         left: those that are SGLang's own, each with the reason.
+        later: those of a module that SGLang has not imported yet. When it does, they are replaced,
+            or left, and the log says which.
     """
 
     replaced: tuple[str, ...]
     left: dict[str, str]
+    later: tuple[str, ...]
 
 
 def install(*, strict: bool = False) -> Installation:
@@ -62,19 +72,20 @@ def install(*, strict: bool = False) -> Installation:
     installed function does not know is left to it. What SGLang imports later finds the replaced
     functions where it looks. A second call changes `strict` alone.
 
-    What is not replaced, in any release: from 0.5.14 on or a little before, requests with pictures
-    alone of `qwen3_vl`, `qwen3_vl_moe`, `qwen3_5`, `qwen3_5_moe`, `qwen4_exp`, `intern_s2_preview`,
-    `interns2_mobius` and `cosmos3_omni` do not call these functions: their positions come from
-    `QwenVLImageProcessor._compute_image_only_mrope_positions_from_offsets`. Nor are `mimo_v2` and
-    `glm_image`.
+    From 0.5.13 on, requests with images alone of `qwen3_vl` and of what is numbered as it do not
+    call these functions: their positions come from
+    `QwenVLImageProcessor._compute_image_only_mrope_positions_from_offsets`, which is replaced in
+    the same way, as soon as SGLang imports its module. What is not replaced, in any release:
+    `mimo_v2`, `glm_image`, and requests with one video and nothing else of `qwen2_5_vl` and
+    `paddleocr_vl` that have fewer than 8,192 tokens, for which SGLang's function is faster.
 
     Args:
         strict: raise for a prompt that vecrope refuses. Otherwise SGLang's own function answers it;
             `refusals` counts these prompts, and the log names each fault once.
 
     Returns:
-        What was replaced and what was left. It is also logged, once, at level INFO: now, or at the
-        first request where the level is not enabled yet.
+        What was replaced and what was left. It is also logged at level INFO: now, or at the first
+        request where the level is not enabled yet, and when the module of later is imported.
 
     Raises:
         ImportError: if SGLang is not installed.
@@ -82,35 +93,34 @@ def install(*, strict: bool = False) -> Installation:
     import_module("sglang")
     owner = _owner()
     uninstall()
-    left = {_PICTURES_ONLY: "it numbers pictures from their places, without these functions"}
     for ours in _FUNCTIONS:
         name = ours.__name__
         original = vars(owner).get(name)
         if original is None:
-            left[name] = "this SGLang has none"
+            _left[name] = _NONE
             continue
-        known = _fingerprint(owner, name)
+        known = _fingerprint(owner, name, HELPERS[name])
         if known not in FINGERPRINTS[name]:
-            left[name] = "it is none of those that vecrope's answers were compared with"
+            _left[name] = _UNKNOWN
             continue
         new = _replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
         if isinstance(original, staticmethod):
             new = staticmethod(new)
-        _swapped[name] = original, new
-        _swap(owner, name, original, new)
-    done = Installation(tuple(_swapped), left)
-    replaced = ", ".join(done.replaced) or "functions: none"
-    reasons = "; ".join(f"{name} ({reason})" for name, reason in left.items())
-    _unsaid[:] = [f"vecrope answers for SGLang's {replaced}. Left as they are: {reasons}"]
+        _swap(name, owner, original, new)
+    _pictures.start()
+    later = () if {*_swapped, *_left} >= {_PICTURES} else (_PICTURES,)
+    _unsaid[:] = [_summary()]
     _say()
-    return done
+    return Installation(tuple(_swapped), dict(_left), later)
 
 
 def uninstall() -> None:
     """Put SGLang's own functions back. Does nothing where `install` has done nothing."""
+    _pictures.stop()
     while _swapped:
-        name, (original, new) = _swapped.popitem()
-        _swap(_owner(), name, new, original)
+        name, (owner, original, new) = _swapped.popitem()
+        _put(owner, name, new, original)
+    _left.clear()
     _unsaid.clear()
     _refusals.clear()
 
@@ -133,11 +143,37 @@ def _owner() -> Any:
     return import_module(f"{_PACKAGE}.mrope_rope_index")
 
 
-def _fingerprint(owner: Any, name: str) -> str:
+def _replace_pictures(module: ModuleType) -> None:
+    """Replace the method of SGLang's processor, whose module is imported by now."""
+    owner = getattr(module, pictures.OWNER, None)
+    original = getattr(owner, "__dict__", {}).get(pictures.METHOD)
+    if original is None:
+        _left[_PICTURES] = _NONE
+    else:
+        known = _fingerprint(owner, pictures.METHOD, pictures.HELPERS)
+        if known in pictures.MODEL_TYPES:
+            new = pictures.replacement(original, pictures.MODEL_TYPES[known])
+            _swap(_PICTURES, owner, original, new)
+        else:
+            _left[_PICTURES] = _UNKNOWN
+    _unsaid[:] = [_summary()]
+    _say()
+
+
+_pictures = AfterImport((pictures.MODULE,), _replace_pictures)
+
+
+def _summary() -> str:
+    replaced = ", ".join(_swapped) or "functions: none"
+    reasons = "; ".join(f"{name} ({reason})" for name, reason in _left.items()) or "none"
+    return f"vecrope answers for SGLang's {replaced}. Left as they are: {reasons}"
+
+
+def _fingerprint(owner: Any, name: str, helpers: tuple[str, ...]) -> str:
     """Return the fingerprint of a function with its helpers, or nothing where it cannot be read."""
-    helpers = [getattr(owner, helper) for helper in HELPERS[name] if hasattr(owner, helper)]
+    found = [getattr(owner, helper) for helper in helpers if hasattr(owner, helper)]
     try:
-        return fingerprint(getattr(owner, name), *helpers)
+        return fingerprint(getattr(owner, name), *found)
     except (OSError, TypeError):
         return ""
 
@@ -153,7 +189,7 @@ def _replacement(
         _say()
         if model_types is not None:
             model_type = kwargs["model_type"] if "model_type" in kwargs else args[4]
-            if model_type not in model_types:
+            if model_type not in model_types or is_left(*args, **kwargs):
                 return original(*args, **kwargs)
         try:
             return ours(*args, **kwargs)
@@ -166,9 +202,14 @@ def _replacement(
     return function
 
 
-def _swap(owner: Any, name: str, old: Any, new: Any) -> None:
+def _swap(name: str, owner: Any, old: Any, new: Any) -> None:
+    _swapped[name] = owner, old, new
+    _put(owner, name, old, new)
+
+
+def _put(owner: Any, name: str, old: Any, new: Any) -> None:
     """Let the name, and every name of a loaded module of SGLang for it, stand for the new one."""
-    setattr(owner, name, new)
+    setattr(owner, name.rpartition(".")[2], new)
     for module_name, module in list(sys.modules.items()):
         if module_name.split(".")[0] != "sglang" or not isinstance(module, ModuleType):
             continue

@@ -11,13 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 
 from vecrope.families import FAMILIES
+from vecrope.families.registry import NOT_SUPPORTED
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.transformers.calls import Call
 from vecrope.integrations.transformers.known import Entry, known
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import Rules, rules_of
-from vecrope.integrations.transformers.self_check import first_difference
-from vecrope.integrations.transformers.self_check_prompts import shared_rule_prompts
 from vecrope.spec import MRopeSpec
 
 Check = Literal["known", "self", "always"]
@@ -64,6 +63,10 @@ class Method:
         return self._compare(config)
 
     def _compare(self, config: Any) -> tuple[Call, MRopeSpec]:
+        # On request: they use vecrope.testing.
+        from vecrope.integrations.transformers.self_check import first_difference
+        from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
+
         differences = []
         for name, rules in fitting(self.original, self.model_type).items():
             spec = rules.spec_of(config)
@@ -71,13 +74,7 @@ class Method:
             if key in _CHECKED:
                 return rules.call, spec
             seed = int(self.fingerprint or "0", 16) % 2**63
-            if spec.own_rule is not None:
-                raise RuntimeError(
-                    f"{_described(self.original, self.cls)} is not known to this vecrope, and for "
-                    f"{self.model_type}, which has a rule of its own, there is no check: install "
-                    "a release that the README lists"
-                )
-            prompts = shared_rule_prompts(spec, seed)
+            prompts = self_check_prompts(spec, seed)
             difference = first_difference(
                 self.original, self.cls, config, rules.call, spec, prompts
             )
@@ -116,6 +113,11 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
             "check='always'"
         )
     families = [name for name, family in FAMILIES.items() if "transformers" in family.rules]
+    if model_type in NOT_SUPPORTED:
+        raise ValueError(
+            f"get_rope_index of {cls.__name__} is not replaced: {NOT_SUPPORTED[model_type]}, which "
+            "vecrope does not support"
+        )
     if model_type not in families:
         raise ValueError(
             f"{cls.__name__} must have one of the model types {', '.join(families)}, got "

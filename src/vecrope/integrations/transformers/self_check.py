@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from inspect import Parameter, getattr_static, signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vecrope.integrations.transformers.calls import Call
 from vecrope.spec import MRopeSpec
+from vecrope.testing.stand_in import StandIn
 
 
 def first_difference(
@@ -26,7 +27,7 @@ def first_difference(
 
     Both run on the CPU with a stand-in for the model, which has its configuration and the methods
     of its class: no parameter is read, nothing is written on the model, and no global state is
-    other than before.
+    other than before. What they write on the stand-in has to be equal, too.
 
     Args:
         original: the method of transformers, as a function.
@@ -40,37 +41,29 @@ def first_difference(
     with _quiet():
         for prompt in prompts:
             arguments = {name: value for name, value in prompt.items() if name in names}
+            # The omni families read the merge size off the model.
+            models = [
+                StandIn(cls, config, spatial_merge_size=spec.spatial_merge_size) for _ in range(2)
+            ]
             try:
-                theirs = original(StandIn(cls, config, spec), **_copies(arguments))
+                theirs = original(models[0], **_copies(arguments))
             except Exception as error:
                 return f"transformers raises {error!r} on {_described(arguments)}"
             try:
-                ours = call(StandIn(cls, config, spec), spec, True, **_copies(arguments))
+                ours = call(models[1], spec, True, **_copies(arguments))
             except ValueError as error:
                 return f"vecrope refuses {_described(arguments)}: {error}"
-            for name, expected, got in zip(
-                ("position_ids", "rope_deltas"), theirs, ours, strict=True
-            ):
-                if not _equal(expected, got):
+            expected, got = (
+                {"position_ids": answer[0], "rope_deltas": answer[1], **vars(model)}
+                for answer, model in zip((theirs, ours), models, strict=True)
+            )
+            for name in dict.fromkeys((*expected, *got)):
+                if not _equal(expected.get(name), got.get(name)):
                     return (
-                        f"{name} differ: transformers {_value(expected)}, vecrope {_value(got)}, "
-                        f"for {_described(arguments)}"
+                        f"{name} differ: transformers {_value(expected.get(name))}, vecrope "
+                        f"{_value(got.get(name))}, for {_described(arguments)}"
                     )
     return None
-
-
-class StandIn:
-    """Has a model's configuration and its class's methods, and takes what is written on it."""
-
-    def __init__(self, cls: type, config: Any, spec: MRopeSpec) -> None:
-        self._cls = cls
-        self.config = config
-        # The omni families read it off the model.
-        self.spatial_merge_size = spec.spatial_merge_size
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr_static(self._cls, name)
-        return value.__get__(self, self._cls) if hasattr(value, "__get__") else value
 
 
 @contextmanager
@@ -98,7 +91,7 @@ def _copies(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _equal(expected: object, got: object) -> bool:
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
-        return False
+        return expected is got or (type(expected), expected) == (type(got), got)
     return expected.dtype == got.dtype and torch.equal(expected, got)
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
+from vecrope.integrations.after_import import AfterImport
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.refusals import Refusals
 from vecrope.integrations.vllm.features import MIN_GROUPS, has_many_groups
@@ -46,18 +44,13 @@ def register() -> None:
     The environment variable `VLLM_PLUGINS` turns plugins off: if it is set, vLLM loads those alone
     whose names it lists, separated by commas.
     """
-    if _finder in sys.meta_path:
-        return
-    sys.meta_path.insert(0, _finder)
-    for name in CLASSES:
-        if name in sys.modules:
-            _replace_methods(sys.modules[name])
+    if not _finder.is_watching:
+        _finder.start()
 
 
 def unregister() -> None:
     """Put vLLM's own methods back. Does nothing where `register` has done nothing."""
-    if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
+    _finder.stop()
     while _originals:
         owner, original = _originals.popitem()
         setattr(owner, _METHOD, original)
@@ -124,25 +117,4 @@ def _find(name: str, owner: type, module: ModuleType) -> Any:
     return functools.reduce(getattr, name.split("."), module)
 
 
-class _AfterImport(MetaPathFinder):
-    """Finds the modules of the classes as Python would, and lets `_replace_methods` follow."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname not in CLASSES:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            _replace_methods(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
-
-
-_finder = _AfterImport()
+_finder = AfterImport(CLASSES, _replace_methods)

@@ -34,6 +34,8 @@ def run(out, script, python, model, *options, path=(), **environment):
         # Threads of tiny operators wait for each other where cores are busy.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
+        # Some of SGLang's functions are compiled, which takes minutes.
+        "TORCHDYNAMO_DISABLE": "1",
         "VECROPE_CALLS": str(calls),
         "PYTHONPATH": os.pathsep.join(str(folder / each) for each in path),
         **environment,

@@ -4,29 +4,72 @@ import pytest
 
 from tests.engines.running import FAMILIES, HERE, needs_engines, run
 
-# Their pictures are numbered without the functions that vecrope replaces.
-WITHOUT_FUNCTIONS = ("qwen3_vl",)
+# Its pictures are numbered without the functions that vecrope replaces.
+PICTURES_ELSEWHERE = ("qwen3_vl",)
 
 
 @needs_engines
 @pytest.mark.parametrize("family", FAMILIES)
 def test_requests_get_the_same_answers(tmp_path, family):
-    found, log = run(
-        *(tmp_path / "seen.json", "sglang_run.py", "sglang", f"models-sglang/{family}"),
-        path=(HERE / "stubs",),
-    )
+    found, log, calls = seen(tmp_path, family)
+    check(found, family)
     assert "vecrope answers for SGLang's get_rope_index" in log
-    check_requests(found, family)
+    assert log.count("vecrope refuses a request") == 1
+    assert "Testing retraction. #retracted_reqs: 1" in log
+    assert "Prefill batch, #new-seq: 1, #new-token: 128," in log
+    # The scheduler, a process of its own, numbers what has no positions.
+    assert {call["child"] for call in calls} == {True, False}
 
 
-def check_requests(found, family):
+@needs_engines
+def test_the_scheduler_numbers_requests_without_positions(tmp_path):
+    found, _, calls = seen(tmp_path, "qwen2_vl")
+    without, log, calls_without = seen(tmp_path / "off", "qwen2_vl", SGLANG_PLUGINS="none")
+    assert any(call["child"] for call in calls)
+    assert not calls_without
+    assert "vecrope" not in log
+    assert found["missing"]["answers"] == without["missing"]["answers"]
+
+
+def seen(folder, family, **environment):
+    folder.mkdir(exist_ok=True)
+    return run(
+        *(folder / "seen.json", "sglang_run.py", "sglang", f"models-sglang/{family}"),
+        path=(HERE / "stubs",),
+        **environment,
+    )
+
+
+def check(found, family):
+    own = found["SGLang"]
+    num_media = len(found["names"]) - 1  # all but text
     assert found["by plugin"]
     assert len(found["replaced"]) == 4
-    own = found["SGLang"]["rows"]
-    assert sum(row[1] is not None for row in own) == len(own) - 1  # all but text
+    assert len(own["positions"]) == 2 * num_media
     for phase in ("vecrope", "refused"):
-        for name, ours, theirs in zip(found["names"], found[phase]["rows"], own, strict=True):
+        for name, ours, theirs in zip(
+            found["names"], found[phase]["answers"], own["answers"], strict=True
+        ):
             assert ours == theirs, (phase, name)
+        for kind in ("positions", "turns", "positions of turns"):
+            assert found[phase][kind] == own[kind], (phase, kind)
+        assert tokens(found[phase]["batch"]) == tokens(own["batch"]), phase
+    for phase in ("vecrope", "refused", "SGLang"):
+        assert found[phase]["cached"] >= 64, phase
+        assert found[phase]["inside"] > 0, phase
+    # What is refused is counted, once a prompt, and answered.
     assert found["vecrope"]["refusals"] == {}
-    refused = sum(found["refused"]["refusals"].values())
-    assert refused == (0 if family in WITHOUT_FUNCTIONS else len(own) - 1)
+    elsewhere = family in PICTURES_ELSEWHERE
+    asked = sum("clip" in name or name == "both" for name in found["names"])
+    num_refused = 2 * asked if elsewhere else 2 * num_media + 2
+    assert list(found["refused"]["refusals"].values()) == [num_refused]
+    # Equal tokens prove something: wrong positions change them.
+    wrong = found["wrong"]
+    for name, theirs, changed in zip(found["names"], own["answers"], wrong["answers"], strict=True):
+        assert (theirs == changed) == (name == "text") or name.startswith("drawn"), name
+    assert all(wrong[kind] != own[kind] for kind in ("batch", "turns"))
+
+
+def tokens(answers):
+    """Return the tokens alone: requests are batched as they arrive, and rounding depends on it."""
+    return [[token for token, _ in answer] for answer in answers]

@@ -88,6 +88,7 @@ class Prompts:
 
     def __init__(self, model):
         glm = "glm" in model
+        self.max_videos = 1 if glm else 3  # vLLM takes no more for GLM-4V
         self.picture = "<|begin_of_image|><|image|><|end_of_image|>"
         self.clip = "<|begin_of_video|><|video|><|end_of_video|>"
         if not glm:
@@ -142,7 +143,7 @@ class Prompts:
         text, images, videos = "", [], []
         for _ in range(self.rng.integers(1, 7)):
             kind = self.rng.integers(0, 4)
-            if kind == 0 and len(videos) < 3:
+            if kind == 0 and len(videos) < self.max_videos:
                 text += "#"
                 frames, *sides = (int(self.rng.integers(low, high)) for low, high in _VIDEO)
                 videos.append(self.video(frames, *sides, float(self.rng.choice(_FPS))))

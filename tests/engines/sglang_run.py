@@ -24,7 +24,6 @@ from vecrope.integrations import sglang as ours
 from vecrope.integrations.sglang import ernie45, glm4v, installing, qwen
 
 CHUNK = 128
-MODULES = (ernie45, glm4v, qwen)
 
 
 class Prompts:
@@ -203,7 +202,7 @@ def refuse_all():
     def refuse(*_, **__):
         raise ValueError("row 0: image 0 needs 4 tokens, got 2")
 
-    for module in MODULES:
+    for module in (ernie45, glm4v, qwen):
         module.rope_index_of_used = refuse
 
 

@@ -104,8 +104,8 @@ class Engine:
             disable_overlap_schedule=True,
         )
         self.given, self.phase = [], None
-        processor = self.engine.tokenizer_manager.mm_processor
-        process = processor.process_mm_data_async
+        self.processor = self.engine.tokenizer_manager.mm_processor
+        process = self.processor.process_mm_data_async
 
         async def remember(*arguments, **options):
             result = await process(*arguments, **options)
@@ -118,7 +118,7 @@ class Engine:
             self.given.append(result)
             return result
 
-        processor.process_mm_data_async = remember
+        self.processor.process_mm_data_async = remember
 
     def answer(self, prompts):
         """Return tokens and log-probabilities of each prompt, and how many tokens were cached."""
@@ -150,6 +150,13 @@ class Engine:
             taken.append(positions)
         self.given.clear()
         return taken
+
+    def number_stray(self):
+        """Return what the processor answers for a request with a placeholder beyond its images."""
+        result = self.given[0]
+        ids = [*result.input_ids, result.im_token_id]
+        positions, delta = self.processor.compute_mrope_positions(ids, result.mm_items)
+        return [positions.tolist(), delta.tolist()]
 
     def ends_inside(self):
         """Return in how many pictures a chunk ends, where no prefix is cached."""
@@ -183,6 +190,8 @@ def main(model, out):
         named = list(prompts.by_name.values())
         seen[phase] = {"answers": [engine.answer([prompt])[0][0] for prompt in named]}
         seen[phase]["inside"] = engine.ends_inside()
+        if phase in ("vecrope", "SGLang") and "glm" not in model:  # SGLang refuses that, too
+            seen[phase]["stray"] = engine.number_stray()
         engine.engine.flush_cache()
         seen[phase]["batch"] = engine.answer(named)[0]
         seen[phase]["positions"] = sorted(engine.take(), key=str)

@@ -23,7 +23,8 @@ def test_requests_get_the_same_answers(seen_of, family):
     found, log, _ = seen_of(family)
     check(found, family)
     assert "vecrope answers for SGLang's get_rope_index" in log
-    assert log.count("vecrope refuses a request") == 1
+    # Two kinds of faults, or one where there is no stray placeholder.
+    assert log.count("vecrope refuses a request") == 2 - (family == "glm4v")
     assert "Testing retraction. #retracted_reqs: 1" in log
     assert f"Prefill batch, #new-seq: 1, #new-token: {CHUNK}," in log
 
@@ -41,7 +42,7 @@ def test_the_scheduler_numbers_requests_without_positions(seen_of, tmp_path):
 
 def seen(folder, family, **environment):
     return run(
-        *(folder / "seen.json", "sglang_run.py", "sglang", f"models-sglang/{family}"),
+        *(folder / "seen.json", "sglang_run.py", "sglang", f"models/{family}"),
         path=(HERE / "stubs",),
         **environment,
     )
@@ -64,8 +65,9 @@ def check(found, family):
     for phase in ("vecrope", "refused", "SGLang"):
         assert found[phase]["cached"] >= 64, phase
         assert found[phase]["inside"] > 0, phase
-    # What is refused is counted, once a prompt, and answered.
-    assert found["vecrope"]["refusals"] == {}
+    # What is refused is counted, once a prompt, and answered: a stray placeholder, and all.
+    assert list(found["vecrope"]["refusals"].values()) == [1] * (family != "glm4v")
+    assert found["vecrope"].get("stray") == own.get("stray")
     elsewhere = family in PICTURES_ELSEWHERE
     asked = sum("clip" in name or name == "both" for name in found["names"])
     num_refused = 2 * asked if elsewhere else 2 * num_media + 2

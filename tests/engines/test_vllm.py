@@ -62,8 +62,8 @@ def check(found):
         assert found[phase]["inside"] > 0, phase
     assert found["vecrope"]["number"] == requests
     assert own["number"] == 0
-    # Few groups are left to vLLM. Here 24 pictures are many, and a long clip of frames.
-    assert 0 < found["rule"]["number"] < requests / 2
+    # Prompts of few groups are left to vLLM.
+    assert 0 < found["rule"]["number"] < requests
     # What is refused is counted, once a prompt, and answered.
     assert found["vecrope"]["refusals"] == {}
     assert list(found["refused"]["refusals"].values()) == [requests]

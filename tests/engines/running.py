@@ -43,6 +43,7 @@ def run(out, script, python, model, *options, path=(), **environment):
     command = [folder / python / "bin" / "python", HERE / script, folder / model, out, *options]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     log = done.stdout + done.stderr
+    out.with_suffix(".log").write_text(log)
     assert done.returncode == 0, log[-3000:]
     lines = calls.read_text().splitlines() if calls.exists() else []
     return json.loads(out.read_text()), log, [json.loads(line) for line in lines]

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
@@ -139,6 +140,11 @@ class Engine:
         ]
         return answers, sum(output["meta_info"]["cached_tokens"] for output in outputs)
 
+    def flush(self):
+        """Empty the cache of prefixes, which SGLang refuses while a request is not yet finished."""
+        while not self.engine.flush_cache().success:
+            time.sleep(0.1)
+
     def take(self):
         """Return the positions, delta and type of each request."""
         taken = []
@@ -186,13 +192,13 @@ def main(model, out):
         if phase == "refused":
             refuse_all()
         engine.phase = phase
-        engine.engine.flush_cache()
+        engine.flush()
         named = list(prompts.by_name.values())
         seen[phase] = {"answers": [engine.answer([prompt])[0][0] for prompt in named]}
         seen[phase]["inside"] = engine.ends_inside()
         if phase in ("vecrope", "SGLang") and "glm" not in model:  # SGLang refuses that, too
             seen[phase]["stray"] = engine.number_stray()
-        engine.engine.flush_cache()
+        engine.flush()
         seen[phase]["batch"] = engine.answer(named)[0]
         seen[phase]["positions"] = sorted(engine.take(), key=str)
         first, second = prompts.turns

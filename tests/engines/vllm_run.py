@@ -221,9 +221,9 @@ def phases(positions):
 
 
 def run_phase(llm, generate, prompts):
-    llm.reset_prefix_cache()
+    assert llm.reset_prefix_cache()
     seen = {"answers": [generate([prompt])[0] for prompt in prompts.by_name.values()]}
-    llm.reset_prefix_cache()
+    assert llm.reset_prefix_cache()
     seen["batch"] = generate(list(prompts.by_name.values()))
     first, second = prompts.turns
     seen["turns"] = generate([first])

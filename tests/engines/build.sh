@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds what the tests marked `engines` need: a vLLM and an SGLang that run on a CPU, each with
-# vecrope, and tiny models of random weights. Some 8 GB, and 15 minutes.
+# vecrope, and tiny models of random weights. Some 8 GB, and 15 minutes of two quiet cores.
+# pip must find torch's CPU build: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 # usage: tests/engines/build.sh FOLDER, then VECROPE_ENGINES=FOLDER pytest -m engines tests/engines
 set -euo pipefail
+export PIP_NO_COMPILE=1 # most of these files are never imported
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
 mkdir -p "$1" && cd "$1"
@@ -15,6 +17,7 @@ vllm/bin/pip install -q --no-deps "$project"
 vllm/bin/python "$here/cpu_torchvision.py"
 vllm/bin/pip download -q --no-deps -d wheels vllm==0.33.0
 mkdir -p vllm-0.33 && unzip -q -o wheels/vllm-0.33.0-*.whl -x '*.so' -d vllm-0.33
+rm -r wheels
 site=$(vllm/bin/python -c 'import importlib.util as u; print(*u.find_spec("vllm").submodule_search_locations)')
 overlay=$PWD/vllm-0.33/vllm
 (cd "$site" && find . -name '*.so' -exec cp --parents {} "$overlay" \;)
@@ -37,5 +40,4 @@ sglang/bin/python "$here/cpu_torchvision.py"
 
 for family in qwen2_vl qwen2_5_vl qwen3_vl glm4v; do
   vllm/bin/python "$here/tiny_checkpoint.py" "$family" "models/$family"
-  sglang/bin/python "$here/tiny_checkpoint.py" "$family" "models-sglang/$family"
 done

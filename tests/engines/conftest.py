@@ -1,3 +1,10 @@
-"""What stands for packages of the engines is no module to collect from."""
+"""What the engines' own environments run is no module to collect from."""
 
-collect_ignore = ["cpu_torchvision.py", "stubs"]
+collect_ignore = [
+    "cpu_torchvision.py",
+    "probe",
+    "sglang_run.py",
+    "stubs",
+    "tiny_checkpoint.py",
+    "vllm_run.py",
+]

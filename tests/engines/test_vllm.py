@@ -9,68 +9,66 @@ each_release = pytest.mark.parametrize("release", RELEASES)
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def seen(tmp_path, family, release, *options):
-    found, log = run(
-        *(tmp_path / "seen.json", "vllm_run.py", "vllm", f"models/{family}"),
-        *options,
-        path=RELEASES[release],
-    )
-    assert "vecrope numbers the prompts of " in log
-    return found
-
-
 @needs_engines
 @each_release
 @each_family
 def test_requests_get_the_same_answers(tmp_path, family, release):
-    check_requests(seen(tmp_path, family, release))
+    found, log, _ = seen(tmp_path, family, release)
+    check(found)
+    assert "vecrope numbers the prompts of " in log
+    assert log.count("vecrope refuses a request") == 1
 
 
 @needs_engines
-@each_release
-@each_family
-def test_chunks_cached_prefixes_and_preempted_requests_get_the_same_answers(
-    tmp_path, family, release
-):
-    check_small(seen(tmp_path, family, release, "small"))
+def test_an_engine_in_its_own_process_has_the_plugin(tmp_path):
+    found, log, calls = served(tmp_path)
+    assert "vecrope numbers the prompts of Qwen2VLForConditionalGeneration" in log
+    assert calls
+    assert all(call == {"function": "positions_of_groups", "child": True} for call in calls)
+
+    without, log, calls = served(tmp_path / "off", VLLM_PLUGINS="")
+    assert found["answers"] == without["answers"]
+    assert "vecrope numbers" not in log
+    assert not calls
 
 
-def check_requests(found):
-    names, own = found["names"], found["vLLM"]
-    assert own["number"] == 0
-    assert found["vecrope"]["number"] == len(names)
-    for phase in ("vecrope", "rule", "refused"):
-        for name, *pairs in zip(
-            names,
-            zip(found[phase]["answers"], own["answers"], strict=True),
-            zip(found[phase]["positions"], own["positions"], strict=True),
-            strict=True,
-        ):
-            assert all(ours == theirs for ours, theirs in pairs), (phase, name)
-    assert found["vecrope"]["batch"] == own["batch"]
-    # Few groups are left to vLLM. Here 24 pictures are many, and a long clip of frames.
-    assert 0 < found["rule"]["number"] < len(names) / 2
-    # What is refused was counted, once a prompt, and answered.
-    assert (
-        sum(found["refused"]["refusals"].values()) == 2 * len(names) or found["refused"]["number"]
+def served(folder, **environment):
+    return seen(folder, "qwen2_vl", "0.33", VLLM_ENABLE_V1_MULTIPROCESSING="1", **environment)
+
+
+def seen(folder, family, release, **environment):
+    folder.mkdir(exist_ok=True)
+    return run(
+        *(folder / "seen.json", "vllm_run.py", "vllm", f"models/{family}"),
+        path=RELEASES[release],
+        **environment,
     )
+
+
+def check(found):
+    own = found["vLLM"]
+    requests = len(own["positions"])
+    assert requests == 2 * len(found["names"]) + 6
+    for phase in ("vecrope", "rule", "refused"):
+        for name, ours, theirs in zip(
+            found["names"], found[phase]["answers"], own["answers"], strict=True
+        ):
+            assert ours == theirs, (phase, name)
+        for kind in ("positions", "batch", "turns", "preempted"):
+            assert found[phase][kind] == own[kind], (phase, kind)
+    for phase in ("vecrope", "refused", "vLLM"):
+        assert found[phase]["cached"] >= 64, phase
+        assert found[phase]["preemptions"] > 0, phase
+        assert found[phase]["inside"] > 0, phase
+    assert found["vecrope"]["number"] == requests
+    assert own["number"] == 0
+    # Prompts of few groups are left to vLLM.
+    assert 0 < found["rule"]["number"] < requests
+    # What is refused is counted, once a prompt, and answered.
+    assert found["vecrope"]["refusals"] == {}
+    assert list(found["refused"]["refusals"].values()) == [requests]
     # Equal tokens prove something: wrong positions change them.
     wrong = found["wrong"]
-    changed = [
-        name
-        for name, ours, theirs in zip(names, wrong["answers"], own["answers"], strict=True)
-        if ours != theirs
-    ]
-    assert "text" not in changed
-    assert {"two pictures", "24 pictures", "both"} <= set(changed)
-
-
-def check_small(found):
-    own = found["vLLM"]
-    for phase in ("vecrope", "rule", "refused"):
-        assert found[phase]["answers"] == own["answers"], phase
-        assert found[phase]["positions"] == own["positions"], phase
-    assert found["vecrope"]["number"] == len(own["answers"])
-    assert found["vecrope"]["cached"] > 0
-    assert found["vecrope"]["preemptions"] > 0
-    assert found["wrong"]["answers"] != own["answers"]
+    for name, theirs, changed in zip(found["names"], own["answers"], wrong["answers"], strict=True):
+        assert (theirs == changed) == (name == "text") or name.startswith("drawn"), name
+    assert all(wrong[kind] != own[kind] for kind in ("batch", "turns", "preempted"))

@@ -1,8 +1,10 @@
 """Runs requests in a real vLLM, with the plugin and without, and writes what it saw as JSON.
 
-`python vllm_run.py MODEL OUT.json [small]`, in an environment that has vLLM and vecrope. The engine
-runs in this process. `small` gives it a cache of prefixes, steps of few tokens, so that a chunk of
-a prompt ends inside a picture, and too little memory for all requests, so that it preempts some.
+`python vllm_run.py MODEL OUT.json`, in an environment that has vLLM and vecrope. The engine runs in
+this process. It has a cache of prefixes, steps of few tokens, so that chunks of prompts end inside
+pictures, and too little memory for some requests at once, so that it preempts. Where
+`VLLM_ENABLE_V1_MULTIPROCESSING` is 1 it runs in a process of its own, as by default, and all is
+left to the plugin.
 """
 
 import json
@@ -18,8 +20,11 @@ from PIL import Image
 
 from vecrope.integrations.vllm import features, models, plugin
 
+SERVED = os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
 NUM_DRAWN = 6
-CHUNK = 48
+# Of the engine, in tokens: its memory holds the longest prompt and hardly more.
+BLOCK, MAX_LEN, CHUNK = 32, 768, 128
+HITS, PREEMPTIONS = "vllm:prefix_cache_hits", "vllm:num_preemptions"
 
 
 class Positions:
@@ -49,6 +54,27 @@ class Positions:
         return given, number
 
 
+class Chunks:
+    """Counts the steps that end inside a picture of a prompt."""
+
+    def __init__(self):
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        self.inside = 0
+        update = Scheduler._update_after_schedule
+
+        def count(scheduler, output):
+            update(scheduler, output)
+            for request_id in output.num_scheduled_tokens:
+                request = scheduler.requests[request_id]
+                for feature in request.mm_features:
+                    start = feature.mm_position.offset
+                    end = start + feature.mm_position.length
+                    self.inside += start < request.num_computed_tokens < end
+
+        Scheduler._update_after_schedule = count
+
+
 def wrong(num_tokens, _):
     return torch.arange(num_tokens).repeat(3, 1), 0
 
@@ -62,12 +88,27 @@ class Prompts:
 
     def __init__(self, model):
         glm = "glm" in model
+        self.max_videos = 1 if glm else 3  # vLLM takes no more for GLM-4V
         self.picture = "<|begin_of_image|><|image|><|end_of_image|>"
         self.clip = "<|begin_of_video|><|video|><|end_of_video|>"
         if not glm:
             self.picture = "<|vision_start|><|image_pad|><|vision_end|>"
             self.clip = "<|vision_start|><|video_pad|><|vision_end|>"
+        sizes = json.loads((Path(model) / "preprocessor_config.json").read_text())
+        self.unit = sizes["patch_size"] * sizes["merge_size"]
         self.rng = np.random.default_rng(0)
+        self.by_name = self.named()
+        # The second turn of a conversation has one more picture.
+        picture, other = self.whole_image(8, 6), self.whole_image(5, 4)
+        start = "u" * 20 + "look @ now"
+        self.turns = self.make(start, [picture]), self.make(start + " @ too", [picture, other])
+        # While their answers grow, the memory becomes too small: six blocks each become seven.
+        text = "g" * (6 * BLOCK - 4 - 2 - 20)
+        self.growing = [self.make(f"@{text}", [self.whole_image(5, 4)]) for _ in range(4)]
+
+    def whole_image(self, width, height):
+        """Return an image of so many tokens a side."""
+        return self.image(width * self.unit, height * self.unit)
 
     def image(self, width, height):
         pixels = self.rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
@@ -84,7 +125,7 @@ class Prompts:
         media = {"image": list(images), "video": list(videos)}
         return {"prompt": text, "multi_modal_data": {k: v for k, v in media.items() if v}}
 
-    def by_name(self):
+    def named(self):
         small, large = self.image(112, 84), self.image(224, 168)
         many = [self.image(60 + 4 * at, 120 - 2 * at) for at in range(24)]
         return {
@@ -102,7 +143,7 @@ class Prompts:
         text, images, videos = "", [], []
         for _ in range(self.rng.integers(1, 7)):
             kind = self.rng.integers(0, 4)
-            if kind == 0 and len(videos) < 3:
+            if kind == 0 and len(videos) < self.max_videos:
                 text += "#"
                 frames, *sides = (int(self.rng.integers(low, high)) for low, high in _VIDEO)
                 videos.append(self.video(frames, *sides, float(self.rng.choice(_FPS))))
@@ -118,27 +159,25 @@ _VIDEO = ((1, 13), (30, 200), (30, 200))
 _FPS = (0.5, 1, 2, 3, 7.5, 24)
 
 
-def main(model, out, small):
+def main(model, out):
     from vllm import LLM, SamplingParams
 
-    options = {"max_num_batched_tokens": 4096, "enable_prefix_caching": False}
-    if small:
-        options = {"max_num_batched_tokens": CHUNK, "enable_prefix_caching": True}
-        options |= {"num_gpu_blocks_override": 14, "block_size": 32, "enable_chunked_prefill": True}
     llm = LLM(
         model=model,
         enforce_eager=True,
-        max_model_len=400 if small else 4096,
         dtype="float32",
+        max_model_len=MAX_LEN,
         max_num_seqs=4,
+        max_num_batched_tokens=CHUNK,
+        block_size=BLOCK,
+        num_gpu_blocks_override=MAX_LEN // BLOCK + 2,
+        enable_prefix_caching=True,
         limit_mm_per_prompt={"image": 32, "video": 4},
         mm_processor_cache_gb=0,
         seed=0,
         disable_log_stats=False,
-        distributed_executor_backend="uni",
-        **options,
+        distributed_executor_backend=None if SERVED else "uni",
     )
-    positions = Positions()
     sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=1)
 
     def generate(prompts):
@@ -150,9 +189,18 @@ def main(model, out, small):
         return answers
 
     prompts = Prompts(model)
-    run = run_small if small else run_plain
-    seen = {"replaced": sorted(owner.__name__ for owner in plugin._originals)}
-    seen |= run(llm, generate, positions, prompts)
+    seen = {"names": list(prompts.by_name)}
+    if SERVED:
+        seen["answers"] = generate(list(prompts.by_name.values()))
+    else:
+        seen["replaced"] = sorted(owner.__name__ for owner in plugin._originals)
+        positions, chunks = Positions(), Chunks()
+        for phase in phases(positions):
+            chunks.inside, before = 0, metric(llm, PREEMPTIONS)
+            seen[phase] = run_phase(llm, generate, prompts)
+            seen[phase]["positions"], seen[phase]["number"] = positions.take()
+            seen[phase]["preemptions"] = metric(llm, PREEMPTIONS) - before
+            seen[phase] |= {"inside": chunks.inside, "refusals": plugin.refusals()}
     Path(out).write_text(json.dumps(seen))
 
 
@@ -172,36 +220,17 @@ def phases(positions):
     plugin.register()
 
 
-def run_plain(_, generate, positions, prompts):
-    named = prompts.by_name()
-    seen = {"names": list(named)}
-    for phase in phases(positions):
-        answers = [generate([prompt])[0] for prompt in named.values()]
-        given, number = positions.take()
-        batch = []
-        if phase in ("vecrope", "vLLM"):
-            batch = generate(list(named.values()))
-            positions.take()
-        seen[phase] = {"answers": answers, "batch": batch, "positions": given, "number": number}
-        seen[phase]["refusals"] = plugin.refusals()
-    return seen
-
-
-def run_small(llm, generate, positions, prompts):
-    picture, other = prompts.image(168, 224), prompts.image(112, 140)
-    first = prompts.make("u" * 20 + "look @ now", [picture])
-    second = prompts.make("u" * 20 + "look @ now, and then @ too", [picture, other])
-    others = [prompts.make(f"{at}" * 60 + "@", [prompts.image(140, 168)]) for at in range(4)]
-    seen = {}
-    for phase in phases(positions):
-        llm.reset_prefix_cache()
-        answers = generate([first]) + generate([second])
-        cached = metric(llm, "vllm:prefix_cache_hits")
-        answers += generate(others)
-        given, number = positions.take()
-        seen[phase] = {"answers": answers, "positions": given, "number": number}
-        seen[phase] |= {"preemptions": metric(llm, "vllm:num_preemptions"), "cached": cached}
-        seen[phase]["refusals"] = plugin.refusals()
+def run_phase(llm, generate, prompts):
+    assert llm.reset_prefix_cache()
+    seen = {"answers": [generate([prompt])[0] for prompt in prompts.by_name.values()]}
+    assert llm.reset_prefix_cache()
+    seen["batch"] = generate(list(prompts.by_name.values()))
+    first, second = prompts.turns
+    seen["turns"] = generate([first])
+    before = metric(llm, HITS)
+    seen["turns"] += generate([second])
+    seen["cached"] = metric(llm, HITS) - before
+    seen["preempted"] = generate(prompts.growing)
     return seen
 
 
@@ -210,4 +239,4 @@ def metric(llm, name):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3:] == ["small"])
+    main(*sys.argv[1:3])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
+from vecrope.collate.alike import check_masks
 from vecrope.collate.boundaries import count_up, flash_attention_arguments, sequence_index
 from vecrope.collate.join import (
     Extra,
@@ -21,7 +22,8 @@ from vecrope.collate.join import (
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
-from vecrope.collate.samples import Sample, read_samples
+from vecrope.collate.read import read_samples
+from vecrope.collate.samples import Sample
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
@@ -154,6 +156,8 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
+    check_masks(read, packed=packed)
+    media = join_media(read)
     dummy = None
     if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
         (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
@@ -163,7 +167,9 @@ def collate(
             text_positions = spec.model_type not in fields.NO_TEXT_ROW
         if return_seq_idx is None:
             return_seq_idx = spec.model_type in fields.LINEAR_ATTENTION
-        batch = _packed(read, dummy, spec, pad_token_id, multiple, own_multiple, text_positions)
+        batch = _packed(
+            read, dummy, media, spec, pad_token_id, multiple, own_multiple, text_positions
+        )
         lengths = batch.pop("lengths")
         if return_flash_attn_kwargs:
             batch.update(flash_attention_arguments(lengths))
@@ -176,13 +182,14 @@ def collate(
             batch["cu_seqlens_q_padded"] = bounds
             batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
     else:
-        batch = _padded(read, dummy, spec, pad_token_id, multiple, padding_side, text_positions)
+        batch = _padded(
+            read, dummy, media, spec, pad_token_id, multiple, padding_side, text_positions
+        )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    shown = read if dummy is None else [*read, dummy]
-    batch.update(join_media(shown))
+    batch.update(media if dummy is None else join_media([*read, dummy]))
     if "images_per_sample" in spec.arguments:
-        batch["images_per_sample"] = torch.tensor([sample.count("image") for sample in read])
+        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in read])
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
@@ -190,6 +197,7 @@ def collate(
 def _packed(
     read: Sequence[Sample],
     dummy: Sample | None,
+    media: Mapping[str, Any],
     spec: MRopeSpec,
     pad_token_id: int,
     multiple: int,
@@ -197,28 +205,27 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
-    for index, sample in enumerate(read):
-        mask = sample.tokens.get("attention_mask")
-        if mask is not None and not bool(mask.all()):
-            raise ValueError(
-                f"attention_mask of sample {index} must be 1 at every token to be packed: leave "
-                "padding out of the sample"
-            )
-    positions, deltas = number_packed(read, spec)
-    parts = list(torch.split(positions, [len(sample) for sample in read], 2))
-    shown = list(read)
-    if dummy is not None:
-        shown.append(dummy)
-        parts.append(number_packed([dummy], spec)[0])
+    shown = read if dummy is None else [*read, dummy]
     lengths = [len(sample) + -len(sample) % own_multiple for sample in shown]
     room = -sum(lengths) % multiple
 
     batch: dict[str, Any] = {}
+    flat: dict[str, Tensor] = {}  # of the samples alone
+    num_tokens = sum(map(len, read))
     for name in read[0].tokens:
         if name != "attention_mask":
             rows = [sample.tokens[name] for sample in shown]
             value = fields.TOKEN_PADDING.get(name, pad_token_id)
-            batch[name] = pack_rows(rows, value, lengths, room)[None]
+            packed = pack_rows(rows, value, lengths, room)
+            batch[name] = packed[None]
+            if name in ("input_ids", "mm_token_type_ids"):
+                apart = own_multiple > 1
+                flat[name] = torch.cat(rows[: len(read)]) if apart else packed[:num_tokens]
+    positions, deltas = number_packed(read, spec, flat, media)
+    parts = list(torch.split(positions, [len(sample) for sample in read], 2))
+    if dummy is not None:
+        alone = {"input_ids": dummy.tokens["input_ids"]}
+        parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
     if room:
         lengths.append(room)
     if "labels" in batch:
@@ -236,6 +243,7 @@ def _packed(
 def _padded(
     read: Sequence[Sample],
     dummy: Sample | None,
+    media: Mapping[str, Any],
     spec: MRopeSpec,
     pad_token_id: int,
     multiple: int,
@@ -254,7 +262,7 @@ def _padded(
         ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
         batch[name] = pad_rows(rows, value, side, multiple, last, behind)
-    positions, deltas = number_padded(read, spec, batch, side, behind)
+    positions, deltas = number_padded(read, spec, batch, media, side, behind)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)

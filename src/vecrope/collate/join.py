@@ -34,12 +34,14 @@ def pad_rows(
 
 def pack_rows(rows: Sequence[Tensor], value: int, lengths: Sequence[int], room: int) -> Tensor:
     """Return (..., T) rows as (..., N), each padded to its length, and `room` columns behind."""
-    packed = rows[0].new_full((*rows[0].shape[:-1], sum(lengths) + room), value)
-    start = 0
+    pieces = []
     for row, length in zip(rows, lengths, strict=True):
-        packed[..., start : start + row.shape[-1]] = row
-        start += length
-    return packed
+        pieces.append(row)
+        if length > row.shape[-1]:
+            pieces.append(row.new_full((*row.shape[:-1], length - row.shape[-1]), value))
+    if room:
+        pieces.append(rows[0].new_full((*rows[0].shape[:-1], room), value))
+    return torch.cat(pieces, -1)
 
 
 def join_media(samples: Sequence[Sample]) -> dict[str, Any]:

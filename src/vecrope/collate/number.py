@@ -1,14 +1,15 @@
 """The positions of every sample, none of which sees another's media.
 
-Where the placeholders of each sample are as many as its own grids ask for, images and videos each
-for themselves, no grid of the joined batch can go to another sample, and the batch is numbered in
-one call. Where that cannot be told by counting ids or types, each sample is numbered alone.
+Where the placeholders of each sample are as many as its own media ask for, images, videos and audio
+each for themselves, nothing of the joined batch can go to another sample, and the batch is numbered
+in one call. Where that cannot be told by counting ids or types, each sample is numbered alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, islice, pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate import fields
-from vecrope.collate.join import PaddingSide, join_seconds
+from vecrope.collate.join import PaddingSide
 from vecrope.collate.samples import Sample
+from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
@@ -29,12 +32,19 @@ def number_padded(
     samples: Sequence[Sample],
     spec: MRopeSpec,
     batch: Mapping[str, Tensor],
+    media: Mapping[str, Any],
     side: PaddingSide,
     behind: int,
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
 
-    Rows that are padded on the left have `behind` columns of padding on the right.
+    Args:
+        samples: as they were read.
+        spec: the family's rules.
+        batch: their tokens, (B, T) each.
+        media: of all samples, joined.
+        side: of the padding.
+        behind: columns of padding on the right of rows that are padded on the left.
     """
     if samples[0].numbered is not None:
         return _place_numbered(samples, spec, batch["input_ids"].shape[1], side, behind)
@@ -49,28 +59,33 @@ def number_padded(
                 if name == "attention_mask" or getattr(row, name) is not None
             }
             rows.append(row._replace(**padded))
-        answers = _one_by_one(rows, spec)
+        answers = [_one(index, row, spec) for index, row in enumerate(rows)]
         return torch.cat([one for one, _ in answers], 1), torch.cat([one for _, one in answers])
-    _check_counts(samples, spec)
-    tokens: dict[str, Any] = {name: batch[name] for name in names if name in batch}
-    return _together(_joined_media(samples, spec)._replace(**tokens), samples, spec)
+    joined = _joined(samples, spec, {name: batch[name] for name in names if name in batch}, media)
+    return _together(joined, samples, spec)
 
 
-def number_packed(samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other."""
+def number_packed(
+    samples: Sequence[Sample],
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other.
+
+    Args:
+        samples: as they were read.
+        spec: the family's rules.
+        tokens: their ids, and types if given, (N,) each.
+        media: of all samples, joined.
+    """
     numbered = [sample.numbered for sample in samples if sample.numbered is not None]
     if not numbered and not _told_by_counts(samples, spec):
-        numbered = _one_by_one([sample.inputs(spec) for sample in samples], spec)
+        numbered = [_one(index, sample.inputs(spec), spec) for index, sample in enumerate(samples)]
     if numbered:
         return torch.cat([one for one, _ in numbered], 2), torch.cat([one for _, one in numbered])
-    _check_counts(samples, spec)
-    tokens: dict[str, Any] = {
-        name: torch.cat([sample.tokens[name] for sample in samples])
-        for name in ("input_ids", "mm_token_type_ids")
-        if name in samples[0].tokens
-    }
-    bounds = torch.tensor([0, *map(len, samples)]).cumsum(0)
-    joined = _joined_media(samples, spec)._replace(**tokens, cu_seqlens=bounds)
+    bounds = torch.tensor([*accumulate(map(len, samples), initial=0)])
+    joined = _joined(samples, spec, {**tokens, "cu_seqlens": bounds}, media)
     positions, deltas = _together(joined, samples, spec)
     return positions[:, None], deltas
 
@@ -86,36 +101,100 @@ def check_alone(sample: Sample, spec: MRopeSpec) -> None:
 
 
 def _told_by_counts(samples: Sequence[Sample], spec: MRopeSpec) -> bool:
-    """Say whether counting ids or types tells images from videos."""
+    """Say whether counting ids or types tells images, videos and audio apart."""
     if spec.own_rule is not None:
-        return False
+        return isinstance(spec.own_rule, OmniRule)
     if spec.marker_rule not in ("last", "count") or "mm_token_type_ids" in samples[0].tokens:
         return True
-    return not all(any(sample.count(kind) for sample in samples) for kind in fields.GRIDS)
+    return not all(any(sample.counts[kind] for sample in samples) for kind in fields.GRIDS)
 
 
-def _check_counts(samples: Sequence[Sample], spec: MRopeSpec) -> None:
-    """Check that the placeholders of each sample are as many as its own grids describe."""
-    by_types = "mm_token_type_ids" in samples[0].tokens
-    ids = {"image": spec.image_token_id, "video": spec.video_token_id}
-    if spec.marker_rule in ("last", "count"):
-        ids["video"] = spec.image_token_id
-    for kind, name in fields.GRIDS.items():
-        grids = [sample.media[name] for sample in samples if name in sample.media]
-        if not grids:
-            continue
-        patches = iter(torch.cat(grids).prod(1, dtype=torch.int64).tolist())
-        merged = spec.spatial_merge_size**2 * (spec.temporal_merge_size if kind == "video" else 1)
-        wanted = _TYPES[kind] if by_types else ids[kind]
+def _joined(
+    samples: Sequence[Sample],
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+) -> Inputs:
+    """Return the arguments that number all samples at once."""
+    omni = isinstance(spec.own_rule, OmniRule)
+    seconds = next((media[name] for name in fields.SECONDS if name in media), None)
+    given = {name: tokens[name] for name in tokens if name != "mm_token_type_ids" or not omni}
+    joined = Inputs(
+        **given,
+        image_grid_thw=media.get("image_grid_thw"),
+        video_grid_thw=media.get("video_grid_thw"),
+        second_per_grid_ts=seconds if "second_per_grid_ts" in spec.arguments else None,
+    )
+    if not omni:
+        return joined
+    lengths = [sample.audio_lengths() for sample in samples]
+    given_lengths = [own for own in lengths if own is not None]
+    sound = [flag for sample in samples for flag in sample.sound]
+    return joined._replace(
+        audio_seqlens=torch.cat(given_lengths) if given_lengths else None,
+        use_audio_in_video=sound if any(sound) else False,
+    )
+
+
+def _check_counts(joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec) -> None:
+    """Check that the placeholders of each sample are as many as its own media describe."""
+    types = joined.mm_token_type_ids
+    values = (joined.input_ids if types is None else types).flatten()
+    if joined.cu_seqlens is None:
+        bounds = [*range(0, len(values) + 1, joined.input_ids.shape[1])]
+    else:
+        bounds = joined.cu_seqlens.tolist()
+    kept = None
+    if joined.attention_mask is not None and spec.mask_rule == "skip":
+        kept = joined.attention_mask.flatten().bool()
+    for kind, (token_id, sizes) in _media_tokens(joined, spec).items():
+        code = token_id if types is None else _TYPES[kind]
+        found = [0] * len(samples) if code is None else _count(values, code, kept, bounds)
+        items = iter(sizes)
         for index, sample in enumerate(samples):
-            tokens = sample.tokens["mm_token_type_ids" if by_types else "input_ids"]
-            found = torch.zeros_like(tokens).bool() if wanted is None else tokens.eq(wanted)
-            mask = sample.tokens.get("attention_mask")
-            if mask is not None and spec.mask_rule == "skip":
-                found &= mask.bool()
-            expected = sum(next(patches) for _ in range(sample.count(kind))) // merged
-            if int(found.sum()) != expected:
+            expected = sum(islice(items, sample.counts[kind]))
+            if found[index] != expected:
                 _number_alone(index, sample, spec)
+                raise ValueError(
+                    f"sample {index} must have {expected} {kind} tokens, as its own "
+                    f"{fields.GRIDS.get(kind, 'audio')} says, got {found[index]}"
+                )
+
+
+def _media_tokens(joined: Inputs, spec: MRopeSpec) -> dict[str, tuple[int | None, list[int]]]:
+    """Return for each kind that the batch has its token, and the tokens of each medium."""
+    by_marker = spec.marker_rule in ("last", "count")
+    token_ids = {
+        "image": spec.image_token_id,
+        "video": spec.image_token_id if by_marker else spec.video_token_id,
+    }
+    merged = dict.fromkeys(token_ids, spec.spatial_merge_size ** 2)
+    merged["video"] *= spec.temporal_merge_size
+    found: dict[str, tuple[int | None, list[int]]] = {}
+    for kind, name in fields.GRIDS.items():
+        grids = getattr(joined, name)
+        if grids is not None:
+            patches = grids.prod(1, dtype=torch.int64).tolist()
+            found[kind] = token_ids[kind], [number // merged[kind] for number in patches]
+    if joined.audio_seqlens is not None:
+        assert isinstance(spec.own_rule, OmniRule)
+        lengths = joined.audio_seqlens.to(torch.int64)
+        sizes = audio_tokens(lengths, spec.own_rule.n_window).clamp(min=0)
+        found["audio"] = spec.own_rule.audio_token_id, sizes.tolist()
+    return found
+
+
+def _count(values: Tensor, code: int, kept: Tensor | None, bounds: Sequence[int]) -> list[int]:
+    """Return how many of (N,) values between two bounds each are a code, at tokens that are kept.
+
+    Bytes are counted, which takes a fraction of the time of sums.
+    """
+    flags = bytearray(len(values))
+    found = torch.frombuffer(flags, dtype=torch.bool)
+    torch.eq(values, code, out=found)
+    if kept is not None:
+        found &= kept
+    return [flags.count(1, start, stop) for start, stop in pairwise(bounds)]
 
 
 def _number_alone(index: int, sample: Sample, spec: MRopeSpec) -> None:
@@ -129,26 +208,13 @@ def _with_mask(sample: Sample, spec: MRopeSpec) -> Inputs:
 
 
 def _together(joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    _check_counts(joined, samples, spec)
     try:
         return rope_index_of(joined, spec)
     except (TypeError, ValueError):
         for index, sample in enumerate(samples):
             _number_alone(index, sample, spec)
         raise
-
-
-def _one_by_one(rows: Sequence[Inputs], spec: MRopeSpec) -> list[tuple[Tensor, Tensor]]:
-    """Number rows alone, as the upstream numbers each of them in a batch of all."""
-    if any(row.image_grid_thw is not None or row.video_grid_thw is not None for row in rows):
-        # Of a batch without any grid the omni models take another path.
-        none = torch.empty((0, 3), dtype=torch.int64)
-        rows = [
-            row._replace(image_grid_thw=none)
-            if row.image_grid_thw is None and row.video_grid_thw is None
-            else row
-            for row in rows
-        ]
-    return [_one(index, row, spec) for index, row in enumerate(rows)]
 
 
 def _one(index: int, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
@@ -164,21 +230,6 @@ def _raise_of_sample(index: int, error: Exception) -> NoReturn:
     if not message.startswith("sample "):
         message = f"sample {index}: {message}"
     raise type(error)(message) from error
-
-
-def _joined_media(samples: Sequence[Sample], spec: MRopeSpec) -> Inputs:
-    """Return the grids and seconds of all samples, for the shared rule."""
-    grids: dict[str, Any] = {
-        name: torch.cat([sample.media[name] for sample in samples if name in sample.media])
-        for name in fields.GRIDS.values()
-        if any(name in sample.media for sample in samples)
-    }
-    seconds = [sample.seconds() for sample in samples]
-    seconds = [value for value in seconds if value is not None]
-    together = None
-    if seconds and "second_per_grid_ts" in spec.arguments:
-        together = join_seconds(seconds)
-    return Inputs(torch.empty(0), **grids, second_per_grid_ts=together)
 
 
 def _place_numbered(

@@ -12,7 +12,8 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.number import check_alone
-from vecrope.collate.samples import Sample, read_sample
+from vecrope.collate.read import read_sample
+from vecrope.collate.samples import Sample
 from vecrope.collate.spans import find_spans
 from vecrope.spec import MRopeSpec
 
@@ -80,7 +81,7 @@ def truncate(
     check_alone(read, spec)
     length = len(read)
     keep = range(length)
-    kept = {kind: list(range(read.count(kind))) for kind in ("image", "video", "audio")}
+    kept = {kind: list(range(read.counts[kind])) for kind in ("image", "video", "audio")}
     if length > max_length:
         cut = max_length if side == "right" else length - max_length
         spans = find_spans(read, spec, start_token_ids, end_token_ids)
@@ -99,9 +100,9 @@ def truncate(
         }
     dropped = Dropped(
         tokens=length - len(keep),
-        images=read.count("image") - len(kept["image"]),
-        videos=read.count("video") - len(kept["video"]),
-        audios=read.count("audio") - len(kept["audio"]),
+        images=read.counts["image"] - len(kept["image"]),
+        videos=read.counts["video"] - len(kept["video"]),
+        audios=read.counts["audio"] - len(kept["audio"]),
         no_label_left="labels" in read.tokens
         and bool((read.tokens["labels"][keep.start + 1 : keep.stop] == fields.IGNORED_LABEL).all()),
     )
@@ -123,8 +124,8 @@ def _taken(
         part = value if whole else _part(name, value, sample, kept)
         if len(part):
             taken[name] = part
-    if sample.sound:
-        taken["use_audio_in_video"] = bool(kept["video"])
+    if any(sample.sound):
+        taken["use_audio_in_video"] = [sample.sound[at] for at in kept["video"]]
     if whole and sample.numbered is not None:
         taken["position_ids"], taken["rope_deltas"] = sample.numbered
     return {**taken, **sample.extra}

@@ -55,13 +55,18 @@ def check_alike(samples: Sequence[Sample]) -> None:
 
 
 def check_masks(samples: Sequence[Sample], *, packed: bool) -> None:
-    """Check that masks hold 0 or 1, and where samples are packed, that they mask nothing."""
+    """Check that masks hold 0 or 1, and where samples are packed, that they mask nothing.
+
+    Masks that mask nothing are dropped.
+    """
     masks = [sample.tokens.get("attention_mask") for sample in samples]
     given = [mask for mask in masks if mask is not None]
     if not given:
         return
     low, high = (int(value) for value in torch.cat(given).aminmax())
-    if low >= packed and high <= 1:
+    if low == high == 1:
+        for sample in samples:
+            sample.tokens.pop("attention_mask", None)
         return
     for index, mask in enumerate(masks):
         if mask is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import sub
 from typing import Any, get_args
 
 import torch
@@ -11,14 +12,18 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_masks
-from vecrope.collate.boundaries import count_up, flash_attention_arguments, sequence_index
+from vecrope.collate.boundaries import (
+    bounds_of,
+    flash_attention_arguments,
+    sequence_index,
+    text_row_in_front,
+)
 from vecrope.collate.join import (
     Extra,
     PaddingSide,
     join_extra,
     join_media,
-    pack_rows,
-    pad_rows,
+    join_rows,
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
@@ -178,8 +183,7 @@ def collate(
         if return_use_cache:
             batch["use_cache"] = False
         if pad_sequences_to_multiple_of is not None:
-            bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-            batch["cu_seqlens_q_padded"] = bounds
+            batch["cu_seqlens_q_padded"] = bounds_of(lengths)
             batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
     else:
         batch = _padded(
@@ -206,38 +210,41 @@ def _packed(
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
     shown = read if dummy is None else [*read, dummy]
-    lengths = [len(sample) + -len(sample) % own_multiple for sample in shown]
+    own = [*map(len, shown)]
+    lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
-
-    batch: dict[str, Any] = {}
-    flat: dict[str, Tensor] = {}  # of the samples alone
-    num_tokens = sum(map(len, read))
+    before, after = [0] * len(own), [*map(sub, lengths, own)]
+    after[-1] += room
+    joined: dict[str, Tensor] = {}
     for name in read[0].tokens:
         if name != "attention_mask":
             rows = [sample.tokens[name] for sample in shown]
-            value = fields.TOKEN_PADDING.get(name, pad_token_id)
-            packed = pack_rows(rows, value, lengths, room)
-            batch[name] = packed[None]
-            if name in ("input_ids", "mm_token_type_ids"):
-                apart = own_multiple > 1
-                flat[name] = torch.cat(rows[: len(read)]) if apart else packed[:num_tokens]
+            joined[name] = join_rows(
+                rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
+            )
+    num_tokens = sum(map(len, read))
+    flat = {
+        name: joined[name][:num_tokens]
+        if own_multiple == 1
+        else torch.cat([sample.tokens[name] for sample in read])
+        for name in ("input_ids", "mm_token_type_ids")
+        if name in joined
+    }
     positions, deltas = number_packed(read, spec, flat, media)
-    parts = list(torch.split(positions, [len(sample) for sample in read], 2))
-    if dummy is not None:
-        alone = {"input_ids": dummy.tokens["input_ids"]}
-        parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
+    if any(after) or dummy is not None:
+        parts = list(torch.split(positions, own[: len(read)], 2))
+        if dummy is not None:
+            alone = {"input_ids": dummy.tokens["input_ids"]}
+            parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
+        positions = join_rows(parts, spec.padding_value, before, after)
     if room:
         lengths.append(room)
-    if "labels" in batch:
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-        batch["labels"][0, starts] = fields.IGNORED_LABEL
-    if sum(lengths) != positions.shape[2]:
-        positions = pack_rows(parts, spec.padding_value, lengths[: len(parts)], room)
-    batch["position_ids"] = positions
     if text_positions:
-        text = count_up(lengths).to(positions.dtype)
-        batch["position_ids"] = torch.cat((text[None], positions))
-    return {**batch, "rope_deltas": deltas, "lengths": lengths}
+        positions = text_row_in_front(positions, lengths)
+    batch: dict[str, Any] = {name: row[None] for name, row in joined.items()}
+    if "labels" in batch:
+        batch["labels"][0, bounds_of(lengths)[:-1]] = fields.IGNORED_LABEL
+    return {**batch, "position_ids": positions, "rope_deltas": deltas, "lengths": lengths}
 
 
 def _padded(
@@ -251,24 +258,25 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    last, behind = len(read[-1]), 0 if dummy is None else len(dummy)
+    own, behind = [*map(len, read)], 0 if dummy is None else len(dummy)
+    width = max(own) + behind if side == "left" else max(*own, own[-1] + behind)
+    width += -width % multiple
+    after = [behind if side == "left" else width - length for length in own]
+    before = [width - length - right for length, right in zip(own, after, strict=True)]
     batch: dict[str, Any] = {}
+    ones = torch.ones(max(own), dtype=torch.int64)
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
-        rows = [
-            sample.tokens[name]
-            if name in sample.tokens
-            else torch.ones_like(sample.tokens["input_ids"])
-            for sample in read
-        ]
+        # The mask alone may be of some samples only.
+        rows = [sample.tokens.get(name, ones[: len(sample)]) for sample in read]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = pad_rows(rows, value, side, multiple, last, behind)
-    positions, deltas = number_padded(read, spec, batch, media, side, behind)
+        batch[name] = join_rows(rows, value, before, after).view(len(read), width)
+    positions, deltas = number_padded(read, spec, batch, media, before, after)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text[None], positions))
     if dummy is not None:
-        start = last if side == "right" else batch["input_ids"].shape[1] - behind
+        start = before[-1] + own[-1]
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
             if name in batch:
                 batch[name][-1, start : start + behind] = dummy.tokens[name]
@@ -278,7 +286,7 @@ def _padded(
 def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
     own = [len(sample) for sample in read]
-    return torch.tensor([0, *own, *lengths[len(own) :]]).cumsum(0, dtype=torch.int32)
+    return bounds_of([*own, *lengths[len(own) :]])
 
 
 def _has_pictures(sample: Sample) -> bool:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.collate import fields
-from vecrope.collate.join import PaddingSide
+from vecrope.collate.join import join_rows
 from vecrope.collate.samples import Sample
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
@@ -25,7 +24,7 @@ from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
-_TYPES = {"image": 1, "video": 2}
+_TYPES = {"image": 1, "video": 2}  # of `mm_token_type_ids`
 
 
 def number_padded(
@@ -33,8 +32,8 @@ def number_padded(
     spec: MRopeSpec,
     batch: Mapping[str, Tensor],
     media: Mapping[str, Any],
-    side: PaddingSide,
-    behind: int,
+    before: Sequence[int],
+    after: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
 
@@ -43,11 +42,11 @@ def number_padded(
         spec: the family's rules.
         batch: their tokens, (B, T) each.
         media: of all samples, joined.
-        side: of the padding.
-        behind: columns of padding on the right of rows that are padded on the left.
+        before: columns of padding at the left of each row.
+        after: likewise at the right.
     """
     if samples[0].numbered is not None:
-        return _place_numbered(samples, spec, batch["input_ids"].shape[1], side, behind)
+        return _place_numbered(samples, spec, before, after)
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     if not _told_by_counts(samples, spec):
         rows = []
@@ -62,7 +61,9 @@ def number_padded(
         answers = [_one(index, row, spec) for index, row in enumerate(rows)]
         return torch.cat([one for one, _ in answers], 1), torch.cat([one for _, one in answers])
     joined = _joined(samples, spec, {name: batch[name] for name in names if name in batch}, media)
-    return _together(joined, samples, spec)
+    width = batch["input_ids"].shape[1]
+    starts = [row * width + left for row, left in enumerate(before)]
+    return _together(joined, samples, spec, starts)
 
 
 def number_packed(
@@ -84,9 +85,9 @@ def number_packed(
         numbered = [_one(index, sample.inputs(spec), spec) for index, sample in enumerate(samples)]
     if numbered:
         return torch.cat([one for one, _ in numbered], 2), torch.cat([one for _, one in numbered])
-    bounds = torch.tensor([*accumulate(map(len, samples), initial=0)])
-    joined = _joined(samples, spec, {**tokens, "cu_seqlens": bounds}, media)
-    positions, deltas = _together(joined, samples, spec)
+    bounds = [*accumulate(map(len, samples), initial=0)]
+    joined = _joined(samples, spec, {**tokens, "cu_seqlens": torch.tensor(bounds)}, media)
+    positions, deltas = _together(joined, samples, spec, bounds[:-1])
     return positions[:, None], deltas
 
 
@@ -136,65 +137,68 @@ def _joined(
     )
 
 
-def _check_counts(joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec) -> None:
+def _check_counts(
+    joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec, starts: Sequence[int]
+) -> None:
     """Check that the placeholders of each sample are as many as its own media describe."""
-    types = joined.mm_token_type_ids
-    values = (joined.input_ids if types is None else types).flatten()
-    if joined.cu_seqlens is None:
-        bounds = [*range(0, len(values) + 1, joined.input_ids.shape[1])]
-    else:
-        bounds = joined.cu_seqlens.tolist()
-    kept = None
-    if joined.attention_mask is not None and spec.mask_rule == "skip":
-        kept = joined.attention_mask.flatten().bool()
-    for kind, (token_id, sizes) in _media_tokens(joined, spec).items():
-        code = token_id if types is None else _TYPES[kind]
-        found = [0] * len(samples) if code is None else _count(values, code, kept, bounds)
+    # Padding does not count: it is not among a sample's own tokens.
+    masked = spec.mask_rule == "skip" and any("attention_mask" in one.tokens for one in samples)
+    mask = joined.attention_mask if masked else None
+    types, token_ids = joined.mm_token_type_ids, _token_ids(spec)
+    of_types = None if types is None else _bytes(types, mask)
+    for kind, sizes in _sizes(joined, spec).items():
         items = iter(sizes)
-        for index, sample in enumerate(samples):
+        if of_types is not None:
+            codes, code = of_types, _TYPES[kind]
+        else:
+            codes, code = _bytes(joined.input_ids == token_ids[kind], mask), 1
+        for index, (sample, start) in enumerate(zip(samples, starts, strict=True)):
+            found = codes.count(code, start, start + len(sample))
             expected = sum(islice(items, sample.counts[kind]))
-            if found[index] != expected:
+            if found != expected:
                 _number_alone(index, sample, spec)
                 raise ValueError(
                     f"sample {index} must have {expected} {kind} tokens, as its own "
-                    f"{fields.GRIDS.get(kind, 'audio')} says, got {found[index]}"
+                    f"{fields.GRIDS.get(kind, 'audio')} says, got {found}"
                 )
 
 
-def _media_tokens(joined: Inputs, spec: MRopeSpec) -> dict[str, tuple[int | None, list[int]]]:
-    """Return for each kind that the batch has its token, and the tokens of each medium."""
+def _token_ids(spec: MRopeSpec) -> dict[str, int | None]:
+    """Return the placeholder of each kind."""
     by_marker = spec.marker_rule in ("last", "count")
-    token_ids = {
+    found = {
         "image": spec.image_token_id,
         "video": spec.image_token_id if by_marker else spec.video_token_id,
     }
-    merged = dict.fromkeys(token_ids, spec.spatial_merge_size ** 2)
-    merged["video"] *= spec.temporal_merge_size
-    found: dict[str, tuple[int | None, list[int]]] = {}
-    for kind, name in fields.GRIDS.items():
-        grids = getattr(joined, name)
-        if grids is not None:
-            patches = grids.prod(1, dtype=torch.int64).tolist()
-            found[kind] = token_ids[kind], [number // merged[kind] for number in patches]
-    if joined.audio_seqlens is not None:
-        assert isinstance(spec.own_rule, OmniRule)
-        lengths = joined.audio_seqlens.to(torch.int64)
-        sizes = audio_tokens(lengths, spec.own_rule.n_window).clamp(min=0)
-        found["audio"] = spec.own_rule.audio_token_id, sizes.tolist()
+    if isinstance(spec.own_rule, OmniRule):
+        found["audio"] = spec.own_rule.audio_token_id
     return found
 
 
-def _count(values: Tensor, code: int, kept: Tensor | None, bounds: Sequence[int]) -> list[int]:
-    """Return how many of (N,) values between two bounds each are a code, at tokens that are kept.
+def _sizes(joined: Inputs, spec: MRopeSpec) -> dict[str, list[int]]:
+    """Return how many tokens each medium has, for each kind of which there are any."""
+    sizes: dict[str, list[int]] = {}
+    merged = spec.spatial_merge_size**2
+    if joined.image_grid_thw is not None:
+        patches = joined.image_grid_thw.prod(1, dtype=torch.int64).tolist()
+        sizes["image"] = [number // merged for number in patches]
+    if joined.video_grid_thw is not None:
+        patches = joined.video_grid_thw.prod(1, dtype=torch.int64).tolist()
+        merged *= spec.temporal_merge_size
+        sizes["video"] = [number // merged for number in patches]
+    if joined.audio_seqlens is not None and isinstance(spec.own_rule, OmniRule):
+        lengths = joined.audio_seqlens.to(torch.int64)
+        sizes["audio"] = audio_tokens(lengths, spec.own_rule.n_window).clamp(min=0).tolist()
+    return sizes
 
-    Bytes are counted, which takes a fraction of the time of sums.
-    """
-    flags = bytearray(len(values))
-    found = torch.frombuffer(flags, dtype=torch.bool)
-    torch.eq(values, code, out=found)
-    if kept is not None:
-        found &= kept
-    return [flags.count(1, start, stop) for start, stop in pairwise(bounds)]
+
+def _bytes(values: Tensor, mask: Tensor | None) -> bytearray:
+    """Return small values as bytes, which are counted fast; 0 at masked tokens."""
+    held = bytearray(values.numel())
+    codes = torch.frombuffer(held, dtype=torch.uint8).copy_(values.flatten())
+    if mask is not None:
+        codes *= mask.flatten().to(torch.uint8)
+    return held
 
 
 def _number_alone(index: int, sample: Sample, spec: MRopeSpec) -> None:
@@ -207,8 +211,11 @@ def _with_mask(sample: Sample, spec: MRopeSpec) -> Inputs:
     return sample.inputs(spec)._replace(attention_mask=None if mask is None else mask[None])
 
 
-def _together(joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    _check_counts(joined, samples, spec)
+def _together(
+    joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec, starts: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Number samples at once, whose first tokens are at `starts`."""
+    _check_counts(joined, samples, spec, starts)
     try:
         return rope_index_of(joined, spec)
     except (TypeError, ValueError):
@@ -233,7 +240,7 @@ def _raise_of_sample(index: int, error: Exception) -> NoReturn:
 
 
 def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, width: int, side: PaddingSide, behind: int
+    samples: Sequence[Sample], spec: MRopeSpec, before: Sequence[int], after: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the positions that the samples bring, in padded rows."""
     if spec.mask_rule == "ignore":
@@ -241,12 +248,9 @@ def _place_numbered(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "
             f"{spec.convention!r} numbers padding"
         )
-    rows, deltas = [], []
-    for sample in samples:
-        assert sample.numbered is not None
-        positions, delta = sample.numbered
-        room = width - len(sample)
-        by = (room - behind, behind) if side == "left" else (0, room)
-        rows.append(pad(positions, by, value=spec.padding_value))
-        deltas.append(delta - room if spec.delta_length == "padded" else delta)
-    return torch.cat(rows, 1), torch.cat(deltas)
+    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
+    positions = join_rows([one for one, _ in numbered], spec.padding_value, before, after)
+    deltas = torch.cat([one for _, one in numbered])
+    if spec.delta_length == "padded":
+        deltas = deltas - torch.tensor([[sum(room)] for room in zip(before, after, strict=True)])
+    return positions.view(len(positions), len(samples), -1), deltas

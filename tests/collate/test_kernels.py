@@ -32,6 +32,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.filterwarnings("ignore:.* has layers of linear attention"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),
 ]
 # The kernel computes in bfloat16, which has 8 bits of precision.
 BFLOAT16 = {"rtol": 1.6e-2, "atol": 1e-3}
@@ -129,5 +130,11 @@ def test_linear_attention_keeps_samples_apart(model_type, layout, monkeypatch):
         varlen.patch_convolution(language_module(model), monkeypatch)
     model, samples = OnCuda(model), samples_of(model_type, layout)
     batch = packed_batch(model, samples)
-    assert_as_alone(model, samples, batch, TF32)
+    try:
+        assert_as_alone(model, samples, batch, TF32)
+    except (ValueError, RuntimeError) as error:
+        # transformers does not take this release, or it refuses this release of Triton.
+        if any(text in str(error) for text in ("can't keep packed", "produces incorrect results")):
+            pytest.skip(str(error).partition(".")[0])
+        raise
     assert_leaks(model, samples, without(batch, "cu_seq_lens_q"), TF32)

@@ -7,17 +7,23 @@ the processor makes of all prompts at once, and is numbered as the model numbers
 import pytest
 import torch
 from oracles import transformers_function
+from support import assert_same
 
+from tests.collate import own_processors
 from tests.real_input import test_families as families
 from tests.real_input import test_omni as omni
-from vecrope import MRopeSpec, collate
+from vecrope import MRopeSpec, collate, get_rope_index
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 
 def assert_equal(got, want):
     for name, value in want.items():
-        assert torch.equal(got[name], value), name
+        if isinstance(value, torch.Tensor):  # what is not has no place in a batch
+            assert torch.equal(got[name], value), name
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -41,6 +47,32 @@ def test_samples_make_the_processors_batch(model_type, side):
     )
     assert_equal({"positions": got["position_ids"]}, {"positions": theirs[0]})
     assert torch.equal(got["rope_deltas"], theirs[1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("model_type", own_processors.FAMILIES)
+def test_so_do_those_of_other_processors(model_type, side):
+    process = own_processors.FAMILIES[model_type](side)
+    samples = [process([prompt]) for prompt in process.prompts]
+    want = process(process.prompts)
+    spec = MRopeSpec.from_config(process.config, convention="transformers")
+    pad_token_id = process.processor.tokenizer.pad_token_id
+    batch = collate(samples, spec, pad_token_id=pad_token_id, padding_side=side)
+    assert_equal(batch, want)
+    assert want["attention_mask"].unique().tolist() == [0, 1]
+    names = ("input_ids", "attention_mask", "image_grid_thw", "video_grid_thw", *spec.arguments)
+    given = {name: want[name] for name in names if name in want}
+    if model_type in ("hunyuan_vl", "minicpmv4_7"):
+        given["mm_token_type_ids"] = want["mm_token_type_ids"]
+    theirs = get_rope_index(spec=spec, **given)
+    if model_type == "hunyuan_vl":
+        # The model counts images on through the batch, on its fourth axis, `collate` in each sample.
+        for row, sample in enumerate(samples):
+            names = ("input_ids", "image_grid_thw", "mm_token_type_ids")
+            given = {name: sample[name] for name in names if name in sample}
+            kept = want["attention_mask"][row].bool()
+            theirs[0][3, row, kept] = get_rope_index(spec=spec, **given)[0][3, 0]
+    assert_same((batch["position_ids"], batch["rope_deltas"]), theirs)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

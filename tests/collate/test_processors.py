@@ -66,7 +66,7 @@ def test_so_do_those_of_other_processors(model_type, side):
         given["mm_token_type_ids"] = want["mm_token_type_ids"]
     theirs = get_rope_index(spec=spec, **given)
     if model_type == "hunyuan_vl":
-        # The model counts images on through the batch, on its fourth axis, `collate` in each sample.
+        # Its fourth axis counts images, the model's through the batch, ours in each sample.
         for row, sample in enumerate(samples):
             names = ("input_ids", "image_grid_thw", "mm_token_type_ids")
             given = {name: sample[name] for name in names if name in sample}
@@ -111,12 +111,34 @@ def test_silent_clips_stand_beside_those_with_sound(model_type, packed):
             collate(silent, spec, pad_token_id=0)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("owner", [0, 1], ids=["silent last", "silent first"])
+def test_a_silent_clip_beside_one_with_sound_in_one_sample(owner, packed):
+    """As transformers answers it, which it does without the flag while an image is to come."""
+    model_type, clips = "qwen3_omni_moe", (omni.SHORT, omni.GLANCE)
+    scene = omni.Scene(
+        [f"{omni.VIDEO}What {omni.VIDEO} is heard?{omni.IMAGE}"],
+        images=(omni.SMALL,),
+        videos=clips,
+        seconds=(1,),
+        owners=(owner,),
+    )
+    sample = omni.prepare(model_type, scene, 2)
+    config = omni.make_config(model_type, omni.FAMILIES[model_type].rate)
+    arguments = {**omni.arguments_of(sample, scene), "use_audio_in_video": False}
+    theirs, _ = omni.transformers_function(model_type, config)(**arguments)
+    sample["use_audio_in_video"] = [owner == 0, owner == 1]
+    spec = MRopeSpec.from_config(config, convention="transformers")
+    batch = collate([sample, {"input_ids": [250, 251]}], spec, pad_token_id=0, packed=packed)
+    length = theirs.shape[2]
+    assert torch.equal(batch["position_ids"][-3:, 0, :length].double(), theirs[:, 0].double())
+
+
 def test_sound_is_said_for_each_clip():
     spec = MRopeSpec.for_model("qwen2_5_omni", convention="transformers")
     clip = {"input_ids": [1], "video_grid_thw": [[1, 2, 2]] * 2}
     for value, error, message in (
         ([True], ValueError, "must be one for each of its 2 videos, got 1"),
-        ([True, False], ValueError, "must be the same for its videos"),
         ("yes", TypeError, "must be a bool, or one for each of its videos, got 'yes'"),
     ):
         with pytest.raises(error, match=f"use_audio_in_video of sample 0 {message}"):

@@ -46,7 +46,8 @@ def truncate(
 
     Args:
         sample: as for `vecrope.collate`.
-        spec: of a family of the shared rule, of hunyuan_vl, or of the omni families.
+        spec: of any family but those whose crops or frames nothing says which picture they are of:
+            minicpmv4_7, isaac and bailing_moe_v3_vl.
         max_length: the most tokens that may remain, at least 1.
         side: the side that is cut off.
         start_token_ids: ids that stand right before a picture and belong to it, such as
@@ -138,8 +139,9 @@ def _part(name: str, value: Any, sample: Sample, kept: dict[str, list[int]]) -> 
             return value[kept[kind]]
         if name == fields.PIXELS[kind]:
             grids = sample.media[fields.GRIDS[kind]]
-            patches = value.split(grids.prod(1).tolist())
-            return torch.cat([patches[at] for at in kept[kind]]) if kept[kind] else value[:0]
+            # Of glm_image's grids the last have no patches yet, and give empty slices.
+            ends = [0, *grids.prod(1).cumsum(0).tolist()]
+            return torch.cat([value[:0], *(value[ends[at] : ends[at + 1]] for at in kept[kind])])
     if name in fields.SECONDS:
         if isinstance(value, Tensor):
             return value[kept["video"]]

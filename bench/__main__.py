@@ -73,6 +73,7 @@ providers:
   vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True); a graph
                            serves many points, and has its compile time at the first
   vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
+  vecrope-collate          vecrope.collate: samples made one batch, and numbered
   vecrope-plan             the positions of vecrope.plan_from_placeholders, told the same
   vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step
   vecrope-runner           vecrope.RopeIndexRunner called on the prompt; needs a CUDA device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import lmms, patched, providers, sglang_omni, upstreams
+from bench import collated, lmms, patched, providers, sglang_omni, upstreams
 from bench.provider import Provider
 
 _INSTALLED: dict[str, Callable[[], Provider]] = {
@@ -15,6 +15,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope-placeholders": providers.vecrope_placeholders_provider,
     "vecrope-plan": providers.vecrope_plan_provider,
     "vecrope-concatenate": providers.vecrope_concatenate_provider,
+    "vecrope-collate": collated.vecrope_collate_provider,
     "vecrope-runner": providers.vecrope_runner_provider,
     "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,
     "dense": providers.dense_provider,

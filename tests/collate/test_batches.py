@@ -151,7 +151,7 @@ def test_a_dummy_image_is_left_out_where_there_is_a_picture():
 
 
 def test_dummy_images_are_refused():
-    with pytest.raises(ValueError, match="does not know the pictures of glm_image"):
+    with pytest.raises(ValueError, match="dummy_image does not take glm_image: the first grids"):
         dummy_image(spec_of("glm_image", "transformers"), 6)
     with pytest.raises(ValueError, match="pixel_features must be at least 1, got 0"):
         dummy_image(QWEN, 0)

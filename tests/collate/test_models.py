@@ -6,6 +6,7 @@ bounds are taken away.
 """
 
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -33,7 +34,11 @@ CASES = [
     *((model_type, "own rule") for model_type in MODELS),
     *((model_type, "sound") for model_type in WITH_SOUND),
 ]
-LINEAR = ("qwen3_5", "qwen3_5_moe", "qwen4_exp")
+# All that transformers 5.23 has.
+LINEAR = {
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), "both"),
+    "minicpmv4_7": "own rule",
+}
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.* has layers of linear attention", "ignore:hunyuan"
 )
@@ -70,25 +75,25 @@ def gradients(model, logits):
     )
 
 
-def assert_as_alone(model, samples, batch):
+def assert_as_alone(model, samples, batch, tolerance=TOLERANCE):
     packed, start = logits_of(model, batch), 0
     for sample in samples:
         length = sample["input_ids"].shape[1]
         own = packed[start : start + length]
         start += length
         alone = logits_alone(model, sample)
-        torch.testing.assert_close(own, alone, **TOLERANCE)
+        torch.testing.assert_close(own, alone, **tolerance)
         for got, want in zip(gradients(model, own), gradients(model, alone), strict=True):
             # Alone, a tower without pixels is not called at all.
             if got is None or want is None:
                 assert all(value is None or not value.any() for value in (got, want))
             else:
-                torch.testing.assert_close(got, want, **TOLERANCE)
+                torch.testing.assert_close(got, want, **tolerance)
 
 
-def assert_leaks(model, samples, batch):
+def assert_leaks(model, samples, batch, tolerance=TOLERANCE):
     with pytest.raises(AssertionError, match="not close"):
-        assert_as_alone(model, samples, batch)
+        assert_as_alone(model, samples, batch, tolerance)
 
 
 def without(batch, *names):
@@ -121,32 +126,36 @@ def test_packed_samples_are_apart(model_type, layout):
         model.set_attn_implementation("eager")
 
 
-def linear_model(model_type):
+def linear_model(model_type, **sizes):
     """Return a tiny model of two layers, the first with linear attention."""
-    import transformers
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as NAMES,
-    )
-
-    config = tiny_config(model_type)
+    own = model_type in MODELS
+    config = deepcopy(tiny_own_model(model_type).config) if own else tiny_config(model_type)
     text = config.text_config
-    kinds = ["linear_attention", text.layer_types[0]]
-    text.num_hidden_layers, text.layer_types = 2, kinds
+    text.num_hidden_layers = 2
+    text.layer_types = ["linear_attention", text.layer_types[0]]
+    for name, size in sizes.items():
+        setattr(text, name, size)
+    model_class = type((tiny_own_model if own else tiny_model)(model_type))
     torch.manual_seed(0)
-    return getattr(transformers, NAMES[model_type])(config).eval()
+    return model_class(config).eval()
 
 
-@pytest.mark.parametrize("model_type", LINEAR)
-def test_linear_attention_keeps_samples_apart_by_their_bounds(model_type, monkeypatch):
-    model, samples = linear_model(model_type), samples_of(model_type, "both")
+@pytest.mark.parametrize(("model_type", "layout"), LINEAR.items())
+def test_linear_attention_keeps_samples_apart_by_their_bounds(model_type, layout, monkeypatch):
+    model, samples = linear_model(model_type), samples_of(model_type, layout)
     batch = packed_batch(model, samples)
     with pytest.raises(ValueError, match="can't keep packed sequences apart"):
         logits_of(model, batch)
-    varlen.patch_linear_attention(sys.modules[type(model).__module__], monkeypatch)
+    varlen.patch_linear_attention(language_module(model), monkeypatch)
     assert_as_alone(model, samples, batch)
     # The text row does not reach these layers.
     for name in ("cu_seq_lens_q", "seq_idx"):
         assert_leaks(model, samples, without(batch, name))
+
+
+def language_module(model):
+    """Return the module of a model's text model, which has its linear attention."""
+    return sys.modules[type(model.model.language_model).__module__]
 
 
 def test_obstacles_to_packing():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from oracles import spec_of
+from own_support import minicpm_spec
 
 from vecrope import collate, get_rope_index, truncate
 from vecrope.testing import Prompt
@@ -128,5 +129,36 @@ def test_truncate_is_refused():
         truncate(sample, QWEN, "4")
     with pytest.raises(ValueError, match="side must be 'left' or 'right', got 'top'"):
         truncate(sample, QWEN, 4, "top")
-    with pytest.raises(ValueError, match="does not know where the pictures of glm_image end"):
-        truncate({"input_ids": [7, 8]}, spec_of("glm_image", "transformers"), 1)
+    minicpm = minicpm_spec("transformers")
+    with pytest.raises(ValueError, match="truncate does not take minicpmv4_7, in whose rows"):
+        truncate({"input_ids": [7, 8]}, minicpm, 1)
+
+
+@pytest.mark.parametrize(
+    ("max_length", "side", "tokens", "sources"),
+    [
+        (11, "right", 11, [0, 1]),
+        (10, "right", 10, [0, 1]),
+        (9, "right", 9, [0, 1]),
+        (8, "right", 5, [0]),
+        (4, "right", 1, []),
+        (9, "left", 6, [1]),
+        (3, "left", 2, []),
+    ],
+)
+def test_sources_go_with_their_pixels_and_targets_stay(max_length, side, tokens, sources):
+    spec = spec_of("glm_image", "transformers")
+    start, end = spec.own_rule.image_start_token_id, spec.own_rule.image_end_token_id
+    image = spec.image_token_id
+    ids = [7, start, image, image, end, start, image, image, end, 8, start]
+    grids = [[1, 1, 2], [1, 2, 1], [1, 3, 3]]
+    pixels = torch.arange(4.0)[:, None]
+    sample = {"input_ids": ids, "image_grid_thw": grids, "pixel_values": pixels}
+    got, dropped = truncate(sample, spec, max_length, side)
+    assert len(got["input_ids"]) == tokens
+    assert dropped.images == 2 - len(sources)
+    assert got["image_grid_thw"].tolist() == [grids[at] for at in (*sources, 2)]
+    kept = [pixel for at in sources for pixel in (2.0 * at, 2.0 * at + 1)]
+    assert got.get("pixel_values", pixels[:0])[:, 0].tolist() == kept
+    if start in got["input_ids"][-1:]:
+        collate([got], spec, pad_token_id=0)

@@ -51,12 +51,9 @@ AttentionInterface.register("varlen", varlen_attention)
 AttentionMaskInterface.register("varlen", flash_attention_mask)
 
 
-def patch_linear_attention(module, monkeypatch):
-    """Give the functions of a modeling module's linear attention kernels that read bounds."""
-    convolve, chunk = (
-        getattr(module, name).__wrapped__
-        for name in ("causal_conv1d_fn", "torch_chunk_gated_delta_rule")
-    )
+def patch_convolution(module, monkeypatch):
+    """Give a modeling module's linear attention a convolution that reads bounds."""
+    convolve = module.causal_conv1d_fn.__wrapped__
 
     def causal_conv1d_fn(hidden_states, *args, seq_idx=None, **kwargs):
         if seq_idx is None:
@@ -67,6 +64,14 @@ def patch_linear_attention(module, monkeypatch):
             [convolve(part, *args, **kwargs) for part in hidden_states.split(lengths, 2)], 2
         )
 
+    monkeypatch.setattr(module, "causal_conv1d_fn", causal_conv1d_fn)
+
+
+def patch_linear_attention(module, monkeypatch):
+    """Give the functions of a modeling module's linear attention kernels that read bounds."""
+    patch_convolution(module, monkeypatch)
+    chunk = module.torch_chunk_gated_delta_rule.__wrapped__
+
     def chunk_gated_delta_rule(*states, g, beta, cu_seqlens=None, **kwargs):
         lengths = [states[0].shape[1]] if cu_seqlens is None else cu_seqlens.diff().tolist()
         parts = zip(*(state.split(lengths, 1) for state in (*states, g, beta)), strict=True)
@@ -74,5 +79,4 @@ def patch_linear_attention(module, monkeypatch):
         answers = [chunk(*part[:3], g=part[3], beta=part[4], **kwargs) for part in parts]
         return torch.cat([answer for answer, _ in answers], 1), None
 
-    monkeypatch.setattr(module, "causal_conv1d_fn", causal_conv1d_fn)
     monkeypatch.setattr(module, "torch_chunk_gated_delta_rule", chunk_gated_delta_rule)

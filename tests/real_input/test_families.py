@@ -14,6 +14,8 @@ from support import assert_same
 from transformers import (
     CohereCompassProcessor,
     Ernie4_5_VLMoeProcessor,
+    Glm4vProcessor,
+    Glm46VProcessor,
     PaddleOCRVLProcessor,
     Qwen2_5_VLProcessor,
     Qwen2VLProcessor,
@@ -25,6 +27,8 @@ from transformers.models.cohere_compass.image_processing_pil_cohere_compass impo
 from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import (
     Ernie4_5_VLMoeImageProcessorPil,
 )
+from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import (
     PaddleOCRVLImageProcessorPil,
 )
@@ -70,11 +74,37 @@ ERNIE = {
     "video_start_token_id": "<|VIDEO_START|>",
     "video_end_token_id": "<|VIDEO_END|>",
 }
+GLM = {
+    "image_token_id": "<|image|>",
+    "video_token_id": "<|video|>",
+    "image_start_token_id": "<|begin_of_image|>",
+    "image_end_token_id": "<|end_of_image|>",
+    "video_start_token_id": "<|begin_of_video|>",
+    "video_end_token_id": "<|end_of_video|>",
+}
+GLM_IMAGE = "<|begin_of_image|><|image|><|end_of_image|>"
+GLM_VIDEO = "<|begin_of_video|><|video|><|end_of_video|>"
 PADDLE = {"image_token_id": "<|IMAGE_PLACEHOLDER|>", "vision_start_token_id": "<|IMAGE_START|>"}
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 LAYOUTS = {
+    "glm4v": Layout(
+        Glm4vProcessor,
+        Glm4vImageProcessorPil,
+        GLM_IMAGE,
+        ("glm4v", "Glm4vVideoProcessor"),
+        GLM_VIDEO,
+        GLM,
+    ),
+    "glm46v": Layout(
+        Glm46VProcessor,
+        Glm46VImageProcessorPil,
+        GLM_IMAGE,
+        ("glm46v", "Glm46VVideoProcessor"),
+        GLM_VIDEO,
+        GLM,
+    ),
     "qwen2_vl": Layout(
         Qwen2VLProcessor,
         Qwen2VLImageProcessorPil,
@@ -205,6 +235,8 @@ def prepared(request, model_type):
 
 # Frames of 12 and 4 pictures, patched in pairs; ERNIE's grids count the pictures.
 FRAMES = {
+    "glm4v": [3, 1, 3],
+    "glm46v": [6, 2, 6],
     "qwen2_vl": [6, 2, 6],
     "qwen2_5_vl": [6, 2, 6],
     "qwen3_vl": [3, 2, 3],

@@ -1,5 +1,6 @@
 """Calls of everything that the library computes on a CPU, with small prompts of every family."""
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -34,8 +35,13 @@ from vecrope import (
     sequence_ids_from_position_ids,
 )
 from vecrope.integrations.transformers import patch
+from vecrope.integrations.transformers.calls_by_ids import (
+    by_ids,
+    by_ids_and_seconds,
+    by_optional_types,
+)
 from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
-from vecrope.testing import conversations, token_soup
+from vecrope.testing import Prompt, conversations, token_soup
 
 PICTURES = [(40, 1, 14, 14), (300, 1, 10, 14)]
 
@@ -62,7 +68,10 @@ def drawn(strategy, number=3):
 
 def small_calls():
     """Yield a name and a function, of everything."""
-    for part in (_families, _own_families, _plans, _training, _sglang, _vllm, _transformers):
+    for part in (
+        *(_families, _own_families, _plans, _training, _sglang, _vllm, _transformers),
+        _old_transformers,
+    ):
         for name, function in part():
             yield f"{part.__name__.strip('_')}: {name}", function
     yield from _workloads(("mixed", 400))
@@ -169,13 +178,22 @@ def _training():
     yield "read off positions", partial(sequence_ids_from_position_ids, text)
     image = spec.image_token_id
     sample = {"input_ids": [7, image, image, 8], "image_grid_thw": [[1, 2, 4]]}
-    for packed in (False, True):
-        yield (
-            "collate",
-            partial(
-                collate, [sample] * 3, spec, pad_token_id=0, packed=packed, text_positions=True
-            ),
-        )
+    linear = spec_of("qwen3_5", "transformers")
+    of_linear = {**sample, "input_ids": [7, linear.image_token_id, linear.image_token_id, 8]}
+    for name, own, samples in (("collate", spec, sample), ("seq_idx", linear, of_linear)):
+        for packed in (False, True):
+            yield (
+                name,
+                partial(
+                    collate, [samples] * 3, own, pad_token_id=0, packed=packed, text_positions=True
+                ),
+            )
+    omni = omni_support.spec_of("qwen3_omni_moe", "transformers")
+    sound = {
+        "input_ids": [7, omni.own_rule.audio_start_token_id, omni.own_rule.audio_token_id, 8],
+        "feature_attention_mask": torch.ones((1, 8), dtype=torch.int64),
+    }
+    yield "collate audio", partial(collate, [sound] * 3, omni, pad_token_id=0, packed=True)
 
 
 def _sglang():
@@ -216,6 +234,34 @@ def _transformers():
         module = patch(module_of(model_type))
         for prompt in drawn(conversations(spec_of_model(model_type))):
             yield model_type, partial(module.get_rope_index, **prompt.arguments())
+
+
+def _old_transformers():
+    """The signatures of 4.49 to 5.1, with frames, whose markers are looked for."""
+    for model_type, method in (
+        ("qwen3_vl", by_ids),
+        ("qwen2_5_vl", by_ids_and_seconds),
+        ("ernie4_5_vl_moe", by_optional_types),
+    ):
+        spec = spec_of(model_type, "transformers")
+        start = int(Prompt.from_symbols(spec, ["<"]).input_ids)
+        spec = replace(spec, vision_start_token_id=start)
+        frames = "t<VV>t<VV>t" if spec.separate_frames else "t<VVVV>t"
+        prompt = Prompt.from_symbols(
+            spec,
+            [f"t<II>{frames}"],
+            image_grid_thw=[[1, 2, 4]],
+            video_grid_thw=[[2 * spec.temporal_merge_size, 2, 4]],
+        )
+        given = {
+            name: getattr(prompt, name)
+            for name in ("input_ids", "image_grid_thw", "video_grid_thw")
+        }
+        if method is by_optional_types:
+            given["mm_token_type_ids"] = prompt.mm_token_type_ids
+        yield model_type, partial(method, None, spec, True, **given)
+        text = {"input_ids": torch.tensor([[7, 8]]), "attention_mask": torch.tensor([[1, 0]])}
+        yield f"text of {model_type}", partial(method, None, spec, True, **text)
 
 
 def _workloads(*sizes):

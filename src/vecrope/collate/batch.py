@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import sub
 from typing import Any, get_args
 
 import torch
@@ -10,18 +11,24 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
-from vecrope.collate.boundaries import count_up, flash_attention_arguments, sequence_index
+from vecrope.collate.alike import check_masks
+from vecrope.collate.boundaries import (
+    bounds_of,
+    flash_attention_arguments,
+    sequence_index,
+    text_row_in_front,
+)
 from vecrope.collate.join import (
     Extra,
     PaddingSide,
     join_extra,
     join_media,
-    pack_rows,
-    pad_rows,
+    join_rows,
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
-from vecrope.collate.samples import Sample, read_samples
+from vecrope.collate.read import read_samples
+from vecrope.collate.samples import Sample
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
@@ -90,14 +97,15 @@ def collate(
 
     Returns:
         `input_ids`, (B, T) int64, or (1, N) if packed; `position_ids`, (3, B, T) or (4, B, T), and
-        `rope_deltas`, (B, 1), as `vecrope.get_rope_index` returns them; and what else the samples
-        hold: `labels` with -100 at padding, and if packed at the first token of each sample too,
-        which no token before it is to predict; types; grids, seconds, pixels and audio in the order
-        of the samples; and for `glm_image` `images_per_sample`, (B,) int64. A padded batch has an
-        `attention_mask` (B, T) int64. A packed one has none, because with it transformers does not
-        tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`, (num_sequences + 1,)
-        int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32 from 0, and
-        `use_cache`, False. Padding
+        `rope_deltas`, (B, 1), as `vecrope.get_rope_index` returns them for each sample (the images
+        of hunyuan_vl are counted in each, where its model counts on through a padded batch); and
+        what else the samples hold: `labels` with -100 at padding, and if packed at the first token
+        of each sample too, which no token before it is to predict; types; grids, seconds, pixels
+        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64.
+        A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
+        transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
+        (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
+        from 0, and `use_cache`, False. Padding
         behind the samples is the last sequence of these, counts up from 0 in the text row, holds
         `spec.padding_value` on the other axes, and has no row of `rope_deltas`. With
         `pad_sequences_to_multiple_of` these bounds are those of the padded samples, and
@@ -154,6 +162,8 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
+    check_masks(read, packed=packed)
+    media = join_media(read)
     dummy = None
     if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
         (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
@@ -163,7 +173,9 @@ def collate(
             text_positions = spec.model_type not in fields.NO_TEXT_ROW
         if return_seq_idx is None:
             return_seq_idx = spec.model_type in fields.LINEAR_ATTENTION
-        batch = _packed(read, dummy, spec, pad_token_id, multiple, own_multiple, text_positions)
+        batch = _packed(
+            read, dummy, media, spec, pad_token_id, multiple, own_multiple, text_positions
+        )
         lengths = batch.pop("lengths")
         if return_flash_attn_kwargs:
             batch.update(flash_attention_arguments(lengths))
@@ -172,17 +184,17 @@ def collate(
         if return_use_cache:
             batch["use_cache"] = False
         if pad_sequences_to_multiple_of is not None:
-            bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
-            batch["cu_seqlens_q_padded"] = bounds
+            batch["cu_seqlens_q_padded"] = bounds_of(lengths)
             batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
     else:
-        batch = _padded(read, dummy, spec, pad_token_id, multiple, padding_side, text_positions)
+        batch = _padded(
+            read, dummy, media, spec, pad_token_id, multiple, padding_side, text_positions
+        )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    shown = read if dummy is None else [*read, dummy]
-    batch.update(join_media(shown))
+    batch.update(media if dummy is None else join_media([*read, dummy]))
     if "images_per_sample" in spec.arguments:
-        batch["images_per_sample"] = torch.tensor([sample.count("image") for sample in read])
+        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in read])
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
@@ -190,6 +202,7 @@ def collate(
 def _packed(
     read: Sequence[Sample],
     dummy: Sample | None,
+    media: Mapping[str, Any],
     spec: MRopeSpec,
     pad_token_id: int,
     multiple: int,
@@ -197,45 +210,48 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
-    for index, sample in enumerate(read):
-        mask = sample.tokens.get("attention_mask")
-        if mask is not None and not bool(mask.all()):
-            raise ValueError(
-                f"attention_mask of sample {index} must be 1 at every token to be packed: leave "
-                "padding out of the sample"
-            )
-    positions, deltas = number_packed(read, spec)
-    parts = list(torch.split(positions, [len(sample) for sample in read], 2))
-    shown = list(read)
-    if dummy is not None:
-        shown.append(dummy)
-        parts.append(number_packed([dummy], spec)[0])
-    lengths = [len(sample) + -len(sample) % own_multiple for sample in shown]
+    shown = read if dummy is None else [*read, dummy]
+    own = [*map(len, shown)]
+    lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
-
-    batch: dict[str, Any] = {}
+    before, after = [0] * len(own), [*map(sub, lengths, own)]
+    after[-1] += room
+    joined: dict[str, Tensor] = {}
     for name in read[0].tokens:
         if name != "attention_mask":
             rows = [sample.tokens[name] for sample in shown]
-            value = fields.TOKEN_PADDING.get(name, pad_token_id)
-            batch[name] = pack_rows(rows, value, lengths, room)[None]
+            joined[name] = join_rows(
+                rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
+            )
+    num_tokens = sum(map(len, read))
+    flat = {
+        name: joined[name][:num_tokens]
+        if own_multiple == 1
+        else torch.cat([sample.tokens[name] for sample in read])
+        for name in ("input_ids", "mm_token_type_ids")
+        if name in joined
+    }
+    positions, deltas = number_packed(read, spec, flat, media)
+    if any(after) or dummy is not None:
+        parts = list(torch.split(positions, own[: len(read)], 2))
+        if dummy is not None:
+            alone = {"input_ids": dummy.tokens["input_ids"]}
+            parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
+        positions = join_rows(parts, spec.padding_value, before, after)
     if room:
         lengths.append(room)
-    if "labels" in batch:
-        starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-        batch["labels"][0, starts] = fields.IGNORED_LABEL
-    if sum(lengths) != positions.shape[2]:
-        positions = pack_rows(parts, spec.padding_value, lengths[: len(parts)], room)
-    batch["position_ids"] = positions
     if text_positions:
-        text = count_up(lengths).to(positions.dtype)
-        batch["position_ids"] = torch.cat((text[None], positions))
-    return {**batch, "rope_deltas": deltas, "lengths": lengths}
+        positions = text_row_in_front(positions, lengths)
+    batch: dict[str, Any] = {name: row[None] for name, row in joined.items()}
+    if "labels" in batch:
+        batch["labels"][0, bounds_of(lengths)[:-1]] = fields.IGNORED_LABEL
+    return {**batch, "position_ids": positions, "rope_deltas": deltas, "lengths": lengths}
 
 
 def _padded(
     read: Sequence[Sample],
     dummy: Sample | None,
+    media: Mapping[str, Any],
     spec: MRopeSpec,
     pad_token_id: int,
     multiple: int,
@@ -243,24 +259,25 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    last, behind = len(read[-1]), 0 if dummy is None else len(dummy)
+    own, behind = [*map(len, read)], 0 if dummy is None else len(dummy)
+    width = max(own) + behind if side == "left" else max(*own, own[-1] + behind)
+    width += -width % multiple
+    after = [behind if side == "left" else width - length for length in own]
+    before = [width - length - right for length, right in zip(own, after, strict=True)]
     batch: dict[str, Any] = {}
+    ones = torch.ones(max(own), dtype=torch.int64)
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
-        rows = [
-            sample.tokens[name]
-            if name in sample.tokens
-            else torch.ones_like(sample.tokens["input_ids"])
-            for sample in read
-        ]
+        # The mask alone may be of some samples only.
+        rows = [sample.tokens.get(name, ones[: len(sample)]) for sample in read]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = pad_rows(rows, value, side, multiple, last, behind)
-    positions, deltas = number_padded(read, spec, batch, side, behind)
+        batch[name] = join_rows(rows, value, before, after).view(len(read), width)
+    positions, deltas = number_padded(read, spec, batch, media, before, after)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text[None], positions))
     if dummy is not None:
-        start = last if side == "right" else batch["input_ids"].shape[1] - behind
+        start = before[-1] + own[-1]
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
             if name in batch:
                 batch[name][-1, start : start + behind] = dummy.tokens[name]
@@ -270,7 +287,7 @@ def _padded(
 def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
     own = [len(sample) for sample in read]
-    return torch.tensor([0, *own, *lengths[len(own) :]]).cumsum(0, dtype=torch.int32)
+    return bounds_of([*own, *lengths[len(own) :]])
 
 
 def _has_pictures(sample: Sample) -> bool:

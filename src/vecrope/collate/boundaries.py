@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,13 +12,18 @@ from torch import Tensor
 from vecrope.core.search import spread
 
 
+def bounds_of(lengths: Sequence[int]) -> Tensor:
+    """Return (num_sequences + 1,) int32: where sequences of these lengths start, then N."""
+    return torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32)
+
+
 def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
     """Return the bounds of sequences of these lengths, by transformers' names.
 
     `cu_seq_lens_q` and `cu_seq_lens_k`, (num_sequences + 1,) int32, and `max_length_q` and
     `max_length_k`, ints.
     """
-    bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    bounds = bounds_of(lengths)
     longest = max(lengths)
     return {
         "cu_seq_lens_q": bounds,
@@ -32,6 +38,11 @@ def sequence_index(lengths: Sequence[int]) -> Tensor:
     return spread(torch.tensor(lengths), sum(lengths)).to(torch.int32)[None]
 
 
-def count_up(lengths: Sequence[int]) -> Tensor:
-    """Return (1, N) int64: how many tokens of its sequence stand before each token."""
-    return torch.cat([torch.arange(length) for length in lengths])[None]
+def text_row_in_front(positions: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Put in front how many tokens of its sequence stand before each: (axes + 1, 1, N)."""
+    axes, _, width = positions.shape
+    rows = positions.new_empty((axes + 1, 1, width))
+    rows[1:] = positions
+    text = torch.arange(max(lengths), dtype=positions.dtype)
+    torch.cat([text[:length] for length in lengths], out=rows[0, 0])
+    return rows

@@ -27,7 +27,8 @@ def dummy_image(
     label asks for it.
 
     Args:
-        spec: of a family of the shared rule, of hunyuan_vl, or of the omni families.
+        spec: of a family of the shared rule, of hunyuan_vl, or of the omni families. Of glm_image
+            and minicpmv4_7 it cannot be made: the error says why.
         pixel_features: the size of a row of `pixel_values`, or its shape.
         start_token_ids: ids to put before the picture, where the model asks for them.
         end_token_ids: ids to put behind it.
@@ -50,7 +51,12 @@ def dummy_image(
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
     if spec.image_token_id is None or not isinstance(spec.own_rule, Hunyuan | OmniRule | None):
-        raise ValueError(f"dummy_image does not know the pictures of {spec.model_type}")
+        why = {
+            "glm_image": "the first grids of a sample are of pictures in it, the others of those to "
+            "be generated, so that a picture behind the last token has no place among them",
+            "minicpmv4_7": "its processor decides on the size and the shape of the least picture",
+        }.get(spec.model_type, "its pictures are described otherwise")
+        raise ValueError(f"dummy_image does not take {spec.model_type}: {why}")
     shape = (pixel_features,) if isinstance(pixel_features, int) else tuple(pixel_features)
     for size in shape:
         checks.check_int("pixel_features", size, 1)

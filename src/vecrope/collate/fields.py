@@ -22,8 +22,8 @@ SECONDS = ("second_per_grid_ts", "second_per_grids", "video_second_per_grid")
 AUDIO = ("input_features", "feature_attention_mask", "audio_seqlens")
 # Positions of a sample that was numbered before.
 NUMBERED = ("position_ids", "rope_deltas")
-# What is read, and is not handed on.
-READ_ONLY = ("use_audio_in_video",)
+# What no model takes, although processors return the second: it is not handed on.
+READ_ONLY = ("use_audio_in_video", "video_metadata")
 # What a packed batch says of its sequences; a batch of one sample is a sample again.
 BOUNDARIES = (
     *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"),

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
 
 from vecrope.collate import fields
 from vecrope.collate.samples import Sample
@@ -17,29 +16,20 @@ PaddingSide = Literal["left", "right"]
 Extra = Literal["stack", "list", "drop"]
 
 
-def pad_rows(
-    rows: Sequence[Tensor], value: int, side: PaddingSide, multiple: int, last: int, behind: int
+def join_rows(
+    rows: Sequence[Tensor], value: int, before: Sequence[int], after: Sequence[int]
 ) -> Tensor:
-    """Return (T,) rows as (B, T), padded to one length, a multiple.
-
-    `behind` the `last` token of the last row stands that much padding, at least.
-    """
-    joined = pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
-    width = joined.shape[1] + behind if side == "left" else max(joined.shape[1], last + behind)
-    room = width + -width % multiple - joined.shape[1]
-    if not room:
-        return joined
-    return pad(joined, (room - behind, behind) if side == "left" else (0, room), value=value)
-
-
-def pack_rows(rows: Sequence[Tensor], value: int, lengths: Sequence[int], room: int) -> Tensor:
-    """Return (..., T) rows as (..., N), each padded to its length, and `room` columns behind."""
-    packed = rows[0].new_full((*rows[0].shape[:-1], sum(lengths) + room), value)
-    start = 0
-    for row, length in zip(rows, lengths, strict=True):
-        packed[..., start : start + row.shape[-1]] = row
-        start += length
-    return packed
+    """Return (..., T) rows one behind the other, (..., N), with padding before and after each."""
+    most = max((*before, *after))
+    padding = rows[0].new_full((*rows[0].shape[:-1], most), value) if most else rows[0]
+    pieces = []
+    for row, left, right in zip(rows, before, after, strict=True):
+        if left:
+            pieces.append(padding[..., :left])
+        pieces.append(row)
+        if right:
+            pieces.append(padding[..., :right])
+    return torch.cat(pieces, -1)
 
 
 def join_media(samples: Sequence[Sample]) -> dict[str, Any]:

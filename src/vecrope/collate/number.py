@@ -1,43 +1,52 @@
 """The positions of every sample, none of which sees another's media.
 
-Where the placeholders of each sample are as many as its own grids ask for, images and videos each
-for themselves, no grid of the joined batch can go to another sample, and the batch is numbered in
-one call. Where that cannot be told by counting ids or types, each sample is numbered alone.
+Where the placeholders of each sample are as many as its own media ask for, images, videos and audio
+each for themselves, nothing of the joined batch can go to another sample, and the batch is numbered
+in one call. Where that cannot be told by counting ids or types, each sample is numbered alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.collate import fields
-from vecrope.collate.join import PaddingSide, join_seconds
+from vecrope.collate.join import join_rows
 from vecrope.collate.samples import Sample
+from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
-_TYPES = {"image": 1, "video": 2}
+_TYPES = {"image": 1, "video": 2}  # of `mm_token_type_ids`
 
 
 def number_padded(
     samples: Sequence[Sample],
     spec: MRopeSpec,
     batch: Mapping[str, Tensor],
-    side: PaddingSide,
-    behind: int,
+    media: Mapping[str, Any],
+    before: Sequence[int],
+    after: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
 
-    Rows that are padded on the left have `behind` columns of padding on the right.
+    Args:
+        samples: as they were read.
+        spec: the family's rules.
+        batch: their tokens, (B, T) each.
+        media: of all samples, joined.
+        before: columns of padding at the left of each row.
+        after: likewise at the right.
     """
     if samples[0].numbered is not None:
-        return _place_numbered(samples, spec, batch["input_ids"].shape[1], side, behind)
+        return _place_numbered(samples, spec, before, after)
     names = ("input_ids", "attention_mask", "mm_token_type_ids")
     if not _told_by_counts(samples, spec):
         rows = []
@@ -49,29 +58,36 @@ def number_padded(
                 if name == "attention_mask" or getattr(row, name) is not None
             }
             rows.append(row._replace(**padded))
-        answers = _one_by_one(rows, spec)
+        answers = [_one(index, row, spec) for index, row in enumerate(rows)]
         return torch.cat([one for one, _ in answers], 1), torch.cat([one for _, one in answers])
-    _check_counts(samples, spec)
-    tokens: dict[str, Any] = {name: batch[name] for name in names if name in batch}
-    return _together(_joined_media(samples, spec)._replace(**tokens), samples, spec)
+    joined = _joined(samples, spec, {name: batch[name] for name in names if name in batch}, media)
+    width = batch["input_ids"].shape[1]
+    starts = [row * width + left for row, left in enumerate(before)]
+    return _together(joined, samples, spec, starts)
 
 
-def number_packed(samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other."""
+def number_packed(
+    samples: Sequence[Sample],
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other.
+
+    Args:
+        samples: as they were read.
+        spec: the family's rules.
+        tokens: their ids, and types if given, (N,) each.
+        media: of all samples, joined.
+    """
     numbered = [sample.numbered for sample in samples if sample.numbered is not None]
     if not numbered and not _told_by_counts(samples, spec):
-        numbered = _one_by_one([sample.inputs(spec) for sample in samples], spec)
+        numbered = [_one(index, sample.inputs(spec), spec) for index, sample in enumerate(samples)]
     if numbered:
         return torch.cat([one for one, _ in numbered], 2), torch.cat([one for _, one in numbered])
-    _check_counts(samples, spec)
-    tokens: dict[str, Any] = {
-        name: torch.cat([sample.tokens[name] for sample in samples])
-        for name in ("input_ids", "mm_token_type_ids")
-        if name in samples[0].tokens
-    }
-    bounds = torch.tensor([0, *map(len, samples)]).cumsum(0)
-    joined = _joined_media(samples, spec)._replace(**tokens, cu_seqlens=bounds)
-    positions, deltas = _together(joined, samples, spec)
+    bounds = [*accumulate(map(len, samples), initial=0)]
+    joined = _joined(samples, spec, {**tokens, "cu_seqlens": torch.tensor(bounds)}, media)
+    positions, deltas = _together(joined, samples, spec, bounds[:-1])
     return positions[:, None], deltas
 
 
@@ -86,36 +102,103 @@ def check_alone(sample: Sample, spec: MRopeSpec) -> None:
 
 
 def _told_by_counts(samples: Sequence[Sample], spec: MRopeSpec) -> bool:
-    """Say whether counting ids or types tells images from videos."""
+    """Say whether counting ids or types tells images, videos and audio apart."""
     if spec.own_rule is not None:
-        return False
+        return isinstance(spec.own_rule, OmniRule)
     if spec.marker_rule not in ("last", "count") or "mm_token_type_ids" in samples[0].tokens:
         return True
-    return not all(any(sample.count(kind) for sample in samples) for kind in fields.GRIDS)
+    return not all(any(sample.counts[kind] for sample in samples) for kind in fields.GRIDS)
 
 
-def _check_counts(samples: Sequence[Sample], spec: MRopeSpec) -> None:
-    """Check that the placeholders of each sample are as many as its own grids describe."""
-    by_types = "mm_token_type_ids" in samples[0].tokens
-    ids = {"image": spec.image_token_id, "video": spec.video_token_id}
-    if spec.marker_rule in ("last", "count"):
-        ids["video"] = spec.image_token_id
-    for kind, name in fields.GRIDS.items():
-        grids = [sample.media[name] for sample in samples if name in sample.media]
-        if not grids:
-            continue
-        patches = iter(torch.cat(grids).prod(1, dtype=torch.int64).tolist())
-        merged = spec.spatial_merge_size**2 * (spec.temporal_merge_size if kind == "video" else 1)
-        wanted = _TYPES[kind] if by_types else ids[kind]
-        for index, sample in enumerate(samples):
-            tokens = sample.tokens["mm_token_type_ids" if by_types else "input_ids"]
-            found = torch.zeros_like(tokens).bool() if wanted is None else tokens.eq(wanted)
-            mask = sample.tokens.get("attention_mask")
-            if mask is not None and spec.mask_rule == "skip":
-                found &= mask.bool()
-            expected = sum(next(patches) for _ in range(sample.count(kind))) // merged
-            if int(found.sum()) != expected:
+def _joined(
+    samples: Sequence[Sample],
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+) -> Inputs:
+    """Return the arguments that number all samples at once."""
+    omni = isinstance(spec.own_rule, OmniRule)
+    seconds = next((media[name] for name in fields.SECONDS if name in media), None)
+    given = {name: tokens[name] for name in tokens if name != "mm_token_type_ids" or not omni}
+    joined = Inputs(
+        **given,
+        image_grid_thw=media.get("image_grid_thw"),
+        video_grid_thw=media.get("video_grid_thw"),
+        second_per_grid_ts=seconds if "second_per_grid_ts" in spec.arguments else None,
+    )
+    if not omni:
+        return joined
+    lengths = [sample.audio_lengths() for sample in samples]
+    given_lengths = [own for own in lengths if own is not None]
+    sound = [flag for sample in samples for flag in sample.sound]
+    return joined._replace(
+        audio_seqlens=torch.cat(given_lengths) if given_lengths else None,
+        use_audio_in_video=sound if any(sound) else False,
+    )
+
+
+def _check_counts(
+    joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec, starts: Sequence[int]
+) -> None:
+    """Check that the placeholders of each sample are as many as its own media describe."""
+    # Padding does not count: it is not among a sample's own tokens.
+    masked = spec.mask_rule == "skip" and any("attention_mask" in one.tokens for one in samples)
+    mask = joined.attention_mask if masked else None
+    types, token_ids = joined.mm_token_type_ids, _token_ids(spec)
+    of_types = None if types is None else _bytes(types, mask)
+    for kind, sizes in _sizes(joined, spec).items():
+        items = iter(sizes)
+        if of_types is not None:
+            codes, code = of_types, _TYPES[kind]
+        else:
+            codes, code = _bytes(joined.input_ids == token_ids[kind], mask), 1
+        for index, (sample, start) in enumerate(zip(samples, starts, strict=True)):
+            found = codes.count(code, start, start + len(sample))
+            expected = sum(islice(items, sample.counts[kind]))
+            if found != expected:
                 _number_alone(index, sample, spec)
+                raise ValueError(
+                    f"sample {index} must have {expected} {kind} tokens, as its own "
+                    f"{fields.GRIDS.get(kind, 'audio')} says, got {found}"
+                )
+
+
+def _token_ids(spec: MRopeSpec) -> dict[str, int | None]:
+    """Return the placeholder of each kind."""
+    by_marker = spec.marker_rule in ("last", "count")
+    found = {
+        "image": spec.image_token_id,
+        "video": spec.image_token_id if by_marker else spec.video_token_id,
+    }
+    if isinstance(spec.own_rule, OmniRule):
+        found["audio"] = spec.own_rule.audio_token_id
+    return found
+
+
+def _sizes(joined: Inputs, spec: MRopeSpec) -> dict[str, list[int]]:
+    """Return how many tokens each medium has, for each kind of which there are any."""
+    sizes: dict[str, list[int]] = {}
+    merged = spec.spatial_merge_size**2
+    if joined.image_grid_thw is not None:
+        patches = joined.image_grid_thw.prod(1, dtype=torch.int64).tolist()
+        sizes["image"] = [number // merged for number in patches]
+    if joined.video_grid_thw is not None:
+        patches = joined.video_grid_thw.prod(1, dtype=torch.int64).tolist()
+        merged *= spec.temporal_merge_size
+        sizes["video"] = [number // merged for number in patches]
+    if joined.audio_seqlens is not None and isinstance(spec.own_rule, OmniRule):
+        lengths = joined.audio_seqlens.to(torch.int64)
+        sizes["audio"] = audio_tokens(lengths, spec.own_rule.n_window).clamp(min=0).tolist()
+    return sizes
+
+
+def _bytes(values: Tensor, mask: Tensor | None) -> bytearray:
+    """Return small values as bytes, which are counted fast; 0 at masked tokens."""
+    held = bytearray(values.numel())
+    codes = torch.frombuffer(held, dtype=torch.uint8).copy_(values.flatten())
+    if mask is not None:
+        codes *= mask.flatten().to(torch.uint8)
+    return held
 
 
 def _number_alone(index: int, sample: Sample, spec: MRopeSpec) -> None:
@@ -128,27 +211,17 @@ def _with_mask(sample: Sample, spec: MRopeSpec) -> Inputs:
     return sample.inputs(spec)._replace(attention_mask=None if mask is None else mask[None])
 
 
-def _together(joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+def _together(
+    joined: Inputs, samples: Sequence[Sample], spec: MRopeSpec, starts: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Number samples at once, whose first tokens are at `starts`."""
+    _check_counts(joined, samples, spec, starts)
     try:
         return rope_index_of(joined, spec)
     except (TypeError, ValueError):
         for index, sample in enumerate(samples):
             _number_alone(index, sample, spec)
         raise
-
-
-def _one_by_one(rows: Sequence[Inputs], spec: MRopeSpec) -> list[tuple[Tensor, Tensor]]:
-    """Number rows alone, as the upstream numbers each of them in a batch of all."""
-    if any(row.image_grid_thw is not None or row.video_grid_thw is not None for row in rows):
-        # Of a batch without any grid the omni models take another path.
-        none = torch.empty((0, 3), dtype=torch.int64)
-        rows = [
-            row._replace(image_grid_thw=none)
-            if row.image_grid_thw is None and row.video_grid_thw is None
-            else row
-            for row in rows
-        ]
-    return [_one(index, row, spec) for index, row in enumerate(rows)]
 
 
 def _one(index: int, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
@@ -166,23 +239,8 @@ def _raise_of_sample(index: int, error: Exception) -> NoReturn:
     raise type(error)(message) from error
 
 
-def _joined_media(samples: Sequence[Sample], spec: MRopeSpec) -> Inputs:
-    """Return the grids and seconds of all samples, for the shared rule."""
-    grids: dict[str, Any] = {
-        name: torch.cat([sample.media[name] for sample in samples if name in sample.media])
-        for name in fields.GRIDS.values()
-        if any(name in sample.media for sample in samples)
-    }
-    seconds = [sample.seconds() for sample in samples]
-    seconds = [value for value in seconds if value is not None]
-    together = None
-    if seconds and "second_per_grid_ts" in spec.arguments:
-        together = join_seconds(seconds)
-    return Inputs(torch.empty(0), **grids, second_per_grid_ts=together)
-
-
 def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, width: int, side: PaddingSide, behind: int
+    samples: Sequence[Sample], spec: MRopeSpec, before: Sequence[int], after: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the positions that the samples bring, in padded rows."""
     if spec.mask_rule == "ignore":
@@ -190,12 +248,9 @@ def _place_numbered(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "
             f"{spec.convention!r} numbers padding"
         )
-    rows, deltas = [], []
-    for sample in samples:
-        assert sample.numbered is not None
-        positions, delta = sample.numbered
-        room = width - len(sample)
-        by = (room - behind, behind) if side == "left" else (0, room)
-        rows.append(pad(positions, by, value=spec.padding_value))
-        deltas.append(delta - room if spec.delta_length == "padded" else delta)
-    return torch.cat(rows, 1), torch.cat(deltas)
+    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
+    positions = join_rows([one for one, _ in numbered], spec.padding_value, before, after)
+    deltas = torch.cat([one for _, one in numbered])
+    if spec.delta_length == "padded":
+        deltas = deltas - torch.tensor([[sum(room)] for room in zip(before, after, strict=True)])
+    return positions.view(len(positions), len(samples), -1), deltas

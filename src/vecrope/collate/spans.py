@@ -11,7 +11,7 @@ from torch import Tensor
 from vecrope.collate.samples import Sample
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
-from vecrope.families.rules import Hunyuan, OmniRule
+from vecrope.families.rules import GlmImage, Hunyuan, OmniRule
 from vecrope.forms.static import locate
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
@@ -48,8 +48,13 @@ def find_spans(
     elif isinstance(rule, Hunyuan):
         assert spec.image_token_id is not None
         spans = _runs(sample.tokens["input_ids"].eq(spec.image_token_id))
+    elif isinstance(rule, GlmImage):
+        spans = _between_markers(sample, rule)
     else:
-        raise ValueError(f"truncate does not know where the pictures of {spec.model_type} end")
+        raise ValueError(
+            f"truncate does not take {spec.model_type}, in whose rows of grids or of target_sizes "
+            "nothing says which of them are one picture"
+        )
     ids = sample.tokens["input_ids"].tolist()
     opening = {*start_token_ids, spec.vision_start_token_id, spec.video_start_token_id}
     closing = {*end_token_ids, spec.video_end_token_id}
@@ -116,6 +121,20 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
         for ordinal, own in enumerate(torch.split(places, counts.tolist())):
             spans += _span_of(own, kind, ordinal)
     return spans
+
+
+def _between_markers(sample: Sample, rule: GlmImage) -> list[Span]:
+    """Return the sources: from the k-th start marker to the k-th end marker is the k-th grid.
+
+    The grids behind them are of pictures to be generated, which stand nowhere.
+    """
+    ids = sample.tokens["input_ids"]
+    starts, ends = (
+        (ids == marker).nonzero()[:, 0].tolist()
+        for marker in (rule.image_start_token_id, rule.image_end_token_id)
+    )
+    pairs = zip(starts, ends)  # noqa: B905 -- a start without an end is that of a new picture
+    return [Span(start, end + 1, {"image": [at]}) for at, (start, end) in enumerate(pairs)]
 
 
 def _runs(placeholder: Tensor) -> list[Span]:

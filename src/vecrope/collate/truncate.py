@@ -12,7 +12,8 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.number import check_alone
-from vecrope.collate.samples import Sample, read_sample
+from vecrope.collate.read import read_sample
+from vecrope.collate.samples import Sample
 from vecrope.collate.spans import find_spans
 from vecrope.spec import MRopeSpec
 
@@ -45,7 +46,8 @@ def truncate(
 
     Args:
         sample: as for `vecrope.collate`.
-        spec: of a family of the shared rule, of hunyuan_vl, or of the omni families.
+        spec: of any family but those whose crops or frames nothing says which picture they are of:
+            minicpmv4_7, isaac and bailing_moe_v3_vl.
         max_length: the most tokens that may remain, at least 1.
         side: the side that is cut off.
         start_token_ids: ids that stand right before a picture and belong to it, such as
@@ -80,7 +82,7 @@ def truncate(
     check_alone(read, spec)
     length = len(read)
     keep = range(length)
-    kept = {kind: list(range(read.count(kind))) for kind in ("image", "video", "audio")}
+    kept = {kind: list(range(read.counts[kind])) for kind in ("image", "video", "audio")}
     if length > max_length:
         cut = max_length if side == "right" else length - max_length
         spans = find_spans(read, spec, start_token_ids, end_token_ids)
@@ -99,9 +101,9 @@ def truncate(
         }
     dropped = Dropped(
         tokens=length - len(keep),
-        images=read.count("image") - len(kept["image"]),
-        videos=read.count("video") - len(kept["video"]),
-        audios=read.count("audio") - len(kept["audio"]),
+        images=read.counts["image"] - len(kept["image"]),
+        videos=read.counts["video"] - len(kept["video"]),
+        audios=read.counts["audio"] - len(kept["audio"]),
         no_label_left="labels" in read.tokens
         and bool((read.tokens["labels"][keep.start + 1 : keep.stop] == fields.IGNORED_LABEL).all()),
     )
@@ -123,8 +125,8 @@ def _taken(
         part = value if whole else _part(name, value, sample, kept)
         if len(part):
             taken[name] = part
-    if sample.sound:
-        taken["use_audio_in_video"] = bool(kept["video"])
+    if any(sample.sound):
+        taken["use_audio_in_video"] = [sample.sound[at] for at in kept["video"]]
     if whole and sample.numbered is not None:
         taken["position_ids"], taken["rope_deltas"] = sample.numbered
     return {**taken, **sample.extra}
@@ -137,8 +139,9 @@ def _part(name: str, value: Any, sample: Sample, kept: dict[str, list[int]]) -> 
             return value[kept[kind]]
         if name == fields.PIXELS[kind]:
             grids = sample.media[fields.GRIDS[kind]]
-            patches = value.split(grids.prod(1).tolist())
-            return torch.cat([patches[at] for at in kept[kind]]) if kept[kind] else value[:0]
+            # Of glm_image's grids the last have no patches yet, and give empty slices.
+            ends = [0, *grids.prod(1).cumsum(0).tolist()]
+            return torch.cat([value[:0], *(value[ends[at] : ends[at + 1]] for at in kept[kind])])
     if name in fields.SECONDS:
         if isinstance(value, Tensor):
             return value[kept["video"]]

@@ -1,0 +1,131 @@
+"""What all samples of a batch must have of one kind, or none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from vecrope.collate import fields
+from vecrope.collate.samples import Sample
+
+
+def _always(_: Sample) -> bool:
+    return True
+
+
+def _with_audio(sample: Sample) -> bool:
+    return any(name in sample.media for name in ("feature_attention_mask", "audio_seqlens"))
+
+
+def _with(kind: str) -> Callable[[Sample], bool]:
+    return lambda sample: sample.counts[kind] > 0 or fields.CROPS[kind] in sample.media
+
+
+# Which samples must have a name that others have.
+_NEEDED: dict[str, Callable[[Sample], bool]] = {
+    **dict.fromkeys(("labels", "mm_token_type_ids", "moe_mm_token_type_ids"), _always),
+    **dict.fromkeys(fields.SECONDS, lambda sample: sample.counts["video"] > 0),
+    **{name: _with(kind) for kind, name in fields.PIXELS.items()},
+    **dict.fromkeys(fields.AUDIO, _with_audio),
+}
+
+
+def check_alike(samples: Sequence[Sample]) -> None:
+    """Check that what all samples must have, or none, is so, and that it can be joined."""
+    # In the order of `_NEEDED`, so that messages do not depend on that of the samples.
+    present = {name for sample in samples for name in (*sample.tokens, *sample.media)}
+    for name in [name for name in _NEEDED if name in present]:
+        needed = _NEEDED[name]
+        _check_all(
+            name,
+            samples,
+            lambda sample, name=name: name in sample.tokens or name in sample.media,
+            needed,
+        )
+    _check_all("position_ids", samples, lambda sample: sample.numbered is not None, _always)
+    for name in present.intersection(fields.SECONDS):
+        _check_types(samples, name)
+    crops = not present.isdisjoint(fields.CROPS.values())
+    for name in present.intersection(fields.PIXELS.values()):
+        _check_shapes(samples, name, slice(-1) if crops else slice(1, None))
+    if "input_features" in present:
+        _check_shapes(samples, "input_features", slice(1, 2))
+
+
+def check_masks(samples: Sequence[Sample], *, packed: bool) -> None:
+    """Check that masks hold 0 or 1, and where samples are packed, that they mask nothing.
+
+    Masks that mask nothing are dropped.
+    """
+    masks = [sample.tokens.get("attention_mask") for sample in samples]
+    given = [mask for mask in masks if mask is not None]
+    if not given:
+        return
+    low, high = (int(value) for value in torch.cat(given).aminmax())
+    if low == high == 1:
+        for sample in samples:
+            sample.tokens.pop("attention_mask", None)
+        return
+    for index, mask in enumerate(masks):
+        if mask is None:
+            continue
+        low, high = (int(value) for value in mask.aminmax())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"attention_mask of sample {index} must hold 0 or 1, got {high} at most and "
+                f"{low} at least"
+            )
+        if low < packed:
+            raise ValueError(
+                f"attention_mask of sample {index} must be 1 at every token to be packed: leave "
+                "padding out of the sample"
+            )
+
+
+def _check_all(
+    name: str,
+    samples: Sequence[Sample],
+    has: Callable[[Sample], bool],
+    needed: Callable[[Sample], bool],
+) -> None:
+    present = [*map(has, samples)]
+    if all(present) or not any(present):
+        return
+    for index, sample in enumerate(samples):
+        if not present[index] and needed(sample):
+            raise ValueError(
+                f"sample {index} has no {name}, sample {present.index(True)} has: all samples "
+                "must have them, or none"
+            )
+
+
+def _check_types(samples: Sequence[Sample], name: str) -> None:
+    """Check that seconds are tensors in all samples or lists in all: upstreams round them apart."""
+    kinds = {
+        isinstance(sample.media[name], Tensor): index
+        for index, sample in enumerate(samples)
+        if name in sample.media
+    }
+    if len(kinds) > 1:
+        raise TypeError(
+            f"{name} must be tensors in all samples, or lists in all; got a tensor in sample "
+            f"{kinds[True]} and a list in sample {kinds[False]}"
+        )
+
+
+def _check_shapes(samples: Sequence[Sample], name: str, fixed: slice) -> None:
+    """Check that pixels or features have one shape but for the dimension that joins them."""
+    shapes = {
+        index: tuple(sample.media[name].shape)
+        for index, sample in enumerate(samples)
+        if name in sample.media
+    }
+    first = next(iter(shapes))
+    for index, shape in shapes.items():
+        if shape[fixed] != shapes[first][fixed] or len(shape) != len(shapes[first]):
+            raise ValueError(
+                f"{name} of sample {index} must have the shape {shapes[first]} of those of sample "
+                f"{first}, but for their number, got {shape}"
+            )

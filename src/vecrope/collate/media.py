@@ -1,0 +1,143 @@
+"""The media of one sample, read by themselves: shapes, types, and how many there are of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vecrope import checks
+from vecrope.collate import fields
+from vecrope.families.rules import GlmImage, MiniCPMV47
+from vecrope.spec import MRopeSpec
+
+# What holds integers, with its shape; None is any size.
+_INTEGERS: dict[str, tuple[int | None, ...]] = {
+    **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
+    **dict.fromkeys(fields.CROPS.values(), (None, 2)),
+    "images_per_sample": (1,),
+    "audio_seqlens": (None,),
+    "feature_attention_mask": (None, None),
+}
+_OF_SOME_FAMILIES = ("audio_seqlens", *fields.CROPS.values(), "images_per_sample")
+
+
+def read_tensor(value: object, name: str, who: str) -> Tensor:
+    """Return a value that a sample holds as a dense tensor, which may alias it."""
+    try:
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name} of {who} must be a tensor, an array or a list of numbers, got "
+            f"{type(value).__name__} that is none of them"
+        ) from error
+    checks.check_readable(f"{name} of {who}", tensor)
+    return tensor
+
+
+def read_media(given: Mapping[str, Any], spec: MRopeSpec, who: str) -> dict[str, Any]:
+    """Return grids, seconds, pixels and audio; what holds nothing counts as absent."""
+    media: dict[str, Any] = {}
+    for name, shape in _INTEGERS.items():
+        if name in given:
+            values = read_tensor(given[name], name, who)
+            if values.numel() or name == "images_per_sample":
+                media[name] = _integers(values, shape, name, who)
+    for name in (*fields.PIXELS.values(), "input_features"):
+        if name in given and (values := read_tensor(given[name], name, who)).numel():
+            media[name] = values
+    names = [name for name in fields.SECONDS if name in given and len(given[name])]
+    if len(names) > 1:
+        raise ValueError(f"{who} has {' and '.join(names)}, which are the same: give one of them")
+    for name in names:
+        media[name] = given[name]
+        checks.check_seconds_type(f"{name} of {who}", given[name])
+    for name in _OF_SOME_FAMILIES:
+        if name in media and name not in spec.arguments:
+            raise ValueError(f"{who} has {name}: it is not used by {spec.model_type}")
+    return media
+
+
+def _integers(values: Tensor, shape: tuple[int | None, ...], name: str, who: str) -> Tensor:
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
+    if len(shape) == 2 and values.dim() == 3 and values.shape[0] == 1:
+        values = values[0]  # a batch of one
+    if values.dim() != len(shape) or shape[-1] not in (None, values.shape[-1]):
+        expected = ", ".join("n" if size is None else str(size) for size in shape)
+        raise ValueError(
+            f"{name} of {who} must have shape ({expected}{',' if len(shape) == 1 else ''}), "
+            f"got {tuple(values.shape)}"
+        )
+    return values
+
+
+def check_media(
+    media: Mapping[str, Any], counts: Mapping[str, int], spec: MRopeSpec, who: str
+) -> None:
+    """Check that seconds, pixels and audio are as many as the sample's own grids ask for."""
+    for name in fields.SECONDS:
+        if name in media and len(media[name]) != counts["video"]:
+            raise ValueError(
+                f"{name} of {who} must be one for each of its {counts['video']} videos, got "
+                f"{len(media[name])}"
+            )
+    if "images_per_sample" in media and int(media["images_per_sample"]) != counts["image"]:
+        raise ValueError(
+            f"images_per_sample of {who} must be the {counts['image']} rows of its "
+            f"image_grid_thw, got {int(media['images_per_sample'])}"
+        )
+    for kind, name in fields.PIXELS.items():
+        if name in media:
+            _check_pixels(media, kind, spec, who)
+    if counts["audio"]:
+        _check_audio(media, who)
+
+
+def _check_pixels(media: Mapping[str, Any], kind: str, spec: MRopeSpec, who: str) -> None:
+    name = fields.PIXELS[kind]
+    pixels = media[name]
+    if not pixels.is_floating_point():
+        raise TypeError(f"{name} of {who} must be floating-point numbers, got {pixels.dtype}")
+    by_crops = isinstance(spec.own_rule, MiniCPMV47)
+    source = fields.CROPS[kind] if by_crops else fields.GRIDS[kind]
+    grids = media.get(source)
+    if grids is None:
+        raise ValueError(f"{who} has {name} and no {source}")
+    patches = grids.to(torch.int64).prod(1)
+    if by_crops:  # patches stand side by side
+        patch, needed = pixels.shape[-2] if pixels.dim() > 1 else 1, int(patches.sum())
+        if pixels.shape[-1] != needed * patch:
+            raise ValueError(
+                f"{name} of {who} must hold {needed} patches of {patch} columns, as its {source} "
+                f"says, got {pixels.shape[-1]} columns"
+            )
+        return
+    # Of glm_image's grids the last are of pictures that are still to be generated.
+    counts = patches.cumsum(0).tolist() if isinstance(spec.own_rule, GlmImage) else []
+    needed = int(patches.sum())
+    if pixels.shape[0] != needed and pixels.shape[0] not in counts:
+        raise ValueError(
+            f"{name} of {who} must have {needed} rows, the patches of its {source}, got "
+            f"{pixels.shape[0]}"
+        )
+
+
+def _check_audio(media: Mapping[str, Any], who: str) -> None:
+    features, mask = media.get("input_features"), media.get("feature_attention_mask")
+    if features is not None and features.dim() != 3:
+        raise ValueError(
+            f"input_features of {who} must have shape (num_audios, mel_bins, frames), got "
+            f"{tuple(features.shape)}"
+        )
+    lengths = {name: len(media[name]) for name in fields.AUDIO if name in media}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{count} in {name}" for name, count in lengths.items())
+        raise ValueError(f"{who} must have one row for each audio, got {listed}")
+    if features is not None and mask is not None and features.shape[2] != mask.shape[1]:
+        raise ValueError(
+            f"feature_attention_mask of {who} must have the {features.shape[2]} frames of its "
+            f"input_features, got {mask.shape[1]}"
+        )

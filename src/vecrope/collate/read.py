@@ -1,0 +1,139 @@
+"""Each sample read by itself: its names, the shapes and the types of what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vecrope.collate import fields
+from vecrope.collate.alike import check_alike
+from vecrope.collate.media import check_media, read_media, read_tensor
+from vecrope.collate.samples import Sample
+from vecrope.spec import MRopeSpec
+
+_KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
+
+
+def read_samples(
+    samples: Sequence[Mapping[str, Any]], spec: MRopeSpec, *, keep_extra: bool
+) -> list[Sample]:
+    """Read each sample, and check that all have the same things of which all or none must.
+
+    Raises:
+        TypeError: for what is no sequence of samples, for an unknown name, and for a wrong type.
+        ValueError: for no samples, wrong shapes, and things that only some samples have.
+    """
+    if isinstance(samples, str | bytes | Mapping) or not isinstance(samples, Sequence):
+        raise TypeError(
+            f"samples must be a sequence of mappings, one for each prompt, got "
+            f"{type(samples).__name__}"
+        )
+    if not len(samples):
+        raise ValueError("samples must hold at least one sample, got none")
+    read = [
+        read_sample(sample, spec, f"sample {index}", keep_extra)
+        for index, sample in enumerate(samples)
+    ]
+    check_alike(read)
+    return read
+
+
+def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> Sample:
+    """Read one sample, by itself; `who` names it."""
+    if not isinstance(sample, Mapping):
+        raise TypeError(f"{who} must be a mapping of names to values, got {type(sample).__name__}")
+    unknown = [name for name in sample if name not in _KNOWN]
+    if unknown and not keep_extra:
+        listed = ", ".join(sorted(map(str, unknown)))
+        remedy = (
+            "run the processor first"
+            if "input_ids" not in sample and fields.UNPROCESSED.intersection(unknown)
+            else "extra='stack', 'list' or 'drop' says what to do with them"
+        )
+        raise TypeError(
+            f"{who} has {listed}, which are none of {', '.join(fields.NAMES)}: {remedy}"
+        )
+    given = {name: value for name, value in sample.items() if value is not None}
+    if "input_ids" not in given:
+        unprocessed = fields.UNPROCESSED.intersection(map(str, given))
+        raise ValueError(
+            f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
+        )
+    tokens = {"input_ids": _row(given["input_ids"], "input_ids", who)}
+    length = tokens["input_ids"].shape[0]
+    for name in fields.TOKEN_PADDING:
+        if name in given:
+            tokens[name] = _row(given[name], name, who, length)
+    read = Sample(tokens, read_media(given, spec, who))
+    check_media(read.media, read.counts, spec, who)
+    read.sound = _sound(given.get("use_audio_in_video", False), read.counts["video"], spec, who)
+    if "position_ids" in given:
+        read.numbered = _numbered(given, length, getattr(spec.own_rule, "num_axes", 3), who)
+    read.extra = {name: sample[name] for name in unknown}
+    return read
+
+
+def _row(value: object, name: str, who: str, length: int | None = None) -> Tensor:
+    """Return (T,) int64, which may alias `value`."""
+    row = given = read_tensor(value, name, who)
+    if row.dim() == 2 and row.shape[0] == 1:
+        row = row[0]
+    if row.dim() != 1 or row.numel() == 0:
+        raise ValueError(
+            f"{name} of {who} must have shape (T,) or (1, T) of at least one token, got "
+            f"{tuple(given.shape)}"
+        )
+    if length is not None and row.shape[0] != length:
+        raise ValueError(
+            f"{name} of {who} must have the {length} tokens of its input_ids, got {row.shape[0]}"
+        )
+    if row.dtype == torch.int64:
+        return row
+    if row.is_floating_point() or row.is_complex():
+        raise TypeError(f"{name} of {who} must be integers, got {row.dtype}")
+    return row.to(torch.int64)
+
+
+def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> tuple[bool, ...]:
+    """Return whether each video has its sound, which is said for all or for each."""
+    flags = value.tolist() if isinstance(value, Tensor) else value
+    flags = [flags] * num_videos if isinstance(flags, bool) else flags
+    if not isinstance(flags, Sequence) or not all(isinstance(flag, bool) for flag in flags):
+        raise TypeError(
+            f"use_audio_in_video of {who} must be a bool, or one for each of its videos, got "
+            f"{value!r}"
+        )
+    if len(flags) != num_videos:
+        raise ValueError(
+            f"use_audio_in_video of {who} must be one for each of its {num_videos} videos, got "
+            f"{len(flags)}"
+        )
+    if (value is True or any(flags)) and "use_audio_in_video" not in spec.arguments:
+        raise ValueError(
+            f"use_audio_in_video of {who} must be False: {spec.model_type} does not take audio"
+        )
+    return tuple(flags)
+
+
+def _numbered(given: dict[str, Any], length: int, axes: int, who: str) -> tuple[Tensor, Tensor]:
+    """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1)."""
+    positions = read_tensor(given["position_ids"], "position_ids", who)
+    shape = tuple(positions.shape)
+    if shape in ((1, axes, length), (1, axes + 1, length)):
+        positions = positions[0]
+    if positions.dim() == 2:
+        positions = positions[:, None]
+    if tuple(positions.shape) not in ((axes, 1, length), (axes + 1, 1, length)):
+        raise ValueError(
+            f"position_ids of {who} must have shape ({axes}, {length}), ({axes}, 1, {length}) or "
+            f"(1, {axes}, {length}), with or without the text row in front, got {shape}"
+        )
+    if "rope_deltas" not in given:
+        raise ValueError(f"{who} has position_ids and no rope_deltas")
+    deltas = read_tensor(given["rope_deltas"], "rope_deltas", who)
+    if deltas.numel() != 1:
+        raise ValueError(f"rope_deltas of {who} must have shape (1, 1), got {tuple(deltas.shape)}")
+    return positions[-axes:], deltas.reshape(1, 1)

@@ -61,6 +61,36 @@ def read_items(
     rows += [] if videos is None else videos.tolist()
     if not rows:
         return Items(0, [], [], [], [], [], [], [], None)
+    grids = read_grids(rows, num_images, spec, lenient=lenient)
+    if grids is None:
+        return None
+    groups, depth, height, width, area = grids
+    extent, offsets = depth, None
+    if has_pace(spec):
+        offsets = _offsets(depth, num_images, videos, spec, seconds)
+        if offsets is None:
+            return None
+        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
+    advance = [*map(max, height, width)]
+    if spec.span_rule == "thw":
+        advance = [*map(max, advance, extent)]
+    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+
+
+def read_grids(
+    rows: Sequence[Sequence[int]], num_images: int, spec: MRopeSpec, *, lenient: bool
+) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
+    """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
+
+    Args:
+        rows: the grids of images, then those of videos.
+        num_images: how many are of images.
+        spec: the family's rules.
+        lenient: as for `read_items`.
+
+    Returns:
+        None if a grid is not sound.
+    """
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
     zeros = min(map(min, rows)) < 1
@@ -89,16 +119,7 @@ def read_items(
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
     if sum(map(mul, groups, area)) >= _MAX_TOKENS:
         return None
-    extent, offsets = depth, None
-    if has_pace(spec):
-        offsets = _offsets(depth, num_images, videos, spec, seconds)
-        if offsets is None:
-            return None
-        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
-    advance = [*map(max, height, width)]
-    if spec.span_rule == "thw":
-        advance = [*map(max, advance, extent)]
-    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+    return groups, depth, height, width, area
 
 
 def _offsets(

@@ -16,8 +16,8 @@ from vecrope.own_rules.omni.faults import has_fault
 from vecrope.own_rules.omni.find import find_items as find_items_on_host
 from vecrope.own_rules.omni.find import unmasked_tokens
 from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
-from vecrope.own_rules.omni.media import MOST_FLOAT, float32
-from vecrope.own_rules.omni.number import walk_items, write_entries
+from vecrope.own_rules.omni.media import MOST_FLOAT, float32, read_media
+from vecrope.own_rules.omni.number import follow, write_entries
 from vecrope.spec import MRopeSpec
 
 
@@ -61,11 +61,7 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
     if validate and not tracing:
-        answer = _eager(inputs, spec, rule, dtype, delta_dtype)
-        if answer is not None:
-            return answer
-        # A video is cut into chunks that cut its frames. The rest has been checked.
-        validate = False
+        return _on_host(inputs, spec, rule, dtype, delta_dtype)
     stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
     if stream.num_tokens == 0:
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
@@ -100,15 +96,15 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     return torch.where(fault, -1, positions), torch.where(fault, least, rope_deltas)
 
 
-def _eager(
+def _on_host(
     inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype, delta_dtype: torch.dtype
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer from items on the host, or None for what needs the static path."""
+) -> tuple[Tensor, Tensor]:
+    """Return the answer from items on the host."""
     input_ids = inputs.input_ids
     host = inputs if input_ids.is_cpu else on_host(inputs)
-    tokens = unmasked_tokens(host)
-    items = find_items_on_host(host, spec, rule, tokens)
-    entries, largest = walk_items(items, tokens.bounds, spec, rule)
+    tokens, media = unmasked_tokens(host), read_media(host, spec, rule)
+    items = find_items_on_host(tokens, media, host, spec, rule)
+    entries, largest = follow(items, media, tokens.bounds, spec, rule)
     check_range(largest, spec)
     padding = spec.padding_value
     num_kept, lengths = (
@@ -123,10 +119,7 @@ def _eager(
         ]
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
-        answer = write_entries(entries, tokens.bounds[-1], spec, rule)
-        if answer is None:
-            return None
-        positions = answer.to(dtype)
+        positions = write_entries(entries, spec).to(dtype)
     if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)

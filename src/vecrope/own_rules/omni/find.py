@@ -248,7 +248,7 @@ class _Finder:
         visual_kind = IMAGE if visual < self.media.num_images else VIDEO
         media = (visual_kind, visual, self.media.area), (AUDIO, sound, self.media.audio)
         for kind, at, sizes in media:
-            got = int((inside == self.ids[kind]).sum())
+            got = inside.tolist().count(self.ids[kind])
             if at < 0 or got == sizes[at]:
                 continue
             name, value = _NAMES[kind], self._value(kind, at)

@@ -34,6 +34,50 @@ class Media(NamedTuple):
     audio: list[int]  # tokens of each audio; 0 for what is not there
 
 
+class Traits(NamedTuple):
+    """What `MRopeSpec` and `OmniRule` say about positions, as fields of the same names."""
+
+    position_dtype: str
+    time_dtype: str
+    time_order: str
+    interleave: str
+    sound_markers: str
+    sound_end: str
+    whole_times: str  # "whole", or ""
+    tokens_per_second: float
+    seconds_per_chunk: float
+
+    @classmethod
+    def of(cls, spec: MRopeSpec, rule: OmniRule) -> Traits:
+        """Return those of a family."""
+        assert spec.tokens_per_second is not None
+        return cls(
+            spec.position_dtype,
+            spec.time_dtype,
+            spec.time_order,
+            rule.interleave,
+            rule.sound_markers,
+            rule.sound_end,
+            "whole" if rule.whole_times else "",
+            spec.tokens_per_second,
+            rule.seconds_per_chunk or 0.0,
+        )
+
+    @classmethod
+    def parse(cls, words: str, tokens_per_second: float, seconds_per_chunk: float) -> Traits:
+        """Return those that `words` names, separated by spaces."""
+        position, time, order, interleave, markers, end, whole = words.split(" ")
+        return cls(
+            position, time, order, interleave, markers, end, whole,
+            tokens_per_second, seconds_per_chunk,
+        )  # fmt: skip
+
+    @property
+    def chunk_length(self) -> int:
+        """Positions of a chunk of a video and its sound."""
+        return int(self.tokens_per_second * self.seconds_per_chunk)
+
+
 def float32(value: float) -> float:
     """Return the float32 that is nearest, ties to even."""
     return _unpack(_pack(value))[0]  # type: ignore[no-any-return]
@@ -66,28 +110,20 @@ def _halved(length: Count) -> Count:
     return (length - 1) // 2 + 1
 
 
-def frame_times(frames: int, seconds: float, spec: MRopeSpec, rule: OmniRule) -> Sequence[float]:
+def frame_times(frames: int, seconds: float, traits: Traits) -> Sequence[float]:
     """Return the temporal offsets of frames, each product rounded as the upstream rounds it."""
     if frames == 1:
         return (0,)
     # The product of two float32 is exact in double precision.
-    code = "f" if spec.time_dtype == "float32" else "d"
-    assert spec.tokens_per_second is not None
-    rate = rounded((spec.tokens_per_second,), code)[0]
-    if spec.time_order == "seconds":
+    code = "f" if traits.time_dtype == "float32" else "d"
+    rate = rounded((traits.tokens_per_second,), code)[0]
+    if traits.time_order == "seconds":
         times = rounded([frame * seconds for frame in range(frames)], code)
         times = rounded([time * rate for time in times], code)
     else:
         step = rounded((seconds * rate,), code)[0]
         times = rounded([frame * step for frame in range(frames)], code)
-    return [*map(int, times)] if rule.whole_times else times
-
-
-def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
-    """Return the positions of a chunk of a video and its sound."""
-    assert spec.tokens_per_second is not None
-    assert rule.seconds_per_chunk is not None
-    return int(spec.tokens_per_second * rule.seconds_per_chunk)
+    return [*map(int, times)] if traits.whole_times else times
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:

@@ -16,10 +16,8 @@ from struct import Struct
 import torch
 from torch import Tensor
 
-from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.find import Item
-from vecrope.own_rules.omni.media import Media, chunk_length, float32, frame_times, rounded
-from vecrope.spec import MRopeSpec
+from vecrope.own_rules.omni.media import Media, Traits, float32, frame_times, rounded
 
 Cut = tuple[int, int]
 # Tokens that count up from a base on all axes, or a block of frames, which may have sound:
@@ -30,7 +28,7 @@ Entry = tuple[float, int, int, int, Sequence[float], Sequence[Cut]]
 
 
 def follow(
-    items: list[Item], media: Media, bounds: list[int], spec: MRopeSpec, rule: OmniRule
+    items: list[Item], media: Media, bounds: list[int], traits: Traits
 ) -> tuple[list[Entry], list[float]]:
     """Follow the running position from item to item, rounding where the upstream does.
 
@@ -38,14 +36,13 @@ def follow(
         items: in the order of the prompt.
         media: that they are of.
         bounds: (B + 1) where each row of unmasked tokens begins, and the last one ends.
-        spec: the family's rules.
-        rule: likewise.
+        traits: of the family.
 
     Returns:
         The entries of all tokens, and the largest position of each row, -1 without a token.
     """
-    rounds = spec.position_dtype == "float32"
-    early, share = rule.sound_markers == "early", rule.sound_markers == "shared"
+    rounds = traits.position_dtype == "float32"
+    early, share = traits.sound_markers == "early", traits.sound_markers == "shared"
     entries: list[Entry] = []
     largest: list[float] = []
     base: float = 0
@@ -91,19 +88,19 @@ def follow(
             if visual < 0:
                 count_up(block, audio)
             else:
-                offsets = frame_times(media.depth[visual], media.seconds[visual], spec, rule)
-                times = [block + offset for offset in offsets]
+                offsets = frame_times(media.depth[visual], media.seconds[visual], traits)
+                times: Sequence[float] = [block + offset for offset in offsets]
                 if rounds and len(times) > 1:
                     times = rounded(times, "f")
                 visual_end = max(near(block + (max(height, width) - 1)), times[-1])
                 highest = max(visual_end, end)
                 cuts: list[Cut] = []
                 if audio:
-                    cuts = _cuts(block, times, offsets, height * width, audio, spec, rule)
+                    cuts = _cuts(block, times, offsets, height * width, audio, near, traits)
                 # A block ends in its sound, or in a frame if all of the sound comes before that.
-                if not audio or (rule.sound_end == "piece" and cuts and cuts[-1][1] == audio):
+                if not audio or (traits.sound_end == "piece" and cuts and cuts[-1][1] == audio):
                     end = visual_end
-                elif rule.sound_end == "block":
+                elif traits.sound_end == "block":
                     end = highest
                 if audio:
                     cuts.append((area, audio))
@@ -136,23 +133,34 @@ def _cuts(
     offsets: Sequence[float],
     in_frame: int,
     audio: int,
-    spec: MRopeSpec,
-    rule: OmniRule,
+    near: Callable[[float], float],
+    traits: Traits,
 ) -> list[Cut]:
-    """Return the cuts of a block, as `Entry` has them, but for its end."""
-    cuts: list[Cut] = []
-    if rule.interleave == "merge":
-        near = float32 if spec.position_dtype == "float32" else _same
-        for frame, time in enumerate(times):
-            before = ceil(time - block)
+    """Return the cuts of a block, as `Entry` has them, but for its end.
+
+    Args:
+        block: the block's base.
+        times: positions of the frames in time.
+        offsets: the same, counted from the base.
+        in_frame: tokens of a frame.
+        audio: tokens of the sound.
+        near: what rounds the positions of the sound; `_same` where they are exact.
+        traits: of the family.
+    """
+    if traits.interleave == "merge":
+        before = [ceil(time - block) for time in times]
+        if near is not _same:
             # Rounding moves a token of the sound by less than one: it may join the frame.
-            before -= near(block + (before - 1)) == time
-            cuts.append((frame * in_frame, min(before, audio)))
-        return cuts
-    length, chunk, previous = chunk_length(spec, rule), 0, 0
+            before = [
+                count - (near(block + (count - 1)) == time)
+                for count, time in zip(before, times, strict=True)
+            ]
+        return [(frame * in_frame, min(count, audio)) for frame, count in enumerate(before)]
+    cuts: list[Cut] = []
+    length, chunk, previous = traits.chunk_length, 0, 0
     for frame, offset in enumerate(offsets):
         current = int(offset // length)
-        begun = current - chunk if rule.interleave == "walk" else int(current > previous)
+        begun = current - chunk if traits.interleave == "walk" else int(current > previous)
         previous = current
         # Each token begins one chunk at most.
         for token in range(min(begun, in_frame)):
@@ -163,10 +171,10 @@ def _cuts(
     return cuts
 
 
-def write_entries(entries: Sequence[Entry], spec: MRopeSpec) -> Tensor:
+def write_entries(entries: Sequence[Entry], traits: Traits) -> Tensor:
     """Return the positions (3, N) of the tokens of entries, at least one: int64 or float32."""
     code, size, dtype = "q", 8, torch.int64
-    if spec.position_dtype == "float32":
+    if traits.position_dtype == "float32":
         code, size, dtype = "f", 4, torch.float32
     pack = Struct(code).pack
     numbers = bytearray(size * max(entry[1] for entry in entries))
@@ -189,11 +197,8 @@ def write_entries(entries: Sequence[Entry], spec: MRopeSpec) -> Tensor:
             if frames > 1:
                 in_time = b"".join([pack(time) * in_frame for time in times])
             if cuts:
-                sound = upwards[: size * cuts[-1][1]]
-                still, down, across = (
-                    _take_turns(of_frames, sound, cuts, size) for of_frames in (still, down, across)
-                )
-                in_time = _take_turns(in_time, memoryview(in_space), cuts, size)
+                _take_turns(columns, (still, down, across, in_time), upwards, in_space, cuts, size)
+                continue
             pieces = (still, down, across, in_time, in_space)
         for column, piece in zip(columns, pieces, strict=True):
             column.append(piece)
@@ -201,12 +206,26 @@ def write_entries(entries: Sequence[Entry], spec: MRopeSpec) -> Tensor:
     return torch.add(*torch.frombuffer(table, dtype=dtype).view(2, 3, -1))
 
 
-def _take_turns(of_frames: bytes, of_sound: memoryview, cuts: Sequence[Cut], size: int) -> bytes:
-    """Return values of a block's frames and of its sound, of so many bytes each, in their order."""
-    frames, sounds = (
-        [0, *(size * number for number in column)] for column in zip(*cuts, strict=True)
+def _take_turns(
+    columns: Sequence[list[bytes | memoryview]],
+    of_frames: Sequence[bytes],
+    upwards: memoryview,
+    in_space: bytes,
+    cuts: Sequence[Cut],
+    size: int,
+) -> None:
+    """Add a block with sound to the columns of `write_entries`: frames and sound in their order."""
+    (frames, sounds) = (
+        [*map(slice, (0, *ends), ends)]
+        for ends in ([size * cut[side] for cut in cuts] for side in (0, 1))
     )
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(cuts))
-    pieces[::2] = map(of_frames.__getitem__, map(slice, frames, frames[1:]))
-    pieces[1::2] = map(of_sound.__getitem__, map(slice, sounds, sounds[1:]))
-    return b"".join(pieces)
+    counted: list[bytes | memoryview] = [upwards[piece] for piece in sounds]
+    constant: list[bytes | memoryview] = [in_space[piece] for piece in sounds]
+    for column, values, heard in zip(
+        columns, of_frames, (counted, counted, counted, constant), strict=False
+    ):
+        turns: list[bytes | memoryview] = [b""] * (2 * len(cuts))
+        turns[::2] = map(values.__getitem__, frames)
+        turns[1::2] = heard
+        column += turns
+    columns[4].append(in_space)

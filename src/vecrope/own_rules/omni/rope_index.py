@@ -7,17 +7,13 @@ from operator import gt, sub
 import torch
 from torch import Tensor
 
-from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni import checks
-from vecrope.own_rules.omni.blocks import number
-from vecrope.own_rules.omni.faults import has_fault
-from vecrope.own_rules.omni.find import find_items as find_items_on_host
-from vecrope.own_rules.omni.find import unmasked_tokens
-from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
-from vecrope.own_rules.omni.media import MOST_FLOAT, float32, read_media
+from vecrope.own_rules.omni.find import find_items, unmasked_tokens
+from vecrope.own_rules.omni.media import MOST_FLOAT, Traits, float32, read_media
 from vecrope.own_rules.omni.number import follow, write_entries
+from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -55,38 +51,28 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     checks.check_media_types(inputs, spec, rule)
     tracing = torch.compiler.is_compiling()
     input_ids = inputs.input_ids
-    without_grids = not has_grids(inputs)
+    without_grids = not _has_grids(inputs)
     dtypes = {"ids": input_ids.dtype, "int64": torch.int64, "float32": torch.float32}
     dtype = dtypes[rule.text_dtype if without_grids else spec.position_dtype]
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
     if validate and not tracing:
         return _on_host(inputs, spec, rule, dtype, delta_dtype)
-    stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
-    if stream.num_tokens == 0:
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
+    if not input_ids.numel():
+        num_rows = input_ids.shape[0] if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
+        rope_deltas = torch.zeros((num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
-
-    tokens, media = pack(stream), make_media(inputs, spec, rule)
-    items = find_items(tokens, media, spec, rule)
-    with_sound = media.has_sound is not False
-    positions, largest = number(tokens, items, spec, rule, use_audio_in_video=with_sound)
-    fault = None
-    if validate:
-        fault = has_fault(tokens, items, media, spec, rule, lenient=inputs.lenient)
-        if spec.position_dtype == "float32":
-            fault = fault | (largest >= MOST_FLOAT).any()
+    tokens, positions, largest, fault = static_rope_index(inputs, spec, rule, validate=validate)
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
-
-    kept = tokens.bounds[1:] - tokens.bounds[:-1]
-    padded = tokens.padded_bounds[1:] - tokens.padded_bounds[:-1]
+    kept, padded = tokens.bounds.diff(), tokens.padded_bounds.diff()
     if tokens.place is not None:
         padding = spec.padding_value
         if without_grids and rule.text_padding_value is not None:
             padding = rule.text_padding_value
             largest = torch.where(kept < padded, largest.clamp(min=padding), largest)
-        place = tokens.place.clamp(max=stream.num_tokens - 1)
-        positions = torch.where(tokens.place == stream.num_tokens, padding, positions[:, place])
+        masked = tokens.place == tokens.ids.shape[0]
+        place = tokens.place.masked_fill(masked, 0)
+        positions = positions[:, place].masked_fill(masked, padding)
     length = padded if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
     positions = positions.view(3, *input_ids.shape)
@@ -103,14 +89,15 @@ def _on_host(
     input_ids = inputs.input_ids
     host = inputs if input_ids.is_cpu else on_host(inputs)
     tokens, media = unmasked_tokens(host), read_media(host, spec, rule)
-    items = find_items_on_host(tokens, media, host, spec, rule)
-    entries, largest = follow(items, media, tokens.bounds, spec, rule)
+    traits = Traits.of(spec, rule)
+    items = find_items(tokens, media, host, spec, rule)
+    entries, largest = follow(items, media, tokens.bounds, traits)
     check_range(largest, spec)
     padding = spec.padding_value
     num_kept, lengths = (
         [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
     )
-    if not has_grids(inputs) and rule.text_padding_value is not None:
+    if not _has_grids(inputs) and rule.text_padding_value is not None:
         padding = rule.text_padding_value
         masked = map(gt, lengths, num_kept)
         largest = [
@@ -119,7 +106,7 @@ def _on_host(
         ]
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
-        positions = write_entries(entries, spec).to(dtype)
+        positions = write_entries(entries, traits).to(dtype)
     if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
@@ -132,6 +119,11 @@ def _on_host(
     if input_ids.is_cpu:
         return positions, rope_deltas
     return positions.to(input_ids.device), rope_deltas.to(input_ids.device)
+
+
+def _has_grids(inputs: Inputs) -> bool:
+    """Say whether the upstreams would look at the ids at all."""
+    return inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
 
 
 def on_host(inputs: Inputs) -> Inputs:

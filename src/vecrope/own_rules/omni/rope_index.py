@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from operator import gt, sub
+from operator import sub
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +11,9 @@ from torch import Tensor
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni import checks
-from vecrope.own_rules.omni.find import find_items, unmasked_tokens
+from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
 from vecrope.own_rules.omni.media import MOST_FLOAT, Traits, float32, read_media
-from vecrope.own_rules.omni.number import follow, write_entries
+from vecrope.own_rules.omni.number import Entry, follow, write_entries
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -57,7 +58,7 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
     if validate and not tracing:
-        return _on_host(inputs, spec, rule, dtype, delta_dtype)
+        return _on_host(inputs, spec, rule, dtype)
     if not input_ids.numel():
         num_rows = input_ids.shape[0] if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
         rope_deltas = torch.zeros((num_rows, 1), dtype=delta_dtype, device=input_ids.device)
@@ -82,39 +83,63 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     return torch.where(fault, -1, positions), torch.where(fault, least, rope_deltas)
 
 
-def _on_host(
-    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype, delta_dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return the answer from items on the host."""
-    input_ids = inputs.input_ids
-    host = inputs if input_ids.is_cpu else on_host(inputs)
+class OnHost(NamedTuple):
+    """A batch whose items have been followed on the host."""
+
+    tokens: Tokens
+    entries: list[Entry]  # of the unmasked tokens
+    rope_deltas: Tensor  # (B, 1) on the CPU
+    padding_value: int
+
+
+def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> OnHost:
+    """Find the items of a batch, and follow the running position over them.
+
+    Args:
+        inputs: types, shapes and the mask's values have been checked.
+        spec: the family's rules.
+        rule: likewise.
+
+    Raises:
+        ValueError: for media that are not sound, or do not fit the tokens.
+    """
+    host = inputs if inputs.input_ids.is_cpu else _copied_to_host(inputs)
     tokens, media = unmasked_tokens(host), read_media(host, spec, rule)
-    traits = Traits.of(spec, rule)
     items = find_items(tokens, media, host, spec, rule)
-    entries, largest = follow(items, media, tokens.bounds, traits)
-    check_range(largest, spec)
+    entries, largest = follow(items, media, tokens.bounds, Traits.of(spec, rule))
+    _check_range(largest, spec)
     padding = spec.padding_value
     num_kept, lengths = (
         [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
     )
-    if not _has_grids(inputs) and rule.text_padding_value is not None:
-        padding = rule.text_padding_value
-        masked = map(gt, lengths, num_kept)
-        largest = [
-            max(most, padding) if is_masked else most
-            for most, is_masked in zip(largest, masked, strict=True)
-        ]
+    dtype = torch.float32 if spec.position_dtype == "float32" else torch.int64
+    if not _has_grids(inputs):
+        dtype = torch.float32 if rule.text_dtype == "float32" else torch.int64
+        if rule.text_padding_value is not None:
+            padding = rule.text_padding_value
+            largest = [
+                max(most, padding) if length > kept else most
+                for most, length, kept in zip(largest, lengths, num_kept, strict=True)
+            ]
+    near = float32 if dtype == torch.float32 else int
+    taken = lengths if spec.delta_length == "padded" else num_kept
+    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
+    return OnHost(tokens, entries, torch.tensor(deltas, dtype=dtype).view(-1, 1), padding)
+
+
+def _on_host(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the answer from items on the host."""
+    input_ids = inputs.input_ids
+    tokens, entries, rope_deltas, padding = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
-        positions = write_entries(entries, traits).to(dtype)
+        positions = write_entries(entries, Traits.of(spec, rule)).to(dtype)
     if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
         positions.index_copy_(1, tokens.given_index, packed)
-    near = float32 if delta_dtype == torch.float32 else int
-    taken = lengths if spec.delta_length == "padded" else num_kept
-    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
-    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).view(-1, 1)
     positions = positions.view(3, *input_ids.shape)
     if input_ids.is_cpu:
         return positions, rope_deltas
@@ -126,12 +151,12 @@ def _has_grids(inputs: Inputs) -> bool:
     return inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
 
 
-def on_host(inputs: Inputs) -> Inputs:
+def _copied_to_host(inputs: Inputs) -> Inputs:
     """Return the arguments with every tensor copied to the CPU."""
     return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
 
 
-def check_range(largest: list[float], spec: MRopeSpec) -> None:
+def _check_range(largest: list[float], spec: MRopeSpec) -> None:
     """Check that float32 tells the positions of every row apart."""
     if spec.position_dtype != "float32" or max(largest, default=0) < MOST_FLOAT:
         return

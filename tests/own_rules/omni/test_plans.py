@@ -8,9 +8,9 @@ from support import assert_same
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
+from vecrope.own_rules.entries import write_entries
 from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.own_rules.omni.media import Traits
-from vecrope.own_rules.omni.number import write_entries
 from vecrope.testing import conversations
 
 
@@ -49,7 +49,7 @@ def test_rounded_sound_is_a_line_a_token():
     traits = Traits.of(*(lambda spec: (spec, spec.own_rule))(spec_of("qwen3_omni_moe", "sglang")))
     base = 2.0**23 - 1.5
     entries = [(base, 9, 1, 3, (base, base + 3), [(3, 1), (6, 3)])]
-    positions = write_entries(entries, traits)
+    positions = write_entries(entries, torch.float32)
     along = []
     for tokens, *bases, slopes in lines_of_entries(entries, traits):
         first = torch.tensor(bases, dtype=torch.float32).unsqueeze(1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from vecrope.own_rules.entries import Entry
 from vecrope.own_rules.omni.media import Traits, float32
-from vecrope.own_rules.omni.number import Entry
 
 # Tokens; the first one's position in time, height and width; by how much each counts up.
 Line = tuple[int, float, float, float, tuple[int, int, int]]

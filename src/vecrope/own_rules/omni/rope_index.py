@@ -10,10 +10,11 @@ from torch import Tensor
 
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.entries import Entry, write_entries
 from vecrope.own_rules.omni import checks
 from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
 from vecrope.own_rules.omni.media import MOST_FLOAT, Traits, float32, read_media
-from vecrope.own_rules.omni.number import Entry, follow, write_entries
+from vecrope.own_rules.omni.number import follow
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -135,7 +136,8 @@ def _on_host(
     tokens, entries, rope_deltas, padding = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
-        positions = write_entries(entries, Traits.of(spec, rule)).to(dtype)
+        laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
+        positions = write_entries(entries, laid_out).to(dtype)
     if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)

@@ -37,8 +37,9 @@ def search(bounds: Tensor, values: Tensor, *, right: bool = True) -> Tensor:
 
     It is `searchsorted(bounds, values, right=right)`: with `right=False` how many are below.
     """
-    work = bounds.shape[0] * values.numel()
-    if work >= PARALLEL_FROM or not values.is_cpu or torch.compiler.is_compiling():
+    # Asked first: a graph is not to depend on sizes.
+    is_traced = torch.compiler.is_compiling()
+    if is_traced or not values.is_cpu or bounds.shape[0] * values.numel() >= PARALLEL_FROM:
         return torch.searchsorted(bounds.contiguous(), values.contiguous(), right=right)
     values = values.unsqueeze(-1)
     return (values >= bounds if right else values > bounds).sum(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -10,6 +12,7 @@ from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
@@ -20,6 +23,7 @@ from vecrope.own_rules.common import (
     positions_dtype,
     refuse_videos,
 )
+from vecrope.own_rules.entries import Entry, write_entries
 from vecrope.spec import MRopeSpec
 
 # More than any position: what sets the running largest values of one row apart from the next's.
@@ -51,6 +55,12 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
         faults.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     dtype = positions_dtype(inputs, spec)
+    if stream.exact and stream.kept is None and stream.num_tokens:
+        answer = _on_host(inputs, spec)
+        if answer is not None:
+            position_ids, rope_deltas = answer
+            return position_ids.to(dtype).view(3, *stream.shape), rope_deltas
+        # What does not fit is named below.
     if stream.num_tokens == 0:
         if validate and not tracing:
             faults.check_none_left_over(items)
@@ -70,6 +80,34 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     if validate and tracing:
         return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
+
+
+def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
+    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
+    batch = find_groups(inputs, spec)
+    if batch is None:
+        return None
+    bounds, (items, starts, stops, numbers, *_) = batch
+    entries: list[Entry] = []
+    deltas = []
+    part = 0
+    for at, end in pairwise(bounds):
+        now = largest = past_image = 0
+        done = at
+        while part < len(starts) and starts[part] < end:
+            start, stop, item = starts[part], stops[part], numbers[part]
+            part += 1
+            if start > done:
+                entries.append((now, start - done, 0, 0, (), ()))
+                now += start - done
+            height, width = items.height[item], items.width[item]
+            entries.append((0, stop - start, height, width, (now,), ()))
+            past_image, done = now + 1, stop
+            now = largest = max(now + 1, height, width)
+        if end > done:
+            entries.append((past_image, end - done, 0, 0, (), ()))
+        deltas.append([max(largest, past_image + end - done) - (end - at)])
+    return write_entries(entries, torch.int64), torch.tensor(deltas, dtype=torch.int64)
 
 
 def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:

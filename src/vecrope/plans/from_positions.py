@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
-from vecrope.families.rules import GlmImage
+from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.prompt import read_markers
+from vecrope.own_rules.omni.checks import check_media_types
+from vecrope.own_rules.omni.lines import lines_of_entries
+from vecrope.own_rules.omni.media import Traits
+from vecrope.own_rules.omni.rope_index import follow_on_host
 from vecrope.plans.line_plan import LinePlan, no_images
 from vecrope.plans.lines import Lines, lines_of
 from vecrope.plans.table import WIDE_FROM, family_of
@@ -20,6 +26,8 @@ from vecrope.spec import MRopeSpec
 def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch; exact, or with a line for every token, by how it is prepared."""
     inputs, exact, tracing, _ = prepared
+    if isinstance(spec.own_rule, OmniRule) and exact and validate and inputs.attention_mask is None:
+        return _plan_of_entries(prepared, spec, spec.own_rule)
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
     stream = make_stream(
         inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact
@@ -57,3 +65,36 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
         generated_rows=tail.rows,
     )
     return plan.voided(misfit) if misfit is not None and validate and tracing else plan
+
+
+def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> LinePlan:
+    """Return the plan of an omni batch without masked tokens, from what its items are."""
+    inputs = prepared.inputs
+    check_media_types(inputs, spec, rule)
+    tokens, entries, rope_deltas, _ = follow_on_host(inputs, spec, rule)
+    dtype = rope_deltas.dtype
+    if dtype != torch.float32:
+        dtype = torch.int64 if spec.position_dtype == "int64" else inputs.input_ids.dtype
+    num_tokens = tokens.bounds[-1]
+    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
+    lines = lines_of_entries(entries, Traits.of(spec, rule)) or [(0, 0, 0, 0, (1, 1, 1))]
+    sizes, *bases, slopes = zip(*lines, strict=True)
+    starts = [0, *accumulate(sizes)][:-1]
+    deltas = rope_deltas.view(-1)
+    deltas = deltas.double() if deltas.is_floating_point() else deltas
+    bounds = torch.tensor(tokens.bounds)
+    lengths = bounds.diff()
+    tail = no_images(bounds.device)
+    return LinePlan(
+        rows=torch.stack((bounds[:-1].to(deltas), lengths.to(deltas), deltas + lengths, deltas), 1),
+        num_tokens=num_tokens,
+        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
+        dtype=dtype,
+        padding_value=spec.padding_value,
+        family=family_of(spec),
+        starts=torch.tensor(starts, dtype=index_dtype),
+        bases=torch.tensor(bases, dtype=dtype if dtype.is_floating_point else index_dtype),
+        slopes=torch.tensor([*zip(*slopes, strict=True), (1,) * len(starts)], dtype=torch.int8),
+        generated=tail.images,
+        generated_rows=tail.rows,
+    )

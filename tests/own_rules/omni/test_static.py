@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from omni_support import OMNI, each_omni, rope_index, spec_of
 from support import assert_no_answer, assert_same, no_synchronisation
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.own_rules.omni.mixtures import mixtures
 from vecrope import get_rope_index
-from vecrope.own_rules.omni.bases import chain, chain_in_one_program
+from vecrope.own_rules.omni import static
+from vecrope.own_rules.omni.regions import in_one_program, regions
 from vecrope.testing import Prompt, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
 
@@ -226,23 +229,78 @@ def test_exported_equals_eager():
 # The operator
 
 
-def test_the_chain_is_a_sound_operator():
-    steps = torch.tensor([[0.0, 1, 0], [3, 0, 2], [1, 2, 1]])
-    reach = torch.tensor([[0.3, 1.7, -1], [1, 1.7, -1], [-1, 4, 2]])
-    torch.library.opcheck(chain, (steps, reach))
-    torch.library.opcheck(chain, (steps[:, :0], reach[:, :0]))
+def test_the_walk_over_the_items_is_a_sound_operator():
+    prompt = video_with_sound(
+        spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
+    )
+    calls = []
+
+    def record(*arguments):
+        calls.append(arguments)
+        return regions(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static, "regions", record)
+        rope_index(prompt, validate=False)
+    torch.library.opcheck(regions, calls[0])
 
 
-def test_the_program_over_the_items_rounds_as_the_chain():
+@pytest.mark.parametrize(("model_type", "convention"), [OMNI[0], OMNI[1], OMNI[2]])
+def test_the_program_over_the_items_answers_as_the_host(model_type, convention, monkeypatch):
+    """Run by Triton's interpreter."""
     pytest.importorskip("triton", reason="needs Triton")
     if torch.cuda.is_available():
         pytest.skip("the program runs on the GPU here")
-    generator = torch.Generator().manual_seed(0)
-    steps = torch.randint(0, 90, (3, 40), generator=generator).float()
-    steps[0], steps[2] = (steps[0] > 30).float(), 1 + (steps[2] > 60).float()
-    reach = torch.rand((3, 40), generator=generator) * 200 - 1
-    assert torch.equal(chain_in_one_program(steps, reach), chain(steps, reach))
-    assert not torch.equal(chain(steps, reach), chain(steps.double(), reach.double()).float())
+    monkeypatch.setattr(static, "regions", in_one_program)
+    spec = spec_of(model_type, convention, 13.0)
+
+    @settings(max_examples=4)
+    @given(mixtures(spec, max_rows=2))
+    def check(prompt):
+        assert_same(rope_index(prompt, validate=False), prompt.expected())
+
+    check()
+
+    @settings(max_examples=4)
+    @given(token_soup(spec))
+    def check_soup(prompt):
+        calls = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                static, "regions", lambda *values: calls.append(values) or regions(*values)
+            )
+            rope_index(prompt, validate=False)
+        for theirs, ours in zip(regions(*calls[0])[1:], in_one_program(*calls[0])[1:], strict=True):
+            assert torch.equal(theirs, ours)
+
+    check_soup()
+
+
+class Launches(TorchDispatchMode):
+    """Count the operators that a device has to run: all but views and bare storage."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name.removeprefix("aten::")
+        self.number += not function.is_view and name not in ("empty", "new_empty", "_unsafe_view")
+        return function(*args, **(kwargs or {}))
+
+
+@each_omni
+def test_few_launches(model_type, convention):
+    prompt = video_with_sound(
+        spec_of(model_type, convention, 13), frames=4, height=2, width=2, seconds=0.5
+    )
+    mask = torch.ones_like(prompt.input_ids)
+    with Launches() as unchecked:
+        rope_index(prompt, validate=False, attention_mask=mask)
+    with Launches() as on_host:
+        rope_index(prompt)
+    assert unchecked.number <= 100
+    assert on_host.number <= 15
 
 
 # A GPU

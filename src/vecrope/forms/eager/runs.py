@@ -8,6 +8,7 @@ from itertools import compress, pairwise, repeat
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
 from vecrope.inputs import Inputs
@@ -48,11 +49,41 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
         spec: of the shared rule.
         bounds: where each row starts in the batch, then N.
     """
-    ids, types, mask = inputs.input_ids, inputs.mm_token_type_ids, inputs.attention_mask
-    rules = _codes(spec, ids.dtype if types is None else None, masked=mask is not None)
+    types, mask = inputs.mm_token_type_ids, inputs.attention_mask
+    if types is not None:
+        return runs_of_ids(
+            types.to("cpu", torch.uint8), ((IMAGE, IMAGE), (VIDEO, VIDEO)), bounds, mask
+        )
+    kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
+    if spec.marker_rule in ("last", "count"):
+        kinds += (spec.video_start_token_id, START), (spec.video_end_token_id, END)
+    elif spec.marker_rule == "adjacent":
+        kinds.append((spec.vision_start_token_id, START))
+    runs = runs_of_ids(inputs.input_ids, tuple(kinds), bounds, mask)
+    if spec.marker_rule in ("last", "count"):
+        _tell_videos(runs, last=spec.marker_rule == "last")
+    return runs
+
+
+def runs_of_ids(
+    ids: Tensor,
+    given: tuple[tuple[int | None, int], ...],
+    bounds: list[int],
+    mask: Tensor | None = None,
+) -> Runs:
+    """Return the runs of a batch by its ids.
+
+    Args:
+        ids: at least one, on a CPU; or types, uint8.
+        given: ids, or None for none, and the kind of each; every other id is text.
+        bounds: where each row starts in the batch, then N.
+        mask: of the ids, on any device; None: none is masked.
+    """
+    rules = _codes(given, ids.dtype, masked=mask is not None)
     # Passes over bytes take a fraction of the time of passes over ids.
-    codes = ids.clamp(rules.low, rules.high) if types is None else types.to("cpu")
-    codes = codes.to(rules.dtype)
+    codes = ids
+    if ids.dtype != torch.uint8:
+        codes = ids.clamp(rules.low, rules.high).to(rules.dtype)
     if mask is not None:
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
@@ -65,10 +96,7 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
             starts.insert(at, bound)
             kinds.insert(at, kinds[at - 1])
         rows.append(at)
-    runs = Runs(kinds, starts, [*rows, len(kinds)])
-    if types is None and spec.marker_rule in ("last", "count"):
-        _tell_videos(runs, last=spec.marker_rule == "last")
-    return runs
+    return Runs(kinds, starts, [*rows, len(kinds)])
 
 
 def _tell_videos(runs: Runs, *, last: bool) -> None:
@@ -102,16 +130,9 @@ class _Codes(NamedTuple):
 
 
 @lru_cache
-def _codes(spec: MRopeSpec, ids: torch.dtype | None, *, masked: bool) -> _Codes:
-    """Return the codes of ids of a dtype, or of types."""
-    given: dict[int | None, int] = {spec.image_token_id: IMAGE, spec.video_token_id: VIDEO}
-    if ids is None:
-        given = {IMAGE: IMAGE, VIDEO: VIDEO}
-    elif spec.marker_rule in ("last", "count"):
-        given |= {spec.video_start_token_id: START, spec.video_end_token_id: END}
-    elif spec.marker_rule == "adjacent":
-        given[spec.vision_start_token_id] = START
-    kinds = {token: kind for token, kind in given.items() if token is not None}
+def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, masked: bool) -> _Codes:
+    """Return the codes of ids of a dtype."""
+    kinds = {token: kind for token, kind in given if token is not None}
     low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
     narrow = high - low < 255
     shift = low - 1 if masked else 0
@@ -119,6 +140,5 @@ def _codes(spec: MRopeSpec, ids: torch.dtype | None, *, masked: bool) -> _Codes:
     kinds = {(token - shift) % size: kind for token, kind in kinds.items()}
     if masked:
         kinds[0] = MASKED
-    if ids is not None:
-        high = min(high, torch.iinfo(ids).max)
+    high = min(high, torch.iinfo(ids).max)
     return _Codes(low, high, dtype, shift % size if narrow else shift, kinds)

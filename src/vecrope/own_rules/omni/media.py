@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_float
+from struct import Struct, pack, unpack
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -11,29 +11,84 @@ from torch import Tensor
 
 from vecrope.core import faults
 from vecrope.families.rules import OmniRule
+from vecrope.forms.eager.items import read_grids
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 # Whole numbers from here on are not all float32.
 MOST_FLOAT = 2**24
+_pack, _unpack = Struct("f").pack, Struct("f").unpack
 Count = TypeVar("Count", int, Tensor)
 
 
-class Medium(NamedTuple):
-    """An image, a video or an audio that is not of size zero."""
+class Media(NamedTuple):
+    """What the rows of the grids describe, all images before all videos, and the audios."""
 
-    row: int  # of `image_grid_thw`, `video_grid_thw` or `audio_seqlens`
-    frames: int = 0
-    height: int = 0  # in tokens
-    width: int = 0
-    seconds: float = 1.0  # of a frame, as the time dtype has it
-    audio: int = 0  # tokens
-    has_sound: bool = False  # as `use_audio_in_video` says
+    num_images: int
+    depth: list[int]  # frames
+    height: list[int]  # in tokens
+    width: list[int]
+    area: list[int]  # tokens of all frames; 0 for what is not there
+    seconds: list[float]  # of a frame, as the time dtype has it
+    has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
+    audio: list[int]  # tokens of each audio; 0 for what is not there
+
+
+class Traits(NamedTuple):
+    """What `MRopeSpec` and `OmniRule` say about positions, as fields of the same names."""
+
+    position_dtype: str
+    time_dtype: str
+    time_order: str
+    interleave: str
+    sound_markers: str
+    sound_end: str
+    whole_times: str  # "whole", or ""
+    tokens_per_second: float
+    seconds_per_chunk: float
+
+    @classmethod
+    def of(cls, spec: MRopeSpec, rule: OmniRule) -> Traits:
+        """Return those of a family."""
+        assert spec.tokens_per_second is not None
+        return cls(
+            spec.position_dtype,
+            spec.time_dtype,
+            spec.time_order,
+            rule.interleave,
+            rule.sound_markers,
+            rule.sound_end,
+            "whole" if rule.whole_times else "",
+            spec.tokens_per_second,
+            rule.seconds_per_chunk or 0.0,
+        )
+
+    @classmethod
+    def parse(cls, words: str, tokens_per_second: float, seconds_per_chunk: float) -> Traits:
+        """Return those that `words` names, separated by spaces."""
+        position, time, order, interleave, markers, end, whole = words.split(" ")
+        return cls(
+            position, time, order, interleave, markers, end, whole,
+            tokens_per_second, seconds_per_chunk,
+        )  # fmt: skip
+
+    @property
+    def chunk_length(self) -> int:
+        """Positions of a chunk of a video and its sound."""
+        return int(self.tokens_per_second * self.seconds_per_chunk)
 
 
 def float32(value: float) -> float:
     """Return the float32 that is nearest, ties to even."""
-    return c_float(value).value
+    return _unpack(_pack(value))[0]  # type: ignore[no-any-return]
+
+
+def rounded(values: Sequence[float], code: str) -> Sequence[float]:
+    """Return float32 (`"f"`) or float64 (`"d"`) that are nearest."""
+    if code == "d":
+        return values
+    layout = f"{len(values)}f"
+    return unpack(layout, pack(layout, *values))
 
 
 def audio_tokens(mel_frames: Count, n_window: int | None) -> Count:
@@ -55,8 +110,24 @@ def _halved(length: Count) -> Count:
     return (length - 1) // 2 + 1
 
 
-def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[list[Medium], ...]:
-    """Return the images, the videos and the audios, each in the order of the prompt.
+def frame_times(frames: int, seconds: float, traits: Traits) -> Sequence[float]:
+    """Return the temporal offsets of frames, each product rounded as the upstream rounds it."""
+    if frames == 1:
+        return (0,)
+    # The product of two float32 is exact in double precision.
+    code = "f" if traits.time_dtype == "float32" else "d"
+    rate = rounded((traits.tokens_per_second,), code)[0]
+    if traits.time_order == "seconds":
+        times = rounded([frame * seconds for frame in range(frames)], code)
+        times = rounded([time * rate for time in times], code)
+    else:
+        step = rounded((seconds * rate,), code)[0]
+        times = rounded([frame * step for frame in range(frames)], code)
+    return [*map(int, times)] if traits.whole_times else times
+
+
+def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
+    """Return the media of a batch.
 
     Args:
         inputs: on a CPU; types and shapes have been checked.
@@ -66,41 +137,49 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[list[Me
     Raises:
         ValueError: for a grid, the seconds of a video or a length that is not sound.
     """
-    grids = inputs.image_grid_thw, inputs.video_grid_thw
-    images, videos = ([] if given is None else given.tolist() for given in grids)
-    merge, seconds = spec.spatial_merge_size, _seconds(inputs, spec, len(videos))
-    if not _sound(images + videos, seconds, spec):
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    rows = [] if images is None else images.tolist()
+    num_images = len(rows)
+    rows += [] if videos is None else videos.tolist()
+    num_videos = len(rows) - num_images
+    seconds = _seconds(inputs, spec, num_videos)
+    grids: tuple[list[int], ...] | None = ([],) * 5
+    if rows:
+        grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
+    if grids is None or not _are_sound(seconds, grids[1], spec):
         none = torch.empty((0, 3), dtype=torch.int64)
-        of_images, of_videos = (none if given is None else given for given in grids)
+        of_videos = none if videos is None else videos
+        of_images = none if images is None else images
         faults.check_grids(of_images, of_videos, spec, round_grid_sides=inputs.round_grid_sides)
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
+    if grids is None:
+        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
     flags = inputs.use_audio_in_video
-    has_sound = [flags] * len(videos) if isinstance(flags, bool) else _list(flags)
-    lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
-    audios = []
-    for row, length in enumerate(lengths):
-        tokens = audio_tokens(length, rule.n_window) if length > 0 else 0
-        if length and tokens < 1:
-            least = 1 if rule.n_window is not None else 3
-            raise ValueError(
-                f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, got "
-                f"{length} for audio {row}"
-            )
+    if isinstance(flags, bool):
+        has_sound = [flags] * num_videos
+    else:
+        has_sound = flags.tolist() if isinstance(flags, Tensor) else [*flags]
+    audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
+    for row, length in enumerate(audio):
         if length:
-            audios.append(Medium(row, audio=tokens))
-    return (
-        [Medium(row, t, h // merge, w // merge) for row, (t, h, w) in enumerate(images) if t],
-        [
-            Medium(row, t, h // merge, w // merge, seconds[row], has_sound=bool(has_sound[row]))
-            for row, (t, h, w) in enumerate(videos)
-            if t
-        ],
-        audios,
+            audio[row] = audio_tokens(length, rule.n_window)
+            if min(length, audio[row]) < 1:
+                least = 1 if rule.n_window is not None else 3
+                raise ValueError(
+                    f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
+                    f"got {length} for audio {row}"
+                )
+    _, depth, height, width, area = grids
+    return Media(
+        num_images,
+        depth,
+        height,
+        width,
+        area,
+        [1.0] * num_images + seconds,
+        [False] * num_images + has_sound,
+        audio,
     )
-
-
-def _list(flags: Tensor | Sequence[bool]) -> list[bool]:
-    return [*flags.tolist()] if isinstance(flags, Tensor) else [*flags]
 
 
 def _seconds(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> list[float]:
@@ -114,16 +193,9 @@ def _seconds(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> list[float]:
     return [*map(float32 if spec.time_dtype == "float32" else float, given)]
 
 
-def _sound(grids: list[list[int]], seconds: list[float], spec: MRopeSpec) -> bool:
+def _are_sound(seconds: list[float], frames: list[int], spec: MRopeSpec) -> bool:
     """Say whether all is surely well; False for what takes a closer look."""
-    merge, tokens = spec.spatial_merge_size, 0
-    for t, h, w in grids:
-        if t < 1 or h < 1 or w < 1 or h % merge or w % merge:
-            return False
-        tokens += t * h * w
     rate = spec.tokens_per_second
     assert rate is not None
-    frames = sum(t for t, _, _ in grids)
     # A sum, since it shows what is no number.
-    time = sum(seconds) * rate * frames
-    return tokens < 2**30 and min(seconds, default=0.0) >= 0 and time < 2**30
+    return min(seconds, default=0.0) >= 0 and sum(seconds) * rate * sum(frames) < 2**30

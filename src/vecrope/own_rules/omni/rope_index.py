@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from operator import gt, sub
+from operator import sub
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.entries import Entry, write_entries
 from vecrope.own_rules.omni import checks
-from vecrope.own_rules.omni.blocks import number
-from vecrope.own_rules.omni.faults import has_fault
-from vecrope.own_rules.omni.find import find_items as find_items_on_host
-from vecrope.own_rules.omni.find import unmasked_tokens
-from vecrope.own_rules.omni.items import find_items, has_grids, make_media, pack
-from vecrope.own_rules.omni.media import MOST_FLOAT, float32
-from vecrope.own_rules.omni.number import walk_items, write_entries
+from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
+from vecrope.own_rules.omni.media import MOST_FLOAT, Traits, float32, read_media
+from vecrope.own_rules.omni.number import follow
+from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
 
 
@@ -55,44 +53,28 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     checks.check_media_types(inputs, spec, rule)
     tracing = torch.compiler.is_compiling()
     input_ids = inputs.input_ids
-    without_grids = not has_grids(inputs)
+    without_grids = not _has_grids(inputs)
     dtypes = {"ids": input_ids.dtype, "int64": torch.int64, "float32": torch.float32}
     dtype = dtypes[rule.text_dtype if without_grids else spec.position_dtype]
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
     if validate and not tracing:
-        answer = _eager(inputs, spec, rule, dtype, delta_dtype)
-        if answer is not None:
-            return answer
-        # A video is cut into chunks that cut its frames. The rest has been checked.
-        validate = False
-    stream = make_stream(input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True)
-    if stream.num_tokens == 0:
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=delta_dtype, device=input_ids.device)
+        return _on_host(inputs, spec, rule, dtype)
+    if not input_ids.numel():
+        num_rows = input_ids.shape[0] if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
+        rope_deltas = torch.zeros((num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
-
-    tokens, media = pack(stream), make_media(inputs, spec, rule)
-    items = find_items(tokens, media, spec, rule)
-    with_sound = media.has_sound is not False
-    positions, largest = number(tokens, items, spec, rule, use_audio_in_video=with_sound)
-    fault = None
-    if validate:
-        fault = has_fault(
-            tokens, items, media, spec, rule, allow_unused_grids=inputs.allow_unused_grids
-        )
-        if spec.position_dtype == "float32":
-            fault = fault | (largest >= MOST_FLOAT).any()
+    tokens, positions, largest, fault = static_rope_index(inputs, spec, rule, validate=validate)
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
-
-    kept = tokens.bounds[1:] - tokens.bounds[:-1]
-    padded = tokens.padded_bounds[1:] - tokens.padded_bounds[:-1]
+    kept, padded = tokens.bounds.diff(), tokens.padded_bounds.diff()
     if tokens.place is not None:
         padding = spec.padding_value
         if without_grids and rule.text_padding_value is not None:
             padding = rule.text_padding_value
             largest = torch.where(kept < padded, largest.clamp(min=padding), largest)
-        place = tokens.place.clamp(max=stream.num_tokens - 1)
-        positions = torch.where(tokens.place == stream.num_tokens, padding, positions[:, place])
+        masked = tokens.place == tokens.ids.shape[0]
+        place = tokens.place.masked_fill(masked, 0)
+        positions = positions[:, place].masked_fill(masked, padding)
     length = padded if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - length.to(delta_dtype)).unsqueeze(1)
     positions = positions.view(3, *input_ids.shape)
@@ -102,53 +84,81 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     return torch.where(fault, -1, positions), torch.where(fault, least, rope_deltas)
 
 
-def _eager(
-    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype, delta_dtype: torch.dtype
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer from items on the host, or None for what needs the static path."""
-    input_ids = inputs.input_ids
-    host = inputs if input_ids.is_cpu else on_host(inputs)
-    tokens = unmasked_tokens(host)
-    items = find_items_on_host(host, spec, rule, tokens)
-    entries, largest = walk_items(items, tokens.bounds, spec, rule)
-    check_range(largest, spec)
+class OnHost(NamedTuple):
+    """A batch whose items have been followed on the host."""
+
+    tokens: Tokens
+    entries: list[Entry]  # of the unmasked tokens
+    rope_deltas: Tensor  # (B, 1) on the CPU
+    padding_value: int
+
+
+def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> OnHost:
+    """Find the items of a batch, and follow the running position over them.
+
+    Args:
+        inputs: types, shapes and the mask's values have been checked.
+        spec: the family's rules.
+        rule: likewise.
+
+    Raises:
+        ValueError: for media that are not sound, or do not fit the tokens.
+    """
+    host = inputs if inputs.input_ids.is_cpu else _copied_to_host(inputs)
+    tokens, media = unmasked_tokens(host), read_media(host, spec, rule)
+    items = find_items(tokens, media, host, spec, rule)
+    entries, largest = follow(items, media, tokens.bounds, Traits.of(spec, rule))
+    _check_range(largest, spec)
     padding = spec.padding_value
     num_kept, lengths = (
         [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
     )
-    if not has_grids(inputs) and rule.text_padding_value is not None:
-        padding = rule.text_padding_value
-        masked = map(gt, lengths, num_kept)
-        largest = [
-            max(most, padding) if is_masked else most
-            for most, is_masked in zip(largest, masked, strict=True)
-        ]
+    dtype = torch.float32 if spec.position_dtype == "float32" else torch.int64
+    if not _has_grids(inputs):
+        dtype = torch.float32 if rule.text_dtype == "float32" else torch.int64
+        if rule.text_padding_value is not None:
+            padding = rule.text_padding_value
+            largest = [
+                max(most, padding) if length > kept else most
+                for most, length, kept in zip(largest, lengths, num_kept, strict=True)
+            ]
+    near = float32 if dtype == torch.float32 else int
+    taken = lengths if spec.delta_length == "padded" else num_kept
+    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
+    return OnHost(tokens, entries, torch.tensor(deltas, dtype=dtype).view(-1, 1), padding)
+
+
+def _on_host(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the answer from items on the host."""
+    input_ids = inputs.input_ids
+    tokens, entries, rope_deltas, padding = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtype)
     if entries:
-        answer = write_entries(entries, tokens.bounds[-1], spec, rule)
-        if answer is None:
-            return None
-        positions = answer.to(dtype)
+        laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
+        positions = write_entries(entries, laid_out).to(dtype)
     if tokens.given_index is not None:
         packed = positions
         positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
         positions.index_copy_(1, tokens.given_index, packed)
-    near = float32 if delta_dtype == torch.float32 else int
-    taken = lengths if spec.delta_length == "padded" else num_kept
-    deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
-    rope_deltas = torch.tensor(deltas, dtype=delta_dtype).view(-1, 1)
     positions = positions.view(3, *input_ids.shape)
     if input_ids.is_cpu:
         return positions, rope_deltas
     return positions.to(input_ids.device), rope_deltas.to(input_ids.device)
 
 
-def on_host(inputs: Inputs) -> Inputs:
+def _has_grids(inputs: Inputs) -> bool:
+    """Say whether the upstreams would look at the ids at all."""
+    return inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
+
+
+def _copied_to_host(inputs: Inputs) -> Inputs:
     """Return the arguments with every tensor copied to the CPU."""
     return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
 
 
-def check_range(largest: list[float], spec: MRopeSpec) -> None:
+def _check_range(largest: list[float], spec: MRopeSpec) -> None:
     """Check that float32 tells the positions of every row apart."""
     if spec.position_dtype != "float32" or max(largest, default=0) < MOST_FLOAT:
         return

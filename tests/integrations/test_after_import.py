@@ -1,0 +1,44 @@
+"""Modules are seen when they are imported, and only while imports are watched."""
+
+import importlib
+import sys
+
+import pytest
+
+from vecrope.integrations.after_import import AfterImport
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("seen_one", "seen_two", "unseen"):
+        (tmp_path / f"{name}.py").write_text("value = 1\n")
+    importlib.invalidate_caches()
+    yield
+    for name in ("seen_one", "seen_two", "unseen"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("files")
+def test_modules_are_seen_once_executed_whether_imported_before_or_later():
+    seen = []
+    watch = AfterImport(
+        ("seen_one", "seen_two", "missing"), lambda each: seen.append((each.__name__, each.value))
+    )
+    importlib.import_module("seen_one")
+    watch.start()
+    try:
+        assert watch.is_watching
+        assert seen == [("seen_one", 1)]
+        importlib.import_module("unseen")
+        importlib.import_module("seen_two")
+        assert seen[1:] == [("seen_two", 1)]
+        with pytest.raises(ModuleNotFoundError, match="missing"):
+            importlib.import_module("missing")
+    finally:
+        watch.stop()
+    assert not watch.is_watching
+    watch.stop()
+    del sys.modules["seen_two"]
+    importlib.import_module("seen_two")
+    assert len(seen) == 2

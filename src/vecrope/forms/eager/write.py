@@ -86,7 +86,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         between = [text[size * stop : size * start] for stop, start in edges]
     interrupted = any(parts.before)
     joined = bytearray()
-    of_items = [*zip(*_steps_of_items(items, frames, pack), strict=True)] or [()] * 6
+    of_items = [*zip(*_steps_of_items(items, frames, pack, {*item}), strict=True)] or [()] * 6
     for heads, tails in zip(of_items[::2], of_items[1::2], strict=True):
         of_axis = [b""] * (3 * len(item) + 1)
         of_axis[::3] = between
@@ -105,16 +105,21 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
 
 
 def _steps_of_items(
-    items: Items, frames: Sequence[Sequence[int]], pack: Callable[[int], bytes]
+    items: Items, frames: Sequence[Sequence[int]], pack: Callable[[int], bytes], used: set[int]
 ) -> Iterator[tuple[bytes, ...]]:
     """Yield the steps of a group of each item in time, height and width, each of them cut in two.
 
     The second of the two are the steps of the last line, or in time of the last token. `frames` are
-    the steps between the frames of each item; empty where all are 1.
+    the steps between the frames of each item; empty where all are 1. Items that are not used, which
+    may be of any size, get none.
     """
     zero, one = pack(0), pack(1)
     sizes = zip(items.depth, items.height, items.width, items.advance, items.extent, strict=True)
-    for (depth, height, width, advance, extent), between in zip_longest(sizes, frames):
+    for number, (each, between) in enumerate(zip_longest(sizes, frames)):
+        if number not in used:
+            yield (b"",) * 6
+            continue
+        depth, height, width, advance, extent = each
         still, across = zero * (width - 1), one * (width - 1)
         time = frame = zero * (height * width - 1)
         rows = (still + one) * (height - 1)

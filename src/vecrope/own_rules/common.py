@@ -27,6 +27,26 @@ def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
     )
 
 
+def can_read(inputs: Inputs, *, validate: bool) -> bool:
+    """Say whether a call may be answered on the host: checked, on a CPU, and none is masked."""
+    input_ids = inputs.input_ids
+    return (
+        validate
+        and input_ids.is_cpu
+        and input_ids.numel() > 0
+        and inputs.attention_mask is None
+        and not torch.compiler.is_compiling()
+    )
+
+
+def row_starts(inputs: Inputs) -> list[int]:
+    """Return where each row begins in the batch, then N; reads `cu_seqlens`."""
+    if inputs.cu_seqlens is not None:
+        return list(inputs.cu_seqlens.tolist())
+    num_rows, width = inputs.input_ids.shape
+    return [row * width for row in range(num_rows + 1)]
+
+
 def grids_of(stream: Stream, grid_thw: Tensor | None) -> Tensor:
     """Return (I, 3) grids: none where none are given."""
     if grid_thw is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NoReturn
 
 import torch
@@ -14,16 +15,21 @@ from vecrope.core.faults import invalidate
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
+from vecrope.forms.eager.items import read_grids
+from vecrope.forms.eager.runs import runs_of_ids
 from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
+    can_read,
     count_in_rows,
     grids_of,
     kept_tokens,
     open_stream,
     refuse_videos,
+    row_starts,
     token_rows,
 )
+from vecrope.own_rules.entries import Entry, write_entries
 from vecrope.spec import MRopeSpec
 
 # Two tokens around an image, which have its placeholder and keep their index.
@@ -67,6 +73,11 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rule = spec.own_rule
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
+    if can_read(inputs, validate=validate) and inputs.image_grid_thw is not None:
+        answer = _on_host(inputs, inputs.image_grid_thw.tolist(), spec, rule)
+        if answer is not None:
+            return answer
+        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     grids = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
@@ -94,6 +105,56 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     if fault is None or not (validate and tracing):
         return position_ids, rope_deltas
     return invalidate(fault, position_ids, rope_deltas)
+
+
+def _on_host(
+    inputs: Inputs, rows: list[list[int]], spec: MRopeSpec, rule: Hunyuan
+) -> tuple[Tensor, Tensor] | None:
+    """Return the answer of a batch without masked tokens; None where runs and grids misfit."""
+    ids = inputs.input_ids
+    bounds = row_starts(inputs)
+    sizes = read_grids(rows, len(rows), spec, lenient=inputs.lenient) if rows else ([],) * 5
+    if sizes is None:
+        return None
+    _, _, heights, widths, areas = sizes
+    grids = [(h, w + 1) for h, w, area in zip(heights, widths, areas, strict=True) if area]
+    types = inputs.mm_token_type_ids
+    if types is None:
+        runs = runs_of_ids(ids, ((spec.image_token_id, IMAGE),), bounds)
+    else:
+        runs = runs_of_ids(types.to("cpu", torch.uint8), ((IMAGE, IMAGE),), bounds)
+    starts, stops = runs.of(IMAGE)
+    if len(starts) != len(grids):
+        return None
+    entries: list[Entry] = []
+    deltas: list[list[int]] = []
+    run = 0
+    for at, end in pairwise(bounds):
+        done, largest = at, -1
+        while run < len(starts) and starts[run] < end:
+            height, width = grids[run]
+            around = stops[run] - starts[run] - height * width
+            if around not in (0, _WRAPPERS):
+                return None
+            first = starts[run] + around // 2
+            if first > done:
+                entries.append((done - at, first - done, 0, 0, (), ()))
+                largest = max(largest, first - 1 - at)
+            entries.append((0, height * width, height, width, (run,), ()))
+            largest = max(largest, run, height - 1, width - 1)
+            done, run = first + height * width, run + 1
+        if end > done:
+            entries.append((done - at, end - done, 0, 0, (), ()))
+            largest = max(largest, end - 1 - at)
+        deltas.append([largest + 1 - (end - at)])
+    # In time, height and width: the number of an image, its rows and its columns.
+    positions = write_entries(entries, torch.int64).flip(0)
+    if rule.num_axes > 3:
+        lines: list[Entry] = [(0, end - at, 0, 0, (), ()) for at, end in pairwise(bounds)]
+        index = write_entries([line for line in lines if line[1]], torch.int64)[:1]
+        positions = torch.cat((index.expand(rule.num_axes - 3, -1), positions))
+    rope_deltas = torch.tensor(deltas, dtype=ids.dtype)
+    return positions.to(ids.dtype).view(rule.num_axes, *ids.shape), rope_deltas
 
 
 def _find_images(

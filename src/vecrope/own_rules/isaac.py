@@ -16,6 +16,7 @@ from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
+    can_read,
     count_in_rows,
     grids_of,
     kept_tokens,
@@ -48,19 +49,19 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     The rule is that of vLLM's `IsaacForConditionalGeneration.get_mrope_input_positions`.
     """
     refuse_videos(inputs, spec)
+    dtype = positions_dtype(inputs, spec)
+    if can_read(inputs, validate=validate):
+        answer = _on_host(inputs, spec)
+        if answer is not None:
+            position_ids, rope_deltas = answer
+            return position_ids.to(dtype).view(3, *inputs.input_ids.shape), rope_deltas
+        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     images = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
         faults.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
-    dtype = positions_dtype(inputs, spec)
-    if stream.exact and stream.kept is None and stream.num_tokens:
-        answer = _on_host(inputs, spec)
-        if answer is not None:
-            position_ids, rope_deltas = answer
-            return position_ids.to(dtype).view(3, *stream.shape), rope_deltas
-        # What does not fit is named below.
     if stream.num_tokens == 0:
         if validate and not tracing:
             faults.check_none_left_over(items)

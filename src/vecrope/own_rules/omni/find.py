@@ -14,6 +14,7 @@ from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.runs import START, Runs, runs_of_ids
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import row_starts
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 
@@ -48,11 +49,7 @@ class Tokens(NamedTuple):
 def unmasked_tokens(inputs: Inputs) -> Tokens:
     """Return the tokens that count; the mask's values have been checked."""
     ids, mask = inputs.input_ids, inputs.attention_mask
-    if inputs.cu_seqlens is None:
-        num_rows, width = ids.shape
-        bounds = [*range(0, num_rows * width + 1, width)] if width else [0] * (num_rows + 1)
-    else:
-        bounds = inputs.cu_seqlens.tolist()
+    bounds = row_starts(inputs)
     ids = ids.reshape(-1)
     if mask is None:
         return Tokens(ids, bounds, None, bounds)

@@ -14,6 +14,7 @@ from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 SequenceNumbering = Literal["from_one", "from_zero"]
+_FROM_ZERO = "where the first sequence has number 0, pass sequence_numbering='from_zero'"
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -253,8 +254,7 @@ def _check_padding(inputs: Inputs, spec: MRopeSpec, sequence_ids: Tensor) -> Non
     for row, token in _left_out(inputs, spec, sequence_ids).nonzero()[:1].tolist():
         raise ValueError(
             f"sequence_ids must be 1 or more at images and videos, got 0, which is padding, at a "
-            f"placeholder in row {row}, token {token}; where the first sequence has number 0, "
-            "pass sequence_numbering='from_zero'"
+            f"placeholder in row {row}, token {token}; {_FROM_ZERO}"
         )
 
 
@@ -272,4 +272,5 @@ def _check_values(sequence_ids: Tensor, highest: Tensor, offset: int) -> None:
             f"token {token}"
         )
     if int(sequence_ids.amax()) == 0:
-        raise ValueError(f"sequence_ids must hold a sequence, got {-offset} at every token")
+        remedy = "" if offset else f"; {_FROM_ZERO}"
+        raise ValueError(f"sequence_ids must hold a sequence, got {-offset} at every token{remedy}")

@@ -52,8 +52,8 @@ def dummy_image(
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
     if spec.image_token_id is None or not isinstance(spec.own_rule, Hunyuan | OmniRule | None):
         why = {
-            "glm_image": "the first grids of a sample are of pictures in it, the others of those to "
-            "be generated, so that a picture behind the last token has no place among them",
+            "glm_image": "the first grids of a sample are of pictures in it, the others of those "
+            "to be generated, so that a picture behind the last token has no place among them",
             "minicpmv4_7": "its processor decides on the size and the shape of the least picture",
         }.get(spec.model_type, "its pictures are described otherwise")
         raise ValueError(f"dummy_image does not take {spec.model_type}: {why}")

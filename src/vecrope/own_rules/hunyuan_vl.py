@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
+from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
@@ -113,7 +114,11 @@ def _on_host(
     """Return the answer of a batch without masked tokens; None where runs and grids misfit."""
     ids = inputs.input_ids
     bounds = row_starts(inputs)
-    sizes = read_grids(rows, len(rows), spec, lenient=inputs.lenient) if rows else ([],) * 5
+    sizes = (
+        read_grids(rows, len(rows), spec, round_grid_sides=inputs.round_grid_sides)
+        if rows
+        else ([],) * 5
+    )
     if sizes is None:
         return None
     _, _, heights, widths, areas = sizes

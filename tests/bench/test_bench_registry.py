@@ -10,13 +10,14 @@ def test_installed_providers_are_the_default():
     names += [
         "vecrope-plan",
         "vecrope-concatenate",
+        "vecrope-replace",
         "vecrope-runner",
         "vecrope-runner-in-place",
         "dense",
     ]
     names += ["loop", "transformers"]
     assert [provider.name for provider in made] == names
-    assert list(PROVIDERS[:11]) == names
+    assert list(PROVIDERS[:12]) == names
 
 
 def test_long_batches_are_for_those_that_answer_in_time():

@@ -9,6 +9,8 @@ from vecrope.core.stream import Stream
 from vecrope.spec import MRopeSpec
 
 TEXT, IMAGE, VIDEO, MASKED = 0, 1, 2, 3
+# The number of open markers at the end of a row whose markers nobody has looked at.
+UNKNOWN_MARKERS = -(2**31)
 
 
 def token_codes(stream: Stream, spec: MRopeSpec) -> Tensor:

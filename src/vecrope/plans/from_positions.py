@@ -9,9 +9,9 @@ from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
+from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.prompt import read_markers
-from vecrope.plans.line_plan import LinePlan, no_images
-from vecrope.plans.lines import Lines, lines_of
+from vecrope.plans.line_plan import LinePlan, lines_of
 from vecrope.plans.table import WIDE_FROM, family_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
@@ -28,14 +28,9 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
-    if stream.num_tokens:
-        lines = lines_of(positions, stream.kept, stream.row_bounds, exact=exact)
-    else:
-        empty = positions.new_zeros((positions.shape[0], 1))
-        slopes = torch.ones((positions.shape[0] + 1, 1), dtype=torch.int8, device=empty.device)
-        lines = Lines(bounds.new_zeros(1), empty, slopes)
     index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
-    tail, misfit = no_images(positions.device), None
+    none = torch.empty((3, 0), dtype=torch.int64, device=positions.device)
+    tail, misfit = Tail(none, none), None
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=False)
         tail, misfit = tail_of(reading, spec), reading.misfit
@@ -43,16 +38,18 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
     plan = LinePlan(
         rows=torch.stack(
-            (bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas), 1
+            (
+                *(bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas),
+                torch.zeros_like(deltas),
+            ),
+            1,
         ),
+        entries=lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact),
         num_tokens=stream.num_tokens,
         seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=position_ids.dtype,
         padding_value=spec.padding_value,
         family=family_of(spec),
-        starts=lines.starts.to(index_dtype),
-        bases=lines.bases if lines.bases.is_floating_point() else lines.bases.to(index_dtype),
-        slopes=lines.slopes,
         generated=tail.images,
         generated_rows=tail.rows,
     )

@@ -85,6 +85,7 @@ def positions_of_groups(
         advance=advance,
         extent=extent,
         offsets=taken,
+        pace=None,
     )
     delta = sum(map(sub, advance, area))
     parts = make_parts(items, zip(offset, ends, range(len(groups)), repeat(0)))

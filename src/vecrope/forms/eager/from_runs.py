@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, compress, repeat
-from operator import add, gt, sub
+from operator import add, gt
 
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.parts import Part, make_parts
-from vecrope.forms.eager.rope_index import Batch, next_positions
+from vecrope.forms.eager.rope_index import Batch, ends_of_rows
 from vecrope.forms.eager.write import write_positions
 from vecrope.spec import MRopeSpec
 
@@ -61,13 +61,14 @@ def groups_of_runs(
         groups += zip(compress(starts, of_kind), compress(stops, of_kind), item, repeat(0))
     if len(groups) < len(starts):
         return None
-    return Batch(bounds, make_parts(items, sorted(groups)))
+    open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
+    return Batch(bounds, make_parts(items, sorted(groups)), open_markers)
 
 
 def positions_of_runs(batch: Batch, spec: MRopeSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
-    bounds, parts = batch
-    lengths = map(sub, bounds[1:], bounds)
-    deltas = [[delta] for delta in map(sub, next_positions(parts, bounds, spec), lengths)]
-    positions = write_positions(parts, bounds, dtype)
-    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu")
+    bounds, parts, _ = batch
+    _, deltas = ends_of_rows(parts, bounds, spec)
+    column = [[delta] for delta in deltas]
+    rope_deltas = torch.tensor(column, dtype=torch.int64, device="cpu")
+    return write_positions(parts, bounds, dtype), rope_deltas

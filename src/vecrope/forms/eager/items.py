@@ -32,6 +32,9 @@ class Items(NamedTuple):
     extent: list[int]  # temporal positions that a group takes
     # Temporal offsets of the frames of a group; None: every frame is at its number.
     offsets: list[Sequence[int]] | None
+    # (2, V) factors of the videos, as `core.items.Items.pace` has them, where some have a next
+    # frame that is spaced in time.
+    pace: Tensor | None
 
     def of_groups(self, kind: int) -> Sequence[int]:
         """Return the item of each group of images, or of videos."""
@@ -60,7 +63,7 @@ def read_items(
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     if not rows:
-        return Items(0, [], [], [], [], [], [], [], None)
+        return Items(0, [], [], [], [], [], [], [], None, None)
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
     zeros = min(map(min, rows)) < 1
@@ -89,16 +92,17 @@ def read_items(
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
     if sum(map(mul, groups, area)) >= _MAX_TOKENS:
         return None
-    extent, offsets = depth, None
+    extent, offsets, pace = depth, None, None
     if has_pace(spec):
-        offsets = _offsets(depth, num_images, videos, spec, seconds)
-        if offsets is None:
+        found = _offsets(depth, num_images, videos, spec, seconds)
+        if found is None:
             return None
+        offsets, pace = found
         extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
     advance = [*map(max, height, width)]
     if spec.span_rule == "thw":
         advance = [*map(max, advance, extent)]
-    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets, pace)
 
 
 def _offsets(
@@ -107,13 +111,13 @@ def _offsets(
     videos: Tensor | None,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
-) -> list[Sequence[int]] | None:
-    """Return the temporal offsets of the frames of every item, or None for unsound seconds."""
+) -> tuple[list[Sequence[int]], Tensor | None] | None:
+    """Return `Items.offsets` and `Items.pace`, or None for unsound seconds."""
     offsets: list[Sequence[int]] = [*map(range, depth)]
     if spec.image_time == "none":
         offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
     if spec.video_time != "seconds" or len(depth) == num_images or videos is None:
-        return offsets
+        return offsets, None
     if seconds is None and spec.default_seconds is None:
         return None
     in_video = depth[num_images:]
@@ -126,14 +130,21 @@ def _offsets(
         if not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS:
             return None
     if max(in_video) <= 1:
-        return offsets
-    # Of all videos at once: the products are rounded as the upstreams round theirs.
+        return offsets, None
     pace = video_pace(len(in_video), spec, seconds, torch.device("cpu"))
-    video, frame = (
+    offsets[num_images:] = frame_offsets(in_video, pace)
+    return offsets, pace
+
+
+def frame_offsets(depth: list[int], pace: Tensor) -> list[Sequence[int]]:
+    """Return the temporal offsets of the frames of groups of some frames, by their `pace` (2, V).
+
+    Of all at once: the products are rounded as the upstreams round theirs.
+    """
+    group, frame = (
         torch.frombuffer(array("q", chain.from_iterable(numbers)), dtype=torch.int64)
-        for numbers in (map(repeat, range(len(in_video)), in_video), map(range, in_video))
+        for numbers in (map(repeat, range(len(depth)), depth), map(range, depth))
     )
-    taken = temporal_offset(frame, pace[:, video]).tolist()
-    stops = [*accumulate(in_video)]
-    offsets[num_images:] = map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))
-    return offsets
+    taken = temporal_offset(frame, pace[:, group]).tolist()
+    stops = [*accumulate(depth)]
+    return [*map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))]

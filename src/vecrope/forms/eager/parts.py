@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise, repeat
-from operator import mul, sub
+from operator import add, mul, sub
 from typing import NamedTuple
 
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
@@ -33,6 +33,11 @@ class Parts(NamedTuple):
         """Return the running positions at tokens outside of parts, as if there were one row."""
         running = [index + self.moved[bisect_left(self.starts, index)] for index in at]
         return [*map(sub, running, self.masked_before(at))] if self.masked[0] else running
+
+    def bases(self) -> list[int]:
+        """Return the running positions at which the parts' groups start, as `running` counts."""
+        bases = [*map(add, self.starts, self.moved)]
+        return [*map(sub, bases, self.masked_before(self.starts))] if self.masked[0] else bases
 
     def masked_before(self, at: Sequence[int]) -> list[int]:
         """Return how many masked tokens stand before tokens, of which none is inside a run."""

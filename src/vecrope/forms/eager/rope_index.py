@@ -23,6 +23,7 @@ class Batch(NamedTuple):
 
     bounds: list[int]  # where each row starts, then N
     parts: Parts
+    open_markers: list[int]  # (B,) as `Runs` has them
 
 
 def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
@@ -42,15 +43,12 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
     batch = find_groups(inputs, spec)
     if batch is None:
         return None
-    bounds, parts = batch
+    bounds, parts, _ = batch
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
-    ends = next_positions(parts, bounds, spec)
-    lengths = [*map(sub, bounds[1:], bounds)]
-    if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
-    deltas = [[delta] for delta in map(sub, ends, lengths)]
-    return positions.view(3, *ids.shape), torch.tensor(deltas, dtype=torch.int64, device="cpu")
+    _, deltas = ends_of_rows(parts, bounds, spec)
+    column = [[delta] for delta in deltas]
+    rope_deltas = torch.tensor(column, dtype=torch.int64, device="cpu")
+    return positions.view(3, *ids.shape), rope_deltas
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
@@ -92,19 +90,23 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
         rows = bounds.tolist()
     runs = read_runs(inputs, spec, rows)
     parts = find_parts(runs, items, spec, by_types=types is not None, lenient=inputs.lenient)
-    return None if parts is None else Batch(rows, parts)
+    return None if parts is None else Batch(rows, parts, runs.open_markers)
 
 
-def next_positions(parts: Parts, bounds: Sequence[int], spec: MRopeSpec) -> list[int]:
-    """Return one more than the largest position of each row."""
+def ends_of_rows(
+    parts: Parts, bounds: Sequence[int], spec: MRopeSpec
+) -> tuple[list[int], list[int]]:
+    """Return one more than the largest position of each row, and the row's delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]
     items = parts.items
     if spec.span_rule == "hw" and any(map(gt, items.extent, items.advance)):
         # A block, which is one group, can reach further than it moves the running position.
-        for position, start, item in zip(
-            parts.running(parts.starts), parts.starts, parts.item, strict=True
-        ):
+        for position, start, item in zip(parts.bases(), parts.starts, parts.item, strict=True):
             row = bisect_right(bounds, start) - 1
             ends[row] = max(ends[row], position - running[row] + items.extent[item])
-    return ends
+    lengths = [*map(sub, bounds[1:], bounds)]
+    if parts.masked[0] and spec.delta_length == "valid":
+        masked = parts.masked_before(bounds)
+        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
+    return ends, [*map(sub, ends, lengths)]

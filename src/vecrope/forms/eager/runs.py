@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.modality import IMAGE, MASKED, TEXT, UNKNOWN_MARKERS, VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -23,6 +23,9 @@ class Runs(NamedTuple):
     kinds: list[int]  # (K,)
     starts: list[int]  # (K + 1,) index of each run's first token, then N
     rows: list[int]  # (B + 1,) the first run of each row, then K
+    # (B,) of what follows a row: by the rule "last" 1 if it is in a video, by "count" the starts
+    # less the ends, by "adjacent" 1 if a start is right before it; otherwise 0.
+    open_markers: list[int]
 
     def of(self, kind: int) -> tuple[list[int], list[int]]:
         """Return where the runs of a kind start, and where they stop."""
@@ -61,15 +64,25 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
             starts.insert(at, bound)
             kinds.insert(at, kinds[at - 1])
         rows.append(at)
-    runs = Runs(kinds, starts, [*rows, len(kinds)])
-    if types is None and spec.marker_rule in ("last", "count"):
-        _tell_videos(runs, last=spec.marker_rule == "last")
-    return runs
+    rows.append(len(kinds))
+    open_markers = [0] * (len(rows) - 1)
+    if types is not None and spec.marker_rule != "none":
+        open_markers = [UNKNOWN_MARKERS] * len(open_markers)
+    elif spec.marker_rule == "adjacent":
+        open_markers = [
+            int(first < stop and kinds[stop - 1] == START) for first, stop in pairwise(rows)
+        ]
+    elif spec.marker_rule != "none":
+        open_markers = _tell_videos(kinds, starts, rows, last=spec.marker_rule == "last")
+    return Runs(kinds, starts, rows, open_markers)
 
 
-def _tell_videos(runs: Runs, *, last: bool) -> None:
-    """Set the kind of placeholders in videos, by the last marker in front of them, or by count."""
-    kinds, starts, rows = runs
+def _tell_videos(kinds: list[int], starts: list[int], rows: list[int], *, last: bool) -> list[int]:
+    """Set the kind of placeholders in videos, by the last marker in front of them, or by count.
+
+    Returns `Runs.open_markers`.
+    """
+    open_markers = []
     for first, stop in pairwise(rows):
         depth = 0
         for at in compress(range(first, stop), kinds[first:stop]):
@@ -78,8 +91,13 @@ def _tell_videos(runs: Runs, *, last: bool) -> None:
                 if depth > 0:
                     kinds[at] = VIDEO
             elif kind != MASKED:
-                number = starts[at + 1] - starts[at]
-                depth = (0 if last else depth) + (number if kind == START else -number)
+                if last:
+                    depth = int(kind == START)
+                else:
+                    number = starts[at + 1] - starts[at]
+                    depth += number if kind == START else -number
+        open_markers.append(depth)
+    return open_markers
 
 
 class _Codes(NamedTuple):

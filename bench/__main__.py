@@ -76,6 +76,8 @@ providers:
   vecrope-collate          vecrope.collate: samples made one batch, and numbered
   vecrope-plan             the positions of vecrope.plan_from_placeholders, told the same
   vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step
+  vecrope-replace          for steps: 8 requests of the held plan leave, 8 come in their places
+                           (concatenate_plans, RopeIndexPlan.replace), then the step
   vecrope-runner           vecrope.RopeIndexRunner called on the prompt; needs a CUDA device
   vecrope-runner-in-place  the same with the prompt in the runner's own buffers
   dense                    for steps: positions written out as (256, 3, 4096) int32, and a gather;

@@ -125,6 +125,15 @@ def vecrope_concatenate_provider() -> Provider:
     return _step_provider("vecrope-concatenate", "sglang", prepare, steps.vecrope_bytes)
 
 
+def vecrope_replace_provider() -> Provider:
+    """Return a step of a held plan in which some requests leave and others come before it."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        return steps.prepare_vecrope_replace(workload, "sglang")
+
+    return _step_provider("vecrope-replace", "sglang", prepare, steps.vecrope_bytes)
+
+
 def dense_provider() -> Provider:
     """Return a step of requests whose positions are written out, as wide as the longest may be."""
 

@@ -15,6 +15,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope-placeholders": providers.vecrope_placeholders_provider,
     "vecrope-plan": providers.vecrope_plan_provider,
     "vecrope-concatenate": providers.vecrope_concatenate_provider,
+    "vecrope-replace": providers.vecrope_replace_provider,
     "vecrope-collate": collated.vecrope_collate_provider,
     "vecrope-runner": providers.vecrope_runner_provider,
     "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,
@@ -39,7 +40,7 @@ WHEEL_NAMES = ("sglang", "sglang_old", "vllm", "lmms_engine", "sglang_omni")
 # Those that are run beside busy cores by default: vecrope's own, eager and on a CPU.
 BUSY_PROVIDERS = (
     *("vecrope", "vecrope-unchecked", "vecrope-placeholders", "vecrope-plan"),
-    "vecrope-concatenate",
+    *("vecrope-concatenate", "vecrope-replace"),
 )
 
 

@@ -61,6 +61,21 @@ def prepare_vecrope_concatenate(workload: Workload, convention: Convention) -> S
     return lambda: (vecrope.concatenate_plans(plans).step(*numbers),)
 
 
+def prepare_vecrope_replace(workload: Workload, convention: Convention) -> Step:
+    """Return a step before which 8 requests of the held plan leave and 8 come in their places."""
+    plans, numbers = _plans(workload, convention), _numbers(workload)
+    # One in 32: those that come are in their prefill, if any request is.
+    places = [*range(0, len(plans), 32)]
+    coming = [plans[place] for place in places]
+    leaving = plans[1 : len(places) + 1]
+    held = _plan(workload, convention).replace(places, vecrope.concatenate_plans(leaving))
+
+    def step() -> tuple[Tensor]:
+        return (held.replace(places, vecrope.concatenate_plans(coming)).step(*numbers),)
+
+    return step
+
+
 def vecrope_bytes(workload: Workload) -> int:
     """Return the bytes of the plan of all requests."""
     return _plan(workload, "sglang").nbytes

@@ -12,6 +12,7 @@ from bench.providers import (
     vecrope_concatenate_provider,
     vecrope_placeholders_provider,
     vecrope_provider,
+    vecrope_replace_provider,
     vecrope_unchecked_provider,
 )
 from bench.upstreams import transformers_provider
@@ -182,7 +183,9 @@ def test_placeholders_give_the_expected_answer(kind, size, family):
 
 
 @each_family
-@pytest.mark.parametrize("make", [vecrope_provider, vecrope_concatenate_provider])
+@pytest.mark.parametrize(
+    "make", [vecrope_provider, vecrope_concatenate_provider, vecrope_replace_provider]
+)
 def test_step_of_two_requests_is_as_expected(make, family):
     assert check(make(), f"pictures-step-{family}", 300) == ""
 

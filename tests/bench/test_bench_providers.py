@@ -16,6 +16,7 @@ from bench.providers import (
     vecrope_placeholders_provider,
     vecrope_plan_provider,
     vecrope_provider,
+    vecrope_replace_provider,
     vecrope_unchecked_provider,
 )
 from bench.upstreams import (
@@ -64,6 +65,7 @@ def test_placeholders_give_the_expected_answer(name, seq_len):
         vecrope_provider,
         vecrope_unchecked_provider,
         vecrope_concatenate_provider,
+        vecrope_replace_provider,
         dense_provider,
     ],
 )

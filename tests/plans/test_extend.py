@@ -75,7 +75,6 @@ def test_the_next_turn_goes_on_as_the_whole(spec):
                 spec=spec,
                 **second,
                 cu_seqlens=bounds_of(lengths_of(seconds)),
-                previous_ids=first["input_ids"] if spec.marker_rule != "none" else None,
             )
         )
         assert (got is None) == (whole is None)
@@ -98,7 +97,7 @@ def test_a_video_that_was_opened_before_the_cut_goes_on(convention):
     previous, new = [7, start, 8], [image, image, end, 9]
     grids = {"video_grid_thw": integers([[1, 2, 4]])}
     plan = plan_rope_index(integers([previous]), spec)
-    tokens = {"cu_seqlens": integers([0, 4]), "previous_ids": integers(previous)}
+    tokens = {"cu_seqlens": integers([0, 4])}
     got = extend_plan(plan, integers(new), spec, **grids, **tokens)
     whole = plan_rope_index(integers([previous + new]), spec, **grids)
     assert_same([got.position_ids()], [whole.position_ids()[:, 0]])
@@ -130,8 +129,8 @@ TEXT = integers([[7, 8]])
 REFUSED = {
     "a family of its own rule": (
         GLM_IMAGE,
-        {"spec": GLM_IMAGE},
-        r"a plan of glm_image cannot be extended: plan the whole prompts",
+        {},
+        r"a plan of glm_image \(transformers\) cannot be extended: glm_image has a rule of its own",
     ),
     "another family": (
         QWEN,
@@ -143,12 +142,6 @@ REFUSED = {
         {"cu_seqlens": integers([0, 1, 2])},
         r"cu_seqlens must have shape \(2,\), a sequence for each row of the plan, got \(3,\)",
     ),
-    "no markers": (GLM, {}, "previous_ids must be given for glm4v"),
-    "other markers": (
-        GLM,
-        {"previous_ids": integers([7])},
-        r"previous_ids must have shape \(2,\), the tokens of the plan, got \(1,\)",
-    ),
 }
 
 
@@ -157,3 +150,24 @@ def test_refused(spec, changes, message):
     arguments = {"spec": spec, "cu_seqlens": integers([0, 2]), **changes}
     with pytest.raises(ValueError, match=message):
         extend_plan(plan_rope_index(TEXT, spec), TEXT[0], **arguments)
+
+
+@pytest.mark.parametrize("spec", [GLM, MORE_SPECS["qwen2_vl-sglang"]], ids=["last", "adjacent"])
+def test_a_plan_that_was_made_of_types_needs_types(spec):
+    types = torch.zeros_like(TEXT)
+    for options in ({}, {"max_groups": 4}):
+        plan = plan_rope_index(TEXT, spec, mm_token_type_ids=types, **options)
+        bounds = integers([0, 2])
+        with pytest.raises(ValueError, match="mm_token_type_ids must be given: row 0 of the plan"):
+            extend_plan(plan, TEXT[0], spec, cu_seqlens=bounds)
+        got = extend_plan(plan, TEXT[0], spec, cu_seqlens=bounds, mm_token_type_ids=types[0])
+        assert got.position_ids()[0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("spec", MORE_SPECS.values(), ids=MORE_SPECS.keys())
+def test_a_plan_with_a_capacity_knows_the_same_markers(spec):
+    names = "video_start_token_id", "video_end_token_id", "vision_start_token_id"
+    ids = [getattr(spec, name) for name in names if getattr(spec, name) is not None]
+    rows = integers([[7, *(ids * 2)[:3], *ids, *[7] * 9][:8], [*[7] * 5, *ids, 7, 7, 7][:8]])
+    plans = [plan_rope_index(rows, spec, max_groups=number) for number in (None, 9)]
+    assert torch.equal(plans[0].rows, plans[1].rows)

@@ -68,5 +68,5 @@ def test_bytes(spec, seconds, each):
     plan = rope_index(prompt, plan_rope_index)
     entries = plan.entries.shape[0]
     assert entries == 3  # the bounds of two rows, and a video
-    assert plan.nbytes == each * entries + 32 * len(plan)
+    assert plan.nbytes == each * entries + 40 * len(plan)
     assert rope_index(prompt, plan_rope_index, max_groups=50).nbytes > 50 * each

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.families.rules import GlmImage
-from vecrope.plans.lines import lines_of, positions_on
+from vecrope.plans.line_plan import LinePlan, lines_of
 from vecrope.testing import Prompt, conversations
 
 PROMPTS = {
@@ -136,23 +136,38 @@ def test_any_positions_are_made_of_lines(cells, flags, cuts, dtype, exact):
     bounds = sorted([0, num_tokens, *(min(cut, num_tokens) for cut in cuts)])
     bounds = torch.tensor(bounds, dtype=torch.int64 if exact else torch.int32)
     mask = torch.tensor(flags[:num_tokens])
-    lines = lines_of(positions, mask, bounds, exact=exact)
-    index = torch.arange(num_tokens)
-    assert_same([positions_on(lines, index)], [positions])
-    line = torch.searchsorted(lines.starts, index, right=True) - 1
-    assert torch.equal(lines.slopes[-1, line].bool(), mask)
-    assert lines.starts.dtype == bounds.dtype
-    assert {*lines.slopes.unique().tolist()} <= {0, 1}
-    assert {*bounds.tolist()} <= {*lines.starts.tolist(), num_tokens}
-    assert not exact or len(lines.starts) == len(line.unique())
-    assert exact or len(lines.starts) == num_tokens
+    plan = plan_of(positions, mask, bounds, exact=exact)
+    assert_same([plan.position_ids()], [positions])
+    starts = plan._entry_starts
+    line = torch.searchsorted(starts, torch.arange(num_tokens), right=True) - 1
+    ends = (starts + plan._masked_tokens())[line]
+    assert torch.equal(torch.arange(num_tokens) >= ends, mask)
+    assert {*bounds.tolist()} <= {*starts.tolist(), num_tokens}
+    assert not exact or len(plan.entries) == len(line.unique())
+    assert exact or len(plan.entries) == num_tokens
+
+
+def plan_of(positions, kept, bounds, *, exact):
+    """Return a plan of nothing but lines."""
+    return LinePlan(
+        rows=torch.zeros((1, 5), dtype=torch.int64, device=positions.device),
+        entries=lines_of(positions, kept, bounds, torch.int32, exact=exact),
+        num_tokens=positions.shape[1],
+        seq_len=None,
+        dtype=positions.dtype,
+        padding_value=1,
+        family="",
+        generated=positions.new_empty((3, 0)),
+        generated_rows=positions.new_empty((3, 0)),
+    )
 
 
 def test_fractions_that_differ_by_nearly_one_are_of_two_lines():
     # In float32 their difference would be rounded to 1, and so would 1 more than the first.
     positions = torch.tensor([[2.0**-24, 1 + 2.0**-23]])
-    lines = lines_of(positions, None, torch.tensor([0, 2]), exact=True)
-    assert torch.equal(positions_on(lines, torch.arange(2)), positions)
+    plan = plan_of(positions, None, torch.tensor([0, 2]), exact=True)
+    assert torch.equal(plan.position_ids(), positions)
+    assert len(plan.entries) == 2
 
 
 def test_of_a_capacity_nothing_is_read():
@@ -160,12 +175,12 @@ def test_of_a_capacity_nothing_is_read():
         positions = torch.empty((3, 7), dtype=torch.int64, device="meta")
         kept = torch.empty(7, dtype=torch.bool, device="meta")
         bounds = torch.empty(3, dtype=torch.int32, device="meta")
-        lines = lines_of(positions, kept, bounds, exact=False)
-        assert positions_on(lines, bounds).shape == (3, 3)
-        unmasked = lines_of(positions, None, bounds, exact=False)
-        assert unmasked.slopes.device.type == "meta"
+        plan = plan_of(positions, kept, bounds, exact=False)
+        assert plan.position_ids().shape == (3, 7)
+        unmasked = plan_of(positions, None, bounds, exact=False)
+        assert unmasked.entries.device.type == "meta"
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-            lines_of(positions, kept, bounds, exact=True)
+            plan_of(positions, kept, bounds, exact=True)
 
 
 def test_a_line_of_a_grid_is_one_or_two():
@@ -173,8 +188,8 @@ def test_a_line_of_a_grid_is_one_or_two():
     prompt = Prompt.from_symbols(spec, ["t" * 9 + "I" * 16 + "t" * 9], image_grid_thw=[(1, 8, 8)])
     plan = plan_rope_index(**arguments_of(prompt))
     # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
-    assert len(plan.starts) <= 2 + 2 * 4
-    assert plan.nbytes == 20 * len(plan.starts) + 32
+    assert len(plan.entries) <= 2 + 2 * 4
+    assert plan.nbytes == 20 * len(plan.entries) + 40
 
 
 @pytest.mark.parametrize("delta_length", ["padded", "valid"])
@@ -221,7 +236,7 @@ def test_too_few_sequences_give_no_answer():
     assert_no_answer(get_rope_index(ids, OWN_SPECS["isaac"], **options))
     plan = plan_rope_index(ids, OWN_SPECS["isaac"], **options)
     assert int(plan.decode().max()) < 0
-    assert not plan.slopes.any()
+    assert plan.slice(0, 3).tolist() == [[[-1] * 3]] * 3
 
 
 def test_fractions_are_written_to_no_buffer_of_integers():

@@ -16,6 +16,7 @@ from tests.plans.cases import (
     integers,
     of_seconds,
 )
+from tests.test_guard import record
 from vecrope import (
     concatenate_plans,
     plan_from_placeholders,
@@ -134,6 +135,28 @@ def test_rows_are_selected_and_replaced(spec):
         assert replaced.num_tokens == sum(case.lengths[row] for row in sources)
 
     check()
+
+
+def test_rows_are_changed_by_a_fixed_number_of_operators():
+    counts = set()
+    for number in (4, 40):
+        plans = [of_seconds([0.7])] * number
+        plan, rows = concatenate_plans(plans), [*range(number // 2)]
+        other = plan.select(rows)
+        counts.add(
+            tuple(
+                record(function, 10**9).operators.total()
+                for function in (
+                    lambda plan=plan: len(plan),
+                    lambda plan=plan, rows=rows: plan.select(rows),
+                    lambda plan=plan, rows=rows, other=other: plan.replace(rows, other),
+                    lambda plans=plans: concatenate_plans(plans),
+                )
+            )
+        )
+    ((length, *others),) = counts
+    assert length == 0
+    assert max(others) <= 100
 
 
 def test_plans_that_go_on_hold_no_more_than_is_asked_for():

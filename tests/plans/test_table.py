@@ -61,8 +61,7 @@ def test_leaves_are_named():
     leaves, _ = pytree.tree_flatten_with_path({"plan": example()})
     names = [pytree.keystr(path) for path, _ in leaves]
     assert names == [
-        f"['plan'].{name}"
-        for name in (*("rows", "num_tokens", "seq_len", "entries", "time_scale"),)
+        f"['plan'].{name}" for name in ("rows", "entries", "num_tokens", "seq_len", "time_scale")
     ]
 
 

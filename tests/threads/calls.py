@@ -17,6 +17,7 @@ from bench.providers import (
     vecrope_placeholders_provider,
     vecrope_plan_provider,
     vecrope_provider,
+    vecrope_replace_provider,
     vecrope_unchecked_provider,
 )
 from bench.workloads import make_workload
@@ -92,6 +93,7 @@ def larger_calls():
         (vecrope_provider, "step"),
         (vecrope_unchecked_provider, "step-decode"),
         (vecrope_concatenate_provider, "step"),
+        (vecrope_replace_provider, "step"),
     ):
         yield f"{make.__name__} {name}", make().prepare(make_workload(name, 4096))
 

@@ -26,6 +26,8 @@ class TokenLocations:
     image: Tensor  # (N,) bool: unmasked placeholders of images
     video: Tensor | None  # (N,) bool: likewise of videos; None: there can be none
     visual: Tensor  # (N,) bool: of both
+    # (N,) markers that are open up to and with each token, above 0 in a video, where these tell.
+    open_markers: Tensor | None
     masked: Tensor | None  # (N,) bool; None: no token is
     rows: Tensor  # (N,) int64: row of the batch, or packed sequence
     # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.

@@ -82,7 +82,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     index_dtype = stream.index_dtype
     rows = stream.token_rows()
     masked = None if stream.kept is None else ~stream.kept
-    image, video = placeholders(stream, spec, rows)
+    image, video, open_markers = placeholders(stream, spec, rows)
 
     ranks = image.cumsum(0, dtype=index_dtype)
     num_images = ranks[-1]
@@ -117,6 +117,7 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
         image=image,
         video=video,
         visual=visual,
+        open_markers=open_markers,
         masked=masked,
         rows=rows,
         ranks=ranks,
@@ -135,8 +136,10 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     )
 
 
-def placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return (N,) bool: the unmasked placeholders of images, and those of videos."""
+def placeholders(
+    stream: Stream, spec: MRopeSpec, rows: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return (N,) bool: the unmasked placeholders of images, and of videos; and open markers."""
     ids, types, kept = stream.input_ids, stream.token_types, stream.kept
     video: Tensor | None
     if types is not None:
@@ -147,25 +150,26 @@ def placeholders(stream: Stream, spec: MRopeSpec, rows: Tensor) -> tuple[Tensor,
     if kept is not None:
         image = image & kept
         video = None if video is None else video & kept
-    if types is None and spec.marker_rule in ("last", "count"):
-        inside = _in_video(stream, spec, rows)
-        image, video = image & ~inside, image & inside
-    return image, video
+    if types is not None or spec.marker_rule not in ("last", "count"):
+        return image, video, None
+    open_markers = _open_markers(stream, spec, rows)
+    inside = open_markers > 0
+    return image & ~inside, image & inside, open_markers
 
 
-def _in_video(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
-    """Return (N,) bool: a placeholder there would be a video's, by the markers before it."""
+def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
+    """Return (N,) the markers that are open: above 0 a placeholder would be a video's."""
     _, video_start, video_end = spec.markers
     opens, closes = stream.input_ids == video_start, stream.input_ids == video_end
     if stream.kept is not None:
         opens, closes = opens & stream.kept, closes & stream.kept
     if spec.marker_rule == "count":
         opened = opens.to(stream.index_dtype) - closes.to(stream.index_dtype)
-        return stream.running_sums(opened, rows)[0] > 0
+        return stream.running_sums(opened, rows)[0]
     # The last marker so far, by its number: its row, and whether it is a start.
     markers = opens | closes
     last = value_at_last(markers, 2 * rows + opens, default=-1)
-    return last == 2 * rows + 1
+    return (last == 2 * rows + 1).to(stream.index_dtype)
 
 
 def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:

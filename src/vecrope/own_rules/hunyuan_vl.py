@@ -90,7 +90,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     axes = [index] * rule.num_axes
     fault = None
     if inputs.image_grid_thw is not None and stream.num_tokens:
-        placeholder, _ = placeholders(stream, spec, rows)
+        placeholder, _, _ = placeholders(stream, spec, rows)
         images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
         fault = _misfit(images)
         if validate and not tracing and bool(fault):
@@ -128,7 +128,7 @@ def _on_host(
         runs = runs_of_ids(ids, ((spec.image_token_id, IMAGE),), bounds)
     else:
         runs = runs_of_ids(types.to("cpu", torch.uint8), ((IMAGE, IMAGE),), bounds)
-    starts, stops = runs.of(IMAGE)
+    starts, stops, _ = runs.of(IMAGE)
     if len(starts) != len(grids):
         return None
     entries: list[Entry] = []

@@ -88,7 +88,7 @@ def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
     batch = find_groups(inputs, spec)
     if batch is None:
         return None
-    bounds, (items, starts, stops, numbers, *_) = batch
+    bounds, (items, starts, stops, numbers, *_), _ = batch
     entries: list[Entry] = []
     deltas = []
     part = 0

@@ -81,9 +81,8 @@ def checked_start(start: int | Tensor, plan: PlanTable) -> int | Tensor:
         check_int("start", start, 0, MAX_START)
         return start
     check_integers("start", start)
-    shape = tuple(start.shape)
-    if shape not in ((), (plan.num_rows,)):
-        raise ValueError(f"start must have shape ({plan.num_rows},), got {shape}")
+    if start.dim() > 1 or (start.dim() == 1 and start.shape[0] != plan.num_rows):
+        raise ValueError(f"start must have shape ({plan.num_rows},), got {tuple(start.shape)}")
     if start.is_cpu and type(start) is Tensor and not torch.compiler.is_compiling():
         check_not_negative("start", start)
         if start.numel() and int(start.amax()) >= MAX_START:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from vecrope.core import faults
-from vecrope.core.items import item_time_scale, make_items
+from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
@@ -33,12 +32,10 @@ def plan_of_inputs(
     if spec.own_rule is not None:
         return plan_of_positions(prepared, spec, validate)
     if prepared.exact and inputs.input_ids.numel():
-        answer = find_groups(prepared.inputs, spec)
-        if answer is not None:
-            grids = prepared.inputs.image_grid_thw, prepared.inputs.video_grid_thw
-            scale = time_scale_of(*grids, prepared.inputs.second_per_grid_ts, spec)
+        batch = find_groups(prepared.inputs, spec)
+        if batch is not None:
             width = inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None
-            return plan_of_groups(answer, spec, scale, prepared.dtype, width)
+            return plan_of_groups(batch, spec, prepared.dtype, width)
         # What does not fit is named below.
     return _plan_of_tokens(prepared, spec, validate, max_groups)
 
@@ -63,28 +60,6 @@ def plan_of_sequences(
     return plan if invalid is None else plan.voided(invalid)
 
 
-def time_scale_of(
-    images: Tensor | None,
-    videos: Tensor | None,
-    seconds: Tensor | Sequence[float] | None,
-    spec: MRopeSpec,
-) -> Tensor:
-    """Return (2, I) or (0, I), as `GroupPlan` has it, of the grids of images, then of videos."""
-    num_images, num_videos = (0 if grids is None else len(grids) for grids in (images, videos))
-    device = torch.device("cpu")
-    scale = item_time_scale(num_images, num_videos, spec, seconds, device)
-    return _joinable(scale, num_images + num_videos, num_videos, spec, device)
-
-
-def _joinable(
-    scale: Tensor | None, number: int, num_videos: int, spec: MRopeSpec, device: torch.device
-) -> Tensor:
-    """Return factors of frames; as integers, which join any, where no video is spaced in time."""
-    if scale is None:
-        return torch.empty((0, number), dtype=torch.int32, device=device)
-    return scale if num_videos and spec.video_time == "seconds" else scale.to(torch.int32)
-
-
 def _plan_of_tokens(
     prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
 ) -> RopeIndexPlan:
@@ -106,7 +81,11 @@ def _plan_of_tokens(
         exact=exact,
     )
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
-    scale = _joinable(items.time_scale, items.masked + 1, len(videos), spec, device)
+    scale = items.time_scale
+    if scale is None:
+        scale = torch.empty((0, items.masked + 1), dtype=torch.int32, device=device)
+    elif not (len(videos) and spec.video_time == "seconds"):
+        scale = scale.to(torch.int32)
     if stream.num_tokens == 0:
         if checked and not inputs.allow_unused_grids:
             faults.check_none_left_over(items)
@@ -133,16 +112,16 @@ def _plan_of_nothing(
     inputs: Inputs, spec: MRopeSpec, num_rows: int, scale: Tensor, dtype: torch.dtype
 ) -> GroupPlan:
     """Return the plan of rows without a token: an entry that begins where the rows do."""
-    rows = torch.zeros((num_rows, 4), dtype=torch.int64, device=inputs.input_ids.device)
+    rows = torch.zeros((num_rows, 5), dtype=torch.int64, device=inputs.input_ids.device)
     entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
     entries[:, 4:6].fill_(1)
     return GroupPlan(
         rows=rows,
+        entries=entries,
         num_tokens=0,
         seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=dtype,
         padding_value=spec.padding_value,
         family=family_of(spec),
-        entries=entries,
         time_scale=scale[:, -1:].t(),
     )

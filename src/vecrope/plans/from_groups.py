@@ -2,85 +2,93 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
-from operator import sub
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
+from operator import add, itemgetter, neg, sub
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.items import has_time_scale
+from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.rope_index import Batch, ends_of_rows
 from vecrope.plans.group_plan import GroupPlan
-from vecrope.plans.table import WIDE_FROM, family_of
+from vecrope.plans.table import WIDE_FROM, family_of, host_table
 from vecrope.spec import MRopeSpec
-
-# In the order of entries that begin at one token.
-_ROW, _MASKED, _GROUP = range(3)
 
 
 def plan_of_groups(
-    batch: Batch,
-    spec: MRopeSpec,
-    time_scale: Tensor,
-    dtype: torch.dtype,
-    seq_len: int | None = None,
+    batch: Batch, spec: MRopeSpec, dtype: torch.dtype, seq_len: int | None = None
 ) -> GroupPlan:
     """Return the plan of a batch on the host's CPU.
 
     Args:
         batch: its rows, and what in them is not text.
         spec: of the shared rule.
-        time_scale: (2, I) or (0, I), of the items.
         dtype: of the positions.
         seq_len: T, or None where the input is packed.
     """
-    bounds, parts = batch
+    bounds, parts, open_markers = batch
     lengths = map(sub, bounds[1:], bounds)
-    rows = [*zip(bounds[:-1], lengths, *ends_of_rows(parts, bounds, spec), strict=True)]
-    columns = [entry[:1] + entry[2:] for entry in sorted(_entries(batch, spec.padding_value))]
-    table = torch.tensor(columns, dtype=torch.int64, device="cpu").view(-1, 8)
-    scale = time_scale.new_empty((table.shape[0], 0))
-    if time_scale.shape[0]:
-        scale = pad(time_scale, (0, 1), value=1).t()[table[:, 7]]
+    rows = zip(bounds[:-1], lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
+    # Where videos are stimed in time an entry has the item of its group behind all else.
+    timed, wide = has_time_scale(spec), bounds[-1] >= WIDE_FROM
+    entries = host_table(_entries(batch, spec.padding_value, 7 + timed), wide=wide)
     return GroupPlan(
-        rows=torch.tensor(rows, dtype=torch.int64, device="cpu").view(-1, 4),
+        rows=host_table([*rows], wide=True),
+        entries=entries[:, :7].contiguous() if timed else entries,
         num_tokens=bounds[-1],
         seq_len=seq_len,
         dtype=dtype,
         padding_value=spec.padding_value,
         family=family_of(spec),
-        entries=table[:, :7].to(torch.int64 if bounds[-1] >= WIDE_FROM else torch.int32),
-        time_scale=scale,
+        time_scale=_time_scale(parts.items, entries[:, 7], spec) if timed else entries[:, 7:],
     )
 
 
-def _entries(batch: Batch, padding_value: int) -> list[tuple[int, ...]]:
-    """Return the entries of a plan, in no order.
+def _entries(batch: Batch, padding_value: int, width: int) -> list[tuple[int, ...]]:
+    """Return the entries of a plan, of 7 numbers or 8, of which the last is the group's item.
 
-    An entry is start, what it is, tokens, base, position behind it, height, width, tokens of its
-    group before, and the item of its group.
+    Of what begins at one token a row's bound comes first, and then a masked run.
     """
-    bounds, parts = batch
-    items, running = parts.items, parts.running(bounds)
-    text = len(items.area)
+    bounds, parts, _ = batch
+    items, (starts, stops) = parts.items, parts.masked
+    running = parts.running(bounds)
 
-    def positions(at: Sequence[int]) -> list[int]:
-        """Return the running positions at tokens, each in its own row."""
-        begins = (running[bisect_right(bounds, index) - 1] for index in at)
-        return [*map(sub, parts.running(at), begins)]
+    def positions(bases: list[int], at: Sequence[int]) -> list[int]:
+        """Return the positions of ascending tokens, each in its own row."""
+        before = [bisect_left(at, bound) for bound in bounds]
+        begins = chain.from_iterable(map(repeat, running, map(sub, before[1:], before)))
+        return [*map(sub, bases, begins)]
 
-    entries: list[tuple[int, ...]] = [
-        (start, _ROW, 0, 0, 0, 1, 1, 0, text) for start in bounds[:-1]
-    ]
-    starts, stops = parts.masked
-    for start, stop, behind in zip(starts, stops, positions(starts), strict=True):
-        tokens = stop - start
-        entries.append((start, _MASKED, tokens, padding_value, behind, 1, 1, -tokens, text))
-    for start, stop, item, before, base in zip(
-        parts.starts, parts.stops, parts.item, parts.before, positions(parts.starts), strict=True
-    ):
-        size = items.height[item], items.width[item]
-        behind = base + items.advance[item]
-        entries.append((start, _GROUP, stop - start, base, behind, *size, before, item))
-    return entries
+    base = positions(parts.bases(), parts.starts)
+    advance, height, width_of = (
+        map(numbers.__getitem__, parts.item)
+        for numbers in (items.advance, items.height, items.width)
+    )
+    tokens = map(sub, parts.stops, parts.starts)
+    behind = map(add, base, advance)
+    groups = (parts.starts, tokens, base, behind, height, width_of, parts.before, parts.item)
+    text, zero, one = repeat(len(items.area)), repeat(0), repeat(1)
+    rows = (bounds[:-1], zero, zero, zero, one, one, zero, text)
+    kinds: list[tuple[Iterable[int], ...]] = [rows, groups]
+    if starts:
+        sizes, after = [*map(sub, stops, starts)], positions(parts.running(starts), starts)
+        padding = repeat(padding_value)
+        kinds.insert(1, (starts, sizes, padding, after, one, one, map(neg, sizes), text))
+    columns = chain.from_iterable(zip(*kind[:width], strict=False) for kind in kinds)
+    return sorted(columns, key=itemgetter(0))
+
+
+def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
+    """Return `GroupPlan.time_scale` of the entries of some items."""
+    factors, num_images = items.time_scale, items.num_images
+    if factors is None:
+        num_videos = len(items.area) - num_images
+        factors = torch.ones((2, num_videos), dtype=torch.int32, device="cpu")
+    scale = pad(factors, (num_images, 1), value=1)
+    if spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1:
+        scale[0, :num_images].fill_(0)
+    return scale.t()[item]

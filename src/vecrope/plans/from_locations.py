@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.locations import TokenLocations
-from vecrope.core.modality import compact
+from vecrope.core.modality import UNKNOWN_MARKERS, compact
 from vecrope.core.search import search
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import WIDE_FROM, family_of
@@ -61,7 +61,11 @@ def plan_of_locations(
     number = torch.minimum(left, next_start - start)
     before = place if kept is None else torch.where(masked, -number, place)
     rows = torch.stack(
-        (bounds[:-1], bounds.diff(), tokens.next_positions, tokens.rope_deltas.squeeze(1)), 1
+        (
+            *(bounds[:-1], bounds.diff(), tokens.next_positions, tokens.rope_deltas.squeeze(1)),
+            _open_markers(tokens, spec, bounds),
+        ),
+        1,
     )
     plan = GroupPlan(
         rows=rows,
@@ -74,3 +78,18 @@ def plan_of_locations(
         time_scale=time_scale[:, item].t(),
     )
     return plan, count
+
+
+def _open_markers(tokens: TokenLocations, spec: MRopeSpec, bounds: Tensor) -> Tensor:
+    """Return (B,) the markers that are open at the end of each row."""
+    if spec.marker_rule == "none":
+        return torch.zeros_like(bounds[1:])
+    if tokens.stream.token_types is not None:
+        return torch.full_like(bounds[1:], UNKNOWN_MARKERS)
+    last = bounds[1:] - 1
+    if tokens.open_markers is None:
+        assert spec.vision_start_token_id is not None
+        at_end = tokens.stream.input_ids[last].eq(spec.vision_start_token_id).long()
+    else:
+        at_end = tokens.open_markers[last].long()
+    return at_end.masked_fill(bounds.diff() == 0, 0)

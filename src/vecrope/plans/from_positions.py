@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import torch
 from torch.nn.functional import pad
 
@@ -11,13 +9,13 @@ from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
+from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.prompt import read_markers
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.own_rules.omni.media import Traits
 from vecrope.own_rules.omni.rope_index import follow_on_host
-from vecrope.plans.line_plan import LinePlan, no_images
-from vecrope.plans.lines import Lines, lines_of
+from vecrope.plans.line_plan import LinePlan, lines_of
 from vecrope.plans.table import WIDE_FROM, family_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
@@ -36,14 +34,9 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
-    if stream.num_tokens:
-        lines = lines_of(positions, stream.kept, stream.row_bounds, exact=exact)
-    else:
-        empty = positions.new_zeros((positions.shape[0], 1))
-        slopes = torch.ones((positions.shape[0] + 1, 1), dtype=torch.int8, device=empty.device)
-        lines = Lines(bounds.new_zeros(1), empty, slopes)
     index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
-    tail, misfit = no_images(positions.device), None
+    none = torch.empty((3, 0), dtype=torch.int64, device=positions.device)
+    tail, misfit = Tail(none, none), None
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=False)
         tail, misfit = tail_of(reading, spec), reading.misfit
@@ -51,16 +44,18 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
     plan = LinePlan(
         rows=torch.stack(
-            (bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas), 1
+            (
+                *(bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas),
+                torch.zeros_like(deltas),
+            ),
+            1,
         ),
+        entries=lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact),
         num_tokens=stream.num_tokens,
         seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=position_ids.dtype,
         padding_value=spec.padding_value,
         family=family_of(spec),
-        starts=lines.starts.to(index_dtype),
-        bases=lines.bases if lines.bases.is_floating_point() else lines.bases.to(index_dtype),
-        slopes=lines.slopes,
         generated=tail.images,
         generated_rows=tail.rows,
     )
@@ -78,23 +73,26 @@ def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> Lin
     num_tokens = tokens.bounds[-1]
     index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
     lines = lines_of_entries(entries, Traits.of(spec, rule)) or [(0, 0, 0, 0, (1, 1, 1))]
-    sizes, *bases, slopes = zip(*lines, strict=True)
-    starts = [0, *accumulate(sizes)][:-1]
+    table, start = [], 0
+    for size, *bases, (time, height, width) in lines:
+        table.append((start, *bases, time + 2 * height + 4 * width + 8))
+        start += size
     deltas = rope_deltas.view(-1)
     deltas = deltas.double() if deltas.is_floating_point() else deltas
     bounds = torch.tensor(tokens.bounds)
-    lengths = bounds.diff()
-    tail = no_images(bounds.device)
+    lengths = bounds.diff().to(deltas)
+    none = torch.empty((3, 0), dtype=torch.int64)
+    rows = (bounds[:-1].to(deltas), lengths, deltas + lengths, deltas, torch.zeros_like(deltas))
     return LinePlan(
-        rows=torch.stack((bounds[:-1].to(deltas), lengths.to(deltas), deltas + lengths, deltas), 1),
+        rows=torch.stack(rows, 1),
+        entries=torch.tensor(
+            table, dtype=torch.float64 if dtype.is_floating_point else index_dtype
+        ),
         num_tokens=num_tokens,
         seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
         dtype=dtype,
         padding_value=spec.padding_value,
         family=family_of(spec),
-        starts=torch.tensor(starts, dtype=index_dtype),
-        bases=torch.tensor(bases, dtype=dtype if dtype.is_floating_point else index_dtype),
-        slopes=torch.tensor([*zip(*slopes, strict=True), (1,) * len(starts)], dtype=torch.int8),
-        generated=tail.images,
-        generated_rows=tail.rows,
+        generated=none,
+        generated_rows=none,
     )

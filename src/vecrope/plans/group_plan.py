@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import dataclass
+from itertools import chain, repeat
+from operator import add, attrgetter, floordiv, mul, sub
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import search, spread
+from vecrope.core.search import search
+from vecrope.forms.eager.items import Items, frame_offsets
+from vecrope.forms.eager.parts import make_parts
+from vecrope.forms.eager.write import write_positions
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import begin_of_each
-from vecrope.plans.table import register_plan
+from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
 
 
 @register_plan
@@ -24,13 +28,13 @@ class GroupPlan(RopeIndexPlan):
 
     What stands behind an entry, up to the next, is text. A group is an image, a separate frame or a
     video that is one block. Where masked tokens interrupt a group it has an entry for each part.
-    An entry takes 28 bytes, 36 or 44 where a family spaces frames in time, by the precision of the
+    An entry takes 28 bytes, 36 or 44 where videos are spaced in time, by the precision of the
     seconds.
 
     Attributes:
         entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry
 
-            - index in the batch of its first token, ascending; N for entries that are not used;
+            - index in the batch of its first token;
             - its tokens;
             - position of the first token of the group, of a masked run the padding value;
             - position of the token behind the entry;
@@ -42,7 +46,6 @@ class GroupPlan(RopeIndexPlan):
             time; (E, 0) where the number is the offset.
     """
 
-    entries: Tensor
     time_scale: Tensor
 
     @property
@@ -50,17 +53,10 @@ class GroupPlan(RopeIndexPlan):
         """A, the number of axes: 3."""
         return 3
 
-    @property
-    def _entry_starts(self) -> Tensor:
-        return self.entries[:, 0]
-
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
-        return self._locate(search(self._entry_starts, index) - 1, index)
-
-    def _locate(self, entry: Tensor, index: Tensor) -> Tensor:
-        """Return the (3, ...) positions of the tokens at `index` (...), of known entries."""
-        start, tokens, base, behind, height, width, before = self.entries[entry].unbind(-1)
+        entry = search(self._entry_starts, index) - 1
+        start, tokens, base, behind, height, width, before = columns_at(self.entries, entry)
         along = index - start
         inside = along < tokens
         anchor = torch.where(inside, base, behind + along - tokens)
@@ -73,86 +69,75 @@ class GroupPlan(RopeIndexPlan):
         return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
 
     def _expand_all(self) -> Tensor:
-        """Return the (3, N) positions of all tokens, where values can be read without a wait.
+        positions = self._written() if self._reads_values and self.num_tokens else None
+        return super()._expand_all() if positions is None else positions
 
-        On a line of a group, and on text, each axis stands still or counts up by one. So positions
-        are one cumulative sum of these steps, corrected at the first token of each line and behind
-        each entry, which takes a fraction of the time of a division a token.
-        """
-        if not self._reads_values or not self.num_tokens:
-            return super()._expand_all()
-        start, tokens, _, _, _, width, before = self.entries.unbind(1)
-        end, masked = start + tokens, before < 0
-        first_line = before // width
-        num_lines = (before + tokens - 1) // width - first_line + 1
-        # The pieces of an entry are its lines and the text behind.
-        pieces = num_lines.masked_fill_(masked, 1).long() + 1
-        ends = pieces.cumsum(0)
-        entry = spread(pieces, int(ends[-1]))
-        line = torch.arange(entry.shape[0], device="cpu") - (ends - pieces)[entry]
-        line_start = (start - before)[entry] + (first_line[entry] + line) * width[entry]
-        text = line == num_lines[entry]
-        at = torch.where(text, end[entry], torch.maximum(start[entry], line_start))
-        counts = torch.stack((text, text, ~masked[entry] | text)).long()
-        # Of a piece positions are a constant and the token's index, or the constant alone.
-        constant = self._locate(entry, at) - counts * at
-        change = constant.diff(dim=1, prepend=constant.new_zeros((3, 1)))
-        change += counts.diff(dim=1, prepend=counts.new_zeros((3, 1))) * (at - 1)
-        # What begins behind the last token changes nothing.
-        change *= at < self.num_tokens
-        positions = torch.empty((3, self.num_tokens), dtype=self.dtype, device="cpu")
-        torch.sub(1, self._covered(start, end), out=positions[0])
-        positions[1].copy_(positions[0])
-        if bool(masked.any()):
-            torch.sub(1, self._covered(start[masked], end[masked]), out=positions[2])
-        else:
-            positions[2].fill_(1)
-        positions.index_add_(1, at.clamp(max=self.num_tokens - 1), change.to(self.dtype))
-        return positions.cumsum_(1)
+    def _written(self) -> Tensor | None:
+        """Return all positions as the eager form writes them; None for a plan of no answer."""
+        in_group = (self.entries[:, 1] > 0) & (self.entries[:, 6] >= 0)
+        start, tokens, base, behind, height, width, before = self.entries[in_group].t().tolist()
+        through = whole = [*map(add, before, tokens)]
+        if any(before):
+            # A part knows the tokens before it; the last one how many there are.
+            whole = through.copy()
+            for at in range(len(whole) - 2, -1, -1):
+                if before[at + 1]:
+                    whole[at] = whole[at + 1]
+        area = [*map(mul, height, width)]
+        depth = [*map(floordiv, whole, area)]
+        if [*map(mul, depth, area)] != whole or bool((self.rows[:, 3] == INVALID_DELTA).any()):
+            return None
+        starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
+        advance, offsets, extent = [*map(sub, behind, base)], None, depth
+        if start and self.time_scale.shape[1]:
+            offsets = frame_offsets(depth, self.time_scale[in_group].t())
+            extent = [times[-1] + 1 for times in offsets]
+        items = Items(
+            *(0, [1] * len(start), depth, height, width, whole, advance, extent, offsets, None)
+        )
+        ends = [*map(add, start, tokens)]
+        mask, stops = None, [*map(add, starts, sizes)]
+        if starts:
+            kept = map(sub, [*starts, self.num_tokens], [0, *stops])
+            runs = zip(
+                map(mul, repeat(b"\1"), kept), map(mul, repeat(b"\0"), [*sizes, 0]), strict=False
+            )
+            mask = torch.frombuffer(bytearray().join(chain(*runs)), dtype=torch.bool)
+        return write_positions(
+            make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
+            self.row_bounds.tolist(),
+            self.dtype,
+            mask,
+            self.padding_value,
+        )
 
-    def _covered(self, start: Tensor, end: Tensor) -> Tensor:
-        """Return (N,) int8: 1 from each `start` to before its `end`, which do not overlap."""
-        edges = torch.zeros(self.num_tokens + 1, dtype=torch.int8, device="cpu")
-        ones = torch.ones_like(start, dtype=torch.int8)
-        edges.index_add_(0, start, ones)
-        edges.index_add_(0, end, ones, alpha=-1)
-        return edges[:-1].cumsum(0, dtype=torch.int8)
+    def _masked_tokens(self) -> Tensor:
+        return self.entries[:, 6].neg().clamp_(min=0)
 
-    def _masked_ends(self) -> Tensor:
-        tokens, before = self.entries[:, 1], self.entries[:, 6]
-        return torch.where(before < 0, self._entry_starts + tokens, self._entry_starts)
-
-    def voided(self, invalid: Tensor) -> GroupPlan:
-        """Return the plan, or where `invalid` (0-d bool) one whose every entry is a masked run."""
-        starts, *columns = self.entries.unbind(1)
+    def _voided_entries(self) -> Tensor:
+        starts = self.entries[:, 0]
         tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
-        void = (tokens, *(torch.full_like(tokens, value) for value in (-1, -1, 1, 1)), -tokens)
-        columns = [torch.where(invalid, *both) for both in zip(void, columns, strict=True)]
-        entries = torch.stack((starts, *columns), 1)
-        return replace(self, rows=self._rows_voided(invalid), entries=entries)
+        void = torch.ones_like(self.entries)
+        void[:, 2:4].fill_(-1)
+        for column, values in ((0, starts), (1, tokens), (6, -tokens)):
+            void[:, column].copy_(values)
+        return void
 
-    def _joined(self, plans: Sequence[GroupPlan], begin: Tensor, *, wide: bool) -> GroupPlan:
-        tables, scales = zip(*map(attrgetter("entries", "time_scale"), plans), strict=True)
-        if len({scale.shape[1] for scale in scales}) > 1:
+    def _joined(self, plans: Sequence[GroupPlan], num_entries: int) -> dict[str, Any]:
+        scales = [*map(attrgetter("time_scale"), plans)]
+        width = self.time_scale.shape[1]
+        if sum(map(Tensor.numel, scales)) != num_entries * width:
             raise ValueError("plans must be of one family: some space frames in time, some do not")
-        scale = self.time_scale
-        if scale.shape[1]:
-            # The product of a frame's number and its seconds is rounded to their precision.
-            precisions = {scale.dtype for scale in scales if scale.is_floating_point()}
-            if len(precisions) > 1:
-                raise ValueError(
-                    "plans must have seconds of one precision, got "
-                    f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
-                )
-            scale = torch.cat(scales)
-        entries = torch.cat(tables)
-        entries = entries.long() if wide else entries
-        entries[:, 0] += begin_of_each(tables, begin)
-        if not scale.shape[1]:
-            scale = scale.new_empty((entries.shape[0], 0))
-        return replace(self, entries=entries, time_scale=scale)
+        if not width:
+            return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
+        # The product of a frame's number and its seconds is rounded to their precision.
+        precisions = {*map(attrgetter("dtype"), scales)} - {torch.int32}
+        if len(precisions) > 1:
+            raise ValueError(
+                "plans must have seconds of one precision, got "
+                f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
+            )
+        return {"time_scale": torch.cat(scales)}
 
-    def _gathered(self, entry: Tensor, _: Tensor, shift: Tensor) -> GroupPlan:
-        entries = self.entries[entry]
-        entries[:, 0] += shift
-        return replace(self, entries=entries, time_scale=self.time_scale[entry])
+    def _selected(self, entry: Tensor, _rows: Tensor) -> dict[str, Any]:
+        return {"time_scale": self.time_scale[entry]}

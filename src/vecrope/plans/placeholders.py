@@ -15,7 +15,7 @@ from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.forms.eager.from_runs import groups_of_runs, positions_of_runs
 from vecrope.forms.eager.rope_index import Batch
 from vecrope.inputs import Inputs
-from vecrope.plans.build import plan_of_inputs, time_scale_of
+from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.spec import MRopeSpec
@@ -100,8 +100,7 @@ def plan_from_placeholders(
     found = _groups(prompts, spec)
     if found is None:
         return _plan_by_types(prompts, spec, validate=validate)
-    scale = time_scale_of(image_grid_thw, video_grid_thw, second_per_grid_ts, spec)
-    return plan_of_groups(found, spec, scale, dtype)
+    return plan_of_groups(found, spec, dtype)
 
 
 def get_rope_index_from_placeholders(

@@ -30,7 +30,7 @@ class RopeIndexPlan(PlanTable):
     families of the shared rule, and a `LinePlan` for a family with a rule of its own. A plan cannot
     be changed: `select`, `replace` and `vecrope.concatenate_plans` return others. It is a pytree of
     tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. `len` is the
-    number of its rows. Besides its entries it takes 32 bytes a row.
+    number of its rows. Besides its entries it takes 40 bytes a row.
 
     Token indices count the tokens of a row, padding included, from 0. The index after the row's
     last is that of the first token that is decoded, and so on without end; of glm_image these are
@@ -268,7 +268,7 @@ class RopeIndexPlan(PlanTable):
             >>> spec = vecrope.MRopeSpec.for_model("qwen2_vl", convention="vllm")
             >>> plan = vecrope.plan_rope_index(torch.tensor([[7, 8], [8, 9], [9, 7]]), spec)
             >>> plan.select([2, 0])
-            <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 136 bytes on cpu>
+            <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 152 bytes on cpu>
         """
         return select_rows(self, checked_rows(per_row("rows", rows, None), self))
 

@@ -20,7 +20,7 @@ _Plan = TypeVar("_Plan", bound=PlanTable)
 def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     """Return one plan of the rows of several, as packed sequences.
 
-    On a device other than the CPU it copies two numbers a plan from the host, which may wait.
+    On a device other than the CPU it copies three numbers a plan from the host, which may wait.
 
     Args:
         plans: at least one, of one family and convention, on one device and of one dtype. Those
@@ -32,48 +32,49 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     """
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
-    for at, plan in enumerate(plans):
-        if not isinstance(plan, PlanTable):
-            raise TypeError(f"plans must hold plans, got {type(plan).__name__} at {at}")
-    first, tables = plans[0], [plan.rows for plan in plans]
+    if not all(issubclass(plan_class, PlanTable) for plan_class in {*map(type, plans)}):
+        at, other = next(pair for pair in enumerate(plans) if not isinstance(pair[1], PlanTable))
+        raise TypeError(f"plans must hold plans, got {type(other).__name__} at {at}")
+    # There may be hundreds of plans: all that is done for each is a call of a C function.
+    first = plans[0]
+    rows, entries = ([*map(attrgetter(name), plans)] for name in ("rows", "entries"))
     _require_one("family", [*map(attrgetter("family"), plans)])
     _require_one("dtype", [*map(attrgetter("dtype"), plans)])
-    _require_one("device", [*map(attrgetter("device"), tables)])
+    _require_one("device", [*map(attrgetter("device"), rows)])
     *begins, num_tokens = accumulate(map(attrgetter("num_tokens"), plans), initial=0)
-    begin = torch.tensor(begins, device="cpu").to(first.device)
-    rows = torch.cat(tables)
-    rows[:, 0] += begin_of_each(tables, begin)
-    joined = first._joined(plans, begin, wide=num_tokens >= WIDE_FROM)
-    return replace(joined, rows=rows, num_tokens=num_tokens, seq_len=None)
+    own = first._joined(plans, sum(map(len, entries)))
+    joined = torch.cat(rows), torch.cat(entries)
+    if num_tokens >= WIDE_FROM and not joined[1].is_floating_point():
+        joined = joined[0], joined[1].long()
+    numel = ([*map(Tensor.numel, tables)] for tables in (rows, entries))
+    begin, *sizes = torch.tensor([begins, *numel], device="cpu").to(first.device)
+    for table, size in zip(joined, sizes, strict=True):
+        width = table.shape[1]
+        table[:, 0] += begin[spread(size // width, len(table))]
+    return replace(
+        first, rows=joined[0], entries=joined[1], num_tokens=num_tokens, seq_len=None, **own
+    )
 
 
 def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
-    taken = plan.rows[rows]
+    taken, starts = plan.rows[rows], plan._entry_starts
     start, tokens = taken[:, :2].long().unbind(1)
-    first = search(plan._entry_starts, start - 1)
-    number = search(plan._entry_starts, start + tokens - 1) - first
+    first = search(starts, start - 1)
+    number = search(starts, start + tokens - 1) - first
     num_tokens, num_entries = torch.stack((tokens.sum(), number.sum())).tolist()
     if not num_tokens:
         # No token asks for an entry, but a table has one.
         number[:1], num_entries = 1, min(1, len(rows))
-        first = first.clamp(max=plan._entry_starts.shape[0] - 1)
+        first = first.clamp(max=len(starts) - 1)
     row = spread(number, num_entries)
     entry = torch.arange(num_entries, device=plan.device)
     entry += (first - (number.cumsum(0) - number))[row]
-    begin = tokens.cumsum(0) - tokens
-    shift = (begin - start)[row].to(plan._entry_starts.dtype)
+    entries, begin = plan.entries[entry], tokens.cumsum(0) - tokens
+    entries[:, 0] += (begin - start)[row].to(entries.dtype)
     taken[:, 0] = begin
-    selected = plan._gathered(entry, rows, shift)
-    return replace(selected, rows=taken, num_tokens=num_tokens, seq_len=None)
-
-
-def begin_of_each(tables: Sequence[Tensor], begin: Tensor) -> Tensor:
-    """Return where the tokens of the plan of each row of several tables, (n, k) or (n,), begin."""
-    # Sizes of all in one call each: there may be hundreds.
-    width = tables[0].shape[1] if tables[0].dim() == 2 else 1
-    sizes = torch.tensor([*map(Tensor.numel, tables)], device="cpu").to(begin.device) // width
-    return begin[spread(sizes, sum(map(Tensor.numel, tables)) // width)]
+    own = plan._selected(entry, rows)
+    return replace(plan, rows=taken, entries=entries, num_tokens=num_tokens, seq_len=None, **own)
 
 
 def _require_one(name: str, found: Sequence[object]) -> None:

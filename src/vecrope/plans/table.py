@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
+from struct import pack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -26,15 +28,19 @@ _CONSTANTS = ("dtype", "padding_value", "family")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PlanTable(ABC):
-    """The rows of a batch, and what is known of all of it.
+    """The rows of a batch, the entries that its tokens are computed from, and what holds for all.
 
     Attributes:
-        rows: (B, 4) int64, or float64 where the positions are fractions; for each row
+        rows: (B, 5) int64, or float64 where the positions are fractions; for each row
 
             - index of its first token in the batch;
             - its tokens, padding included;
             - position of the first token of text after it;
-            - its `rope_deltas`.
+            - its `rope_deltas`;
+            - the markers that are open at its end, as `vecrope.plans.markers` counts them.
+        entries: (E, columns) integers, or float64 where the positions are fractions. The first
+            column is the index in the batch of each entry's first token, ascending; N for entries
+            that are not used.
         num_tokens: N, padding included.
         seq_len: T, or None where the input was packed.
         dtype: of the positions.
@@ -43,6 +49,7 @@ class PlanTable(ABC):
     """
 
     rows: Tensor
+    entries: Tensor
     num_tokens: int
     seq_len: int | None
     dtype: torch.dtype
@@ -60,38 +67,41 @@ class PlanTable(ABC):
 
     @property
     @abstractmethod
-    def _entry_starts(self) -> Tensor:
-        """(E,) ascending index in the batch of each entry's first token."""
-
-    @abstractmethod
-    def _masked_ends(self) -> Tensor:
-        """Return (E,) where the masked tokens of each entry end: its start where none are."""
-
-    @property
-    @abstractmethod
     def num_axes(self) -> int:
         """A, the number of axes: 3 but for families with a rule of their own."""
 
     @abstractmethod
-    def voided(self, invalid: Tensor) -> Self:
-        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
 
     @abstractmethod
-    def _joined(self, plans: Sequence[Any], begin: Tensor, *, wide: bool) -> Self:
-        """Return this plan with the entries of several, of which it is the first.
+    def _masked_tokens(self) -> Tensor:
+        """Return (E,) how many masked tokens each entry begins with."""
+
+    @abstractmethod
+    def _voided_entries(self) -> Tensor:
+        """Return entries that begin where these do and put every token at -1."""
+
+    @abstractmethod
+    def _joined(self, plans: Sequence[Any], num_entries: int) -> dict[str, Any]:
+        """Return the fields of the class's own of several plans, of which this is the first.
 
         Args:
-            plans: of its class, at least one.
-            begin: where the tokens of each begin.
-            wide: whether indices need 64 bits.
+            plans: at least one.
+            num_entries: of all.
 
         Raises:
             ValueError: where the plans do not go together.
         """
 
     @abstractmethod
-    def _gathered(self, entry: Tensor, rows: Tensor, shift: Tensor) -> Self:
-        """Return this plan with some of its entries, (n,) each moved by `shift`, and some rows."""
+    def _selected(self, _entry: Tensor, _rows: Tensor) -> dict[str, Any]:
+        """Return the fields of the class's own for some entries and rows."""
+
+    @property
+    def _entry_starts(self) -> Tensor:
+        starts = self.entries[:, 0]
+        return starts.long() if starts.is_floating_point() else starts
 
     @property
     def num_rows(self) -> int:
@@ -111,7 +121,7 @@ class PlanTable(ABC):
     @property
     def rope_deltas(self) -> Tensor:
         """(B, 1) int64, or float32 where the positions are fractions: of `get_rope_index`."""
-        deltas = self.rows[:, 3:]
+        deltas = self.rows[:, 3:4]
         return deltas.float() if deltas.is_floating_point() else deltas
 
     @property
@@ -133,13 +143,16 @@ class PlanTable(ABC):
 
     def with_deltas(self, rope_deltas: Tensor) -> Self:
         """Return the plan with other deltas (B, 1)."""
-        return replace(self, rows=torch.cat((self.rows[:, :3], rope_deltas), 1))
+        return replace(self, rows=torch.cat((self.rows[:, :3], rope_deltas, self.rows[:, 4:]), 1))
 
-    def _rows_voided(self, invalid: Tensor) -> Tensor:
-        """Return the rows, where `invalid` (0-d bool) with what nobody takes for an answer."""
-        start, tokens, following, delta = self.rows.unbind(1)
-        following = following.masked_fill(invalid, -(2**31))
-        return torch.stack((start, tokens, following, delta.masked_fill(invalid, INVALID_DELTA)), 1)
+    def voided(self, invalid: Tensor) -> Self:
+        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
+        rows, entries = self.rows.clone(), self.entries
+        rows[:, 2].masked_fill_(invalid, -(2**31))
+        rows[:, 3].masked_fill_(invalid, INVALID_DELTA)
+        return replace(
+            self, rows=rows, entries=torch.where(invalid, self._voided_entries(), entries)
+        )
 
     @property
     def _reads_values(self) -> bool:
@@ -164,7 +177,7 @@ class PlanTable(ABC):
 
     def _at(self, token_index: Tensor, rows: Tensor) -> Tensor:
         """Return the (A, ...) positions of tokens by indices of 64 bits in their rows."""
-        begin, length, following, _ = self.rows[rows].unbind(-1)
+        begin, length, following = columns_at(self.rows[:, :3], rows)
         beyond = token_index - length
         decoded = self._decoded(rows, following, beyond)
         # Most steps of an engine decode.
@@ -172,8 +185,8 @@ class PlanTable(ABC):
             decoded = decoded.to(self.dtype)
             return decoded.expand(self.num_axes, *beyond.shape).clone()
         # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        positions = self._expand(begin + token_index)
-        return torch.where(beyond < 0, positions, decoded).to(self.dtype)
+        positions = self._expand(begin + token_index).to(self.dtype)
+        return torch.where(beyond < 0, positions, decoded.to(self.dtype))
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
@@ -182,18 +195,14 @@ class PlanTable(ABC):
         """
         return following + index
 
-    @abstractmethod
-    def _expand(self, index: Tensor) -> Tensor:
-        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
-
     def _expand_all(self) -> Tensor:
         """Return the (A, N) positions of all tokens, in the plan's dtype."""
         return self._expand(self._all_tokens()).to(self.dtype)
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        starts, ends, begins = self._entry_starts, self._masked_ends(), self.rows[:, 0].long()
-        masked = pad((ends - starts).cumsum(0), (1, 0))
+        starts, tokens, begins = self._entry_starts, self._masked_tokens(), self.rows[:, 0].long()
+        masked, ends = pad(tokens.cumsum(0), (1, 0)), starts + tokens
         begin = begins[search(begins, index) - 1]
         entry = search(starts, index)
         # Entries before the row are those that start before its first token.
@@ -204,6 +213,25 @@ class PlanTable(ABC):
 def family_of(spec: MRopeSpec) -> str:
     """Return what plans call a family under a convention."""
     return f"{spec.model_type} ({spec.convention})"
+
+
+def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
+    """Return the columns of the rows `index` (...) of a table, each of that shape.
+
+    Each is gathered by itself, to be contiguous: arithmetic on strided columns takes several times
+    as long.
+    """
+    flat = index if index.dim() == 1 else index.reshape(-1)
+    columns = [column.index_select(0, flat) for column in table.unbind(1)]
+    return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]
+
+
+def host_table(rows: Sequence[Sequence[int]], *, wide: bool) -> Tensor:
+    """Return rows of numbers, at least one, as integers of 32 bits, or 64."""
+    numbers = [*chain.from_iterable(rows)]
+    code, dtype = ("q", torch.int64) if wide else ("i", torch.int32)
+    packed = bytearray(pack(f"{len(numbers)}{code}", *numbers))
+    return torch.frombuffer(packed, dtype=dtype).view(len(rows), -1)
 
 
 _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])

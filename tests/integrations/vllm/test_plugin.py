@@ -16,7 +16,7 @@ from tests.integrations.vllm.models import ALL, ANSWER, GROUP, answer
 from vecrope.integrations import vllm as plugin
 from vecrope.integrations.fingerprint import fingerprint_of
 from vecrope.integrations.vllm import features
-from vecrope.integrations.vllm.models import CLASSES
+from vecrope.integrations.vllm.models import CLASSES, NEVER
 
 MODELS = "vllm.model_executor.models"
 
@@ -48,7 +48,7 @@ def installed(tmp_path, monkeypatch):
     for module, name in ALL:
         (folder / f"{module.rpartition('.')[2]}.py").write_text(MODULE.format(name=name))
         known = frozenset({fingerprint_of([ast.parse(METHOD).body[0]])})
-        model = CLASSES[module][name]._replace(fingerprints=known, helpers=())
+        model = CLASSES[module][name]._replace(fingerprints=known, helpers=(), min_groups=None)
         monkeypatch.setitem(CLASSES, module, {name: model})
     monkeypatch.setattr(features, "MIN_GROUPS", 0)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -261,19 +261,38 @@ PICTURE = SimpleNamespace(modality="image")
     ("mm_features", "frames", "blocks"),
     [
         pytest.param([], False, False, id="text"),
-        pytest.param([PICTURE] * 19, False, False, id="19 pictures"),
-        pytest.param([PICTURE] * 20, True, True, id="20 pictures"),
-        pytest.param([clip(19, 2, 2)], False, False, id="19 frames"),
-        pytest.param([clip(20, 2, 2)], True, False, id="20 frames"),
-        pytest.param([PICTURE, clip(10, 2, 2), clip(9, 2, 2)], True, False, id="two videos"),
-        pytest.param([clip([10, 2, 2], [10, 2, 2])], True, False, id="a video of two grids"),
-        pytest.param([clip(4, 2, 2)] * 20, True, True, id="20 blocks"),
+        pytest.param([PICTURE] * 3, False, False, id="3 pictures"),
+        pytest.param([PICTURE] * 4, True, True, id="4 pictures"),
+        pytest.param([clip(3, 2, 2)], False, False, id="3 frames"),
+        pytest.param([clip(4, 2, 2)], True, False, id="4 frames"),
+        pytest.param([PICTURE, clip(2, 2, 2), clip(1, 2, 2)], True, False, id="two videos"),
+        pytest.param([clip([2, 2, 2], [2, 2, 2])], True, False, id="a video of two grids"),
+        pytest.param([clip(4, 2, 2)] * 4, True, True, id="4 blocks"),
         pytest.param(
-            [SimpleNamespace(modality="video", data=None)] * 19, False, False, id="no data"
+            [SimpleNamespace(modality="video", data=None)] * 3, False, False, id="no data"
         ),
     ],
 )
 def test_what_is_many_groups(mm_features, frames, blocks):
-    assert features.MIN_GROUPS == 20
+    assert features.MIN_GROUPS == 4
     assert features.has_many_groups(mm_features, separate_frames=True) == frames
     assert features.has_many_groups(mm_features, separate_frames=False) == blocks
+
+
+def test_rules_that_look_at_tokens_have_other_limits():
+    least = {name: model.min_groups for known in CLASSES.values() for name, model in known.items()}
+    assert least.pop("MiniCPMV4_7ForConditionalGeneration") == 24
+    assert least.pop("IsaacForConditionalGeneration") == NEVER
+    assert set(least.values()) == {None}
+    for number in (23, 24):
+        many = features.has_many_groups([PICTURE] * number, separate_frames=False, min_groups=24)
+        assert many == (number == 24)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_method_that_is_always_faster_is_not_replaced(monkeypatch):
+    module, name = GLM
+    model = CLASSES[module][name]._replace(min_groups=NEVER)
+    monkeypatch.setitem(CLASSES, module, {name: model})
+    plugin.register()
+    assert class_of(*GLM)().get_mrope_input_positions([7] * 4, GROUP * 9) == ("vLLM's own", 4)

@@ -9,7 +9,7 @@ from operator import add, gt
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
@@ -57,11 +57,12 @@ def groups_of_runs(
     item = items.in_order(kinds)
     if len(item) < sum(items.groups) or lengths != [*map(items.area.__getitem__, item)]:
         return None
-    return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)))
+    open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
+    return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)), open_markers)
 
 
 def positions_of_runs(batch: Batch, spec: MRopeSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
-    bounds, parts = batch
+    bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
     return write_positions(parts, bounds, dtype), as_column(deltas)

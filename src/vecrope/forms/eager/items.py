@@ -33,6 +33,9 @@ class Items(NamedTuple):
     extent: list[int]  # temporal positions that a group takes
     # Temporal offsets of the frames of a group; None: every frame is at its number.
     offsets: list[Sequence[int]] | None
+    # (2, V) factors of the videos, as `core.items.Items.time_scale` has them, where some have a
+    # next frame that is spaced in time.
+    time_scale: Tensor | None
 
     def of_groups(self, kind: int) -> Sequence[int]:
         """Return the item of each group of images, or of videos."""
@@ -67,20 +70,23 @@ def read_items(
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     if not rows:
-        return Items(0, [], [], [], [], [], [], [], None)
+        return Items(0, [], [], [], [], [], [], [], None, None)
     grids = read_grids(rows, num_images, spec, round_grid_sides=round_grid_sides)
     if grids is None:
         return None
     groups, depth, height, width, area = grids
-    extent, offsets = depth, None
+    extent, offsets, time_scale = depth, None, None
     if has_time_scale(spec):
-        offsets = _offsets(depth, num_images, videos, spec, seconds)
-        if offsets is None:
+        found = _offsets(depth, num_images, videos, spec, seconds)
+        if found is None:
             return None
+        offsets, time_scale = found
         extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
     sizes = (height, width, extent) if spec.span_rule == "thw" else (height, width)
     advance = [*map(max, *sizes)]
-    return Items(num_images, groups, depth, height, width, area, advance, extent, offsets)
+    return Items(
+        num_images, groups, depth, height, width, area, advance, extent, offsets, time_scale
+    )
 
 
 def read_grids(
@@ -132,13 +138,13 @@ def _offsets(
     videos: Tensor | None,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
-) -> list[Sequence[int]] | None:
-    """Return the temporal offsets of the frames of every item, or None for unsound seconds."""
+) -> tuple[list[Sequence[int]], Tensor | None] | None:
+    """Return `Items.offsets` and `Items.time_scale`, or None for unsound seconds."""
     offsets = [_FIRST if frames == 1 else range(frames) for frames in depth]
     if spec.image_time == "none":
         offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
     if spec.video_time != "seconds" or len(depth) == num_images or videos is None:
-        return offsets
+        return offsets, None
     if seconds is None and spec.default_seconds is None:
         return None
     in_video = depth[num_images:]
@@ -151,13 +157,13 @@ def _offsets(
         if not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS:
             return None
     if max(in_video) <= 1:
-        return offsets
+        return offsets, None
     time_scale = video_time_scale(len(in_video), spec, seconds, torch.device("cpu"))
     try:
         offsets[num_images:] = frame_offsets(in_video, time_scale)
     except OverflowError:  # seconds of 16 bits have made an infinite number
         return None
-    return offsets
+    return offsets, time_scale
 
 
 def frame_offsets(depth: Sequence[int], time_scale: Tensor) -> list[Sequence[int]]:
@@ -184,5 +190,6 @@ def _rounded(values: Iterable[float], dtype: torch.dtype) -> Sequence[float]:
         return [*values]
     if dtype == torch.float32:
         return array("f", values)
-    numbers: list[float] = torch.tensor([*values], dtype=torch.float64).to(dtype).tolist()
+    exact = torch.tensor([*values], dtype=torch.float64, device="cpu")
+    numbers: list[float] = exact.to(dtype).tolist()
     return numbers

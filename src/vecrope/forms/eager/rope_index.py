@@ -25,6 +25,7 @@ class Batch(NamedTuple):
 
     bounds: list[int]  # where each row starts, then N
     parts: Parts
+    open_markers: list[int]  # (B,) as `Runs` has them
 
 
 def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
@@ -44,7 +45,7 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
     batch = find_groups(inputs, spec)
     if batch is None:
         return None
-    bounds, parts = batch
+    bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
     return positions.view(3, *ids.shape), as_column(deltas)
@@ -91,7 +92,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
     parts = find_parts(
         runs, items, spec, by_types=types is not None, allow_unused_grids=inputs.allow_unused_grids
     )
-    return None if parts is None else Batch(rows, parts)
+    return None if parts is None else Batch(rows, parts, runs.open_markers)
 
 
 def as_column(numbers: Sequence[int]) -> Tensor:

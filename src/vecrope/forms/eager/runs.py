@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
+from vecrope.core.modality import IMAGE, MASKED, TEXT, UNKNOWN_MARKERS, VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -27,6 +27,9 @@ class Runs(NamedTuple):
     kinds: bytearray  # (K,)
     starts: list[int]  # (K + 1,) index of each run's first token, then N
     rows: list[int]  # (B + 1,) the first run of each row, then K
+    # (B,) of what follows a row: by the rule "last" 1 if it is in a video, by "count" the starts
+    # less the ends, by "adjacent" 1 if a start is right before it; otherwise 0.
+    open_markers: list[int]
 
     def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
         """Return where the runs of some kinds start, where they stop, and the kind of each."""
@@ -51,18 +54,26 @@ def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
     """
     types, mask = inputs.mm_token_type_ids, inputs.attention_mask
     if types is not None:
-        return runs_of_ids(
-            types.to("cpu", torch.uint8), ((IMAGE, IMAGE), (VIDEO, VIDEO)), bounds, mask
-        )
+        of_types = ((IMAGE, IMAGE), (VIDEO, VIDEO))
+        runs = runs_of_ids(types.to("cpu", torch.uint8), of_types, bounds, mask)
+        if spec.marker_rule != "none":
+            runs = runs._replace(open_markers=[UNKNOWN_MARKERS] * len(runs.open_markers))
+        return runs
     kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
     if spec.marker_rule in ("last", "count"):
         kinds += (spec.video_start_token_id, START), (spec.video_end_token_id, END)
     elif spec.marker_rule == "adjacent":
         kinds.append((spec.vision_start_token_id, START))
     runs = runs_of_ids(inputs.input_ids, tuple(kinds), bounds, mask)
+    open_markers = runs.open_markers
     if spec.marker_rule in ("last", "count"):
-        _tell_videos(runs, last=spec.marker_rule == "last")
-    return runs
+        open_markers = _tell_videos(runs, last=spec.marker_rule == "last")
+    elif spec.marker_rule == "adjacent":
+        open_markers = [
+            int(first < stop and runs.kinds[stop - 1] == START)
+            for first, stop in pairwise(runs.rows)
+        ]
+    return runs._replace(open_markers=open_markers)
 
 
 def runs_of_ids(
@@ -96,21 +107,31 @@ def runs_of_ids(
             starts.insert(at, bound)
             kinds.insert(at, kinds[at - 1])
         rows.append(at)
-    return Runs(kinds, starts, [*rows, len(kinds)])
+    rows.append(len(kinds))
+    return Runs(kinds, starts, rows, [0] * (len(rows) - 1))
 
 
-def _tell_videos(runs: Runs, *, last: bool) -> None:
-    """Set the kind of placeholders in videos, by the last marker in front of them, or by count."""
-    kinds, starts, rows = runs
+def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
+    """Set the kind of placeholders in videos, by the last marker in front of them, or by count.
+
+    Returns `Runs.open_markers`.
+    """
+    kinds, starts, rows, _ = runs
     is_marker = kinds.translate(_is_one_of((START, END)))
+    open_markers = []
     for first, stop in pairwise(rows):
         depth = 0
         markers = [*compress(range(first, stop), is_marker[first:stop])]
         for at, after in zip(markers, [*markers[1:], stop], strict=False):
-            number = starts[at + 1] - starts[at]
-            depth = (0 if last else depth) + (number if kinds[at] == START else -number)
+            if last:
+                depth = int(kinds[at] == START)
+            else:
+                number = starts[at + 1] - starts[at]
+                depth += number if kinds[at] == START else -number
             if depth > 0:
                 kinds[at:after] = kinds[at:after].translate(_AS_VIDEO)
+        open_markers.append(depth)
+    return open_markers
 
 
 @lru_cache

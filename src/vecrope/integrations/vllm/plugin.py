@@ -14,7 +14,7 @@ from vecrope.integrations.after_import import AfterImport
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.refusals import Refusals
 from vecrope.integrations.vllm.features import MIN_GROUPS, has_many_groups
-from vecrope.integrations.vllm.models import CLASSES, Model
+from vecrope.integrations.vllm.models import CLASSES, NEVER, Model
 
 # A child of vLLM's logger, whose level, format and place it shares.
 _logger = logging.getLogger("vllm.vecrope")
@@ -35,11 +35,12 @@ def register() -> None:
     is left as it is. The log says which, once for each class, when its module is imported. Models
     that inherit a method inherit the replacement.
 
-    vecrope numbers a prompt of 20 groups and more, where a group is an image, a separate frame or a
-    video that is one block. With fewer, vLLM's own method is as fast or faster, and answers. It
-    also answers what vecrope refuses: `refusals` counts these prompts, and the log names each fault
-    once. What is not replaced: the Transformers backend, and the positions that vLLM computes anew
-    where it prunes videos.
+    vecrope numbers a prompt of 4 groups and more (MiniCPM-V 4.7: 24), where a group is an image, a
+    separate frame or a video that is one block. With fewer, vLLM's own method is about as fast or
+    faster, and answers; that of Isaac always is, and is not replaced. vLLM's method also answers
+    what vecrope refuses: `refusals` counts these prompts, and the log names each fault once. What
+    is not replaced: the Transformers backend, and the positions that vLLM computes anew where it
+    prunes videos.
 
     The environment variable `VLLM_PLUGINS` turns plugins off: if it is set, vLLM loads those alone
     whose names it lists, separated by commas.
@@ -67,7 +68,9 @@ def replaced(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def method(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        if has_many_groups(mm_features, separate_frames=model.separate_frames):
+        if has_many_groups(
+            mm_features, separate_frames=model.separate_frames, min_groups=model.min_groups
+        ):
             try:
                 return model.answer(self, input_tokens, mm_features)
             except (TypeError, ValueError) as error:
@@ -80,6 +83,8 @@ def replaced(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
 
 def _replace_methods(module: ModuleType) -> None:
     for name, model in CLASSES[module.__name__].items():
+        if model.min_groups == NEVER:
+            continue
         owner = getattr(module, name, None)
         original = getattr(owner, "__dict__", {}).get(_METHOD)
         if owner is None or original is None:
@@ -98,7 +103,7 @@ def _replace_methods(module: ModuleType) -> None:
                 "vecrope numbers the prompts of %s that have %d images, frames or video blocks "
                 "and more; VLLM_PLUGINS='' turns it off",
                 name,
-                MIN_GROUPS,
+                model.min_groups or MIN_GROUPS,
             )
 
 

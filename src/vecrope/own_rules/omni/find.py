@@ -107,7 +107,7 @@ class _Finder:
 
     def items(self, runs: Runs) -> list[Item]:
         """Return the items of at least one token."""
-        kinds, starts, rows = runs
+        kinds, starts, rows, _ = runs
         areas, audios, left = self.media.area, self.media.audio, self.left
         has_grids = self.inputs.image_grid_thw is not None or self.inputs.video_grid_thw is not None
         reads_audio = has_grids or self.inputs.audio_seqlens is not None
@@ -165,7 +165,7 @@ class _Finder:
     @staticmethod
     def _is_clip(runs: Runs, first: int, stop: int, area: int) -> bool:
         """Say whether runs, of which the first is of video, hold so many video tokens and audio."""
-        kinds, starts, _ = runs
+        kinds, starts, _, _ = runs
         # Neighbours differ: two kinds take turns.
         of_video = map(sub, starts[first + 1 : stop + 1 : 2], starts[first:stop:2])
         return sum(of_video) == area and set(kinds[first:stop]) == {VIDEO, AUDIO}

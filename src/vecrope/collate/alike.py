@@ -37,14 +37,10 @@ def check_alike(samples: Sequence[Sample]) -> None:
     # In the order of `_NEEDED`, so that messages do not depend on that of the samples.
     present = {name for sample in samples for name in (*sample.tokens, *sample.media)}
     for name in [name for name in _NEEDED if name in present]:
-        needed = _NEEDED[name]
-        _check_all(
-            name,
-            samples,
-            lambda sample, name=name: name in sample.tokens or name in sample.media,
-            needed,
-        )
-    _check_all("position_ids", samples, lambda sample: sample.numbered is not None, _always)
+        present_in = [name in sample.tokens or name in sample.media for sample in samples]
+        _check_all(name, samples, present_in, _NEEDED[name])
+    numbered = [sample.numbered is not None for sample in samples]
+    _check_all("position_ids", samples, numbered, _always)
     for name in present.intersection(fields.SECONDS):
         _check_types(samples, name)
     crops = not present.isdisjoint(fields.CROPS.values())
@@ -87,10 +83,9 @@ def check_masks(samples: Sequence[Sample], *, packed: bool) -> None:
 def _check_all(
     name: str,
     samples: Sequence[Sample],
-    has: Callable[[Sample], bool],
+    present: Sequence[bool],
     needed: Callable[[Sample], bool],
 ) -> None:
-    present = [*map(has, samples)]
     if all(present) or not any(present):
         return
     for index, sample in enumerate(samples):

@@ -224,7 +224,7 @@ def _packed(
                 rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
             )
     num_tokens = sum(map(len, read))
-    flat = {
+    flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
         if own_multiple == 1
         else torch.cat([sample.tokens[name] for sample in read])

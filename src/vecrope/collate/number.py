@@ -119,7 +119,9 @@ def _joined(
     """Return the arguments that number all samples at once."""
     omni = isinstance(spec.own_rule, OmniRule)
     seconds = next((media[name] for name in fields.SECONDS if name in media), None)
-    given = {name: tokens[name] for name in tokens if name != "mm_token_type_ids" or not omni}
+    given: dict[str, Any] = {
+        name: tokens[name] for name in tokens if name != "mm_token_type_ids" or not omni
+    }
     joined = Inputs(
         **given,
         image_grid_thw=media.get("image_grid_thw"),
@@ -151,7 +153,7 @@ def _check_counts(
         if of_types is not None:
             codes, code = of_types, _TYPES[kind]
         else:
-            codes, code = _bytes(joined.input_ids == token_ids[kind], mask), 1
+            codes, code = _bytes(torch.as_tensor(joined.input_ids == token_ids[kind]), mask), 1
         for index, (sample, start) in enumerate(zip(samples, starts, strict=True)):
             found = codes.count(code, start, start + len(sample))
             expected = sum(islice(items, sample.counts[kind]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +14,10 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search, spread
+from vecrope.forms.select import expansion, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.rows import begin_of_each
+from vecrope.plans.shards import Columns
 from vecrope.plans.table import register_plan
 
 
@@ -54,6 +58,47 @@ class GroupPlan(RopeIndexPlan):
     def _entry_starts(self) -> Tensor:
         return self.entries[:, 0]
 
+    @property
+    def _kernels(self) -> ModuleType | None:
+        """`vecrope.forms.triton.expand`, where it can take the plan's tensors."""
+        return expansion() if len(self) and takes_kernels(self.rows) else None
+
+    @property
+    def _tables(self) -> tuple[Any, ...]:
+        return self.rows, self.entries, self.time_scale, self.dtype
+
+    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
+        kernels = self._kernels
+        if kernels is None:
+            return super()._at(token_index, rows)
+        if isinstance(token_index, range):
+            shape: tuple[int, ...] = (len(self), len(token_index))
+        elif rows is None:
+            shape = tuple(token_index.shape)
+        else:
+            shape = tuple(torch.broadcast_shapes(token_index.shape, rows.shape))
+            token_index, rows = token_index.expand(shape), rows.expand(shape)
+        positions: Tensor = kernels.expand_rows(self._tables, shape, token_index, rows)
+        return positions
+
+    def _step(
+        self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
+    ) -> Tensor:
+        kernels = self._kernels
+        fits = out is None or (out.device == self.device and out.stride(1) == 1)
+        if kernels is None or not fits:
+            return super()._step(computed, scheduled, num_tokens, out)
+        positions: Tensor = kernels.expand_step(self._tables, computed, scheduled, num_tokens, out)
+        return positions
+
+    def _expand_columns(self, columns: Columns) -> Tensor:
+        kernels = self._kernels
+        if kernels is None:
+            return super()._expand_columns(columns)
+        rows = self._num_input_rows, self._width
+        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
+        return positions
+
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
         return self._locate(search(self._entry_starts, index) - 1, index)
@@ -79,6 +124,8 @@ class GroupPlan(RopeIndexPlan):
         are one cumulative sum of these steps, corrected at the first token of each line and behind
         each entry, which takes a fraction of the time of a division a token.
         """
+        if self._kernels is not None:
+            return self._expand_columns(Columns(self._width, 0, self._width, 0)).flatten(1)
         if not self._reads_values or not self.num_tokens:
             return super()._expand_all()
         start, tokens, _, _, _, width, before = self.entries.unbind(1)

@@ -15,8 +15,18 @@ its value at compile time, at every launch.
 """
 
 from vecrope.forms.triton.constants import MAX_TOKENS
+from vecrope.forms.triton.kernels.expand import expand_columns, expand_rows, expand_step
 from vecrope.forms.triton.kernels.invalidate import invalidate
 from vecrope.forms.triton.kernels.positions import write
 from vecrope.forms.triton.kernels.summaries import mark, summarise
 
-__all__ = ["MAX_TOKENS", "invalidate", "mark", "summarise", "write"]
+__all__ = [
+    "MAX_TOKENS",
+    "expand_columns",
+    "expand_rows",
+    "expand_step",
+    "invalidate",
+    "mark",
+    "summarise",
+    "write",
+]

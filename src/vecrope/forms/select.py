@@ -81,6 +81,14 @@ def expansion() -> ModuleType:
     return expand
 
 
+@lru_cache
+def plan_tables() -> ModuleType:
+    """Return `vecrope.forms.triton.tables`, which imports Triton."""
+    from vecrope.forms.triton import tables
+
+    return tables
+
+
 def takes_kernels(values: Tensor) -> bool:
     """Say whether the kernels can take a tensor where a call is not traced."""
     return (

@@ -67,14 +67,20 @@ def checked_index(token_index: Tensor, plan: PlanTable, *, with_rows: bool, chec
     return token_index.to(plan.device, torch.int64)
 
 
-def checked_rows(rows: Tensor, plan: PlanTable, *, check: bool = True) -> Tensor:
-    """Return numbers of rows on the plan's device, in 64 bits."""
-    check_integers("rows", rows)
-    if check and rows.numel():
+def check_rows(rows: Tensor, plan: PlanTable) -> None:
+    """Check numbers of rows; synchronises where they are not on a CPU."""
+    if rows.numel():
         least, most = int(rows.amin()), int(rows.amax())
         if least < 0 or most >= plan.num_rows:
             wrong = least if least < 0 else most
             raise ValueError(f"rows must be from 0 to {plan.num_rows - 1}, got {wrong}")
+
+
+def checked_rows(rows: Tensor, plan: PlanTable, *, check: bool = True) -> Tensor:
+    """Return numbers of rows on the plan's device, in 64 bits."""
+    check_integers("rows", rows)
+    if check:
+        check_rows(rows, plan)
     return rows.to(plan.device, torch.int64)
 
 

@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search, spread
-from vecrope.forms.select import expansion, takes_kernels
+from vecrope.forms.select import expansion, plan_tables, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import begin_of_each
+from vecrope.plans.rows import add_begins
 from vecrope.plans.shards import Columns
 from vecrope.plans.table import register_plan
 
@@ -76,8 +76,8 @@ class GroupPlan(RopeIndexPlan):
         elif rows is None:
             shape = tuple(token_index.shape)
         else:
-            shape = tuple(torch.broadcast_shapes(token_index.shape, rows.shape))
-            token_index, rows = token_index.expand(shape), rows.expand(shape)
+            token_index, rows = torch.broadcast_tensors(token_index, rows)  # type: ignore[no-untyped-call]
+            shape = tuple(rows.shape)
         positions: Tensor = kernels.expand_rows(self._tables, shape, token_index, rows)
         return positions
 
@@ -178,7 +178,9 @@ class GroupPlan(RopeIndexPlan):
         entries = torch.stack((starts, *columns), 1)
         return replace(self, rows=self._rows_voided(invalid), entries=entries)
 
-    def _joined(self, plans: Sequence[GroupPlan], begin: Tensor, *, wide: bool) -> GroupPlan:
+    def _joined(
+        self, plans: Sequence[GroupPlan], begins: Sequence[int], *, wide: bool
+    ) -> GroupPlan:
         tables, scales = zip(*map(attrgetter("entries", "time_scale"), plans), strict=True)
         if len({scale.shape[1] for scale in scales}) > 1:
             raise ValueError("plans must be of one family: some space frames in time, some do not")
@@ -194,10 +196,19 @@ class GroupPlan(RopeIndexPlan):
             scale = torch.cat(scales)
         entries = torch.cat(tables)
         entries = entries.long() if wide else entries
-        entries[:, 0] += begin_of_each(tables, begin)
+        add_begins(entries[:, 0], tables, begins)
         if not scale.shape[1]:
             scale = scale.new_empty((entries.shape[0], 0))
         return replace(self, entries=entries, time_scale=scale)
+
+    def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
+        if self._kernels is None or not len(rows):
+            return None
+        taken, entries, scale, num_tokens = plan_tables().select_entries(
+            self.rows, self.entries, self.time_scale, rows
+        )
+        tables = {"rows": taken, "entries": entries, "time_scale": scale}
+        return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
 
     def _gathered(self, entry: Tensor, _: Tensor, shift: Tensor) -> GroupPlan:
         entries = self.entries[entry]

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
 from vecrope.plans.lines import Lines, positions_on
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import begin_of_each
+from vecrope.plans.rows import add_begins
 from vecrope.plans.table import register_plan
 
 
@@ -77,7 +77,7 @@ class LinePlan(RopeIndexPlan):
             generated_rows=torch.where(invalid, 0, self.generated_rows),
         )
 
-    def _joined(self, plans: Sequence[LinePlan], begin: Tensor, *, wide: bool) -> LinePlan:
+    def _joined(self, plans: Sequence[LinePlan], begins: Sequence[int], *, wide: bool) -> LinePlan:
         if len({(plan.num_axes, plan.generated.shape[1] > 0) for plan in plans}) > 1:
             raise ValueError("plans must be of one family: some have other axes or generate images")
         tail = Tail(self.generated, self.generated_rows)
@@ -86,9 +86,10 @@ class LinePlan(RopeIndexPlan):
         tables = [plan.starts for plan in plans]
         starts = torch.cat(tables)
         starts = starts.long() if wide else starts
+        add_begins(starts, tables, begins)
         return replace(
             self,
-            starts=starts.add_(begin_of_each(tables, begin)),
+            starts=starts,
             bases=torch.cat([plan.bases for plan in plans], 1),
             slopes=torch.cat([plan.slopes for plan in plans], 1),
             generated=tail.images,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.checks import check_int
-from vecrope.plans.arguments import checked_index, checked_rows, checked_start, per_row
+from vecrope.plans.arguments import check_rows, checked_index, checked_rows, checked_start, per_row
 from vecrope.plans.rows import concatenate_plans, select_rows
 from vecrope.plans.shards import ShardLayout, columns_of_rank
 from vecrope.plans.step import check_out, checked_step
@@ -283,9 +283,10 @@ class RopeIndexPlan(PlanTable):
             ValueError: for a row that is not there or given twice, for another number of rows, or
                 plans that `vecrope.concatenate_plans` does not join.
         """
-        index = checked_rows(per_row("rows", rows, len(other), "other"), self)
-        order = torch.arange(len(self), device=self.device)
-        order[index] = torch.arange(len(other), device=self.device) + len(self)
+        index = per_row("rows", rows, len(other), "other")
+        check_rows(index, self)
+        order = torch.arange(len(self), device=index.device)
+        order[index.long()] = torch.arange(len(other), device=index.device) + len(self)
         if int((order >= len(self)).sum()) < len(other):
             raise ValueError(f"rows must not hold a row twice, got {index.tolist()}")
-        return select_rows(concatenate_plans([self, other]), order)
+        return select_rows(concatenate_plans([self, other]), order.to(self.device))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core.search import search, spread
+from vecrope.forms.select import plan_tables, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
@@ -40,15 +41,17 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     _require_one("dtype", [*map(attrgetter("dtype"), plans)])
     _require_one("device", [*map(attrgetter("device"), tables)])
     *begins, num_tokens = accumulate(map(attrgetter("num_tokens"), plans), initial=0)
-    begin = torch.tensor(begins, device="cpu").to(first.device)
     rows = torch.cat(tables)
-    rows[:, 0] += begin_of_each(tables, begin)
-    joined = first._joined(plans, begin, wide=num_tokens >= WIDE_FROM)
+    add_begins(rows[:, 0], tables, begins)
+    joined = first._joined(plans, begins, wide=num_tokens >= WIDE_FROM)
     return replace(joined, rows=rows, num_tokens=num_tokens, seq_len=None)
 
 
 def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+    selected = plan._selected_by_kernels(rows)
+    if selected is not None:
+        return selected
     taken = plan.rows[rows]
     start, tokens = taken[:, :2].long().unbind(1)
     first = search(plan._entry_starts, start - 1)
@@ -68,12 +71,17 @@ def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     return replace(selected, rows=taken, num_tokens=num_tokens, seq_len=None)
 
 
-def begin_of_each(tables: Sequence[Tensor], begin: Tensor) -> Tensor:
-    """Return where the tokens of the plan of each row of several tables, (n, k) or (n,), begin."""
+def add_begins(column: Tensor, tables: Sequence[Tensor], begins: Sequence[int]) -> None:
+    """Add to a column of joined tables, (n, k) or (n,), where the tokens of each plan begin."""
     # Sizes of all in one call each: there may be hundreds.
     width = tables[0].shape[1] if tables[0].dim() == 2 else 1
-    sizes = torch.tensor([*map(Tensor.numel, tables)], device="cpu").to(begin.device) // width
-    return begin[spread(sizes, sum(map(Tensor.numel, tables)) // width)]
+    sizes = [size // width for size in map(Tensor.numel, tables)]
+    if takes_kernels(column):
+        plan_tables().add_begins(column, sizes, begins)
+        return
+    begin = torch.tensor(begins, device="cpu").to(column.device)
+    of_each = spread(torch.tensor(sizes, device="cpu").to(column.device), sum(sizes))
+    column += begin[of_each]
 
 
 def _require_one(name: str, found: Sequence[object]) -> None:

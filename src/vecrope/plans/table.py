@@ -79,12 +79,12 @@ class PlanTable(ABC):
         """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
 
     @abstractmethod
-    def _joined(self, plans: Sequence[Any], begin: Tensor, *, wide: bool) -> Self:
+    def _joined(self, plans: Sequence[Any], begins: Sequence[int], *, wide: bool) -> Self:
         """Return this plan with the entries of several, of which it is the first.
 
         Args:
             plans: of its class, at least one.
-            begin: where the tokens of each begin.
+            begins: where the tokens of each begin.
             wide: whether indices need 64 bits.
 
         Raises:
@@ -94,6 +94,10 @@ class PlanTable(ABC):
     @abstractmethod
     def _gathered(self, entry: Tensor, rows: Tensor, shift: Tensor) -> Self:
         """Return this plan with some of its entries, (n,) each moved by `shift`, and some rows."""
+
+    def _selected_by_kernels(self, _rows: Tensor) -> Self | None:
+        """Return the plan of some rows, (n,) int64; None where no kernel does that."""
+        return None
 
     @property
     def num_rows(self) -> int:

@@ -10,8 +10,8 @@ from oracles import spec_of
 from support import assert_no_answer, assert_same, rope_index
 
 from tests.forms.triton.test_families import each_rule, few_examples, packed, small
-from tests.plans.cases import CALLS, every_way
-from vecrope import plan_rope_index
+from tests.plans.cases import CALLS, read_off
+from vecrope import concatenate_plans, plan_rope_index
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.testing import Prompt
 
@@ -29,21 +29,12 @@ def by_kernels():
     return patch("vecrope.forms.select._why_no_kernels_for", lambda _: None)
 
 
-def read_off(plan, steps):
-    """Return the positions of a plan, read in every way that the kernels know."""
-    width = plan._width
-    computed, scheduled = steps
-    rows = torch.arange(len(plan)).flip(0)
+def moved_rows(plan, rows):
+    """Return a plan of these rows, of all twice, and of some others in place of the first."""
     return (
-        plan.position_ids(text_positions=True),
-        plan.rope_deltas,
-        plan.next_positions,
-        plan.slice(1, width + 3),
-        plan.at(torch.arange(width + 2).expand(len(plan), -1)),
-        plan.at(torch.arange(width + 2).unsqueeze(1), rows),
-        plan.step(computed, scheduled),
-        plan.shard(1, 2, "zigzag", pad_to_multiple_of=4, text_positions=True),
-        plan.shard(0, 2, pad_to_multiple_of=2),
+        plan.select(rows),
+        concatenate_plans([plan, plan.select(rows), plan]),
+        plan.replace([0], plan.select([len(plan) - 1])),
     )
 
 
@@ -57,17 +48,18 @@ def test_plans_by_kernels_are_those_of_the_cpu(spec):
         numbers = st.lists(st.integers(0, 12), min_size=len(expected), max_size=len(expected))
         steps = data.draw(numbers), data.draw(numbers)
         want = read_off(expected, steps)
+        chosen = data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=6))
+        moved = moved_rows(expected, chosen)
         with by_kernels():
             plan = plan_rope_index(spec=spec, **arguments)
             assert_same(read_off(plan, steps), want)
             # One that was made elsewhere has other tables.
             assert_same(read_off(expected, steps), want)
+            for got, on_cpu in zip(moved_rows(plan, chosen), moved, strict=True):
+                assert_same((got.position_ids(), got.rows), (on_cpu.position_ids(), on_cpu.rows))
         assert isinstance(plan, GroupPlan)
         assert plan.time_scale.shape[1] == expected.time_scale.shape[1]
         assert plan.time_scale.dtype == expected.time_scale.dtype
-        used = plan.entries[: len(expected.entries)]
-        assert torch.equal(used[:, 0], expected.entries[:, 0])
-        assert torch.equal(used[:, 6], expected.entries[:, 6])
 
     check()
 
@@ -111,7 +103,6 @@ def test_a_step_writes_the_callers_buffer():
     want = plan.step(computed, scheduled, num_tokens=20)
     with by_kernels():
         got = plan.step(computed.int(), scheduled.short(), num_tokens=20, out=out)
-        assert_same(every_way(plan, *CALLS[1]), every_way(plan, *CALLS[1]))
     assert torch.equal(got.long(), want)
     assert got.data_ptr() == out.data_ptr()
     assert (out[:, 20:] == -5).all()

@@ -18,10 +18,14 @@ from vecrope.forms.triton.constants import MAX_TOKENS
 from vecrope.forms.triton.kernels.expand import expand_columns, expand_rows, expand_step
 from vecrope.forms.triton.kernels.invalidate import invalidate
 from vecrope.forms.triton.kernels.positions import write
+from vecrope.forms.triton.kernels.select import add_begins, choose_rows, copy_entries
 from vecrope.forms.triton.kernels.summaries import mark, summarise
 
 __all__ = [
     "MAX_TOKENS",
+    "add_begins",
+    "choose_rows",
+    "copy_entries",
     "expand_columns",
     "expand_rows",
     "expand_step",

@@ -12,8 +12,9 @@ def entry_starts(mask, at, begin, inside, kept, found, begins, IGNORE_MASK: tl.c
     """Return which tokens start an entry: of a row, a group, a masked run, a group behind one."""
     starts = begins | (inside & (at == begin))
     if mask is not None and not IGNORE_MASK:
-        previous = tl.load(mask + at - 1, mask=inside & (at > begin), other=1) != 0
-        starts |= inside & tl.where(kept, found & ~previous, previous)
+        previous = tl.load(mask + at - 1, mask=inside & (at > begin), other=1)
+        starts |= found & (previous == 0)
+        starts |= inside & (kept == 0) & (previous != 0)
     return starts
 
 
@@ -85,39 +86,40 @@ def write_entries(
 ):
     """Write the columns of `GroupPlan.entries` for the entries that start or end in the block.
 
-    Return the number of each token's entry, and whether there is room for all. If there is not,
-    one masked run covers the batch.
+    Return the number of each token's entry, and for how many there is room: `capacity`, or 0 if
+    that is too little, where one masked run covers the batch.
     """
     before, last, total = entries_before(outline, CHUNK)
-    fits = total <= capacity
+    room = tl.where(total <= capacity, capacity, 0)
     number = before + tl.cumsum(starts.to(tl.int32), 0) - 1
     entry = entries + number.to(tl.int64) * 7
-    new = starts & fits
+    new = starts & (number < room)
     tl.store(entry, at, mask=new)
     tl.store(entry + 2, tl.where(kept, base, PADDING), mask=new)
-    tl.store(entry + 3, tl.where(kept & ~found, base, base + span), mask=new)
+    tl.store(entry + 3, tl.where(kept & (found == 0), base, base + span), mask=new)
     tl.store(entry + 4, tl.where(found, area // width, 1), mask=new)
     tl.store(entry + 5, width, mask=new)
     tl.store(entry + 6, place, mask=new & kept)
     # What lasts to the end of a row, of a group or of a masked run, or up to a masked token.
     is_last = at + 1 >= end
-    masked_ends = inside & ~kept & is_last
+    masked = inside & (kept == 0)
+    masked_ends = masked & is_last
     ends = found & (is_last | (place == group - 1))
     if mask is not None and not IGNORE_MASK:
-        goes_on = tl.load(mask + at + 1, mask=inside & ~is_last, other=1) != 0
-        masked_ends |= inside & ~kept & goes_on
-        ends |= found & ~goes_on
+        following = tl.load(mask + at + 1, mask=inside & (at + 1 < end), other=1)
+        masked_ends |= masked & (following != 0)
+        ends |= found & (following == 0)
     start = tl.associative_scan(tl.where(starts, at.to(tl.int32), -1), 0, larger)
     tokens = at.to(tl.int32) + 1 - tl.where(start < 0, last, start)
-    tl.store(entry + 1, tokens, mask=(ends | masked_ends) & fits)
-    tl.store(entry + 6, -tokens, mask=masked_ends & fits)
-    if (tl.program_id(0) == 0) & ~fits:
+    tl.store(entry + 1, tokens, mask=(ends | masked_ends) & (number < room))
+    tl.store(entry + 6, -tokens, mask=masked_ends & (number < room))
+    if (tl.program_id(0) == 0) & (room == 0):
         tl.store(entries, 0)
         tl.store(entries + 1, num_tokens)
         tl.store(entries + 2, -1)
         tl.store(entries + 3, -1)
         tl.store(entries + 6, -num_tokens)
-    return number, fits
+    return number, room
 
 
 @triton.jit
@@ -151,11 +153,11 @@ def write_time_scale(
 
 
 @triton.jit
-def write_row(rows, deltas, row, begin, end, measured, fits):
+def write_row(rows, deltas, row, begin, end, measured, room):
     """Write the columns of `PlanTable.rows` for a row."""
     at = rows + row * 4
     delta = tl.load(deltas + row)
     tl.store(at, begin)
     tl.store(at + 1, end - begin)
-    tl.store(at + 2, tl.where(fits, delta + measured, -(2**31)))
-    tl.store(at + 3, tl.where(fits, delta, -(2**63)))
+    tl.store(at + 2, tl.where(room > 0, delta + measured, -(2**31)))
+    tl.store(at + 3, tl.where(room > 0, delta, -(2**63)))

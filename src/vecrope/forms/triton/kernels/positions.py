@@ -216,21 +216,21 @@ def write(
             count_entries(outline, entries, time_scale, opens, at, num_tokens, capacity, BLOCK)
 
     if rows is not None:
-        number, fits = write_entries(
+        number, room = write_entries(
             outline, entries, mask, opens, at, end, inside, kept, found, place, group, area, width,
             base, span, capacity, num_tokens, IGNORE_MASK, PADDING, CHUNK,
         )  # fmt: skip
         if time_scale is not None:
             write_time_scale(
-                time_scale, number, opens & fits, found, item, num_images, seconds,
+                time_scale, number, opens & (number < room), found, item, num_images, seconds,
                 STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
             )  # fmt: skip
         if (block == row_start) & (row < num_rows):
             length = _measured_length(
                 kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
             )
-            write_row(rows, deltas, row, begin, end, length, fits)
-        if (block == 0) & ~fits:
+            write_row(rows, deltas, row, begin, end, length, room)
+        if (block == 0) & (room == 0):
             tl.atomic_add(faults_of(work) + 1, 1, sem="relaxed")
     else:
         length = _measured_length(

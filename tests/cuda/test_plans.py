@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import each_rule
-from support import assert_same, fitting
+from support import assert_same, fitting, no_synchronisation
 from torch.profiler import ProfilerActivity, profile
 
+from bench.answers import make_spec, tensor_arguments
+from bench.workloads import make_workload
 from tests.cuda.test_families import moved, packed
 from tests.plans.cases import read_off
 from vecrope import concatenate_plans, plan_rope_index

@@ -7,6 +7,9 @@ the position at which its group starts: there is no table of segments, and nothi
 length is written but the positions. A group is what shares one running position: an image, a
 separate frame of a video, or a video that is one block.
 
+A plan takes one pass more, which numbers its entries before they are written. What is read off a
+plan, or moved in one, is found by a search among its entries, each by one kernel or two.
+
 One set of kernels serves every family that shares the rule: what distinguishes them is constants,
 by which Triton compiles each its own.
 

@@ -37,21 +37,17 @@ class RopeIndex(torch.nn.Module):
         )
 
 
-def dynamic_shapes():
-    rows, tokens = Dim("rows"), Dim("tokens")
-    return {
-        "input_ids": {0: rows, 1: tokens},
-        "attention_mask": {0: rows, 1: tokens},
-        "image_grid_thw": {0: Dim("images")},
-        "video_grid_thw": {0: Dim("videos")},
-    }
-
-
 def exported(spec, **options):
+    rows, tokens = Dim("rows"), Dim("tokens")
     program = torch.export.export(
         RopeIndex(spec, **options),
         tuple(export_arguments(WARM_UP).values()),
-        dynamic_shapes=dynamic_shapes(),
+        dynamic_shapes={
+            "input_ids": {0: rows, 1: tokens},
+            "attention_mask": {0: rows, 1: tokens},
+            "image_grid_thw": {0: Dim("images")},
+            "video_grid_thw": {0: Dim("videos")},
+        },
     )
     module = program.module()
     return lambda prompt: module(*export_arguments(prompt).values())

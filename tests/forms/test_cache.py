@@ -1,4 +1,4 @@
-"""Compiled ahead of time and across processes: a package that is loaded, and a cache that hits."""
+"""A compiled graph in another process: the cache hits."""
 
 import json
 import os
@@ -6,39 +6,8 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from support import assert_no_answer, assert_same
-
-from tests.forms.prompts import SGLANG, WARM_UP
-from tests.forms.test_compiled import batch_of
-from tests.forms.test_exported import RopeIndex, dynamic_shapes, export_arguments
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the compiler's own
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_gpu])]
-)
-def test_a_program_is_compiled_ahead_of_time_and_loaded(device, tmp_path):
-    def moved(prompt):
-        return tuple(value.to(device) for value in export_arguments(prompt).values())
-
-    program = torch.export.export(
-        RopeIndex(SGLANG), moved(WARM_UP), dynamic_shapes=dynamic_shapes()
-    )
-    path = torch._inductor.aoti_compile_and_package(
-        program,
-        package_path=str(tmp_path / "rope_index.pt2"),
-        # The wrapper is compiled by the host's compiler, which takes most of the time.
-        inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
-    )
-    loaded = torch._inductor.aoti_load_package(path)
-    for prompt in (WARM_UP, batch_of(3, 40, 5, 4), batch_of(6, 12, 2, 3)):
-        assert_same([value.cpu() for value in loaded(*moved(prompt))], prompt.expected())
-    ids, mask, images, videos = moved(WARM_UP)
-    assert_no_answer([value.cpu() for value in loaded(ids.flip(0), mask, images, videos)])
-
 
 PROCESS = """
 import json, sys

@@ -28,7 +28,7 @@ from bench.registry import WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
 from bench.table import format_table
 from bench.workloads import make_workload
-from vecrope import get_rope_index, plan_rope_index
+from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
 
@@ -97,25 +97,31 @@ def launches() -> Iterator[str]:
 
 
 def plans() -> Iterator[str]:
-    """Count what a plan launches when it is made, and when positions are read off it."""
+    """Count what a plan launches when it is made, moved and read, by 256 requests, and time it."""
     for family in FAMILIES:
         workload = _workload("mixed-batch", family, 4000)
         spec, arguments = make_spec(workload, _CONVENTION), tensor_arguments(workload)
         options = {"validate": False, "max_groups": 4096}
         make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
         plan = make()
-        num_rows = plan.num_rows
-        done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 50
+        requests = concatenate_plans([plan] * (256 // len(plan)))
+        num_rows = len(requests)
+        done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 17
         ones = torch.ones_like(done)
         parts = {
             "made": make,
-            "sliced": partial(plan.slice, 100, 612),
-            "decoded": partial(plan.decode, 4),
-            "stepped": partial(plan.step, done, ones, num_tokens=num_rows, validate=False),
+            "expanded": plan.position_ids,
+            "sharded": partial(plan.shard, 1, 4, "zigzag"),
+            "sliced": partial(requests.slice, 100, 612),
+            "decoded": partial(requests.decode, 4),
+            "stepped": partial(requests.step, done, ones, num_tokens=num_rows, validate=False),
+            "selected": partial(requests.select, [*range(0, num_rows, 2)]),
+            "joined": partial(concatenate_plans, [plan] * 8),
         }
         for name, call in parts.items():
             call()
-            yield f"{family}, {name}: {_launched(call)}, waits {_waits(call)}"
+            took = _microseconds(call, repeats=50)
+            yield f"{family}, {name}: {_launched(call)}, waits {_waits(call)}, {took:.0f} us"
 
 
 def compilation() -> Iterator[str]:
@@ -133,6 +139,8 @@ def compilation() -> Iterator[str]:
         prepare_vecrope(workload, _CONVENTION, function)()
         torch.cuda.synchronize()
         first = time.perf_counter() - begin
+        # The first call has one row. What the requests have is seen once before they are counted.
+        function(**next(_requests(family, 1)))
         before = counter.frame_count
         for request in _requests(family, 2000):
             function(**request)

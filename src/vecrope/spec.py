@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import json
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from vecrope.families import class_defaults, read_config
 from vecrope.families.rules import OwnRule
@@ -26,6 +27,7 @@ _TOKEN_IDS = (
     "video_end_token_id",
     "vision_start_token_id",
 )
+_NO_RULES = ("model_type", "own_rule")
 _MERGE_SIZES = ("spatial_merge_size", "temporal_merge_size")
 _CHOICES = {
     "convention": Convention,
@@ -133,6 +135,10 @@ class MRopeSpec:
     position_dtype: PositionDtype = "ids"
     own_rule: OwnRule | None = None
 
+    # The fields of the shared rule as JSON, which a graph carries in their place. Each spec has its
+    # own; as a class variable it is no field.
+    as_json: ClassVar[str]
+
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
             _check_one_of(name, getattr(self, name), get_args(known))
@@ -147,6 +153,14 @@ class MRopeSpec:
                 raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
         if self.own_rule is None:
             self._check_shared_rule()
+            names = (field.name for field in fields(self))
+            values = {name: getattr(self, name) for name in names if name not in _NO_RULES}
+            object.__setattr__(self, "as_json", json.dumps(values))
+
+    @classmethod
+    def from_json(cls, text: str) -> MRopeSpec:
+        """Return the spec of a nameless family whose `as_json` is given."""
+        return cls(model_type="", **json.loads(text))
 
     def _check_shared_rule(self) -> None:
         """Check that the fields of the shared rule are there, and do not contradict each other."""

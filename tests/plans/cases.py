@@ -175,6 +175,25 @@ def every_way(plan, index, rows, computed, scheduled):
     )
 
 
+def read_off(plan, steps):
+    """Return the positions of a plan, read in every way that kernels know."""
+    width = plan._width
+    computed, scheduled = steps
+    rows = torch.arange(len(plan), device=plan.device).flip(0)
+    index = torch.arange(width + 2, device=plan.device)
+    return (
+        plan.position_ids(text_positions=True),
+        plan.rope_deltas,
+        plan.next_positions,
+        plan.slice(1, width + 3),
+        plan.at(index.expand(len(plan), -1)),
+        plan.at(index.unsqueeze(1), rows),
+        plan.step(computed, scheduled),
+        plan.shard(1, 2, "zigzag", pad_to_multiple_of=4, text_positions=True),
+        plan.shard(0, 2, pad_to_multiple_of=2),
+    )
+
+
 CALLS = [
     (integers([[0, 4, 7], [3, 1, 0]]), integers([[1], [0]]), integers([3, 0]), integers([4, 2])),
     (integers([[9, 0, 1], [2, 2, 5]]), integers([[0], [1]]), integers([0, 6]), integers([1, 3])),

@@ -22,14 +22,22 @@ class Items:
     with span 0. So every segment is expanded by the same arithmetic.
     """
 
-    table: Tensor  # (6, I + 2): start, tokens, width, height, frames in a group, span
-    extent: Tensor  # (I + 2,) temporal positions that a group takes
+    # (6, I + 2): start, tokens of a group, width, height, frames in a group, span
+    table: Tensor
+    extent: Tensor  # (I + 2,) temporal positions that a group takes; 0 of text
     # (2, I + 2) factors that make the number of a frame in its group its temporal offset, by
     # `temporal_offset`; None: the number is the offset.
     time_scale: Tensor | None
+    tokens: Tensor  # (I,)
     ends: Tensor  # (I,) start + tokens
     num_images: int
-    expected: Tensor  # (2,) image tokens and video tokens that the grids describe
+    image_tokens: Tensor  # 0-d, that the grids describe
+
+    @property
+    def expected(self) -> Tensor:
+        """(2,) image tokens and video tokens that the grids describe."""
+        video_tokens = self.tokens[self.num_images :].sum(dtype=self.tokens.dtype)
+        return torch.stack((self.image_tokens, video_tokens))
 
     @property
     def text(self) -> int:
@@ -61,36 +69,31 @@ def make_items(
         merged = frames[num_images:] // spec.temporal_merge_size
         frames = torch.cat((frames[:num_images], merged))
     height, width = (grids[:, 1:] // spec.spatial_merge_size).unbind(1)
-    tokens = frames * height * width
+    area = height * width
+    group_tokens = tokens = frames * area
     ends = tokens.cumsum(0, dtype=index_dtype)
     in_group = frames
     if spec.separate_frames:
         # An image, whatever its temporal extent, is one group.
         in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
+        group_tokens = in_group * area
+    num_videos = video_grid_thw.shape[0]
     time_scale = item_time_scale(
-        num_images, video_grid_thw.shape[0], spec, seconds, video_grid_thw.device
+        num_images, num_videos, spec, seconds, video_grid_thw.device, num_others=2
     )
     extent = in_group
     if time_scale is not None:
-        extent = temporal_offset(in_group - 1, time_scale).clamp(min=0) + 1
+        extent = temporal_offset(in_group - 1, time_scale[:, : num_images + num_videos])
+        extent = extent.clamp(min=0) + 1
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
         span = torch.maximum(span, extent)
-    table = torch.stack((ends - tokens, tokens, width, height, in_group, span))
+    table = torch.stack((ends - tokens, group_tokens, width, height, in_group, span))
     table = pad(table, (0, 2), value=1)
     # Filled, not assigned: that would copy the number from the host.
     table[5, -1].fill_(0)
-    expected = torch.stack(
-        [part.sum(dtype=index_dtype) for part in (tokens[:num_images], tokens[num_images:])]
-    )
-    return Items(
-        table,
-        pad(extent, (0, 2), value=1),
-        None if time_scale is None else pad(time_scale, (0, 2)),
-        ends,
-        num_images,
-        expected,
-    )
+    image_tokens = tokens[:num_images].sum(dtype=index_dtype)
+    return Items(table, pad(extent, (0, 2)), time_scale, tokens, ends, num_images, image_tokens)
 
 
 def temporal_offset(frame: Tensor, time_scale: Tensor) -> Tensor:
@@ -113,19 +116,24 @@ def item_time_scale(
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
     device: torch.device,
+    num_others: int = 0,
 ) -> Tensor | None:
-    """Return the factors (2, num_images + num_videos) of `Items.time_scale`, or None."""
+    """Return the factors (2, num_images + num_videos + num_others) of `Items.time_scale`, or None.
+
+    They are all 1 of the others.
+    """
     if not has_time_scale(spec):
         return None
     if spec.video_time != "seconds":
-        factors = torch.ones((2, num_images + num_videos), dtype=torch.float32, device=device)
+        number = num_images + num_videos + num_others
+        factors = torch.ones((2, number), dtype=torch.float32, device=device)
         factors[0, :num_images].fill_(0)
         return factors
     videos = video_time_scale(num_videos, spec, seconds, device)
-    images = videos.new_full((2, num_images), 1)
+    factors = pad(videos, (num_images, num_others), value=1)
     if spec.image_time == "none":
-        images[0].fill_(0)
-    return torch.cat((images, videos), 1)
+        factors[0, :num_images].fill_(0)
+    return factors
 
 
 def video_time_scale(
@@ -150,8 +158,6 @@ def video_time_scale(
     seconds = seconds.to(device, dtype)
     if spec.time_dtype == "int64":
         seconds = seconds.trunc()
-    if spec.time_order == "rate":
-        factors = seconds * rate, torch.ones_like(seconds)
-    else:
-        factors = seconds, torch.full_like(seconds, rate)
-    return torch.stack(factors).to(counted)
+    step, scale = (seconds * rate, 1) if spec.time_order == "rate" else (seconds, rate)
+    step = step.to(counted)
+    return torch.stack((step, torch.full_like(step, scale)))

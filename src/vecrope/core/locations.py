@@ -36,14 +36,16 @@ class TokenLocations:
     start: Tensor  # (N,) rank of the item's first token
     place: Tensor  # (N,) number of the token in its group
     base: Tensor  # (N,) running position at which its group starts
-    # Of the group: columns, rows, frames, columns times rows, and how far it moves the running
-    # position, (N,) each.
+    # Of the group: columns, rows, frames, columns times rows, tokens, and how far it moves the
+    # running position, (N,) each.
     width: Tensor
     height: Tensor
     in_group: Tensor
     area: Tensor
+    group_tokens: Tensor
     span: Tensor
-    found: Tensor  # (2,) image tokens and video tokens in the batch
+    num_images: Tensor  # 0-d, image tokens in the batch
+    num_videos: Tensor  # 0-d, video tokens in the batch
     next_positions: Tensor  # (B,) int64, one more than the largest position of each row
     rope_deltas: Tensor  # (B, 1) int64
 
@@ -53,9 +55,9 @@ class TokenLocations:
         return self.visual & (self.place == 0)
 
     @property
-    def group_tokens(self) -> Tensor:
-        """(N,) tokens of the group."""
-        return self.area * self.in_group
+    def found(self) -> Tensor:
+        """(2,) image tokens and video tokens in the batch."""
+        return torch.stack((self.num_images, self.num_videos))
 
     @property
     def group(self) -> Tensor:

@@ -73,6 +73,31 @@ def fused_pipeline() -> ModuleType:
     return launch
 
 
+@lru_cache
+def expansion() -> ModuleType:
+    """Return `vecrope.forms.triton.expand`, which imports Triton."""
+    from vecrope.forms.triton import expand
+
+    return expand
+
+
+@lru_cache
+def plan_tables() -> ModuleType:
+    """Return `vecrope.forms.triton.tables`, which imports Triton."""
+    from vecrope.forms.triton import tables
+
+    return tables
+
+
+def takes_kernels(values: Tensor) -> bool:
+    """Say whether the kernels can take a tensor where a call is not traced."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(values) is Tensor
+        and _why_no_kernels_for(values) is None
+    )
+
+
 def _check_form(form: str, inputs: Inputs, spec: MRopeSpec) -> None:
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")

@@ -92,14 +92,13 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
         visual = image | video
         video_ranks = video.cumsum(0, dtype=index_dtype)
         num_videos = video_ranks[-1]
-        ranks = torch.where(video, video_ranks + items.expected[0], ranks)
+        ranks = torch.where(video, video_ranks + items.image_tokens, ranks)
     ranks = ranks - 1
 
     item = _items_of(items, ranks, ~visual, masked)
-    start, _, width, height, in_group, span = items.table[:, item].unbind()
-    area = width * height
+    start, group_tokens, width, height, in_group, span = items.table[:, item].unbind()
     # That of text is 0: each of its tokens is a group.
-    place = (ranks - start) % (area * in_group)
+    place = (ranks - start) % group_tokens
 
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
     base = moved - span
@@ -107,8 +106,6 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
     if spec.span_rule == "hw":
         # A block, which is one group, can reach further than it moves the running position.
         reached = base + items.extent[item]
-        if masked is not None:
-            reached = reached.masked_fill(masked, 0)
         next_positions = next_positions.scatter_reduce(0, rows, reached, "amax")
     next_positions = next_positions.to(torch.int64)
     return TokenLocations(
@@ -128,9 +125,11 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
         width=width,
         height=height,
         in_group=in_group,
-        area=area,
+        area=width * height,
+        group_tokens=group_tokens,
         span=span,
-        found=torch.stack((num_images, num_videos)),
+        num_images=num_images,
+        num_videos=num_videos,
         next_positions=next_positions,
         rope_deltas=(next_positions - _row_lengths(stream, spec)).unsqueeze(1),
     )

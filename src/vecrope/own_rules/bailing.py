@@ -62,13 +62,15 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = faults.layout_fault(locations, spec)
-    missing = _missing_marker(locations, spec)
-    if validate and not tracing:
-        if bool(fault):
+    fault = None
+    if validate:
+        fault = faults.layout_fault(locations, spec)
+        missing = _missing_marker(locations, spec)
+        if not tracing and bool(fault):
             faults.raise_layout_fault(locations, images, videos, spec)
-        if bool(missing.any()):
+        if not tracing and bool(missing.any()):
             _raise_missing_marker(locations, spec, missing)
+        fault = fault | missing.any()
     # A token's row and column, counted from the middle of its frame.
     time, row, column = locations.offsets().unbind()
     time = time + locations.base
@@ -76,13 +78,15 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
         time = time.masked_fill(~stream.kept, spec.padding_value)
     row, column = row - (locations.height - 1) // 2, column - (locations.width - 1) // 2
     positions = torch.stack((time, time + row, time + column))
-    outside = _outside(positions, rule)
-    if validate and not tracing and bool(outside.any()):
-        _raise_outside(stream, positions, outside, rule)
+    if fault is not None:
+        outside = _outside(positions, rule)
+        if not tracing and bool(outside.any()):
+            _raise_outside(stream, positions, outside, rule)
+        fault = fault | outside.any()
     position_ids = positions.to(dtype).view(3, *stream.shape)
     rope_deltas = locations.rope_deltas.to(dtype)
-    if validate and tracing:
-        return invalidate(fault | missing.any() | outside.any(), position_ids, rope_deltas)
+    if fault is not None and tracing:
+        return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
 
 

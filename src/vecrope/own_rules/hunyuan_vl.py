@@ -92,9 +92,10 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     if inputs.image_grid_thw is not None and stream.num_tokens:
         placeholder, _, _ = placeholders(stream, spec, rows)
         images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
-        fault = _misfit(images)
-        if validate and not tracing and bool(fault):
-            _raise_misfit(images, placeholder, rows, grids)
+        if validate:
+            fault = _misfit(images)
+            if not tracing and bool(fault):
+                _raise_misfit(images, placeholder, rows, grids)
         axes[-3:] = _cells(images, placeholder, index)
     positions = torch.stack(axes)
     largest = torch.full_like(valid, -1).scatter_reduce(
@@ -103,7 +104,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rope_deltas = (largest + 1 - valid).to(inputs.input_ids.dtype).unsqueeze(1)
     position_ids = positions.masked_fill(~kept, spec.padding_value).to(inputs.input_ids.dtype)
     position_ids = position_ids.view(rule.num_axes, *stream.shape)
-    if fault is None or not (validate and tracing):
+    if fault is None or not tracing:
         return position_ids, rope_deltas
     return invalidate(fault, position_ids, rope_deltas)
 

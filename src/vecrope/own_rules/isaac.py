@@ -68,17 +68,18 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = faults.layout_fault(locations, spec)
-    if validate and not tracing and bool(fault):
+    fault = faults.layout_fault(locations, spec) if validate else None
+    if fault is not None and not tracing and bool(fault):
         faults.raise_layout_fault(locations, images, images[:0], spec)
     base, rope_deltas = _number(locations)
-    time, row, column = (locations.offsets() + base).unbind()
-    row, column = (torch.where(locations.image, cell - time, cell) for cell in (row, column))
-    positions = torch.stack((time, row, column))
+    offsets = locations.offsets()
+    # The row and column of an image's token are counted from 0, less its temporal offset.
+    cells = torch.where(locations.image, -offsets[0], base)
+    positions = offsets + torch.stack((base, cells, cells))
     if stream.kept is not None:
         positions = positions.masked_fill(~stream.kept, spec.padding_value)
     position_ids = positions.to(dtype).view(3, *stream.shape)
-    if validate and tracing:
+    if fault is not None and tracing:
         return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
 
@@ -121,29 +122,26 @@ def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     stream, image = locations.stream, locations.image
     rows = locations.rows.long()
     kept = kept_tokens(stream)
-    first = image & (locations.ranks == locations.items.table[0, locations.item])
-    text = kept & ~image
-    moved, _ = count_in_rows(stream, text | first, rows)
-    plain = (moved - (text | first).to(moved.dtype)).long()
+    first = image & (locations.ranks == locations.start)
+    inner = image & ~first
+    moves = kept & ~inner
+    moved, _ = count_in_rows(stream, moves, rows)
+    plain = (moved - moves.to(moved.dtype)).long()
     images, all_images = count_in_rows(stream, first, rows)
     _, valid = count_in_rows(stream, kept, rows)
 
+    # What a row holds stays above what those before it do, so that no maximum goes on into it.
+    apart = rows * _ROW_STEP
     side = torch.maximum(locations.height, locations.width).long()
-    lift = _running_maximum(torch.where(first, side - 1 - plain, 0).clamp(min=0), rows)
-    before = pad(lift[:-1], (1, 0)).masked_fill(rows != pad(rows[:-1], (1, 0), value=-1), 0)
-    at_image = _running_maximum(before.masked_fill(~first, 0), rows)
+    lift = torch.where(first, side - 1 - plain, 0).clamp(min=0) + apart
+    lift = lift.cummax(0).values
+    before = torch.maximum(pad(lift[:-1], (1, 0)), apart)
+    at_image = torch.where(first, before, apart).cummax(0).values
     last = images == all_images[rows]
-    base = plain + torch.where(image | last, at_image, lift)
     # The first token of an image has moved the running position by 1.
-    base = base - (image & ~first).long()
+    base = plain + torch.where(image | last, at_image, lift) - apart - inner.long()
 
     reach = torch.where(image, torch.maximum(base + 1, side), base + 1)
     reach = reach.masked_fill(~kept, 0)
     row_end = torch.zeros_like(valid, dtype=torch.int64).scatter_reduce(0, rows, reach, "amax")
     return base.to(locations.base.dtype), (row_end - valid).unsqueeze(1)
-
-
-def _running_maximum(values: Tensor, rows: Tensor) -> Tensor:
-    """Return the largest of `values` (N,), none negative, up to each of them in its row."""
-    apart = rows * _ROW_STEP
-    return (values + apart).cummax(0).values - apart

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vecrope.checks import check_int, check_tensor
-from vecrope.plans.table import PlanTable
+
+if TYPE_CHECKING:
+    from vecrope.plans.table import PlanTable
 
 # So that no position wraps, whatever the dtype.
 MAX_START = 2**30
@@ -31,7 +34,7 @@ def check_not_negative(name: str, values: Tensor) -> None:
 def per_row(
     name: str, numbers: Tensor | Sequence[int], num_rows: int | None, of: str = "the plan"
 ) -> Tensor:
-    """Return a number for each row as (num_rows,) int64, where they are; None: of any number."""
+    """Return a number for each row as (num_rows,), where they are; None: of any number."""
     if not isinstance(numbers, Tensor):
         if not isinstance(numbers, Sequence):
             found = type(numbers).__name__
@@ -47,7 +50,7 @@ def per_row(
             f"{name} must have shape ({num_rows},), a number for each row of {of}, "
             f"got {tuple(numbers.shape)}"
         )
-    return numbers.to(torch.int64)
+    return numbers
 
 
 def checked_index(token_index: Tensor, plan: PlanTable, *, with_rows: bool, check: bool) -> Tensor:
@@ -64,14 +67,20 @@ def checked_index(token_index: Tensor, plan: PlanTable, *, with_rows: bool, chec
     return token_index.to(plan.device, torch.int64)
 
 
-def checked_rows(rows: Tensor, plan: PlanTable, *, check: bool = True) -> Tensor:
-    """Return numbers of rows on the plan's device, in 64 bits."""
-    check_integers("rows", rows)
-    if check and rows.numel():
+def check_rows(rows: Tensor, plan: PlanTable) -> None:
+    """Check numbers of rows; synchronises where they are not on a CPU."""
+    if rows.numel():
         least, most = int(rows.amin()), int(rows.amax())
         if least < 0 or most >= plan.num_rows:
             wrong = least if least < 0 else most
             raise ValueError(f"rows must be from 0 to {plan.num_rows - 1}, got {wrong}")
+
+
+def checked_rows(rows: Tensor, plan: PlanTable, *, check: bool = True) -> Tensor:
+    """Return numbers of rows on the plan's device, in 64 bits."""
+    check_integers("rows", rows)
+    if check:
+        check_rows(rows, plan)
     return rows.to(plan.device, torch.int64)
 
 

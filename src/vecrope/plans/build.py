@@ -11,6 +11,7 @@ from vecrope.core import faults
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
+from vecrope.forms.select import fused_pipeline, takes_kernels
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.plans.from_groups import plan_of_groups
@@ -28,6 +29,11 @@ def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
+    if spec.own_rule is None and takes_kernels(inputs.input_ids):
+        plan = _plan_by_kernels(inputs, spec, validate, max_groups)
+        if plan is not None:
+            return plan
+        # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
         return plan_of_positions(prepared, spec, validate)
@@ -58,6 +64,28 @@ def plan_of_sequences(
     plan = plan.with_deltas(deltas_of_sequences(packed, spec, plan.rope_deltas))
     plan = replace(plan, seq_len=inputs.input_ids.shape[1])
     return plan if invalid is None else plan.voided(invalid)
+
+
+def _plan_by_kernels(
+    inputs: Inputs, spec: MRopeSpec, validate: bool, max_groups: int | None
+) -> GroupPlan | None:
+    """Return the plan of a batch on a device with Triton; None where something is wrong with it."""
+    ids = inputs.input_ids
+    capacity = ids.numel() if max_groups is None else max_groups
+    tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=capacity)
+    if tables is None:
+        return None
+    scale = tables.time_scale
+    return GroupPlan(
+        rows=tables.rows,
+        entries=tables.entries,
+        num_tokens=ids.numel(),
+        seq_len=ids.shape[1] if inputs.cu_seqlens is None else None,
+        dtype=torch.int64 if spec.position_dtype == "int64" else ids.dtype,
+        padding_value=spec.padding_value,
+        family=family_of(spec),
+        time_scale=tables.entries.new_empty((capacity, 0)) if scale is None else scale,
+    )
 
 
 def _plan_of_tokens(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from operator import add, attrgetter, floordiv, mul, sub
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from vecrope.core.search import search
 from vecrope.forms.eager.items import Items, frame_offsets
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
+from vecrope.forms.select import expansion, plan_tables, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
+from vecrope.plans.shards import Columns
 from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
 
 
@@ -53,6 +56,47 @@ class GroupPlan(RopeIndexPlan):
         """A, the number of axes: 3."""
         return 3
 
+    @property
+    def _kernels(self) -> ModuleType | None:
+        """`vecrope.forms.triton.expand`, where it can take the plan's tensors."""
+        return expansion() if len(self) and takes_kernels(self.rows) else None
+
+    @property
+    def _tables(self) -> tuple[Any, ...]:
+        return self.rows, self.entries, self.time_scale, self.dtype
+
+    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
+        kernels = self._kernels
+        if kernels is None:
+            return super()._at(token_index, rows)
+        if isinstance(token_index, range):
+            shape: tuple[int, ...] = (len(self), len(token_index))
+        elif rows is None:
+            shape = tuple(token_index.shape)
+        else:
+            token_index, rows = torch.broadcast_tensors(token_index, rows)  # type: ignore[no-untyped-call]
+            shape = tuple(rows.shape)
+        positions: Tensor = kernels.expand_rows(self._tables, shape, token_index, rows)
+        return positions
+
+    def _step(
+        self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
+    ) -> Tensor:
+        kernels = self._kernels
+        fits = out is None or (out.device == self.device and out.stride(1) == 1)
+        if kernels is None or not fits:
+            return super()._step(computed, scheduled, num_tokens, out)
+        positions: Tensor = kernels.expand_step(self._tables, computed, scheduled, num_tokens, out)
+        return positions
+
+    def _expand_columns(self, columns: Columns) -> Tensor:
+        kernels = self._kernels
+        if kernels is None:
+            return super()._expand_columns(columns)
+        rows = self._num_input_rows, self._width
+        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
+        return positions
+
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
         entry = search(self._entry_starts, index) - 1
@@ -69,6 +113,8 @@ class GroupPlan(RopeIndexPlan):
         return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
 
     def _expand_all(self) -> Tensor:
+        if self._kernels is not None:
+            return self._expand_columns(Columns(self._width, 0, self._width, 0)).flatten(1)
         positions = self._written() if self._reads_values and self.num_tokens else None
         return super()._expand_all() if positions is None else positions
 
@@ -141,3 +187,12 @@ class GroupPlan(RopeIndexPlan):
 
     def _selected(self, entry: Tensor, _rows: Tensor) -> dict[str, Any]:
         return {"time_scale": self.time_scale[entry]}
+
+    def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
+        if self._kernels is None or not len(rows):
+            return None
+        taken, entries, scale, num_tokens = plan_tables().select_entries(
+            self.rows, self.entries, self.time_scale, rows
+        )
+        tables = {"rows": taken, "entries": entries, "time_scale": scale}
+        return replace(self, **tables, num_tokens=num_tokens, seq_len=None)

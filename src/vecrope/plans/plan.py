@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.checks import check_int
-from vecrope.plans.arguments import checked_index, checked_rows, checked_start, per_row
+from vecrope.plans.arguments import check_rows, checked_index, checked_rows, checked_start, per_row
 from vecrope.plans.rows import concatenate_plans, select_rows
-from vecrope.plans.shards import ShardLayout, shard_indices
-from vecrope.plans.step import tokens_of_step, written
+from vecrope.plans.shards import ShardLayout, columns_of_rank
+from vecrope.plans.step import check_out, checked_step
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
 
@@ -109,16 +109,13 @@ class RopeIndexPlan(PlanTable):
             tensor([[0, 1, 0, 0]])
         """
         width = padded_width(self._width, pad_to_multiple_of)
-        columns = shard_indices(width, rank, world_size, layout, device=self.device)
-        rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
-        # The columns of padding lie where the next row does, of which nothing is taken.
-        index = rows * self._width + columns
-        inside = columns < self._width
-        positions = torch.where(inside, self._expand(index), self.padding_value)
+        columns = columns_of_rank(width, rank, world_size, layout)
+        positions = self._expand_columns(columns)
         if text_positions:
-            text = torch.where(inside, self._text_positions(index), 0)
+            index, inside = self._index_of(columns)
+            text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
             positions = torch.cat((text[None], positions))
-        return (positions[:, 0] if self.seq_len is None else positions).to(self.dtype)
+        return positions[:, 0] if self.seq_len is None else positions
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Return the positions of the tokens from `start` to before `stop` in every row.
@@ -143,8 +140,7 @@ class RopeIndexPlan(PlanTable):
             raise ValueError(
                 f"a slice must have 0 <= start <= stop, got start {start} and stop {stop}"
             )
-        index = torch.arange(start, stop, device=self.device).expand(self.num_rows, -1)
-        return self.at(index, validate=False)
+        return self._at(range(start, stop), None)
 
     def at(
         self, token_index: Tensor, rows: Tensor | None = None, *, validate: bool = True
@@ -168,10 +164,7 @@ class RopeIndexPlan(PlanTable):
             ValueError: for a negative index, a row that is not there, or a wrong first dimension.
         """
         token_index = checked_index(token_index, self, with_rows=rows is not None, check=validate)
-        if rows is None:
-            shape = (self.num_rows,) + (1,) * (token_index.dim() - 1)
-            rows = torch.arange(self.num_rows, device=self.device).view(shape)
-        else:
+        if rows is not None:
             rows = checked_rows(rows, self, check=validate)
         return self._at(token_index, rows)
 
@@ -247,8 +240,12 @@ class RopeIndexPlan(PlanTable):
                     [0, 1, 2, 2, 3, 4, 9]])
         """
         numbers = num_computed_tokens, num_scheduled_tokens
-        positions = self._at(*tokens_of_step(*numbers, self, num_tokens, validate=validate))
-        return positions if out is None else written(positions, out)
+        computed, scheduled, num_tokens = checked_step(
+            *numbers, self, num_tokens, validate=validate
+        )
+        if out is not None:
+            check_out(out, self, num_tokens)
+        return self._step(computed, scheduled, num_tokens, out)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
         """Return the plan of some of the rows, in any order, as packed sequences.
@@ -286,9 +283,10 @@ class RopeIndexPlan(PlanTable):
             ValueError: for a row that is not there or given twice, for another number of rows, or
                 plans that `vecrope.concatenate_plans` does not join.
         """
-        index = checked_rows(per_row("rows", rows, len(other), "other"), self)
-        order = torch.arange(len(self), device=self.device)
-        order[index] = torch.arange(len(other), device=self.device) + len(self)
+        index = per_row("rows", rows, len(other), "other")
+        check_rows(index, self)
+        order = torch.arange(len(self), device=index.device)
+        order[index.long()] = torch.arange(len(other), device=index.device) + len(self)
         if int((order >= len(self)).sum()) < len(other):
             raise ValueError(f"rows must not hold a row twice, got {index.tolist()}")
-        return select_rows(concatenate_plans([self, other]), order)
+        return select_rows(concatenate_plans([self, other]), order.to(self.device))

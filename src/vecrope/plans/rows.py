@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core.search import search, spread
+from vecrope.forms.select import plan_tables, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
@@ -46,11 +47,8 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     joined = torch.cat(rows), torch.cat(entries)
     if num_tokens >= WIDE_FROM and not joined[1].is_floating_point():
         joined = joined[0], joined[1].long()
-    numel = ([*map(Tensor.numel, tables)] for tables in (rows, entries))
-    begin, *sizes = torch.tensor([begins, *numel], device="cpu").to(first.device)
-    for table, size in zip(joined, sizes, strict=True):
-        width = table.shape[1]
-        table[:, 0] += begin[spread(size // width, len(table))]
+    for table, tables in zip(joined, (rows, entries), strict=True):
+        _add_begins(table[:, 0], tables, begins)
     return replace(
         first, rows=joined[0], entries=joined[1], num_tokens=num_tokens, seq_len=None, **own
     )
@@ -58,6 +56,9 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
 
 def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+    selected = plan._selected_by_kernels(rows)
+    if selected is not None:
+        return selected
     taken, starts = plan.rows[rows], plan._entry_starts
     start, tokens = taken[:, :2].long().unbind(1)
     first = search(starts, start - 1)
@@ -75,6 +76,18 @@ def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     taken[:, 0] = begin
     own = plan._selected(entry, rows)
     return replace(plan, rows=taken, entries=entries, num_tokens=num_tokens, seq_len=None, **own)
+
+
+def _add_begins(column: Tensor, tables: Sequence[Tensor], begins: Sequence[int]) -> None:
+    """Add to a column of joined tables (n, k) where the tokens of each plan begin."""
+    width = tables[0].shape[1]
+    # Sizes of all in one call each: there may be hundreds.
+    sizes = [size // width for size in map(Tensor.numel, tables)]
+    if takes_kernels(column):
+        plan_tables().add_begins(column, sizes, begins)
+        return
+    size, begin = torch.tensor([sizes, begins], device="cpu").to(column.device)
+    column += begin[spread(size, sum(sizes))]
 
 
 def _require_one(name: str, found: Sequence[object]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -11,6 +11,23 @@ from torch import Tensor
 from vecrope import checks
 
 ShardLayout = Literal["contiguous", "zigzag", "zigzag_sequences"]
+
+
+class Columns(NamedTuple):
+    """Columns of a sequence: two runs at the most."""
+
+    number: int
+    first: int
+    length: int  # of the first run
+    jump: int  # columns between the two runs
+
+    def indices(self, device: torch.device | str | None = None) -> Tensor:
+        """Return (number,) int64, the columns."""
+        number, first, length, jump = self
+        columns = torch.arange(first, first + number, device=device)
+        if length < number:
+            columns[length:] += jump
+        return columns
 
 
 def shard_indices(
@@ -54,6 +71,23 @@ def shard_indices(
         >>> [vecrope.shard_indices(8, rank, 2, "zigzag").tolist() for rank in range(2)]
         [[0, 1, 6, 7], [2, 3, 4, 5]]
     """
+    _check_rank(layout, seq_len, rank, world_size)
+    if layout == "zigzag_sequences":
+        return _within_sequences(seq_len, rank, world_size, cu_seqlens).to(device)
+    if cu_seqlens is not None:
+        raise ValueError(f"cu_seqlens must be None in the {layout!r} layout")
+    return _columns_of_rank(seq_len, rank, world_size, layout).indices(device)
+
+
+def columns_of_rank(seq_len: int, rank: int, world_size: int, layout: ShardLayout) -> Columns:
+    """Return the columns of `shard_indices` for a layout that does not depend on values."""
+    _check_rank(layout, seq_len, rank, world_size)
+    if layout == "zigzag_sequences":
+        raise ValueError("cu_seqlens must be given in the 'zigzag_sequences' layout, got None")
+    return _columns_of_rank(seq_len, rank, world_size, layout)
+
+
+def _check_rank(layout: ShardLayout, seq_len: int, rank: int, world_size: int) -> None:
     if layout not in get_args(ShardLayout):
         known = ", ".join(map(repr, get_args(ShardLayout)))
         raise ValueError(f"layout must be one of {known}, got {layout!r}")
@@ -62,10 +96,9 @@ def shard_indices(
     checks.check_int("rank", rank)
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be from 0 to {world_size - 1}, got {rank}")
-    if layout == "zigzag_sequences":
-        return _within_sequences(seq_len, rank, world_size, cu_seqlens).to(device)
-    if cu_seqlens is not None:
-        raise ValueError(f"cu_seqlens must be None in the {layout!r} layout")
+
+
+def _columns_of_rank(seq_len: int, rank: int, world_size: int, layout: ShardLayout) -> Columns:
     num_chunks = world_size if layout == "contiguous" else 2 * world_size
     remedy = f"pad it, with pad_to_multiple_of={num_chunks}"
     if seq_len < world_size:
@@ -78,10 +111,9 @@ def shard_indices(
             f"{layout!r} layout, got {seq_len}; {remedy}"
         )
     length = seq_len // num_chunks
-    head = torch.arange(rank * length, (rank + 1) * length, device=device)
     if layout == "contiguous":
-        return head
-    return torch.cat((head, head + (num_chunks - 1 - 2 * rank) * length))
+        return Columns(length, rank * length, length, 0)
+    return Columns(2 * length, rank * length, length, (num_chunks - 2 - 2 * rank) * length)
 
 
 def _within_sequences(

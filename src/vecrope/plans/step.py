@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vecrope.plans.arguments import check_not_negative, per_row
-from vecrope.plans.table import PlanTable
+
+if TYPE_CHECKING:
+    from vecrope.plans.table import PlanTable
 
 
-def tokens_of_step(
+def checked_step(
     num_computed_tokens: Tensor | Sequence[int],
     num_scheduled_tokens: Tensor | Sequence[int],
     plan: PlanTable,
     num_tokens: int | None,
     *,
     validate: bool,
-) -> tuple[Tensor, Tensor]:
-    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
+) -> tuple[Tensor, Tensor, int]:
+    """Return the tokens computed and scheduled, (B,) on the plan's device, and those of all rows.
 
     The arguments are those of `vecrope.RopeIndexPlan.step`.
     """
@@ -35,25 +38,32 @@ def tokens_of_step(
             raise ValueError(
                 f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
             )
-    computed, scheduled = computed.to(plan.device), scheduled.to(plan.device)
+    return computed.to(plan.device), scheduled.to(plan.device), num_tokens
+
+
+def tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
+
+    The arguments are what `checked_step` returns.
+    """
+    computed, scheduled = computed.long(), scheduled.long()
     ends = scheduled.cumsum(0)
     # A row begins where the one before it ends; what is behind all is of the last.
     begun = ends.new_zeros(num_tokens + 1)
     begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
     rows = begun[:-1].cumsum(0)
     index = (computed - ends + scheduled)[rows]
-    return index + torch.arange(num_tokens, device=plan.device), rows
+    return index + torch.arange(num_tokens, device=computed.device), rows
 
 
-def written(positions: Tensor, out: Tensor) -> Tensor:
-    """Write positions (A, n) to the first columns of a buffer, and return these."""
-    num_axes, num_tokens = positions.shape
+def check_out(out: Tensor, plan: PlanTable, num_tokens: int) -> None:
+    """Check that the positions of so many tokens can be written to a buffer."""
+    num_axes, dtype = plan.num_axes, plan.dtype
     # Whole numbers would lose what is behind the point of fractions.
-    others = "" if positions.is_floating_point() else ", int64 or int32"
-    if out.dtype != positions.dtype and not (others and out.dtype in (torch.int64, torch.int32)):
-        raise TypeError(f"out must be {positions.dtype}{others}, got {out.dtype}")
+    others = "" if dtype.is_floating_point else ", int64 or int32"
+    if out.dtype != dtype and not (others and out.dtype in (torch.int64, torch.int32)):
+        raise TypeError(f"out must be {dtype}{others}, got {out.dtype}")
     if out.dim() != 2 or out.shape[0] != num_axes or out.shape[1] < num_tokens:
         raise ValueError(
             f"out must have shape ({num_axes}, at least {num_tokens}), got {tuple(out.shape)}"
         )
-    return out[:, :num_tokens].copy_(positions)

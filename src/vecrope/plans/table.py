@@ -15,6 +15,8 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from vecrope.core.search import search
+from vecrope.plans.shards import Columns
+from vecrope.plans.step import tokens_of_step
 from vecrope.spec import MRopeSpec
 
 if TYPE_CHECKING:
@@ -103,6 +105,10 @@ class PlanTable(ABC):
         starts = self.entries[:, 0]
         return starts.long() if starts.is_floating_point() else starts
 
+    def _selected_by_kernels(self, _rows: Tensor) -> Self | None:
+        """Return the plan of some rows, (n,) int64; None where no kernel does that."""
+        return None
+
     @property
     def num_rows(self) -> int:
         """B, the number of rows or of packed sequences."""
@@ -175,8 +181,17 @@ class PlanTable(ABC):
     def _all_tokens(self) -> Tensor:
         return torch.arange(self.num_tokens, dtype=self._entry_starts.dtype, device=self.device)
 
-    def _at(self, token_index: Tensor, rows: Tensor) -> Tensor:
-        """Return the (A, ...) positions of tokens by indices of 64 bits in their rows."""
+    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
+        """Return the (A, ...) positions of tokens by indices of 64 bits in their rows.
+
+        A range is of every row. Without `rows` the first dimension is the rows.
+        """
+        if isinstance(token_index, range):
+            first, stop = token_index.start, token_index.stop
+            token_index = torch.arange(first, stop, device=self.device).expand(self.num_rows, -1)
+        if rows is None:
+            shape = (self.num_rows,) + (1,) * (token_index.dim() - 1)
+            rows = torch.arange(self.num_rows, device=self.device).view(shape)
         begin, length, following = columns_at(self.rows[:, :3], rows)
         beyond = token_index - length
         decoded = self._decoded(rows, following, beyond)
@@ -187,6 +202,25 @@ class PlanTable(ABC):
         # Behind its row's end an index lies in another row or in none, of which nothing is taken.
         positions = self._expand(begin + token_index).to(self.dtype)
         return torch.where(beyond < 0, positions, decoded.to(self.dtype))
+
+    def _step(
+        self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
+    ) -> Tensor:
+        """Return the positions (A, num_tokens) of a step, in the first columns of `out`."""
+        positions = self._at(*tokens_of_step(computed, scheduled, num_tokens))
+        return positions if out is None else out[:, :num_tokens].copy_(positions)
+
+    def _index_of(self, columns: Columns) -> tuple[Tensor, Tensor]:
+        """Return the index (rows of the input, n) of columns in the batch, and which there are."""
+        column = columns.indices(self.device)
+        rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
+        # The columns of padding lie where the next row does, of which nothing is taken.
+        return rows * self._width + column, column < self._width
+
+    def _expand_columns(self, columns: Columns) -> Tensor:
+        """Return the positions (A, rows of the input, n) of columns, in the plan's dtype."""
+        index, inside = self._index_of(columns)
+        return torch.where(inside, self._expand(index), self.padding_value).to(self.dtype)
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         """Return the positions of decoded tokens, by rows and indices behind the rows' ends.

@@ -120,6 +120,16 @@ def test_seconds_are_rounded_as_they_are_elsewhere(convention, seconds, monkeypa
     assert_same(rope_index(prompt, form="kernels", **changes), expected)
 
 
+@pytest.mark.parametrize("seconds", [[1.7], torch.tensor([2.9])], ids=["list", "tensor"])
+def test_seconds_that_are_cut_to_whole_numbers(seconds, monkeypatch):
+    """As transformers 4.52 to 5.17 does."""
+    interpreted(monkeypatch)
+    spec = replace(QWEN, time_dtype="int64")
+    prompt = Prompt.from_symbols(spec, ["t<VVVV>t"], video_grid_thw=[[4, 2, 2]])
+    expected = rope_index(prompt, second_per_grid_ts=seconds)
+    assert_same(rope_index(prompt, form="kernels", second_per_grid_ts=seconds), expected)
+
+
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's
 @pytest.mark.parametrize("seconds", [[-1.0], [float("nan")], [float("inf")], [2.0**40]])
 def test_seconds_that_are_none(seconds, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from vecrope.core.items import has_time_scale
 from vecrope.forms.triton import constants, kernels
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -21,13 +24,13 @@ _FLOATS = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
 }
-_NAMED = {"float32": torch.float32, "float64": torch.float64}
+_NAMED = {"float32": torch.float32, "float64": torch.float64, "int64": torch.float64}
 
 
 class Buffers(NamedTuple):
     """What a call writes."""
 
-    position_ids: Tensor  # (3, B, T) or (3, N)
+    position_ids: Tensor  # (3, B, T) or (3, N); of a plan (3, 0)
     rope_deltas: Tensor  # (B, 1) int64
     work: Tensor  # int32: the faults, then rows of a number a block, then rows of a number an item
 
@@ -35,6 +38,15 @@ class Buffers(NamedTuple):
     def faults(self) -> Tensor:
         """(3,) int64: not 0 where the prompt does not fit its grids."""
         return self.work[: 2 * constants.NUM_FAULTS].view(torch.int64)
+
+
+class PlanTables(NamedTuple):
+    """What a plan is made of, and what it takes to make it."""
+
+    rows: Tensor  # as `PlanTable` has them
+    entries: Tensor  # as `GroupPlan` has them, int32
+    time_scale: Tensor | None  # likewise, contiguous; None: the number of a frame is its offset
+    outline: Tensor  # int32: two numbers a block
 
 
 def fused_rope_index(
@@ -61,23 +73,85 @@ def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
     """Launch the kernels for a batch, and return what they write; reads no value."""
     ids, bounds = inputs.input_ids, inputs.cu_seqlens
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    grids = inputs.image_grid_thw, inputs.video_grid_thw
-    num_items = sum(0 if rows is None else rows.shape[0] for rows in grids)
+    num_items = _num_items(inputs)
     buffers = make_buffers(tuple(ids.shape), num_rows, num_items, positions_dtype(ids, spec), ids)
     flags = inputs.allow_unused_grids, inputs.round_grid_sides
     launcher(spec, ids.device, validate, *flags)(inputs, buffers)
     return buffers
 
 
+def _num_items(inputs: Inputs) -> int:
+    grids = inputs.image_grid_thw, inputs.video_grid_thw
+    return sum(0 if rows is None else rows.shape[0] for rows in grids)
+
+
+def fused_plan(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, capacity: int
+) -> PlanTables | None:
+    """Return the tables of a batch's plan, for a shared-rule family.
+
+    Args:
+        inputs: as for `fused_rope_index`.
+        spec: of the shared rule.
+        validate: likewise.
+        capacity: entries of the plan. If there are more, one masked run covers the batch.
+
+    Returns:
+        The tables; or None if the values are not good or there are more entries.
+    """
+    ids, bounds, videos = inputs.input_ids, inputs.cu_seqlens, inputs.video_grid_thw
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    num_blocks = _most_blocks(tuple(ids.shape), num_rows)
+    num_numbers = _work_size(num_blocks, _num_items(inputs))
+    work = ids.new_empty((num_numbers + 2 * num_blocks,), dtype=torch.int32)
+    deltas = ids.new_empty((num_rows, 1), dtype=torch.int64)
+    time_scale = None
+    if has_time_scale(spec):
+        timed = spec.video_time == "seconds" and videos is not None and videos.shape[0]
+        dtype = time_dtypes(spec, inputs.second_per_grid_ts)[1] if timed else torch.int32
+        time_scale = ids.new_empty((capacity, 2), dtype=dtype)
+    tables = PlanTables(
+        ids.new_empty((num_rows, 5), dtype=torch.int64),
+        ids.new_empty((capacity, 7), dtype=torch.int32),
+        time_scale,
+        work[num_numbers:],
+    )
+    buffers = Buffers(ids.new_empty((3, 0)), deltas, work)
+    flags = inputs.allow_unused_grids, inputs.round_grid_sides
+    launcher(spec, ids.device, validate, *flags)(inputs, buffers, tables=tables)
+    if validate and any(buffers.faults.tolist()):
+        return None
+    return tables
+
+
 def invalidate(buffers: Buffers) -> None:
     """Write -1 to every position and the least int64 to every delta if there is a fault."""
     position_ids, rope_deltas, work = buffers
     num_programs = -(-max(position_ids.numel(), rope_deltas.numel()) // constants.BLOCK)
-    with torch.cuda.device_of(position_ids):  # type: ignore[no-untyped-call]
+    with device_of(position_ids):
         kernels.invalidate[(num_programs, 1, 1)](
             position_ids, rope_deltas, work,
             position_ids.numel(), rope_deltas.numel(), constants.BLOCK,
         )  # fmt: skip
+
+
+def time_dtypes(
+    spec: MRopeSpec, seconds: Tensor | Sequence[float] | None
+) -> tuple[torch.dtype, torch.dtype]:
+    """Return the dtypes of the seconds, and of the products with the number of a frame."""
+    if not isinstance(seconds, Tensor):
+        read_as = _NAMED.get(spec.time_dtype, torch.float64)
+        return read_as, torch.float32 if spec.time_dtype == "given" else read_as
+    read_as = seconds.dtype if seconds.is_floating_point() else torch.float64
+    read_as = _NAMED.get(spec.time_dtype, read_as)
+    return read_as, read_as
+
+
+def device_of(values: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which the device of a tensor is the current one."""
+    if values.device.type == "xpu":
+        return torch.xpu.device_of(values)
+    return torch.cuda.device_of(values)  # type: ignore[no-untyped-call]
 
 
 def positions_dtype(ids: Tensor, spec: MRopeSpec) -> torch.dtype:
@@ -97,14 +171,17 @@ def make_buffers(
         dtype: of the positions.
         like: a tensor on the device.
     """
-    num_blocks = _most_blocks(shape, num_rows)
-    work = 2 * constants.NUM_FAULTS
-    work += constants.NUM_BLOCK_ROWS * num_blocks + constants.NUM_ITEM_ROWS * num_items
+    work = _work_size(_most_blocks(shape, num_rows), num_items)
     return Buffers(
         like.new_empty((3, *shape), dtype=dtype),
         like.new_empty((num_rows, 1), dtype=torch.int64),
         like.new_empty((work,), dtype=torch.int32),
     )
+
+
+def _work_size(num_blocks: int, num_items: int) -> int:
+    numbers = constants.NUM_BLOCK_ROWS * num_blocks + constants.NUM_ITEM_ROWS * num_items
+    return 2 * constants.NUM_FAULTS + numbers
 
 
 def _most_blocks(shape: tuple[int, ...], num_rows: int) -> int:
@@ -139,14 +216,17 @@ class Launcher:
         self._check = check
         self._allow_unused_grids = allow_unused_grids
         self._round_grid_sides = round_grid_sides
-        self._device_of = getattr(
-            getattr(torch, device.type, None), "device_of", torch.cuda.device_of
-        )
         # What Triton has compiled the kernels to, by what it looks at to compile them, and the
         # constants. To launch that spares its own look-up, which takes longer than the launch.
         self._compiled: dict[tuple[object, ...], tuple[Any, ...]] = {}
 
-    def __call__(self, inputs: Inputs, buffers: Buffers, sizes: Tensor | None = None) -> None:
+    def __call__(
+        self,
+        inputs: Inputs,
+        buffers: Buffers,
+        sizes: Tensor | None = None,
+        tables: PlanTables | None = None,
+    ) -> None:
         """Write `buffers`, in the current stream of the device.
 
         Synchronises nothing if all arguments are on the device.
@@ -157,9 +237,11 @@ class Launcher:
             sizes: int64, one number: 2**32 times the rows in use plus the tokens of each in use, or
                 2**32 times the packed sequences in use plus all their tokens. Other tokens are as
                 if masked, and no part of a row's length. None: all are in use.
+            tables: of a plan, which are written in place of positions, in one pass more.
         """
         ids, image_grids, video_grids, mask, bounds, types, seconds = inputs[:7]
         position_ids, rope_deltas, work = buffers
+        positions = position_ids if tables is None else None
         num_rows = rope_deltas.shape[0]
         num_tokens, seq_len = ids.numel(), ids.shape[-1]
         tiles = constants.BLOCK, constants.CHUNK
@@ -197,13 +279,20 @@ class Launcher:
             images.dtype,
             videos.dtype,
             sizes is None,
+            None if tables is None else tables.time_scale is not None,
         )
+        writes: tuple[tuple[object, ...], ...] = ((None,) * 4 + (0,),)
+        if tables is not None:
+            rows, entries, time_scale, outline = tables
+            counted = outline, entries, time_scale
+            capacity = entries.shape[0]
+            writes = (*counted, None, capacity), (*counted, rows, capacity)
         compiled = self._compiled.get(key)
         if compiled is None:
             of_kernels = self._constants(None if as_numbers else seconds, types is not None)
-            compiled = (*_KERNELS, *of_kernels)
-        mark, summarise, write, of_mark, of_summarise, of_write = compiled
-        with self._device_of(ids):
+            compiled = (*_KERNELS[:2], *of_kernels, *_KERNELS[2:] * len(writes))
+        mark, summarise, of_mark, of_summarise, of_write, *kernels_of_writes = compiled
+        with device_of(ids):
             if types is None and self.spec.marker_rule == "count":
                 mark = mark[(num_blocks, 1, 1)](
                     ids, mask, bounds, sizes, work,
@@ -213,13 +302,15 @@ class Launcher:
                 ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
             )  # fmt: skip
-            write = write[(num_blocks, 1, 1)](
-                ids, mask, types, bounds, seconds, sizes, position_ids, rope_deltas, work,
-                num_tokens, seq_len, num_rows, num_images, num_items, num_items.bit_length(),
-                *of_write, *tiles,
-            )  # fmt: skip
-        if write is not None and constants.COMPILED_TAKE_CONSTANTS:
-            self._compiled[key] = mark, summarise, write, of_mark, of_summarise, of_write
+            for at, targets in enumerate(writes):
+                kernels_of_writes[at] = kernels_of_writes[at][(num_blocks, 1, 1)](
+                    ids, mask, types, bounds, seconds, sizes, positions, rope_deltas, work,
+                    *targets, num_tokens, seq_len, num_rows, num_images, num_items,
+                    num_items.bit_length(), *of_write, *tiles,
+                )  # fmt: skip
+        if summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
+            constant = of_mark, of_summarise, of_write
+            self._compiled[key] = (mark, summarise, *constant, *kernels_of_writes)
 
     def _constants(self, seconds: Tensor | None, by_types: bool) -> tuple[tuple[object, ...], ...]:
         """Return the constants of each kernel, in its order.
@@ -261,23 +352,19 @@ class Launcher:
     def _time(self, seconds: Tensor | None) -> tuple[object, ...]:
         """Return the rate, whether it comes first, the default and the dtypes of `temporal_offset`.
 
-        They are those of `vecrope.core.items.video_time_scale`.
+        They are those of `vecrope.core.items.video_time_scale`; seconds read as int64 are cut.
         """
         spec = self.spec
         if spec.video_time != "seconds":
             return None, False, None, None, None
-        read_as = torch.float64 if seconds is None else seconds.dtype
-        if not read_as.is_floating_point:
-            read_as = torch.float64
-        count_as = read_as = _NAMED.get(spec.time_dtype, read_as)
-        if seconds is None and spec.time_dtype == "given":
-            count_as = torch.float32
+        read_as, count_as = time_dtypes(spec, seconds)
         assert spec.tokens_per_second is not None
         default = spec.default_seconds
         if default is None:
             default = -1 if self._check else 0  # which is no number of seconds
         rate = float(spec.tokens_per_second)
-        return rate, spec.time_order == "rate", float(default), _FLOATS[read_as], _FLOATS[count_as]
+        read = tl.int64 if spec.time_dtype == "int64" else _FLOATS[read_as]
+        return rate, spec.time_order == "rate", float(default), read, _FLOATS[count_as]
 
     def _ready(self, values: Tensor) -> Tensor:
         """Return the values on the device, contiguous, and as numbers."""

@@ -1,7 +1,7 @@
 """The kernels as one operator of torch, for compiled graphs.
 
-The operator takes what distinguishes a family as numbers and strings, so that a graph that holds it
-can be cached and loaded by another process.
+The operator takes what distinguishes a family as one text, so that a graph that holds it can be
+cached and loaded by another process, and a call of it reads one attribute of the spec.
 """
 
 from __future__ import annotations
@@ -17,36 +17,13 @@ from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 NAME = "vecrope::rope_index"
-_IDS = (
-    "image_token_id",
-    "video_token_id",
-    "video_start_token_id",
-    "video_end_token_id",
-    "vision_start_token_id",
-)
-_SIZES = ("spatial_merge_size", "temporal_merge_size", "padding_value")
-_FLAGS = ("separate_frames", "frames_may_touch", "multi_frame_images")
-_RULES = (
-    "convention",
-    "marker_rule",
-    "image_time",
-    "video_time",
-    "time_order",
-    "time_dtype",
-    "span_rule",
-    "mask_rule",
-    "delta_length",
-    "position_dtype",
-)
-_RATES = ("tokens_per_second", "default_seconds")
-_NONE = -1  # is no id and no rate
 
 torch.library.define(
     NAME,
     "(Tensor input_ids, Tensor? image_grid_thw, Tensor? video_grid_thw, Tensor? attention_mask, "
     "Tensor? cu_seqlens, Tensor? mm_token_type_ids, Tensor? second_per_grid_ts, "
     "float[]? seconds, bool allow_unused_grids, bool round_grid_sides, bool validate, "
-    "int[] ids, int[] sizes, bool[] flags, str[] rules, float[] rates) -> (Tensor, Tensor)",
+    "str spec) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -65,17 +42,9 @@ def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tup
         inputs.allow_unused_grids,
         inputs.round_grid_sides,
         validate,
-        [_number(getattr(spec, name)) for name in _IDS],
-        [getattr(spec, name) for name in _SIZES],
-        [getattr(spec, name) for name in _FLAGS],
-        [getattr(spec, name) for name in _RULES],
-        [float(_number(getattr(spec, name))) for name in _RATES],
+        spec.as_json,
     )
     return answer
-
-
-def _number(value: float | None) -> float:
-    return _NONE if value is None else value
 
 
 @torch.library.impl(NAME, "default")
@@ -91,7 +60,7 @@ def _launched(
     allow_unused_grids: bool,
     round_grid_sides: bool,
     validate: bool,
-    *spec: Any,
+    spec: str,
 ) -> tuple[Tensor, Tensor]:
     from vecrope.forms.triton import launch
 
@@ -106,7 +75,7 @@ def _launched(
         allow_unused_grids=allow_unused_grids,
         round_grid_sides=round_grid_sides,
     )
-    buffers = launch.launch(inputs, _spec_of(*map(tuple, spec)), validate=validate)
+    buffers = launch.launch(inputs, _spec_of(spec), validate=validate)
     if validate:
         launch.invalidate(buffers)
     return buffers.position_ids, buffers.rope_deltas
@@ -114,8 +83,8 @@ def _launched(
 
 @torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    cu_seqlens, rules = others[3], others[-2]
-    dtype = torch.int64 if rules[_RULES.index("position_dtype")] == "int64" else input_ids.dtype
+    cu_seqlens, spec = others[3], others[-1]
+    dtype = torch.int64 if _spec_of(spec).position_dtype == "int64" else input_ids.dtype
     num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return (
         input_ids.new_empty((3, *input_ids.shape), dtype=dtype),
@@ -123,18 +92,4 @@ def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-@lru_cache
-def _spec_of(
-    ids: tuple[int, ...],
-    sizes: tuple[int, ...],
-    flags: tuple[bool, ...],
-    rules: tuple[str, ...],
-    rates: tuple[float, ...],
-) -> MRopeSpec:
-    names = (*_IDS, *_SIZES, *_FLAGS, *_RULES, *_RATES)
-    values = [*ids, *sizes, *flags, *rules, *rates]
-    given = dict(zip(names, values, strict=True))
-    for name in (*_IDS, *_RATES):
-        if given[name] == _NONE:
-            given[name] = None
-    return MRopeSpec(model_type="", **given)  # type: ignore[arg-type]
+_spec_of = lru_cache(MRopeSpec.from_json)

@@ -40,11 +40,38 @@ class Reading:
     grids: Tensor  # (G, 3) the rows' grids, row by row
     grid_rows: Tensor  # (G,) row of each
     ordinals: Tensor  # (G,) number of each among its row's
+    ranks: Tensor  # (G + 1,) number of each among the grids that are not all zeros, then all
     sources: Tensor  # (G,) bool: of an image in the prompt
-    targets: Tensor  # (G,) bool: of an image to be generated
     grids_in_row: Tensor  # (B,)
-    lengths: Tensor  # (G,) tokens between the markers of a source
-    astray: Tensor  # (N,) bool: placeholders outside of the sources, or a start inside of one
+    opens: Tensor  # (N,) bool: the start markers
+    closed: Tensor  # (N,) end markers in the row so far
+    num_closed: Tensor  # (B,) end markers
+    image_token_id: int | None  # None without any grid: then placeholders are text
+
+    @property
+    def targets(self) -> Tensor:
+        """(G,) bool: the grids of images to be generated."""
+        real = self.ranks[1:] > self.ranks[:-1]
+        return real & (self.ordinals >= self.num_closed[self.grid_rows])
+
+    @property
+    def lengths(self) -> Tensor:
+        """(G,) tokens between the markers of a source."""
+        before = self.grids_in_row.cumsum(0) - self.grids_in_row
+        number = before[token_rows(self.stream)] + self.closed
+        number = number.masked_fill(~self.inside, self.grids.shape[0])
+        lengths = torch.zeros_like(self.ranks)
+        lengths = lengths.scatter_add(0, number.long(), self.inside.to(lengths.dtype))
+        return lengths[self.ranks[:-1]]
+
+    @property
+    def astray(self) -> Tensor:
+        """(N,) bool: placeholders outside of the sources, or a start inside of one."""
+        astray = self.inside & self.opens
+        if self.image_token_id is None:
+            return astray
+        outside = kept_tokens(self.stream) & ~self.inside
+        return astray | (outside & (self.stream.input_ids == self.image_token_id))
 
     @property
     def misfit(self) -> Tensor:
@@ -139,12 +166,6 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     num_sources = torch.minimum(torch.minimum(num_opened, num_closed), grids_in_row)
     inside = kept & (opened - opens.to(opened.dtype) > closed) & (closed < num_sources[rows])
     sources = real & (ordinals < num_sources[grid_rows])
-    place = (at_bounds[rows] + closed).masked_fill(~inside, grids.shape[0])
-    lengths = torch.zeros(grids.shape[0] + 1, dtype=stream.index_dtype, device=grids.device)
-    lengths = lengths.scatter_add(0, place.long(), inside.to(stream.index_dtype))
-    astray = inside & opens
-    if inputs.image_grid_thw is not None:
-        astray = astray | (kept & ~inside & (stream.input_ids == spec.image_token_id))
     reading = Reading(
         stream=stream,
         inside=inside,
@@ -152,11 +173,13 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         grids=grids,
         grid_rows=grid_rows,
         ordinals=ordinals,
+        ranks=rank,
         sources=sources,
-        targets=real & (ordinals >= num_closed[grid_rows]),
         grids_in_row=grids_in_row,
-        lengths=lengths[rank[:-1]],
-        astray=astray,
+        opens=opens,
+        closed=closed,
+        num_closed=num_closed,
+        image_token_id=None if inputs.image_grid_thw is None else spec.image_token_id,
     )
     if validate and not tracing and bool(reading.misfit):
         _raise_misfit(reading, rows)

@@ -1,4 +1,4 @@
-"""The second pass: positions, deltas and faults."""
+"""The passes behind the first: positions or the entries of a plan, deltas and faults."""
 
 import triton
 import triton.language as tl
@@ -6,6 +6,13 @@ import triton.language as tl
 from vecrope.forms.triton.constants import ARGUMENTS
 from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
 from vecrope.forms.triton.kernels.classify import kinds_of, larger
+from vecrope.forms.triton.kernels.entries import (
+    count_entries,
+    entry_starts,
+    write_entries,
+    write_row,
+    write_time_scale,
+)
 from vecrope.forms.triton.kernels.items import items_at
 from vecrope.forms.triton.kernels.neighbours import lacks_marker, touches_frame
 from vecrope.forms.triton.kernels.time import temporal_offset
@@ -55,8 +62,25 @@ def _counts_before(work, block, row_start, UNDECIDED: tl.constexpr, CHUNK: tl.co
     return tl.reduce((image, video, kept, row_image, row_video, row_kept, opened), 0, _add)
 
 
+@triton.jit
+def _measured_length(
+    kept_tokens, bounds, sizes, row_start, begin, end,
+    PADDED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """Return the length that a row's delta is measured against."""
+    length = (end - begin).to(tl.int32)
+    if not PADDED:
+        num_blocks = tl.maximum(tl.cdiv(length, BLOCK), 1)
+        length = sum_of_blocks(kept_tokens, row_start, row_start + num_blocks, CHUNK)
+    elif sizes is not None and bounds is None:
+        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
+    return length
+
+
 @triton.jit(
-    do_not_specialize=["num_tokens", "seq_len", "num_rows", "num_images", "num_items", "steps"],
+    do_not_specialize=[
+        *("num_tokens", "seq_len", "num_rows", "num_images", "num_items", "steps", "capacity"),
+    ],
     do_not_specialize_on_alignment=ARGUMENTS,
 )
 def write(
@@ -69,6 +93,11 @@ def write(
     positions,
     deltas,
     work,
+    outline,
+    entries,
+    time_scale,
+    rows,
+    capacity,
     num_tokens,
     seq_len,
     num_rows,
@@ -96,6 +125,10 @@ def write(
     CHUNK: tl.constexpr,
 ):
     """Write the block's positions, and raise its row's delta and the faults by what it holds.
+
+    Of a plan there are two such passes, and neither writes positions. The first, without `rows`,
+    counts entries in its place; the second, which leaves deltas and faults as they are, writes the
+    entries and the rows of the plan.
 
     The faults are: a group that other tokens interrupt, that touches the one before or lacks a
     marker where it must not, or a code of the mask or the types that is none; a grid, seconds or
@@ -172,44 +205,65 @@ def write(
         STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
     )  # fmt: skip
     time, height, across = base + offset, base + line, base + in_frame - line * width
-    plane = num_tokens.to(tl.int64)
-    tl.store(positions + at, tl.where(kept, time, PADDING), mask=inside)
-    tl.store(positions + plane + at, tl.where(kept, height, PADDING), mask=inside)
-    tl.store(positions + 2 * plane + at, tl.where(kept, across, PADDING), mask=inside)
+    if positions is not None:
+        plane = num_tokens.to(tl.int64)
+        tl.store(positions + at, tl.where(kept, time, PADDING), mask=inside)
+        tl.store(positions + plane + at, tl.where(kept, height, PADDING), mask=inside)
+        tl.store(positions + 2 * plane + at, tl.where(kept, across, PADDING), mask=inside)
+    else:
+        opens = entry_starts(mask, at, begin, inside, kept, found, begins, IGNORE_MASK)
+        if rows is None:
+            count_entries(outline, entries, time_scale, opens, at, num_tokens, capacity, BLOCK)
 
-    length = (end - begin).to(tl.int32)
-    if not PADDED:
-        num_blocks = tl.maximum(tl.cdiv(length, BLOCK), 1)
-        length = sum_of_blocks(kept_tokens, row_start, row_start + num_blocks, CHUNK)
-    elif sizes is not None and bounds is None:
-        length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
-    largest = tl.maximum(time, tl.maximum(height, across))
-    next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
-    tl.atomic_max(
-        deltas + row, (next_position - length).to(tl.int64), mask=row < num_rows, sem="relaxed"
-    )
-
-    # A group is whole if no text and no start of a row comes between its first and last token. Both
-    # are counted up to every token; the difference is never negative, nor then is any group's.
-    faults = faults_of(work)
-    passed = (counts >> 32) + (all_kept - images - videos + row)
-    is_last = found & (place == group - 1)
-    if VISION_START is not None:
-        wrong |= lacks_marker(ids, at, begin, visual & (place == 0), VISION_START)
-    if APART:
-        later = begins & video & (rank > start)
-        wrong |= touches_frame(
-            ids, mask, types, at, begin, later, IMAGE if VIDEO is None else VIDEO, IGNORE_MASK
+    if rows is not None:
+        number, room = write_entries(
+            outline, entries, mask, opens, at, end, inside, kept, found, place, group, area, width,
+            base, span, capacity, num_tokens, IGNORE_MASK, PADDING, CHUNK,
+        )  # fmt: skip
+        if time_scale is not None:
+            write_time_scale(
+                time_scale, number, opens & (number < room), found, item, num_images, seconds,
+                STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
+            )  # fmt: skip
+        if (block == row_start) & (row < num_rows):
+            length = _measured_length(
+                kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
+            )
+            write_row(rows, deltas, row, begin, end, length, room)
+        if (block == 0) & (room == 0):
+            tl.atomic_add(faults_of(work) + 1, 1, sem="relaxed")
+    else:
+        length = _measured_length(
+            kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
         )
-    between = tl.where(is_last, passed, 0) - tl.where(begins, passed, 0) + wrong.to(tl.int64)
-    tl.atomic_add(faults, tl.sum(between, 0), sem="relaxed")
-    if block == tl.num_programs(0) - 1:
-        tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
-        expected = tl.where(of_video == 0, image_tokens, tokens)
-        if ALLOW_UNUSED_GRIDS:
-            misfit = corner_rank > expected
-            misfit |= exists & ((corner_rank - corner_start) % corner_group != 0)
-        else:
-            misfit = corner_rank != expected
-        misfit = tl.sum((misfit & (where == 2)).to(tl.int32), 0)
-        tl.store(faults + 2, misfit.to(tl.int64))
+        largest = tl.maximum(time, tl.maximum(height, across))
+        next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
+        tl.atomic_max(
+            deltas + row, (next_position - length).to(tl.int64), mask=row < num_rows, sem="relaxed"
+        )
+
+        # A group is whole if no text and no start of a row comes between its first and last token.
+        # Both are counted up to every token; the difference is never negative, nor then is any
+        # group's.
+        faults = faults_of(work)
+        passed = (counts >> 32) + (all_kept - images - videos + row)
+        is_last = found & (place == group - 1)
+        if VISION_START is not None:
+            wrong |= lacks_marker(ids, at, begin, visual & (place == 0), VISION_START)
+        if APART:
+            later = begins & video & (rank > start)
+            wrong |= touches_frame(
+                ids, mask, types, at, begin, later, IMAGE if VIDEO is None else VIDEO, IGNORE_MASK
+            )
+        between = tl.where(is_last, passed, 0) - tl.where(begins, passed, 0) + wrong.to(tl.int64)
+        tl.atomic_add(faults, tl.sum(between, 0), sem="relaxed")
+        if block == tl.num_programs(0) - 1:
+            tokens = tl.load(ends + num_items - 1, mask=num_items > 0, other=0)
+            expected = tl.where(of_video == 0, image_tokens, tokens)
+            if ALLOW_UNUSED_GRIDS:
+                misfit = corner_rank > expected
+                misfit |= exists & ((corner_rank - corner_start) % corner_group != 0)
+            else:
+                misfit = corner_rank != expected
+            misfit = tl.sum((misfit & (where == 2)).to(tl.int32), 0)
+            tl.store(faults + 2, misfit.to(tl.int64))

@@ -17,7 +17,7 @@ def _rounded(values, DTYPE: tl.constexpr):
 @triton.jit
 def _product(left, right, DTYPE: tl.constexpr):
     """Return the product, rounded to the precision as torch rounds it."""
-    if DTYPE == tl.float64:
+    if DTYPE == tl.float64 or DTYPE == tl.int64:
         product = left.to(tl.float64) * right.to(tl.float64)
     else:
         # Of two narrower numbers it is exact before it is rounded.
@@ -46,6 +46,39 @@ def load_seconds(seconds, video, is_video, DEFAULT: tl.constexpr):
 
 
 @triton.jit
+def video_time_scale(
+    seconds,
+    video,
+    is_video,
+    RATE: tl.constexpr,
+    RATE_FIRST: tl.constexpr,
+    DEFAULT: tl.constexpr,
+    READ_AS: tl.constexpr,
+    COUNT_AS: tl.constexpr,
+):
+    """Return the two factors by which each video's frames are counted, in this order.
+
+    Whole numbers of seconds (`READ_AS` int64) are cut, and counted in float64.
+    """
+    step = load_seconds(seconds, video, is_video, DEFAULT)
+    if READ_AS == tl.int64:
+        step = step.to(tl.float64).to(tl.int64).to(tl.float64)
+    else:
+        step = step.to(READ_AS)
+    rate = tl.full(video.shape, RATE, tl.float64)
+    if RATE_FIRST:
+        step, rate = _product(step, rate, READ_AS), tl.full(video.shape, 1, tl.float64)
+    return _rounded(step, COUNT_AS), _rounded(rate, COUNT_AS)
+
+
+@triton.jit
+def scaled(frame, step, scale, DTYPE: tl.constexpr):
+    """Return a frame's number times two factors, each product rounded, as a whole number."""
+    passed = _product(_product(_rounded(frame, DTYPE), step, DTYPE), scale, DTYPE)
+    return _whole(passed, DTYPE).to(frame.dtype)
+
+
+@triton.jit
 def temporal_offset(
     frame,
     item,
@@ -71,20 +104,16 @@ def temporal_offset(
         RATE: positions a second; None: the number of a video's frame is its offset.
         RATE_FIRST: the step times the rate is rounded first, not the step times the number.
         DEFAULT: the default of the seconds.
-        READ_AS: the dtype of the seconds.
+        READ_AS: the dtype in which the seconds are read.
         COUNT_AS: that of the products with the number of a frame.
     """
     offset = frame
     if RATE is not None:
-        step = load_seconds(seconds, item - num_images, is_video, DEFAULT).to(READ_AS)
-        rate = tl.full(frame.shape, RATE, tl.float64)
-        counted = _rounded(frame, COUNT_AS)
-        if RATE_FIRST:
-            passed = _product(counted, _rounded(_product(step, rate, READ_AS), COUNT_AS), COUNT_AS)
-        else:
-            passed = _product(counted, _rounded(step, COUNT_AS), COUNT_AS)
-            passed = _product(passed, _rounded(rate, COUNT_AS), COUNT_AS)
-        offset = _whole(tl.where(is_video, passed, counted), COUNT_AS).to(frame.dtype)
+        step, scale = video_time_scale(
+            seconds, item - num_images, is_video, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS
+        )
+        counted = _whole(_rounded(frame, COUNT_AS), COUNT_AS).to(frame.dtype)
+        offset = tl.where(is_video, scaled(frame, step, scale, COUNT_AS), counted)
     if STILL_IMAGES:
         offset = tl.where(is_video, offset, 0)
     return offset

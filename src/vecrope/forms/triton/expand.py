@@ -1,0 +1,115 @@
+"""Positions read off the tables of a plan by one kernel each: the host side."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vecrope.forms.triton import constants, kernels
+from vecrope.forms.triton.launch import device_of
+
+# Programs that share the tokens of one request in a step, at the most.
+_SHARES = 16
+
+
+# The tensors of a `GroupPlan`: rows, entries and time scale; and the dtype of its positions.
+Tables = tuple[Tensor, Tensor, Tensor, torch.dtype]
+
+
+def expand_rows(
+    tables: Tables, shape: tuple[int, ...], token_index: Tensor | range, row_index: Tensor | None
+) -> Tensor:
+    """Return the positions (3, *shape) of tokens by their row and index in it.
+
+    Args:
+        tables: of a plan of at least one row.
+        shape: of `row_index`, or with the rows first.
+        token_index: integers of this shape, or the same range in every row.
+        row_index: integers of this shape; None: the first dimension is the rows.
+    """
+    rows, *_, dtype = tables
+    out = rows.new_empty((3, *shape), dtype=dtype)
+    num_places, num_rows = out.numel() // 3, rows.shape[0]
+    first, index = 0, None
+    if isinstance(token_index, range):
+        first = token_index.start
+    else:
+        index = token_index.contiguous()
+    with device_of(out):
+        if num_places:
+            kernels.expand_rows[(-(-num_places // constants.BLOCK), 1, 1)](
+                *_table(tables), rows,
+                index, None if row_index is None else row_index.contiguous(), out,
+                *_search(tables), num_rows, num_places, num_places // num_rows, first,
+                constants.BLOCK,
+            )  # fmt: skip
+    return out
+
+
+def expand_step(
+    tables: Tables, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
+) -> Tensor:
+    """Return the positions (3, num_tokens) of a step, in the first columns of `out`.
+
+    Args:
+        tables: of a plan of at least one row.
+        computed: (B,) integers, as for `vecrope.RopeIndexPlan.step`.
+        scheduled: (B,) integers, likewise.
+        num_tokens: columns of the answer.
+        out: (3, at least `num_tokens`) integers, each row contiguous; None: new.
+    """
+    rows, *_, dtype = tables
+    num_rows = computed.shape[0]
+    if out is None:
+        out = rows.new_empty((3, num_tokens), dtype=dtype)
+    shares = min(-(-num_tokens // constants.BLOCK), _SHARES)
+    with device_of(out):
+        if num_tokens:
+            kernels.expand_step[(num_rows, shares, 1)](
+                *_table(tables), rows, computed.contiguous(), scheduled.contiguous(), out,
+                *_search(tables), num_rows, num_tokens, out.stride(0),
+                constants.BLOCK, constants.CHUNK,
+            )  # fmt: skip
+    return out[:, :num_tokens]
+
+
+def expand_columns(
+    tables: Tables,
+    num_rows: int,
+    width: int,
+    columns: tuple[int, int, int, int],
+    padding_value: int,
+) -> Tensor:
+    """Return the positions (3, num_rows, n) of some columns of the input's rows.
+
+    Args:
+        tables: of a plan.
+        num_rows: of the input.
+        width: tokens of each.
+        columns: n, the first of them, how many follow one another, and how much further on those
+            behind lie.
+        padding_value: of columns beyond the width.
+    """
+    num_columns, *where = columns
+    rows, *_, dtype = tables
+    out = rows.new_empty((3, num_rows, num_columns), dtype=dtype)
+    num_places = num_rows * num_columns
+    with device_of(out):
+        if num_places:
+            kernels.expand_columns[(-(-num_places // constants.BLOCK), 1, 1)](
+                *_table(tables), out, *_search(tables), num_places, num_columns, width, *where,
+                padding_value, constants.BLOCK,
+            )  # fmt: skip
+    return out
+
+
+def _table(tables: Tables) -> tuple[Tensor, Tensor | None]:
+    _, entries, time_scale, _ = tables
+    return entries.contiguous(), time_scale if time_scale.shape[1] else None
+
+
+def _search(tables: Tables) -> tuple[int, ...]:
+    """Return the number of entries, the steps of a search among them, and the factors' strides."""
+    _, entries, time_scale, _ = tables
+    num_entries = entries.shape[0]
+    return num_entries, num_entries.bit_length(), *time_scale.stride()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vecrope.checks import check_int, check_tensor
-
-if TYPE_CHECKING:
-    from vecrope.plans.table import PlanTable
+from vecrope.plans.table import PlanTable
 
 # So that no position wraps, whatever the dtype.
 MAX_START = 2**30

@@ -99,8 +99,8 @@ def _plan_behind_markers(inputs: Inputs, markers: Tensor, spec: MRopeSpec) -> Ro
     if bool((markers == UNKNOWN_MARKERS).any()):
         unknown = int((markers == UNKNOWN_MARKERS).nonzero()[0])
         raise ValueError(
-            f"mm_token_type_ids must be given: row {unknown} of the plan was made of types or "
-            "placeholders, without the markers by which the spec tells videos"
+            f"mm_token_type_ids must be given: row {unknown} of the plan was made of types, of "
+            "placeholders or by kernels, without the markers by which the spec tells videos"
         )
     ids, bounds = inputs.input_ids, inputs.cu_seqlens
     assert bounds is not None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vecrope.plans.arguments import check_not_negative, per_row
-
-if TYPE_CHECKING:
-    from vecrope.plans.table import PlanTable
+from vecrope.plans.table import PlanTable
 
 
 def checked_step(
@@ -39,21 +36,6 @@ def checked_step(
                 f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
             )
     return computed.to(plan.device), scheduled.to(plan.device), num_tokens
-
-
-def tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
-
-    The arguments are what `checked_step` returns.
-    """
-    computed, scheduled = computed.long(), scheduled.long()
-    ends = scheduled.cumsum(0)
-    # A row begins where the one before it ends; what is behind all is of the last.
-    begun = ends.new_zeros(num_tokens + 1)
-    begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
-    rows = begun[:-1].cumsum(0)
-    index = (computed - ends + scheduled)[rows]
-    return index + torch.arange(num_tokens, device=computed.device), rows
 
 
 def check_out(out: Tensor, plan: PlanTable, num_tokens: int) -> None:

@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 
 from vecrope.core.search import search
 from vecrope.plans.shards import Columns
-from vecrope.plans.step import tokens_of_step
 from vecrope.spec import MRopeSpec
 
 if TYPE_CHECKING:
@@ -207,7 +206,7 @@ class PlanTable(ABC):
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
     ) -> Tensor:
         """Return the positions (A, num_tokens) of a step, in the first columns of `out`."""
-        positions = self._at(*tokens_of_step(computed, scheduled, num_tokens))
+        positions = self._at(*_tokens_of_step(computed, scheduled, num_tokens))
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
     def _index_of(self, columns: Columns) -> tuple[Tensor, Tensor]:
@@ -299,3 +298,18 @@ def register_plan(plan_class: _PlanClass) -> _PlanClass:
     # So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
     torch.serialization.add_safe_globals([plan_class])
     return plan_class
+
+
+def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
+
+    The arguments are what `vecrope.plans.step.checked_step` returns.
+    """
+    computed, scheduled = computed.long(), scheduled.long()
+    ends = scheduled.cumsum(0)
+    # A row begins where the one before it ends; what is behind all is of the last.
+    begun = ends.new_zeros(num_tokens + 1)
+    begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
+    rows = begun[:-1].cumsum(0)
+    index = (computed - ends + scheduled)[rows]
+    return index + torch.arange(num_tokens, device=computed.device), rows

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vecrope.core.items import has_time_scale
+from vecrope.core.modality import UNKNOWN_MARKERS
 from vecrope.forms.triton import constants, kernels
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -345,6 +346,7 @@ class Launcher:
                 spec.padding_value,
                 spec.delta_length == "padded",
                 self._allow_unused_grids,
+                0 if spec.marker_rule == "none" else UNKNOWN_MARKERS,
                 *times,
             ),
         )

@@ -115,6 +115,7 @@ def write(
     PADDING: tl.constexpr,
     PADDED: tl.constexpr,
     ALLOW_UNUSED_GRIDS: tl.constexpr,
+    OPEN_MARKERS: tl.constexpr,
     STILL_IMAGES: tl.constexpr,
     RATE: tl.constexpr,
     RATE_FIRST: tl.constexpr,
@@ -229,7 +230,7 @@ def write(
             length = _measured_length(
                 kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
             )
-            write_row(rows, deltas, row, begin, end, length, room)
+            write_row(rows, deltas, row, begin, end, length, OPEN_MARKERS, room)
         if (block == 0) & (room == 0):
             tl.atomic_add(faults_of(work) + 1, 1, sem="relaxed")
     else:

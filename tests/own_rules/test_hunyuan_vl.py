@@ -95,6 +95,13 @@ def test_types_are_believed_instead_of_the_ids_and_others_than_images_ignored():
     assert position_ids == [*cells]
 
 
+def test_the_index_of_a_fourth_axis_counts_for_the_delta_where_an_image_ends_the_row():
+    cells = [0, 1, 2], [0, 0, 1], [0, 0, 0], [0, 0, 0]
+    rows = [[axis] for axis in cells]
+    assert_positions(FOUR, ["tII"], rows, [[0]], image_grid_thw=[[1, 2, 2]])
+    assert_positions(THREE, ["tII"], rows[1:], [[-1]], image_grid_thw=[[1, 2, 2]])
+
+
 def test_a_row_without_tokens_has_a_delta_of_zero():
     position_ids, rope_deltas = get_rope_index(
         ids_of("tt"), THREE, attention_mask=torch.zeros(1, 2, dtype=torch.int64)

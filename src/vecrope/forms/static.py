@@ -152,8 +152,8 @@ def placeholders(
     if types is not None or spec.marker_rule not in ("last", "count"):
         return image, video, None
     open_markers = _open_markers(stream, spec, rows)
-    inside = open_markers > 0
-    return image & ~inside, image & inside, open_markers
+    video = image & (open_markers > 0)
+    return image ^ video, video, open_markers
 
 
 def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:

@@ -136,7 +136,8 @@ def _on_host(
     deltas: list[list[int]] = []
     run = 0
     for at, end in pairwise(bounds):
-        done, largest = at, -1
+        # A fourth axis is the index of every token.
+        done, largest = at, end - at - 1 if rule.num_axes > 3 else -1
         while run < len(starts) and starts[run] < end:
             height, width = grids[run]
             around = stops[run] - starts[run] - height * width

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import each_rule
+from oracles import each_rule, spec_of
 from support import assert_same, fitting, no_synchronisation
 from torch.profiler import ProfilerActivity, profile
 
@@ -13,6 +13,7 @@ from bench.workloads import make_workload
 from tests.cuda.test_families import moved, packed
 from tests.plans.cases import read_off
 from vecrope import concatenate_plans, plan_rope_index
+from vecrope.testing import Prompt
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,6 +42,14 @@ def test_plans_are_those_of_the_cpu(spec):
             assert_same([got.rows[:, :4].cpu()], [want_.rows[:, :4]])
 
     check()
+
+
+def test_seconds_behind_a_plan_without_videos():
+    spec = spec_of("qwen2_5_vl", "transformers")
+    for videos in ({}, {"video_grid_thw": [[2, 2, 2]]}):
+        prompt = Prompt.from_symbols(spec, ["<VV>" if videos else "tttt"], **videos)
+        plan = plan_rope_index(spec=spec, **moved(prompt.arguments()))
+        assert_same([plan.position_ids().cpu()], prompt.expected()[:1])
 
 
 def launched(call):

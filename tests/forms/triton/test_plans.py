@@ -13,6 +13,8 @@ from tests.forms.triton.test_families import few_examples, packed, small
 from tests.plans.cases import CALLS, read_off
 from vecrope import concatenate_plans, plan_rope_index
 from vecrope.core.modality import UNKNOWN_MARKERS
+from vecrope.forms.triton import launch
+from vecrope.inputs import Inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.testing import Prompt
 
@@ -126,3 +128,23 @@ def test_a_step_writes_the_callers_buffer():
     assert torch.equal(got.long(), want)
     assert got.data_ptr() == out.data_ptr()
     assert (out[:, 20:] == -5).all()
+
+
+def test_what_is_compiled_for_a_plan_without_videos_is_not_launched_for_one_with_seconds(
+    monkeypatch,
+):
+    class Compiled:
+        def __getitem__(self, _):
+            return lambda *_: self
+
+    monkeypatch.setattr(launch, "_KERNELS", (Compiled(),) * 3)
+    monkeypatch.setattr(launch.constants, "COMPILED_TAKE_CONSTANTS", True)
+    spec = spec_of("qwen2_5_vl", "transformers")
+    own = launch.launcher(spec, torch.device("cpu"), False, False, False)
+    monkeypatch.setattr(own, "_compiled", {})
+    ids, grid = torch.zeros((1, 4), dtype=torch.int64), torch.tensor([[1, 2, 4]])
+    for grids in ((grid, None), (grid, grid)):
+        inputs = Inputs(ids, *grids, second_per_grid_ts=None)
+        launch.fused_plan(inputs, spec, validate=False, capacity=4)
+    first, second = own._compiled
+    assert [key[-1] for key in (first, second)] == [torch.int32, torch.float32]

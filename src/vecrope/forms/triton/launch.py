@@ -270,6 +270,7 @@ class Launcher:
         if video_grids is not None:
             videos = self._ready(video_grids)
             num_items += videos.shape[0]
+        scale = None if tables is None else tables.time_scale
         key = (
             ids.dtype,
             None if mask is None else mask.dtype,
@@ -280,7 +281,8 @@ class Launcher:
             images.dtype,
             videos.dtype,
             sizes is None,
-            None if tables is None else tables.time_scale is not None,
+            tables is None,
+            None if scale is None else scale.dtype,
         )
         writes: tuple[tuple[object, ...], ...] = ((None,) * 4 + (0,),)
         if tables is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ast
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
@@ -135,9 +135,9 @@ class MRopeSpec:
     position_dtype: PositionDtype = "ids"
     own_rule: OwnRule | None = None
 
-    # The fields of the shared rule as JSON, which a graph carries in their place. Each spec has its
+    # The fields of the shared rule as text, which a graph carries in their place. Each spec has its
     # own; as a class variable it is no field.
-    as_json: ClassVar[str]
+    as_text: ClassVar[str]
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -153,14 +153,16 @@ class MRopeSpec:
                 raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
         if self.own_rule is None:
             self._check_shared_rule()
-            names = (field.name for field in fields(self))
-            values = {name: getattr(self, name) for name in names if name not in _NO_RULES}
-            object.__setattr__(self, "as_json", json.dumps(values))
+            # By nothing that a trace in which a spec is made cannot follow.
+            names = [field.name for field in fields(self) if field.name not in _NO_RULES]
+            values = [f"{name}={getattr(self, name)!r}" for name in names]
+            object.__setattr__(self, "as_text", " ".join(values))
 
     @classmethod
-    def from_json(cls, text: str) -> MRopeSpec:
-        """Return the spec of a nameless family whose `as_json` is given."""
-        return cls(model_type="", **json.loads(text))
+    def from_text(cls, text: str) -> MRopeSpec:
+        """Return the spec of a nameless family whose `as_text` is given."""
+        pairs = (field.split("=") for field in text.split())
+        return cls(model_type="", **{name: ast.literal_eval(value) for name, value in pairs})
 
     def _check_shared_rule(self) -> None:
         """Check that the fields of the shared rule are there, and do not contradict each other."""

@@ -47,7 +47,7 @@ def test_a_prompts_repr_shows_an_unknown_spec_in_full():
 
 def test_text_ids_keep_clear_of_the_specs():
     ids = {"image_token_id": 0, "video_start_token_id": 1, "video_end_token_id": 3}
-    spec = MRopeSpec(**{**vars(SGLANG), **ids})
+    spec = replace(SGLANG, **ids)
     prompt = Prompt.from_symbols(spec, ["t<>I[]"])
     assert prompt.input_ids.tolist() == [[2, 4, 5, 0, 1, 3]]
     assert prompt.symbols == ["t<>I[]"]

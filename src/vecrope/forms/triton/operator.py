@@ -42,7 +42,7 @@ def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tup
         inputs.allow_unused_grids,
         inputs.round_grid_sides,
         validate,
-        spec.as_json,
+        spec.as_text,
     )
     return answer
 
@@ -92,4 +92,4 @@ def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-_spec_of = lru_cache(MRopeSpec.from_json)
+_spec_of = lru_cache(MRopeSpec.from_text)

@@ -78,7 +78,7 @@ def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> Lin
         table.append((start, *bases, time + 2 * height + 4 * width + 8))
         start += size
     deltas = rope_deltas.view(-1)
-    deltas = deltas.double() if deltas.is_floating_point() else deltas
+    deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
     bounds = torch.tensor(tokens.bounds)
     lengths = bounds.diff().to(deltas)
     none = torch.empty((3, 0), dtype=torch.int64)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.forms.select import fused_pipeline
+from vecrope.forms.select import HAS_TRITON
 from vecrope.own_rules.omni.media import Media, Traits, audio_tokens, float32
 from vecrope.own_rules.omni.number import follow
 
@@ -83,7 +83,7 @@ def regions(
         Faults (I + 1,) int64, 0 or 1: of an item that has no medium, or does not end in its row and
         before the next item; at the end, whether media are left over.
     """
-    if at.is_cuda and fused_pipeline() is not None:
+    if at.is_cuda and HAS_TRITON:
         return in_one_program(
             at, token, marked, bounds, images, videos, seconds, audio_seqlens, has_sound,
             ids, merge, n_window, rate, chunk, traits,

@@ -13,6 +13,18 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 
+# What MiniCPM-V 4.7's tokenizer is asked for by name.
+MINICPM_TOKENS = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "image_start_token": "<image>",
+    "image_end_token": "</image>",
+    "slice_start_token": "<slice>",
+    "slice_end_token": "</slice>",
+    "image_id_start_token": "<image_id>",
+    "image_id_end_token": "</image_id>",
+}
+
 
 class TorchOnly(BaseVideoProcessor):
     def convert_to_rgb(self, video):

@@ -6,7 +6,7 @@ numbered as by the models.
 
 from dataclasses import dataclass
 
-from real_support import clip, make_tokenizer, picture, video_processor_class
+from real_support import MINICPM_TOKENS, clip, make_tokenizer, picture, video_processor_class
 from transformers import Cosmos3EdgeProcessor, GlmImageProcessor, HunYuanVLProcessor
 from transformers.models.cosmos3_edge.image_processing_pil_cosmos3_edge import (
     Cosmos3EdgeImageProcessorPil,
@@ -149,17 +149,7 @@ def cosmos3_edge(side):
 
 
 def minicpm(side):
-    tokens = {
-        "image_token": "<|image_pad|>",
-        "video_token": "<|video_pad|>",
-        "image_start_token": "<image>",
-        "image_end_token": "</image>",
-        "slice_start_token": "<slice>",
-        "slice_end_token": "</slice>",
-        "image_id_start_token": "<image_id>",
-        "image_id_end_token": "</image_id>",
-    }
-    tokenizer = _tokenizer(side, tokens)
+    tokenizer = _tokenizer(side, MINICPM_TOKENS)
     video_processor = video_processor_class("minicpmv4_6", "MiniCPMV4_6VideoProcessor")
     small = {"scale_resolution": 56}
     names = ("image_start", "image_end", "slice_start", "slice_end")
@@ -182,8 +172,8 @@ def minicpm(side):
             Prompt("II\nand V\nI", (_SMALL, _TALL, _WIDE), (_LONG,)),
             Prompt("VVwhich?\n", videos=(_SHORT, _LONG)),
         ),
-        tokens["image_token"],
-        tokens["video_token"],
+        MINICPM_TOKENS["image_token"],
+        MINICPM_TOKENS["video_token"],
     )
 
 

@@ -74,19 +74,11 @@ def fused_pipeline() -> ModuleType:
 
 
 @lru_cache
-def expansion() -> ModuleType:
-    """Return `vecrope.forms.triton.expand`, which imports Triton."""
-    from vecrope.forms.triton import expand
+def plan_kernels() -> ModuleType:
+    """Return `vecrope.forms.triton.plans`, which imports Triton."""
+    from vecrope.forms.triton import plans
 
-    return expand
-
-
-@lru_cache
-def plan_tables() -> ModuleType:
-    """Return `vecrope.forms.triton.tables`, which imports Triton."""
-    from vecrope.forms.triton import tables
-
-    return tables
+    return plans
 
 
 def takes_kernels(values: Tensor) -> bool:

@@ -39,14 +39,6 @@ def can_read(inputs: Inputs, *, validate: bool) -> bool:
     )
 
 
-def row_starts(inputs: Inputs) -> list[int]:
-    """Return where each row begins in the batch, then N; reads `cu_seqlens`."""
-    if inputs.cu_seqlens is not None:
-        return list(inputs.cu_seqlens.tolist())
-    num_rows, width = inputs.input_ids.shape
-    return [row * width for row in range(num_rows + 1)]
-
-
 def grids_of(stream: Stream, grid_thw: Tensor | None) -> Tensor:
     """Return (I, 3) grids: none where none are given."""
     if grid_thw is not None:

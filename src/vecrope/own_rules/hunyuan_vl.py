@@ -17,7 +17,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
 from vecrope.forms.eager.items import read_grids
-from vecrope.forms.eager.runs import runs_of_ids
+from vecrope.forms.eager.runs import row_starts, runs_of_ids
 from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
@@ -27,7 +27,6 @@ from vecrope.own_rules.common import (
     kept_tokens,
     open_stream,
     refuse_videos,
-    row_starts,
     token_rows,
 )
 from vecrope.own_rules.entries import Entry, write_entries

@@ -18,7 +18,7 @@ from vecrope.core.search import search
 from vecrope.forms.eager.items import Items, frame_offsets
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
-from vecrope.forms.select import expansion, plan_tables, takes_kernels
+from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import Columns
 from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
@@ -58,8 +58,8 @@ class GroupPlan(RopeIndexPlan):
 
     @property
     def _kernels(self) -> ModuleType | None:
-        """`vecrope.forms.triton.expand`, where it can take the plan's tensors."""
-        return expansion() if len(self) and takes_kernels(self.rows) else None
+        """`vecrope.forms.triton.plans`, where it can take the plan's tensors."""
+        return plan_kernels() if len(self) and takes_kernels(self.rows) else None
 
     @property
     def _tables(self) -> tuple[Any, ...]:
@@ -138,9 +138,8 @@ class GroupPlan(RopeIndexPlan):
         if start and self.time_scale.shape[1]:
             offsets = frame_offsets(depth, self.time_scale[in_group].t())
             extent = [times[-1] + 1 for times in offsets]
-        items = Items(
-            *(0, [1] * len(start), depth, height, width, whole, advance, extent, offsets, None)
-        )
+        groups = [1] * len(start)
+        items = Items(0, groups, depth, height, width, whole, advance, extent, offsets, None)
         ends = [*map(add, start, tokens)]
         mask, stops = None, [*map(add, starts, sizes)]
         if starts:
@@ -189,9 +188,10 @@ class GroupPlan(RopeIndexPlan):
         return {"time_scale": self.time_scale[entry]}
 
     def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
-        if self._kernels is None or not len(rows):
+        kernels = self._kernels
+        if kernels is None or not len(rows):
             return None
-        taken, entries, scale, num_tokens = plan_tables().select_entries(
+        taken, entries, scale, num_tokens = kernels.select_entries(
             self.rows, self.entries, self.time_scale, rows
         )
         tables = {"rows": taken, "entries": entries, "time_scale": scale}

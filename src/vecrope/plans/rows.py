@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vecrope.core.search import search, spread
-from vecrope.forms.select import plan_tables, takes_kernels
+from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
@@ -84,7 +84,7 @@ def _add_begins(column: Tensor, tables: Sequence[Tensor], begins: Sequence[int])
     # Sizes of all in one call each: there may be hundreds.
     sizes = [size // width for size in map(Tensor.numel, tables)]
     if takes_kernels(column):
-        plan_tables().add_begins(column, sizes, begins)
+        plan_kernels().add_begins(column, sizes, begins)
         return
     size, begin = torch.tensor([sizes, begins], device="cpu").to(column.device)
     column += begin[spread(size, sum(sizes))]

@@ -6,6 +6,7 @@ operations of the processor of clips, and a check that asks for a class exported
 
 import pytest
 import torch
+from real_support import MINICPM_TOKENS as TOKENS
 from real_support import TorchOnly, clip, picture
 from support import assert_same
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,16 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]
 
-TOKENS = {
-    "image_token": "<|image_pad|>",
-    "video_token": "<|video_pad|>",
-    "image_start_token": "<image>",
-    "image_end_token": "</image>",
-    "slice_start_token": "<slice>",
-    "slice_end_token": "</slice>",
-    "image_id_start_token": "<image_id>",
-    "image_id_end_token": "</image_id>",
-}
 SMALL, WIDE, TALL = picture(40, 50), picture(300, 900), picture(700, 260)
 LONG, SHORT = clip(11, 60, 90), clip(8, 300, 500)
 FPS = 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.parts import Parts, find_parts
-from vecrope.forms.eager.runs import read_runs
+from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -73,7 +73,6 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
         inputs: as for `eager_rope_index`.
         spec: of the shared rule.
     """
-    ids, types, bounds = inputs.input_ids, inputs.mm_token_type_ids, inputs.cu_seqlens
     items = read_items(
         inputs.image_grid_thw,
         inputs.video_grid_thw,
@@ -83,14 +82,14 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
     )
     if items is None:
         return None
-    if bounds is None:
-        batch, seq_len = ids.shape
-        rows = [*range(0, batch * seq_len + 1, seq_len)]
-    else:
-        rows = bounds.tolist()
+    rows = row_starts(inputs)
     runs = read_runs(inputs, spec, rows)
     parts = find_parts(
-        runs, items, spec, by_types=types is not None, allow_unused_grids=inputs.allow_unused_grids
+        runs,
+        items,
+        spec,
+        by_types=inputs.mm_token_type_ids is not None,
+        allow_unused_grids=inputs.allow_unused_grids,
     )
     return None if parts is None else Batch(rows, parts, runs.open_markers)
 

@@ -44,6 +44,14 @@ class Runs(NamedTuple):
         return same_row and all(kind == MASKED for kind in self.kinds[before + 1 : after])
 
 
+def row_starts(inputs: Inputs) -> list[int]:
+    """Return where each row begins in the batch, then N; reads `cu_seqlens`."""
+    if inputs.cu_seqlens is not None:
+        return list(inputs.cu_seqlens.tolist())
+    num_rows, width = inputs.input_ids.shape
+    return [row * width for row in range(num_rows + 1)]
+
+
 def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
     """Return the runs of a batch.
 

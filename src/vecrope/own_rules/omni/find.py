@@ -12,9 +12,8 @@ from torch import Tensor
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.runs import START, Runs, runs_of_ids
+from vecrope.forms.eager.runs import START, Runs, row_starts, runs_of_ids
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import row_starts
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 

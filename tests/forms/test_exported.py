@@ -1,66 +1,18 @@
-import pytest
-import torch
-from hypothesis import assume, given
-from support import (
-    assert_no_answer,
-    assert_same,
-    fitting,
-    grid_tensor,
-    kept,
-    misfitting,
-    rope_index,
-)
-from torch.export import Dim
+from shutil import which
 
-from tests.forms.prompts import SGLANG, SPECS, WARM_UP
-from vecrope import get_rope_index
+import pytest
+from hypothesis import assume, given
+from support import assert_no_answer, assert_same, fitting, misfitting, rope_index
+
+from tests.forms.programs import ahead_of_time, export, export_arguments
+from tests.forms.prompts import SGLANG, SPECS
 
 each_convention = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 
 
-# torch.export
-
-
-class RopeIndex(torch.nn.Module):
-    def __init__(self, spec, **options):
-        super().__init__()
-        self.spec, self.options = spec, options
-
-    def forward(self, input_ids, attention_mask, image_grid_thw, video_grid_thw):
-        return get_rope_index(
-            input_ids,
-            self.spec,
-            attention_mask=attention_mask,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
-            **self.options,
-        )
-
-
 def exported(spec, **options):
-    rows, tokens = Dim("rows"), Dim("tokens")
-    program = torch.export.export(
-        RopeIndex(spec, **options),
-        tuple(export_arguments(WARM_UP).values()),
-        dynamic_shapes={
-            "input_ids": {0: rows, 1: tokens},
-            "attention_mask": {0: rows, 1: tokens},
-            "image_grid_thw": {0: Dim("images")},
-            "video_grid_thw": {0: Dim("videos")},
-        },
-    )
-    module = program.module()
-    return lambda prompt: module(*export_arguments(prompt).values())
-
-
-def export_arguments(prompt):
-    none = grid_tensor([])
-    return {
-        "input_ids": prompt.input_ids,
-        "attention_mask": kept(prompt).long(),
-        "image_grid_thw": none if prompt.image_grid_thw is None else prompt.image_grid_thw,
-        "video_grid_thw": none if prompt.video_grid_thw is None else prompt.video_grid_thw,
-    }
+    module = export(spec, **options).module()
+    return lambda prompt: module(*export_arguments(prompt))
 
 
 @each_convention
@@ -87,5 +39,17 @@ def test_exported_with_checks_answers_what_fits_and_nothing_else():
             assert_no_answer(function(prompt))
         else:
             assert_same(function(prompt), expected)
+
+    check()
+
+
+@pytest.mark.skipif(not which("g++"), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
+def test_compiled_ahead_of_time_equals_eager(tmp_path):
+    program = ahead_of_time(export(SGLANG, validate=False), tmp_path)
+
+    @given(fitting(SGLANG))
+    def check(prompt):
+        assert_same(program(*export_arguments(prompt)), prompt.expected())
 
     check()

@@ -309,7 +309,7 @@ class Launcher:
                 kernels_of_writes[at] = kernels_of_writes[at][(num_blocks, 1, 1)](
                     ids, mask, types, bounds, seconds, sizes, positions, rope_deltas, work,
                     *targets, num_tokens, seq_len, num_rows, num_images, num_items,
-                    num_items.bit_length(), *of_write, *tiles,
+                    *of_write, *tiles,
                 )  # fmt: skip
         if summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
             constant = of_mark, of_summarise, of_write

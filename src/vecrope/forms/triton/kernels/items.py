@@ -1,4 +1,4 @@
-"""The item table: what the grids say, and a search among the items' ends."""
+"""The item table: what the grids say, and searches among the items' ends."""
 
 import triton
 import triton.language as tl
@@ -119,21 +119,33 @@ def make_items(
 
 
 @triton.jit
-def items_at(ends, rank, searched, corner_rank, num_items, steps):
-    """Return how many items end at each rank or before, 0 where nothing is `searched`.
+def items_at(ends, rank, num_items, SPREAD: tl.constexpr):
+    """Return how many items end at each of a few ranks or before.
 
-    Both tensors of ranks are searched for at once: a step waits for the memory, not for the sums.
+    A step reads `SPREAD` ends at equal distances, since it waits for the memory, not for the sums.
     """
-    low, corner_low = tl.zeros_like(rank), tl.zeros_like(corner_rank)
-    high, corner_high = tl.where(searched, num_items, 0), corner_low + num_items
-    for _ in range(steps):
-        middle, corner_middle = (low + high) // 2, (corner_low + corner_high) // 2
-        narrowing, corner_narrowing = low < high, corner_low < corner_high
+    low = tl.zeros_like(rank)
+    left = num_items
+    while left > 0:
+        stride = tl.cdiv(left, SPREAD)
+        pivot = low[:, None] + (tl.arange(0, SPREAD)[None, :] + 1) * stride - 1
+        end = tl.load(ends + pivot, mask=pivot < num_items, other=2**31 - 1)
+        low += tl.sum((end <= rank[:, None]).to(tl.int32), 1) * stride
+        left = stride - 1
+    return low
+
+
+@triton.jit
+def items_between(ends, rank, low, high, most):
+    """Return how many items end at each rank or before, which are `low` to `high`.
+
+    They differ by `most` at the most.
+    """
+    while most > 0:
+        middle = (low + high) // 2
+        narrowing = low < high
         end = tl.load(ends + middle, mask=narrowing, other=0)
-        corner_end = tl.load(ends + corner_middle, mask=corner_narrowing, other=0)
         low = tl.where(narrowing & (end <= rank), middle + 1, low)
         high = tl.where(narrowing & (end > rank), middle, high)
-        above = corner_narrowing & (corner_end <= corner_rank)
-        corner_low = tl.where(above, corner_middle + 1, corner_low)
-        corner_high = tl.where(corner_narrowing & ~above, corner_middle, corner_high)
-    return low, corner_low
+        most = most // 2
+    return low

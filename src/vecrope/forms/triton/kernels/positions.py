@@ -13,7 +13,7 @@ from vecrope.forms.triton.kernels.entries import (
     write_row,
     write_time_scale,
 )
-from vecrope.forms.triton.kernels.items import items_at
+from vecrope.forms.triton.kernels.items import items_at, items_between
 from vecrope.forms.triton.kernels.neighbours import lacks_marker, touches_frame
 from vecrope.forms.triton.kernels.time import temporal_offset
 from vecrope.forms.triton.kernels.workspace import block_rows, faults_of, item_rows, sum_of_blocks
@@ -79,7 +79,7 @@ def _measured_length(
 
 @triton.jit(
     do_not_specialize=[
-        *("num_tokens", "seq_len", "num_rows", "num_images", "num_items", "steps", "capacity"),
+        *("num_tokens", "seq_len", "num_rows", "num_images", "num_items", "capacity"),
     ],
     do_not_specialize_on_alignment=ARGUMENTS,
 )
@@ -103,7 +103,6 @@ def write(
     num_rows,
     num_images,
     num_items,
-    steps,
     IMAGE: tl.constexpr,
     VIDEO: tl.constexpr,
     VIDEO_START: tl.constexpr,
@@ -174,7 +173,19 @@ def write(
     rank_after = tl.where(of_video == 0, images_after, videos_after)
     corner_rank = tl.where(where == 0, row_rank, tl.where(where == 1, corner_rank, rank_after))
     corner_rank += of_video * image_tokens
-    item, corner_item = items_at(ends, rank, visual, corner_rank, num_items, steps)
+    corner_item = items_at(ends, corner_rank, num_items, CHUNK)
+    # Those of the block's tokens lie between those of its corners.
+    first_image = tl.sum(tl.where((of_video == 0) & (where == 1), corner_item, 0), 0)
+    first_video = tl.sum(tl.where((of_video == 1) & (where == 1), corner_item, 0), 0)
+    last_image = tl.sum(tl.where((of_video == 0) & (where == 2), corner_item, 0), 0)
+    last_video = tl.sum(tl.where((of_video == 1) & (where == 2), corner_item, 0), 0)
+    item = items_between(
+        ends,
+        rank,
+        tl.where(video, first_video, tl.where(image, first_image, 0)),
+        tl.where(video, last_video, tl.where(image, last_image, 0)),
+        tl.maximum(last_image - first_image, last_video - first_video),
+    )
     found = visual & (item < num_items)
     # Behind the last item its own groups count.
     corner_item = tl.minimum(corner_item, tl.maximum(num_items - 1, 0))

@@ -1,3 +1,4 @@
+import os
 from shutil import which
 
 import pytest
@@ -43,6 +44,7 @@ def test_exported_with_checks_answers_what_fits_and_nothing_else():
     check()
 
 
+@pytest.mark.skipif("CI" in os.environ, reason="takes half a minute of a C++ compiler's time")
 @pytest.mark.skipif(not which("g++"), reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
 def test_compiled_ahead_of_time_equals_eager(tmp_path):

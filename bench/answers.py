@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import vecrope
-from bench import omni, steps
+from bench import omni, own, steps
 from bench.prompts import Workload
 from vecrope import Convention
 from vecrope.testing import reference
@@ -63,6 +63,8 @@ def tensor_arguments(workload: Workload) -> dict[str, Tensor | None]:
 
 def make_spec(workload: Workload, convention: Convention) -> vecrope.MRopeSpec:
     """Return the rules of a workload's family."""
+    if workload.model_type in own.FAMILIES:
+        return own.spec_of(workload.model_type, convention)
     return vecrope.MRopeSpec.for_model(workload.model_type, convention=convention)
 
 
@@ -74,6 +76,8 @@ def prepare_vecrope(
 ) -> Callable[[], Answer]:
     """Return a call of `vecrope.get_rope_index`, or of what has its arguments."""
     spec = make_spec(workload, convention)
+    if workload.model_type in own.FAMILIES:
+        return own.prepare_vecrope(workload, spec, function, **options)
     arguments = {**tensor_arguments(workload), **options}
     if workload.use_audio_in_video:
         arguments["use_audio_in_video"] = True
@@ -87,6 +91,8 @@ def prepare_loop(workload: Workload, spec: vecrope.MRopeSpec) -> Callable[[], An
     """Return a call of the loop reference, by these rules."""
     if workload.model_type == omni.MODEL_TYPE:
         return omni.prepare_loop(workload, spec.convention)
+    if workload.model_type in own.FAMILIES:
+        return own.prepare_loop(workload, spec)
     arguments: dict[str, Any] = {
         name: value.tolist()
         for name, value in tensor_arguments(workload).items()

@@ -47,6 +47,9 @@ class Workload:
         second_per_grid_ts: (num_videos,) float32, or None.
         audio_seqlens: (num_audios,) int64, mel frames, or None.
         use_audio_in_video: whether videos come with their sound.
+        target_sizes: (num_image_crops, 2) int64, or None; of minicpmv4_7.
+        target_sizes_videos: (num_video_crops, 2) int64, or None; likewise.
+        images_per_sample: (B,) int64, or None; of glm_image.
         model_type: the family of models that the prompts are for.
         step: what to number, of prompts whose positions are known; None: the prompts.
         convention: the upstream whose processor laid the prompts out; None: any, they agree.
@@ -66,6 +69,9 @@ class Workload:
     second_per_grid_ts: Tensor | None = None
     audio_seqlens: Tensor | None = None
     use_audio_in_video: bool = False
+    target_sizes: Tensor | None = None
+    target_sizes_videos: Tensor | None = None
+    images_per_sample: Tensor | None = None
     model_type: str = MODEL_TYPE
     step: Step | None = None
     convention: Convention | None = None

@@ -32,6 +32,7 @@ class Provider:
         host_only: whether it computes on the host, wherever its input is.
         host_families: the model types that it numbers on the host alone.
         one_row_only: whether it knows no batch and no padding.
+        one_row_families: the model types of which it knows neither.
         only: the workloads that it is for, or none: all of them.
         families: the model types that it knows, or none: all of them.
         touching: whether it takes pictures with nothing in between.
@@ -56,6 +57,7 @@ class Provider:
     host_only: bool = False
     host_families: tuple[str, ...] = ()
     one_row_only: bool = False
+    one_row_families: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
     touching: bool = False
@@ -83,7 +85,8 @@ class Provider:
             return "takes no audio next to clips with sound"
         if self.families and workload.model_type not in self.families:
             return f"for {', '.join(self.families)} only"
-        if self.one_row_only and (
+        one_row_only = self.one_row_only or workload.model_type in self.one_row_families
+        if one_row_only and (
             workload.attention_mask is not None or len(workload.input_ids) > 1
         ):
             return "takes one row without padding"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import omni, steps
+from bench import omni, own, steps
 from bench.answers import Answer, tensor_arguments, text_only_answer
 from bench.prompts import MODEL_TYPE, VIDEO, Workload
 from bench.provider import Provider
@@ -71,6 +71,8 @@ def transformers_provider() -> Provider:
 
         if workload.model_type == omni.MODEL_TYPE:
             return omni.prepare_transformers(workload)
+        if workload.model_type in own.FAMILIES:
+            return own.prepare_transformers(workload)
         model_class = getattr(transformers, TRANSFORMERS_CLASSES[workload.model_type])
         model = SimpleNamespace(config=hf_config(workload.model_type))
         model.get_vision_position_ids = MethodType(model_class.get_vision_position_ids, model)
@@ -82,7 +84,7 @@ def transformers_provider() -> Provider:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
         version = ""  # each of its points will say so
-    families = (*TRANSFORMERS_CLASSES, omni.MODEL_TYPE)
+    families = (*TRANSFORMERS_CLASSES, omni.MODEL_TYPE, *own.TRANSFORMERS_FAMILIES)
     return Provider("transformers", version, "transformers", prepare, families=families)
 
 
@@ -111,10 +113,13 @@ def sglang_provider(path: Path) -> Provider:
     )
 
     prepare_omni = omni.load_sglang(wheel, _SGLANG_MODULE)
+    prepare_own = own.load_sglang(wheel)
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
         if workload.model_type == omni.MODEL_TYPE:
             return prepare_omni(workload)
+        if workload.model_type in own.FAMILIES:
+            return prepare_own(workload)
         if workload.step is not None:
             return steps.prepare_sglang(step_functions, workload)
         if workload.model_type == MODEL_TYPE:
@@ -142,8 +147,9 @@ def sglang_provider(path: Path) -> Provider:
         wheel.version,
         "sglang",
         prepare,
-        families=(MODEL_TYPE, *_SGLANG_FUNCTIONS, omni.MODEL_TYPE),
+        families=(MODEL_TYPE, *_SGLANG_FUNCTIONS, omni.MODEL_TYPE, *own.SGLANG_FAMILIES),
         host_families=_SGLANG_ON_THE_HOST,
+        one_row_families=own.SGLANG_FAMILIES,
         steps=True,
         held_bytes=steps.sglang_bytes,
     )
@@ -194,9 +200,11 @@ def vllm_provider(path: Path) -> Provider:
 
     functions = {name: _load_vllm(wheel, name) for name in _VLLM_CLASSES}
 
-    prepare_omni = omni.load_vllm(wheel)
+    prepare_omni, prepare_own = omni.load_vllm(wheel), own.load_vllm(wheel)
 
     def prepare(workload: Workload) -> Callable[[], Any]:
+        if workload.model_type in own.FAMILIES:
+            return prepare_own(workload)
         if workload.model_type == omni.MODEL_TYPE:
             return prepare_omni(workload)
         config = hf_config(workload.model_type)
@@ -219,7 +227,7 @@ def vllm_provider(path: Path) -> Provider:
         one_row_only=True,
         touching=True,
         audio_beside_sound=False,
-        families=(*_VLLM_CLASSES, omni.MODEL_TYPE),
+        families=(*_VLLM_CLASSES, omni.MODEL_TYPE, *own.VLLM_FAMILIES),
     )
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 import torch
 
-from bench import mixed, mixed_omni
+from bench import mixed, mixed_omni, mixed_own
 from bench.prompts import TIMESTAMP_LEN, Layout, Row, Step, Workload, one_row, padded_rows
 from vecrope import MRopeSpec
 
@@ -144,6 +144,7 @@ def _requests(name: str, seq_len: int, one_in: int) -> Workload:
 _MAKERS: dict[str, Callable[[int], Workload]] = {
     **mixed.MAKERS,
     **mixed_omni.MAKERS,
+    **mixed_own.MAKERS,
     "seed": _seed,
     "video": _video,
     "batch": _batch,
@@ -158,6 +159,7 @@ _MAKERS: dict[str, Callable[[int], Workload]] = {
 SIZES: dict[str, tuple[int, ...]] = {
     **mixed.SIZES,
     **mixed_omni.SIZES,
+    **mixed_own.SIZES,
     "seed": tuple(2**exponent for exponent in range(18)),
     "video": (4096, 32768, 131072),
     "batch": (4096,),

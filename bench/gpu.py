@@ -1,4 +1,4 @@
-"""All that a GPU is needed for in one run: `python -m bench.gpu --csv rows.csv`, some 8 minutes.
+"""All that a GPU is needed for in one run of 8 minutes: `python -m bench.gpu --csv rows.csv`.
 
 Launches, synchronisations, compilation, the kernels' time beside that of the memory, and rows of
 the benchmark, each answer of which is first compared with the loop reference's.
@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.answers import make_spec, prepare_vecrope, tensor_arguments
 from bench.config import Config, ResultWriter
-from bench.mixed import FAMILIES
+from bench.mixed import FAMILIES, GROUPS
 from bench.prompts import Workload
 from bench.registry import WHEEL_NAMES, make_providers
 from bench.runner import describe_environment, run_point
@@ -32,17 +32,24 @@ from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
 
-# Sizes of the workloads whose rows are written, by kind.
-SIZES = {
-    "mixed": (20, 245, 889, 4034, 16354, 32000, 130929),
-    "mixed-batch": (1000, 4000),
-    "mixed-packed": (1000, 4000),
+OWN_RULES = (
+    *(f"mixed-own-{family}" for family in ("glm_image", "hunyuan_vl", "isaac")),
+    *("mixed-own-bailing_moe_v3_vl", "mixed-own-minicpmv4_7"),
+    *("mixed-omni", "mixed-omni-sound"),
+)
+KINDS = ("mixed", "mixed-batch", "mixed-packed")
+# Of each kind the workloads whose rows are written, and their sizes.
+WORKLOADS: dict[str, tuple[Sequence[str], tuple[int, ...]]] = {
+    "mixed": (GROUPS["mixed"], (20, 245, 889, 4034, 16354, 32000, 130929)),
+    "mixed-batch": (GROUPS["mixed-batch"], (1000, 4000)),
+    "mixed-packed": (GROUPS["mixed-packed"], (1000, 4000)),
+    "own-rules": (OWN_RULES, (1000, 16384)),
 }
+# Those of the families with a rule of their own are the first two.
 PROVIDERS = (
     *("vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-runner-in-place"),
     "transformers",
 )
-_CONVENTION = "transformers"
 
 
 def main() -> int:
@@ -50,11 +57,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--csv", type=Path, help="file for the rows")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each row")
-    parser.add_argument("--kind", choices=SIZES, action="append", help="of workloads")
+    parser.add_argument("--kind", choices=WORKLOADS, action="append", help="of workloads")
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="of those that share")
+    parser.add_argument("--minutes", type=float, default=8, help="behind which no row is begun")
     parser.add_argument("--only", choices=("counts", "rows"), help="skip the rows, or all else")
     for name in WHEEL_NAMES:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path, help="wheel")
     options = parser.parse_args()
+    stop = time.perf_counter() + 60 * options.minutes
     torch._dynamo.config.recompile_limit = 64  # a graph for each family and kind of workload
     if options.only != "rows":
         for section in (launches, plans, memory_floor, compilation):
@@ -62,45 +72,59 @@ def main() -> int:
             for line in section():
                 print(f"{section.__name__}: {line}", flush=True)
             print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return 0 if options.only == "counts" else rows(options)
+    return 0 if options.only == "counts" else rows(options, stop)
 
 
-def rows(options: argparse.Namespace) -> int:
-    """Measure the rows, and say whether one failed."""
+def rows(options: argparse.Namespace, stop: float) -> int:
+    """Measure the rows, none of which begins after `stop`, and say whether any failed or lacks."""
     wheels = {name: getattr(options, name) for name in WHEEL_NAMES}
     given = [name.replace("_", "-") for name, wheel in wheels.items() if wheel]
     providers = make_providers([*PROVIDERS, *given], wheels)
     environment = describe_environment("cuda", torch.get_num_threads())
-    results = []
+    failed = False
     with (options.csv or Path("/dev/null")).open("w", encoding="utf-8") as file:
         writer = ResultWriter(file)
-        for kind in options.kind or SIZES:
-            for family in FAMILIES:
-                for size in SIZES[kind]:
-                    config = Config(f"{kind}-{family}", size, "cuda", seconds=options.seconds)
-                    for result in run_point(config, providers, environment):
-                        writer.write(result)
-                        results.append(result)
-                        print(format_table([result]).splitlines()[-1], flush=True)
-    return int(any(result.failed for result in results))
+        for kind, name, size in _points(options):
+            if time.perf_counter() > stop:
+                print(f"no time is left for {name}, {size}", flush=True)
+                failed = True
+                continue
+            config = Config(name, size, "cuda", seconds=options.seconds)
+            chosen = providers[:2] if kind == "own-rules" else providers
+            for result in run_point(config, chosen, environment):
+                writer.write(result)
+                failed = failed or result.failed
+                print(format_table([result]).splitlines()[-1], flush=True)
+    return int(failed)
+
+
+def _points(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
+    """Yield the kinds, names and sizes of the workloads whose rows are written."""
+    for kind in options.kind or WORKLOADS:
+        names, sizes = WORKLOADS[kind]
+        for name in names:
+            family = name.removeprefix(f"{kind}-")
+            if not options.family or family in options.family or kind == "own-rules":
+                yield from ((kind, name, size) for size in sizes)
 
 
 def launches() -> Iterator[str]:
     """Count what one call launches, and how often it waits."""
-    for family in FAMILIES:
-        for kind in ("mixed", "mixed-batch", "mixed-packed"):
-            workload = _workload(kind, family, 1000)
-            for options in ({"validate": False}, {}):
-                call = prepare_vecrope(workload, _CONVENTION, **options)
-                call()
-                yield f"{workload.name}, {options}: {_launched(call)}, waits {_waits(call)}"
+    names = [f"{kind}-{family}" for family in FAMILIES for kind in KINDS]
+    for name in (*names, *OWN_RULES):
+        workload = make_workload(name, 1000, "cuda")
+        for options in ({"validate": False}, {}):
+            call = prepare_vecrope(workload, workload.convention or "transformers", **options)
+            call()
+            took = _microseconds(call, repeats=50)
+            yield f"{name}, {options}: {_launched(call)}, waits {_waits(call)}, {took:.0f} us"
 
 
 def plans() -> Iterator[str]:
     """Count what a plan launches when it is made, moved and read, by 256 requests, and time it."""
     for family in FAMILIES:
         workload = _workload("mixed-batch", family, 4000)
-        spec, arguments = make_spec(workload, _CONVENTION), tensor_arguments(workload)
+        spec, arguments = make_spec(workload, "transformers"), tensor_arguments(workload)
         options = {"validate": False, "max_groups": 4096}
         make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
         plan = make()
@@ -134,9 +158,9 @@ def compilation() -> Iterator[str]:
         counter = CompileCounterWithBackend("inductor")
         function: Any = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
         workload = _workload("mixed", family, 1000)
-        prepare_vecrope(workload, _CONVENTION, validate=False)()
+        prepare_vecrope(workload, "transformers", validate=False)()
         begin = time.perf_counter()
-        prepare_vecrope(workload, _CONVENTION, function)()
+        prepare_vecrope(workload, "transformers", function)()
         torch.cuda.synchronize()
         first = time.perf_counter() - begin
         # The first call has one row. What the requests have is seen once before they are counted.
@@ -153,7 +177,7 @@ def compilation() -> Iterator[str]:
         torch._dynamo.reset()
         function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, mode=mode)
         for validate in (False, True):
-            call = prepare_vecrope(workload, _CONVENTION, function, validate=validate)
+            call = prepare_vecrope(workload, "transformers", function, validate=validate)
             for _ in range(5):
                 call()
             yield f"{mode}, validate={validate}: {_microseconds(call):.0f} us, {_launched(call)}"
@@ -166,7 +190,7 @@ def memory_floor() -> Iterator[str]:
     pipeline = fused_pipeline()
     for family in FAMILIES:
         workload = _workload("mixed", family, 131072)
-        spec = make_spec(workload, _CONVENTION)
+        spec = make_spec(workload, "transformers")
         for copies in (1, 64):
             inputs = _repeated(workload, copies)
             num_tokens = inputs.input_ids.numel()
@@ -201,7 +225,7 @@ def _requests(family: str, number: int) -> Iterator[dict[str, Any]]:
     of ids and more.
     """
     rng = random.Random(number)
-    spec = make_spec(_workload("mixed", family, 1000), _CONVENTION)
+    spec = make_spec(_workload("mixed", family, 1000), "transformers")
     merge, frames = spec.spatial_merge_size, spec.temporal_merge_size
     for _ in range(number):
         num_rows, num_images = rng.randint(2, 4), rng.randint(0, 4)

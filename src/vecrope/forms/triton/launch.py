@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 
 from vecrope.core.items import has_time_scale
 from vecrope.core.modality import UNKNOWN_MARKERS
@@ -82,8 +83,8 @@ def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
 
 
 def _num_items(inputs: Inputs) -> int:
-    grids = inputs.image_grid_thw, inputs.video_grid_thw
-    return sum(0 if rows is None else rows.shape[0] for rows in grids)
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    return (0 if images is None else images.shape[0]) + (0 if videos is None else videos.shape[0])
 
 
 def fused_plan(
@@ -150,9 +151,7 @@ def time_dtypes(
 
 def device_of(values: Tensor) -> AbstractContextManager[object]:
     """Return a context in which the device of a tensor is the current one."""
-    if values.device.type == "xpu":
-        return torch.xpu.device_of(values)
-    return torch.cuda.device_of(values)  # type: ignore[no-untyped-call]
+    return torch.accelerator.device_index(values.device.index)
 
 
 def positions_dtype(ids: Tensor, spec: MRopeSpec) -> torch.dtype:
@@ -220,6 +219,7 @@ class Launcher:
         # What Triton has compiled the kernels to, by what it looks at to compile them, and the
         # constants. To launch that spares its own look-up, which takes longer than the launch.
         self._compiled: dict[tuple[object, ...], tuple[Any, ...]] = {}
+        self._stream_of: Callable[[int | None], Any] = lambda _: None
 
     def __call__(
         self,
@@ -291,29 +291,34 @@ class Launcher:
             capacity = entries.shape[0]
             writes = (*counted, None, capacity), (*counted, rows, capacity)
         compiled = self._compiled.get(key)
+        run = _run if compiled else _compile
         if compiled is None:
             of_kernels = self._constants(None if as_numbers else seconds, types is not None)
             compiled = (*_KERNELS[:2], *of_kernels, *_KERNELS[2:] * len(writes))
         mark, summarise, of_mark, of_summarise, of_write, *kernels_of_writes = compiled
         with device_of(ids):
+            stream = self._stream_of(self._device.index)
             if types is None and self.spec.marker_rule == "count":
-                mark = mark[(num_blocks, 1, 1)](
-                    ids, mask, bounds, sizes, work,
+                mark = run(
+                    mark, num_blocks, stream, ids, mask, bounds, sizes, work,
                     num_tokens, seq_len, num_rows, *of_mark, *tiles,
                 )  # fmt: skip
-            summarise = summarise[(num_blocks + 1, 1, 1)](
+            summarise = run(
+                summarise, num_blocks + 1, stream,
                 ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
             )  # fmt: skip
             for at, targets in enumerate(writes):
-                kernels_of_writes[at] = kernels_of_writes[at][(num_blocks, 1, 1)](
+                kernels_of_writes[at] = run(
+                    kernels_of_writes[at], num_blocks, stream,
                     ids, mask, types, bounds, seconds, sizes, positions, rope_deltas, work,
                     *targets, num_tokens, seq_len, num_rows, num_images, num_items,
                     *of_write, *tiles,
                 )  # fmt: skip
-        if summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
+        if run is _compile and summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
             constant = of_mark, of_summarise, of_write
             self._compiled[key] = (mark, summarise, *constant, *kernels_of_writes)
+            self._stream_of = driver.active.get_current_stream
 
     def _constants(self, seconds: Tensor | None, by_types: bool) -> tuple[tuple[object, ...], ...]:
         """Return the constants of each kernel, in its order.
@@ -377,6 +382,19 @@ class Launcher:
         if values.device != self._device:
             values = values.to(self._device)
         return values.contiguous()
+
+
+def _compile(kernel: Any, num_programs: int, _stream: object, *arguments: object) -> Any:
+    """Have Triton compile a kernel where it has not, launch it, and return what is compiled."""
+    return kernel[(num_programs, 1, 1)](*arguments)
+
+
+def _run(compiled: Any, num_programs: int, stream: object, *arguments: object) -> None:
+    """Launch what is compiled: `compiled[grid](*arguments)`, but for Triton's hooks of a launch."""
+    hooks = None, None, None
+    compiled.run(
+        num_programs, 1, 1, stream, compiled.function, compiled.packed_metadata, *hooks, *arguments
+    )
 
 
 launcher = lru_cache(Launcher)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -62,8 +63,7 @@ def _launched(
     validate: bool,
     spec: str,
 ) -> tuple[Tensor, Tensor]:
-    from vecrope.forms.triton import launch
-
+    launch = fused_pipeline()
     inputs = Inputs(
         input_ids,
         image_grid_thw,

@@ -65,6 +65,11 @@ def explain_choice(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> Form
     return FormChoice(chosen, _reasons(chosen, inputs, spec, forced=form is not None))
 
 
+def triton_takes(device: torch.device) -> bool:
+    """Say whether Triton compiles for a device."""
+    return HAS_TRITON and device.type in _TRITON_DEVICES
+
+
 @lru_cache
 def fused_pipeline() -> ModuleType:
     """Return `vecrope.forms.triton.launch`, which imports Triton."""

@@ -2,8 +2,8 @@
 
 Every sum of positions is rounded where they are float32, so that the order of the sums matters and
 no prefix sum gives the same. This is a sequence over items: one operator, so that a compiled graph
-neither depends on their number nor contracts the sums. On a CUDA device with Triton it is one
-program; elsewhere what describes the items is copied to the host, which waits for it.
+neither depends on their number nor contracts the sums. On a device with Triton it is one program;
+elsewhere what describes the items is copied to the host, which waits for it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.forms.select import HAS_TRITON
+from vecrope.forms.select import triton_takes
 from vecrope.own_rules.omni.media import Media, Traits, audio_tokens, float32
 from vecrope.own_rules.omni.number import follow
 
@@ -83,7 +83,7 @@ def regions(
         Faults (I + 1,) int64, 0 or 1: of an item that has no medium, or does not end in its row and
         before the next item; at the end, whether media are left over.
     """
-    if at.is_cuda and HAS_TRITON:
+    if triton_takes(at.device):
         return in_one_program(
             at, token, marked, bounds, images, videos, seconds, audio_seqlens, has_sound,
             ids, merge, n_window, rate, chunk, traits,

@@ -1,4 +1,7 @@
-"""On a CUDA device: an exported program is the static form, read from a file and compiled, too."""
+"""On a CUDA device: an exported program is the static form, read from a file and compiled, too.
+
+To compile one ahead of time takes a minute and more.
+"""
 
 import pytest
 import torch
@@ -21,7 +24,7 @@ def read_back(program, folder):
     return torch.export.load(f"{folder}/program.pt2").module()
 
 
-@pytest.mark.parametrize("load", [read_back, ahead_of_time])
+@pytest.mark.parametrize("load", [read_back, pytest.param(ahead_of_time, marks=pytest.mark.slow)])
 def test_an_exported_program_equals_the_loop(load, tmp_path):
     exported = export(SGLANG, "cuda", validate=False)
     targets = [str(node.target) for node in exported.graph.nodes]

@@ -391,10 +391,8 @@ def _compile(kernel: Any, num_programs: int, _stream: object, *arguments: object
 
 def _run(compiled: Any, num_programs: int, stream: object, *arguments: object) -> None:
     """Launch what is compiled: `compiled[grid](*arguments)`, but for Triton's hooks of a launch."""
-    hooks = None, None, None
-    compiled.run(
-        num_programs, 1, 1, stream, compiled.function, compiled.packed_metadata, *hooks, *arguments
-    )
+    handles = compiled.function, compiled.packed_metadata
+    compiled.run(num_programs, 1, 1, stream, *handles, None, None, None, *arguments)
 
 
 launcher = lru_cache(Launcher)

@@ -162,7 +162,6 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
-    check_masks(read, packed=packed)
     media = join_media(read)
     dummy = None
     if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
@@ -210,8 +209,11 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
+    masks = [one.tokens["attention_mask"] for one in read if "attention_mask" in one.tokens]
+    if masks:
+        check_masks(read, torch.cat(masks), packed=True)
     shown = read if dummy is None else [*read, dummy]
-    own = [*map(len, shown)]
+    own = [sample.length for sample in shown]
     lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
     before, after = [0] * len(own), [*map(sub, lengths, own)]
@@ -223,7 +225,7 @@ def _packed(
             joined[name] = join_rows(
                 rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
             )
-    num_tokens = sum(map(len, read))
+    num_tokens = sum(own[: len(read)])
     flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
         if own_multiple == 1
@@ -231,12 +233,12 @@ def _packed(
         for name in ("input_ids", "mm_token_type_ids")
         if name in joined
     }
+    flat["cu_seqlens"] = bounds_of(own[: len(read)])
     positions, deltas = number_packed(read, spec, flat, media)
     if any(after) or dummy is not None:
         parts = list(torch.split(positions, own[: len(read)], 2))
         if dummy is not None:
-            alone = {"input_ids": dummy.tokens["input_ids"]}
-            parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
+            parts.append(number_packed([dummy], spec, _alone(dummy), dummy.media)[0])
         positions = join_rows(parts, spec.padding_value, before, after)
     if room:
         lengths.append(room)
@@ -259,7 +261,7 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    own, behind = [*map(len, read)], 0 if dummy is None else len(dummy)
+    own, behind = [sample.length for sample in read], 0 if dummy is None else dummy.length
     width = max(own) + behind if side == "left" else max(*own, own[-1] + behind)
     width += -width % multiple
     after = [behind if side == "left" else width - length for length in own]
@@ -268,12 +270,18 @@ def _padded(
     ones = torch.ones(max(own), dtype=torch.int64)
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
         # The mask alone may be of some samples only.
-        rows = [sample.tokens.get(name, ones[: len(sample)]) for sample in read]
+        rows = [
+            sample.tokens[name] if name in sample.tokens else ones[: sample.length]
+            for sample in read
+        ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
         batch[name] = join_rows(rows, value, before, after).view(len(read), width)
-    positions, deltas = number_padded(read, spec, batch, media, before, after)
+    check_masks(read, batch["attention_mask"], packed=False)
+    tokens = {name: batch[name] for name in ("input_ids", "mm_token_type_ids") if name in batch}
+    tokens["attention_mask"] = batch["attention_mask"].bool()
+    positions, deltas = number_padded(read, spec, tokens, media, before, after)
     if text_positions:
-        inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
+        inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text[None], positions))
     if dummy is not None:
@@ -284,9 +292,14 @@ def _padded(
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
 
 
+def _alone(sample: Sample) -> dict[str, Tensor]:
+    """Return the ids of a sample as a packed batch of its own."""
+    return {"input_ids": sample.tokens["input_ids"], "cu_seqlens": bounds_of([sample.length])}
+
+
 def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
-    own = [len(sample) for sample in read]
+    own = [sample.length for sample in read]
     return bounds_of([*own, *lengths[len(own) :]])
 
 

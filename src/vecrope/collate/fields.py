@@ -20,6 +20,14 @@ CROPS = {"image": "target_sizes", "video": "target_sizes_videos"}
 SECONDS = ("second_per_grid_ts", "second_per_grids", "video_second_per_grid")
 # Mel frames: (num_audios, mel bins, frames), a mask (num_audios, frames), and how many are real.
 AUDIO = ("input_features", "feature_attention_mask", "audio_seqlens")
+MEDIA = (
+    *GRIDS.values(),
+    *SECONDS,
+    *PIXELS.values(),
+    *CROPS.values(),
+    "images_per_sample",
+    *AUDIO,
+)
 # Positions of a sample that was numbered before.
 NUMBERED = ("position_ids", "rope_deltas")
 # What no model takes, although processors return the second: it is not handed on.
@@ -30,17 +38,7 @@ BOUNDARIES = (
     *("cu_seqlens_q", "cu_seqlens_q_padded", "use_cache"),
 )
 
-NAMES = (
-    *TOKENS,
-    *GRIDS.values(),
-    *SECONDS,
-    *PIXELS.values(),
-    *CROPS.values(),
-    "images_per_sample",
-    *AUDIO,
-    *NUMBERED,
-    *READ_ONLY,
-)
+NAMES = (*TOKENS, *MEDIA, *NUMBERED, *READ_ONLY)
 # What a prompt is before a processor has made a sample of it.
 UNPROCESSED = frozenset(
     (

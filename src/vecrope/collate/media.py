@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -26,41 +27,32 @@ _OF_SOME_FAMILIES = ("audio_seqlens", *fields.CROPS.values(), "images_per_sample
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
     """Return a value that a sample holds as a dense tensor, which may alias it."""
-    try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name} of {who} must be a tensor, an array or a list of numbers, got "
-            f"{type(value).__name__} that is none of them"
-        ) from error
-    checks.check_readable(f"{name} of {who}", tensor)
-    return tensor
+    if not isinstance(value, Tensor):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{name} of {who} must be a tensor, an array or a list of numbers, got "
+                f"{type(value).__name__} that is none of them"
+            ) from error
+    checks.check_readable(f"{name} of {who}", value)
+    return value
 
 
-def read_media(given: Mapping[str, Any], spec: MRopeSpec, who: str) -> dict[str, Any]:
-    """Return grids, seconds, pixels and audio; what holds nothing counts as absent."""
-    media: dict[str, Any] = {}
-    for name, shape in _INTEGERS.items():
-        if name in given:
-            values = read_tensor(given[name], name, who)
-            if values.numel() or name == "images_per_sample":
-                media[name] = _integers(values, shape, name, who)
-    for name in (*fields.PIXELS.values(), "input_features"):
-        if name in given and (values := read_tensor(given[name], name, who)).numel():
-            media[name] = values
-    names = [name for name in fields.SECONDS if name in given and len(given[name])]
-    if len(names) > 1:
-        raise ValueError(f"{who} has {' and '.join(names)}, which are the same: give one of them")
-    for name in names:
-        media[name] = given[name]
-        checks.check_seconds_type(f"{name} of {who}", given[name])
-    for name in _OF_SOME_FAMILIES:
-        if name in media and name not in spec.arguments:
-            raise ValueError(f"{who} has {name}: it is not used by {spec.model_type}")
-    return media
-
-
-def _integers(values: Tensor, shape: tuple[int | None, ...], name: str, who: str) -> Tensor:
+def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
+    """Return grids, seconds, pixels or audio, or None for what holds nothing."""
+    if name in fields.SECONDS:
+        return _seconds(value, name, who)
+    values = read_tensor(value, name, who)
+    if not values.numel() and name != "images_per_sample":
+        return None
+    if name in _OF_SOME_FAMILIES and name not in spec.arguments:
+        raise ValueError(f"{who} has {name}: it is not used by {spec.model_type}")
+    shape = _INTEGERS.get(name)
+    if shape is None:
+        if not values.is_floating_point():
+            raise TypeError(f"{name} of {who} must be floating-point numbers, got {values.dtype}")
+        return values
     if values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
     if len(shape) == 2 and values.dim() == 3 and values.shape[0] == 1:
@@ -71,15 +63,37 @@ def _integers(values: Tensor, shape: tuple[int | None, ...], name: str, who: str
             f"{name} of {who} must have shape ({expected}{',' if len(shape) == 1 else ''}), "
             f"got {tuple(values.shape)}"
         )
-    return values
+    return values.cpu()
+
+
+def _seconds(value: Any, name: str, who: str) -> Any:
+    checks.check_seconds_type(f"{name} of {who}", value)
+    if isinstance(value, Tensor):
+        checks.check_readable(f"{name} of {who}", value)
+        if value.dim() != 1:
+            raise ValueError(f"{name} of {who} must have shape (n,), got {tuple(value.shape)}")
+        value = value.cpu()
+    return value if len(value) else None
+
+
+def count_media(media: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many images, videos and audios there are, by their kind."""
+    counts = {
+        kind: media[name].shape[0] if name in media else 0 for kind, name in fields.GRIDS.items()
+    }
+    counts["audio"] = max((len(media[name]) for name in fields.AUDIO if name in media), default=0)
+    return counts
 
 
 def check_media(
     media: Mapping[str, Any], counts: Mapping[str, int], spec: MRopeSpec, who: str
 ) -> None:
     """Check that seconds, pixels and audio are as many as the sample's own grids ask for."""
-    for name in fields.SECONDS:
-        if name in media and len(media[name]) != counts["video"]:
+    given = [name for name in fields.SECONDS if name in media]
+    if len(given) > 1:
+        raise ValueError(f"{who} has {' and '.join(given)}, which are the same: give one of them")
+    for name in given:
+        if len(media[name]) != counts["video"]:
             raise ValueError(
                 f"{name} of {who} must be one for each of its {counts['video']} videos, got "
                 f"{len(media[name])}"
@@ -99,29 +113,29 @@ def check_media(
 def _check_pixels(media: Mapping[str, Any], kind: str, spec: MRopeSpec, who: str) -> None:
     name = fields.PIXELS[kind]
     pixels = media[name]
-    if not pixels.is_floating_point():
-        raise TypeError(f"{name} of {who} must be floating-point numbers, got {pixels.dtype}")
     by_crops = isinstance(spec.own_rule, MiniCPMV47)
     source = fields.CROPS[kind] if by_crops else fields.GRIDS[kind]
     grids = media.get(source)
     if grids is None:
         raise ValueError(f"{who} has {name} and no {source}")
-    patches = grids.to(torch.int64).prod(1)
+    patches = [*map(prod, grids.tolist())]
+    needed = sum(patches)
     if by_crops:  # patches stand side by side
-        patch, needed = pixels.shape[-2] if pixels.dim() > 1 else 1, int(patches.sum())
+        patch = pixels.shape[-2] if pixels.dim() > 1 else 1
         if pixels.shape[-1] != needed * patch:
             raise ValueError(
                 f"{name} of {who} must hold {needed} patches of {patch} columns, as its {source} "
                 f"says, got {pixels.shape[-1]} columns"
             )
         return
+    rows = pixels.shape[0] if pixels.dim() else 0
     # Of glm_image's grids the last are of pictures that are still to be generated.
-    counts = patches.cumsum(0).tolist() if isinstance(spec.own_rule, GlmImage) else []
-    needed = int(patches.sum())
-    if pixels.shape[0] != needed and pixels.shape[0] not in counts:
+    if rows != needed and not (
+        isinstance(spec.own_rule, GlmImage)
+        and rows in (sum(patches[:count]) for count in range(1, len(patches)))
+    ):
         raise ValueError(
-            f"{name} of {who} must have {needed} rows, the patches of its {source}, got "
-            f"{pixels.shape[0]}"
+            f"{name} of {who} must have {needed} rows, the patches of its {source}, got {rows}"
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
-from vecrope.collate.media import check_media, read_media, read_tensor
+from vecrope.collate.media import check_media, count_media, read_medium, read_tensor
 from vecrope.collate.samples import Sample
 from vecrope.spec import MRopeSpec
 
@@ -45,39 +45,54 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
     """Read one sample, by itself; `who` names it."""
     if not isinstance(sample, Mapping):
         raise TypeError(f"{who} must be a mapping of names to values, got {type(sample).__name__}")
-    unknown = [name for name in sample if name not in _KNOWN]
+    unknown = [] if _KNOWN.issuperset(sample) else [name for name in sample if name not in _KNOWN]
     if unknown and not keep_extra:
-        listed = ", ".join(sorted(map(str, unknown)))
-        remedy = (
-            "run the processor first"
-            if "input_ids" not in sample and fields.UNPROCESSED.intersection(unknown)
-            else "extra='stack', 'list' or 'drop' says what to do with them"
-        )
-        raise TypeError(
-            f"{who} has {listed}, which are none of {', '.join(fields.NAMES)}: {remedy}"
-        )
+        _raise_unknown(sample, unknown, who)
     given = {name: value for name, value in sample.items() if value is not None}
     if "input_ids" not in given:
         unprocessed = fields.UNPROCESSED.intersection(map(str, given))
         raise ValueError(
             f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
         )
-    tokens = {"input_ids": _row(given["input_ids"], "input_ids", who)}
+    tokens = {name: _row(given[name], name, who) for name in fields.TOKENS if name in given}
     length = tokens["input_ids"].shape[0]
-    for name in fields.TOKEN_PADDING:
-        if name in given:
-            tokens[name] = _row(given[name], name, who, length)
-    read = Sample(tokens, read_media(given, spec, who))
-    check_media(read.media, read.counts, spec, who)
-    read.sound = _sound(given.get("use_audio_in_video", False), read.counts["video"], spec, who)
-    if "position_ids" in given:
-        read.numbered = _numbered(given, length, getattr(spec.own_rule, "num_axes", 3), who)
-    read.extra = {name: sample[name] for name in unknown}
-    return read
+    for name, row in tokens.items():
+        if row.shape[0] != length:
+            raise ValueError(
+                f"{name} of {who} must have the {length} tokens of its input_ids, got "
+                f"{row.shape[0]}"
+            )
+    media = {}
+    for name in fields.MEDIA:
+        if name in given and (value := read_medium(given[name], name, spec, who)) is not None:
+            media[name] = value
+    counts = count_media(media)
+    check_media(media, counts, spec, who)
+    return Sample(
+        length,
+        tokens,
+        media,
+        counts,
+        sound=_sound(given.get("use_audio_in_video", False), counts["video"], spec, who),
+        numbered=_numbered(given, length, spec, who) if "position_ids" in given else None,
+        extra={name: sample[name] for name in unknown},
+    )
 
 
-def _row(value: object, name: str, who: str, length: int | None = None) -> Tensor:
-    """Return (T,) int64, which may alias `value`."""
+def _raise_unknown(sample: Mapping[str, Any], unknown: Sequence[object], who: str) -> None:
+    remedy = (
+        "run the processor first"
+        if "input_ids" not in sample and fields.UNPROCESSED.intersection(map(str, unknown))
+        else "extra='stack', 'list' or 'drop' says what to do with them"
+    )
+    raise TypeError(
+        f"{who} has {', '.join(sorted(map(str, unknown)))}, which are none of "
+        f"{', '.join(fields.NAMES)}: {remedy}"
+    )
+
+
+def _row(value: object, name: str, who: str) -> Tensor:
+    """Return (T,) int64 on the CPU, which may alias `value`."""
     row = given = read_tensor(value, name, who)
     if row.dim() == 2 and row.shape[0] == 1:
         row = row[0]
@@ -86,19 +101,17 @@ def _row(value: object, name: str, who: str, length: int | None = None) -> Tenso
             f"{name} of {who} must have shape (T,) or (1, T) of at least one token, got "
             f"{tuple(given.shape)}"
         )
-    if length is not None and row.shape[0] != length:
-        raise ValueError(
-            f"{name} of {who} must have the {length} tokens of its input_ids, got {row.shape[0]}"
-        )
-    if row.dtype == torch.int64:
+    if row.dtype == torch.int64 and row.is_cpu:
         return row
     if row.is_floating_point() or row.is_complex():
         raise TypeError(f"{name} of {who} must be integers, got {row.dtype}")
-    return row.to(torch.int64)
+    return row.to("cpu", torch.int64)
 
 
-def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> tuple[bool, ...]:
+def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> Sequence[bool]:
     """Return whether each video has its sound, which is said for all or for each."""
+    if value is False:
+        return (False,) * num_videos
     flags = value.tolist() if isinstance(value, Tensor) else value
     flags = [flags] * num_videos if isinstance(flags, bool) else flags
     if not isinstance(flags, Sequence) or not all(isinstance(flag, bool) for flag in flags):
@@ -118,8 +131,11 @@ def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> tuple[b
     return tuple(flags)
 
 
-def _numbered(given: dict[str, Any], length: int, axes: int, who: str) -> tuple[Tensor, Tensor]:
+def _numbered(
+    given: Mapping[str, Any], length: int, spec: MRopeSpec, who: str
+) -> tuple[Tensor, Tensor]:
     """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1)."""
+    axes = getattr(spec.own_rule, "num_axes", 3)
     positions = read_tensor(given["position_ids"], "position_ids", who)
     shape = tuple(positions.shape)
     if shape in ((1, axes, length), (1, axes + 1, length)):

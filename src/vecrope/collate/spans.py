@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecrope.collate.samples import Sample
+from vecrope.collate.samples import Sample, audio_lengths
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, Hunyuan, OmniRule
@@ -105,7 +105,7 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
         for kind, name in (("image", "image_grid_thw"), ("video", "video_grid_thw"))
         if name in sample.media
     }
-    lengths = sample.audio_lengths()
+    lengths = audio_lengths(sample.media)
     if lengths is not None:
         sizes["audio"] = audio_tokens(lengths.to(torch.int64), rule.n_window).clamp(min=0)
     token_ids = {

@@ -80,7 +80,7 @@ def truncate(
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
     read = read_sample(sample, spec, "the sample", keep_extra=True)
     check_alone(read, spec)
-    length = len(read)
+    length = read.length
     keep = range(length)
     kept = {kind: list(range(read.counts[kind])) for kind in ("image", "video", "audio")}
     if length > max_length:

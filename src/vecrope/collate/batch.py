@@ -16,7 +16,7 @@ from vecrope.collate.boundaries import (
     bounds_of,
     flash_attention_arguments,
     sequence_index,
-    text_row_in_front,
+    write_text_row,
 )
 from vecrope.collate.join import (
     Extra,
@@ -234,16 +234,18 @@ def _packed(
         if name in joined
     }
     flat["cu_seqlens"] = bounds_of(own[: len(read)])
-    positions, deltas = number_packed(read, spec, flat, media)
+    rows = int(text_positions)
+    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=rows)
     if any(after) or dummy is not None:
         parts = list(torch.split(positions, own[: len(read)], 2))
         if dummy is not None:
-            parts.append(number_packed([dummy], spec, _alone(dummy), dummy.media)[0])
+            alone = _alone(dummy), dummy.media
+            parts.append(number_packed([dummy], spec, *alone, rows_in_front=rows)[0])
         positions = join_rows(parts, spec.padding_value, before, after)
     if room:
         lengths.append(room)
     if text_positions:
-        positions = text_row_in_front(positions, lengths)
+        write_text_row(positions[0, 0], lengths)
     batch: dict[str, Any] = {name: row[None] for name, row in joined.items()}
     if "labels" in batch:
         batch["labels"][0, bounds_of(lengths)[:-1]] = fields.IGNORED_LABEL

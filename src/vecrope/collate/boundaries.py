@@ -38,11 +38,7 @@ def sequence_index(lengths: Sequence[int]) -> Tensor:
     return spread(torch.tensor(lengths), sum(lengths)).to(torch.int32)[None]
 
 
-def text_row_in_front(positions: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Put in front how many tokens of its sequence stand before each: (axes + 1, 1, N)."""
-    axes, _, width = positions.shape
-    rows = positions.new_empty((axes + 1, 1, width))
-    rows[1:] = positions
-    text = torch.arange(max(lengths), dtype=positions.dtype)
-    torch.cat([text[:length] for length in lengths], out=rows[0, 0])
-    return rows
+def write_text_row(row: Tensor, lengths: Sequence[int]) -> None:
+    """Write to (N,) how many tokens of its sequence stand before each."""
+    text = torch.arange(max(lengths), dtype=row.dtype)
+    torch.cat([text[:length] for length in lengths], out=row)

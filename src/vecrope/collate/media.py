@@ -27,16 +27,19 @@ _OF_SOME_FAMILIES = ("audio_seqlens", *fields.CROPS.values(), "images_per_sample
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
     """Return a value that a sample holds as a dense tensor, which may alias it."""
-    if not isinstance(value, Tensor):
+    if isinstance(value, Tensor):
+        tensor = value
+    else:
         try:
-            value = torch.as_tensor(value)
+            tensor = torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"{name} of {who} must be a tensor, an array or a list of numbers, got "
                 f"{type(value).__name__} that is none of them"
             ) from error
-    checks.check_readable(f"{name} of {who}", value)
-    return value
+    if not checks.is_plain(tensor):
+        checks.check_readable(f"{name} of {who}", tensor)
+    return tensor
 
 
 def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
@@ -52,6 +55,8 @@ def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
     if shape is None:
         if not values.is_floating_point():
             raise TypeError(f"{name} of {who} must be floating-point numbers, got {values.dtype}")
+        if not values.dim():
+            raise ValueError(f"{name} of {who} must have rows, got a single number")
         return values
     if values.is_floating_point() or values.is_complex():
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
@@ -63,7 +68,7 @@ def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
             f"{name} of {who} must have shape ({expected}{',' if len(shape) == 1 else ''}), "
             f"got {tuple(values.shape)}"
         )
-    return values.cpu()
+    return values if values.is_cpu else values.cpu()
 
 
 def _seconds(value: Any, name: str, who: str) -> Any:
@@ -78,17 +83,29 @@ def _seconds(value: Any, name: str, who: str) -> Any:
 
 def count_media(media: Mapping[str, Any]) -> dict[str, int]:
     """Return how many images, videos and audios there are, by their kind."""
-    counts = {
-        kind: media[name].shape[0] if name in media else 0 for kind, name in fields.GRIDS.items()
+    images, videos = media.get("image_grid_thw"), media.get("video_grid_thw")
+    audios = [media[name].shape[0] for name in fields.AUDIO if name in media]
+    return {
+        "image": 0 if images is None else images.shape[0],
+        "video": 0 if videos is None else videos.shape[0],
+        "audio": max(audios) if audios else 0,
     }
-    counts["audio"] = max((len(media[name]) for name in fields.AUDIO if name in media), default=0)
-    return counts
 
 
 def check_media(
     media: Mapping[str, Any], counts: Mapping[str, int], spec: MRopeSpec, who: str
 ) -> None:
     """Check that seconds, pixels and audio are as many as the sample's own grids ask for."""
+    for kind, name in fields.PIXELS.items():
+        if name in media:
+            _check_pixels(media, kind, spec, who)
+    if counts["audio"]:
+        _check_audio(media, who)
+    if "images_per_sample" in media and int(media["images_per_sample"]) != counts["image"]:
+        raise ValueError(
+            f"images_per_sample of {who} must be the {counts['image']} rows of its "
+            f"image_grid_thw, got {int(media['images_per_sample'])}"
+        )
     given = [name for name in fields.SECONDS if name in media]
     if len(given) > 1:
         raise ValueError(f"{who} has {' and '.join(given)}, which are the same: give one of them")
@@ -98,16 +115,6 @@ def check_media(
                 f"{name} of {who} must be one for each of its {counts['video']} videos, got "
                 f"{len(media[name])}"
             )
-    if "images_per_sample" in media and int(media["images_per_sample"]) != counts["image"]:
-        raise ValueError(
-            f"images_per_sample of {who} must be the {counts['image']} rows of its "
-            f"image_grid_thw, got {int(media['images_per_sample'])}"
-        )
-    for kind, name in fields.PIXELS.items():
-        if name in media:
-            _check_pixels(media, kind, spec, who)
-    if counts["audio"]:
-        _check_audio(media, who)
 
 
 def _check_pixels(media: Mapping[str, Any], kind: str, spec: MRopeSpec, who: str) -> None:
@@ -128,7 +135,7 @@ def _check_pixels(media: Mapping[str, Any], kind: str, spec: MRopeSpec, who: str
                 f"says, got {pixels.shape[-1]} columns"
             )
         return
-    rows = pixels.shape[0] if pixels.dim() else 0
+    rows = pixels.shape[0]
     # Of glm_image's grids the last are of pictures that are still to be generated.
     if rows != needed and not (
         isinstance(spec.own_rule, GlmImage)
@@ -146,7 +153,7 @@ def _check_audio(media: Mapping[str, Any], who: str) -> None:
             f"input_features of {who} must have shape (num_audios, mel_bins, frames), got "
             f"{tuple(features.shape)}"
         )
-    lengths = {name: len(media[name]) for name in fields.AUDIO if name in media}
+    lengths = {name: media[name].shape[0] for name in fields.AUDIO if name in media}
     if len(set(lengths.values())) > 1:
         listed = ", ".join(f"{count} in {name}" for name, count in lengths.items())
         raise ValueError(f"{who} must have one row for each audio, got {listed}")

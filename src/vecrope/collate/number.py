@@ -63,6 +63,8 @@ def number_packed(
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
+    *,
+    rows_in_front: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other.
 
@@ -71,16 +73,19 @@ def number_packed(
         spec: the family's rules.
         tokens: of all samples, (N,) each, and `cu_seqlens`, (B + 1,).
         media: of all samples, joined.
+        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
     """
     numbered = [sample.numbered for sample in samples if sample.numbered is not None]
     if not numbered:
-        together = _together(inputs_of(samples, tokens, media, spec), samples, spec)
+        inputs = inputs_of(samples, tokens, media, spec)
+        together = _together(inputs, samples, spec, rows_in_front)
         if together is not None:
             return together[0][:, None], together[1]
         numbered = [
             _one(index, sample, sample.inputs(spec), spec) for index, sample in enumerate(samples)
         ]
-    return torch.cat([one for one, _ in numbered], 2), torch.cat([one for _, one in numbered])
+    positions = torch.cat([one for one, _ in numbered], 2)
+    return _moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
 
 
 def check_alone(sample: Sample, spec: MRopeSpec) -> None:
@@ -93,8 +98,13 @@ def check_alone(sample: Sample, spec: MRopeSpec) -> None:
     rope_index_of(sample.inputs(spec), spec)
 
 
+def _moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
+    """Return positions with so many rows before theirs."""
+    return torch.cat((positions[:rows_in_front], positions)) if rows_in_front else positions
+
+
 def _together(
-    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec
+    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rows_in_front: int = 0
 ) -> tuple[Tensor, Tensor] | None:
     """Number samples at once; None where one of them is at fault, or might see another's media."""
     rule = spec.own_rule
@@ -103,12 +113,13 @@ def _together(
             ready = prepare(inputs, spec, validate=True).inputs
             batch = find_groups(ready, spec)
             if batch is not None and _have_own_items(batch, samples):
-                return number_batch(batch, ready, spec)
+                return number_batch(batch, ready, spec, rows_in_front=rows_in_front)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.
             isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples, spec, rule)
         ):
-            return rope_index_of(inputs, spec)
+            positions, deltas = rope_index_of(inputs, spec)
+            return _moved_down(positions, rows_in_front), deltas
     except (TypeError, ValueError):
         pass  # It is found once more where the samples are numbered one by one, and named.
     return None

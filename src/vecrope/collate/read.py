@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from vecrope.collate.samples import Sample
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
+_MEDIA = frozenset(fields.MEDIA)
 
 
 def read_samples(
@@ -45,16 +46,25 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
     """Read one sample, by itself; `who` names it."""
     if not isinstance(sample, Mapping):
         raise TypeError(f"{who} must be a mapping of names to values, got {type(sample).__name__}")
-    unknown = [] if _KNOWN.issuperset(sample) else [name for name in sample if name not in _KNOWN]
-    if unknown and not keep_extra:
-        _raise_unknown(sample, unknown, who)
-    given = {name: value for name, value in sample.items() if value is not None}
-    if "input_ids" not in given:
-        unprocessed = fields.UNPROCESSED.intersection(map(str, given))
+    tokens, media, extra = {}, {}, {}
+    for name, value in sample.items():
+        if name not in _KNOWN:
+            extra[name] = value
+        elif value is None:
+            pass
+        elif name in fields.TOKENS:
+            tokens[name] = _row(value, name, who)
+        elif name in _MEDIA:
+            medium = read_medium(value, name, spec, who)
+            if medium is not None:
+                media[name] = medium
+    if extra and not keep_extra:
+        _raise_unknown(extra, sample, who)
+    if "input_ids" not in tokens:
+        unprocessed = fields.UNPROCESSED.intersection(map(str, extra))
         raise ValueError(
             f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
         )
-    tokens = {name: _row(given[name], name, who) for name in fields.TOKENS if name in given}
     length = tokens["input_ids"].shape[0]
     for name, row in tokens.items():
         if row.shape[0] != length:
@@ -62,24 +72,23 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
                 f"{name} of {who} must have the {length} tokens of its input_ids, got "
                 f"{row.shape[0]}"
             )
-    media = {}
-    for name in fields.MEDIA:
-        if name in given and (value := read_medium(given[name], name, spec, who)) is not None:
-            media[name] = value
     counts = count_media(media)
     check_media(media, counts, spec, who)
+    sound = sample.get("use_audio_in_video")
     return Sample(
         length,
         tokens,
         media,
         counts,
-        sound=_sound(given.get("use_audio_in_video", False), counts["video"], spec, who),
-        numbered=_numbered(given, length, spec, who) if "position_ids" in given else None,
-        extra={name: sample[name] for name in unknown},
+        sound=_sound(sound, counts["video"], spec, who) if sound else (False,) * counts["video"],
+        numbered=_numbered(sample, length, spec, who),
+        extra=extra,
     )
 
 
-def _raise_unknown(sample: Mapping[str, Any], unknown: Sequence[object], who: str) -> None:
+def _raise_unknown(
+    unknown: Mapping[str, Any], sample: Mapping[str, Any], who: str
+) -> NoReturn:
     remedy = (
         "run the processor first"
         if "input_ids" not in sample and fields.UNPROCESSED.intersection(map(str, unknown))
@@ -110,8 +119,6 @@ def _row(value: object, name: str, who: str) -> Tensor:
 
 def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> Sequence[bool]:
     """Return whether each video has its sound, which is said for all or for each."""
-    if value is False:
-        return (False,) * num_videos
     flags = value.tolist() if isinstance(value, Tensor) else value
     flags = [flags] * num_videos if isinstance(flags, bool) else flags
     if not isinstance(flags, Sequence) or not all(isinstance(flag, bool) for flag in flags):
@@ -132,11 +139,14 @@ def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> Sequenc
 
 
 def _numbered(
-    given: Mapping[str, Any], length: int, spec: MRopeSpec, who: str
-) -> tuple[Tensor, Tensor]:
-    """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1)."""
+    sample: Mapping[str, Any], length: int, spec: MRopeSpec, who: str
+) -> tuple[Tensor, Tensor] | None:
+    """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1), if given."""
+    given, deltas = sample.get("position_ids"), sample.get("rope_deltas")
+    if given is None:
+        return None
     axes = getattr(spec.own_rule, "num_axes", 3)
-    positions = read_tensor(given["position_ids"], "position_ids", who)
+    positions = read_tensor(given, "position_ids", who).cpu()
     shape = tuple(positions.shape)
     if shape in ((1, axes, length), (1, axes + 1, length)):
         positions = positions[0]
@@ -147,9 +157,9 @@ def _numbered(
             f"position_ids of {who} must have shape ({axes}, {length}), ({axes}, 1, {length}) or "
             f"(1, {axes}, {length}), with or without the text row in front, got {shape}"
         )
-    if "rope_deltas" not in given:
+    if deltas is None:
         raise ValueError(f"{who} has position_ids and no rope_deltas")
-    deltas = read_tensor(given["rope_deltas"], "rope_deltas", who)
+    deltas = read_tensor(deltas, "rope_deltas", who).cpu()
     if deltas.numel() != 1:
         raise ValueError(f"rope_deltas of {who} must have shape (1, 1), got {tuple(deltas.shape)}")
     return positions[-axes:], deltas.reshape(1, 1)

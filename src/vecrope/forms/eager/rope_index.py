@@ -46,20 +46,24 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
     return None if batch is None else number_batch(batch, inputs, spec)
 
 
-def number_batch(batch: Batch, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+def number_batch(
+    batch: Batch, inputs: Inputs, spec: MRopeSpec, *, rows_in_front: int = 0
+) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1) of a batch whose groups were found.
 
     Args:
         batch: what `find_groups` returned.
         inputs: what it was given.
         spec: likewise.
+        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
     """
     ids, mask = inputs.input_ids, inputs.attention_mask
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
-    return positions.view(3, *ids.shape), as_column(deltas)
+    positions = torch.empty((rows_in_front + 3, ids.numel()), dtype=dtype, device="cpu")
+    write_positions(parts, bounds, dtype, mask, spec.padding_value, out=positions[rows_in_front:])
+    return positions.view(-1, *ids.shape), as_column(deltas)
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:

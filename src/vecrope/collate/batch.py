@@ -20,10 +20,10 @@ from vecrope.collate.boundaries import (
 )
 from vecrope.collate.join import (
     Extra,
+    Padding,
     PaddingSide,
     join_extra,
     join_media,
-    join_rows,
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
@@ -216,15 +216,14 @@ def _packed(
     own = [sample.length for sample in shown]
     lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
-    before, after = [0] * len(own), [*map(sub, lengths, own)]
-    after[-1] += room
+    behind = [*map(sub, lengths, own)]
+    behind[-1] += room
+    padding = Padding([0] * len(own), behind)
     joined: dict[str, Tensor] = {}
     for name in read[0].tokens:
         if name != "attention_mask":
             rows = [sample.tokens[name] for sample in shown]
-            joined[name] = join_rows(
-                rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
-            )
+            joined[name] = padding.join(rows, fields.TOKEN_PADDING.get(name, pad_token_id))
     num_tokens = sum(own[: len(read)])
     flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
@@ -236,12 +235,12 @@ def _packed(
     flat["cu_seqlens"] = bounds_of(own[: len(read)])
     rows = int(text_positions)
     positions, deltas = number_packed(read, spec, flat, media, rows_in_front=rows)
-    if any(after) or dummy is not None:
+    if any(behind) or dummy is not None:
         parts = list(torch.split(positions, own[: len(read)], 2))
         if dummy is not None:
             alone = _alone(dummy), dummy.media
             parts.append(number_packed([dummy], spec, *alone, rows_in_front=rows)[0])
-        positions = join_rows(parts, spec.padding_value, before, after)
+        positions = padding.join(parts, spec.padding_value)
     if room:
         lengths.append(room)
     if text_positions:
@@ -263,11 +262,12 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    own, behind = [sample.length for sample in read], 0 if dummy is None else dummy.length
-    width = max(own) + behind if side == "left" else max(*own, own[-1] + behind)
+    own, extra = [sample.length for sample in read], 0 if dummy is None else dummy.length
+    width = max(own) + extra if side == "left" else max(*own, own[-1] + extra)
     width += -width % multiple
-    after = [behind if side == "left" else width - length for length in own]
-    before = [width - length - right for length, right in zip(own, after, strict=True)]
+    behind = [extra if side == "left" else width - length for length in own]
+    before = [width - length - right for length, right in zip(own, behind, strict=True)]
+    padding = Padding(before, behind)
     batch: dict[str, Any] = {}
     ones = torch.ones(max(own), dtype=torch.int64)
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
@@ -277,11 +277,11 @@ def _padded(
             for sample in read
         ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = join_rows(rows, value, before, after).view(len(read), width)
+        batch[name] = padding.join(rows, value).view(len(read), width)
     check_masks(read, batch["attention_mask"], packed=False)
     tokens = {name: batch[name] for name in ("input_ids", "mm_token_type_ids") if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()
-    positions, deltas = number_padded(read, spec, tokens, media, before, after)
+    positions, deltas = number_padded(read, spec, tokens, media, padding)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
@@ -290,7 +290,7 @@ def _padded(
         start = before[-1] + own[-1]
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
             if name in batch:
-                batch[name][-1, start : start + behind] = dummy.tokens[name]
+                batch[name][-1, start : start + extra] = dummy.tokens[name]
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
 
 

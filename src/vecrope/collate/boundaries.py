@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -14,7 +15,7 @@ from vecrope.core.search import spread
 
 def bounds_of(lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32: where sequences of these lengths start, then N."""
-    return torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32)
+    return torch.frombuffer(array("i", accumulate(lengths, initial=0)), dtype=torch.int32)
 
 
 def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from vecrope.collate import fields
 from vecrope.families.rules import GlmImage, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
+_INTEGRAL = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
 # What holds integers, with its shape; None is any size.
 _INTEGERS: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
@@ -22,7 +23,9 @@ _INTEGERS: dict[str, tuple[int | None, ...]] = {
     "audio_seqlens": (None,),
     "feature_attention_mask": (None, None),
 }
-_OF_SOME_FAMILIES = ("audio_seqlens", *fields.CROPS.values(), "images_per_sample")
+_OF_SOME_FAMILIES = frozenset(("audio_seqlens", *fields.CROPS.values(), "images_per_sample"))
+# What must be as many as something else.
+_COUNTED = frozenset((*fields.SECONDS, *fields.PIXELS.values(), *fields.AUDIO, "images_per_sample"))
 
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
@@ -44,23 +47,23 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
 
 def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
     """Return grids, seconds, pixels or audio, or None for what holds nothing."""
-    if name in fields.SECONDS:
+    shape = _INTEGERS.get(name)
+    if shape is None and name in fields.SECONDS:
         return _seconds(value, name, who)
     values = read_tensor(value, name, who)
     if not values.numel() and name != "images_per_sample":
         return None
     if name in _OF_SOME_FAMILIES and name not in spec.arguments:
         raise ValueError(f"{who} has {name}: it is not used by {spec.model_type}")
-    shape = _INTEGERS.get(name)
     if shape is None:
         if not values.is_floating_point():
             raise TypeError(f"{name} of {who} must be floating-point numbers, got {values.dtype}")
         if not values.dim():
             raise ValueError(f"{name} of {who} must have rows, got a single number")
         return values
-    if values.is_floating_point() or values.is_complex():
+    if values.dtype not in _INTEGRAL:
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
-    if len(shape) == 2 and values.dim() == 3 and values.shape[0] == 1:
+    if values.dim() == 3 and len(shape) == 2 and values.shape[0] == 1:
         values = values[0]  # a batch of one
     if values.dim() != len(shape) or shape[-1] not in (None, values.shape[-1]):
         expected = ", ".join("n" if size is None else str(size) for size in shape)
@@ -96,20 +99,23 @@ def check_media(
     media: Mapping[str, Any], counts: Mapping[str, int], spec: MRopeSpec, who: str
 ) -> None:
     """Check that seconds, pixels and audio are as many as the sample's own grids ask for."""
+    given = _COUNTED.intersection(media)
+    if not given:
+        return
     for kind, name in fields.PIXELS.items():
-        if name in media:
+        if name in given:
             _check_pixels(media, kind, spec, who)
     if counts["audio"]:
         _check_audio(media, who)
-    if "images_per_sample" in media and int(media["images_per_sample"]) != counts["image"]:
+    if "images_per_sample" in given and int(media["images_per_sample"]) != counts["image"]:
         raise ValueError(
             f"images_per_sample of {who} must be the {counts['image']} rows of its "
             f"image_grid_thw, got {int(media['images_per_sample'])}"
         )
-    given = [name for name in fields.SECONDS if name in media]
-    if len(given) > 1:
-        raise ValueError(f"{who} has {' and '.join(given)}, which are the same: give one of them")
-    for name in given:
+    seconds = [name for name in fields.SECONDS if name in given]
+    if len(seconds) > 1:
+        raise ValueError(f"{who} has {' and '.join(seconds)}, which are the same: give one of them")
+    for name in seconds:
         if len(media[name]) != counts["video"]:
             raise ValueError(
                 f"{name} of {who} must be one for each of its {counts['video']} videos, got "

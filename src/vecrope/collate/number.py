@@ -10,13 +10,14 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import islice, pairwise
+from operator import add
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.collate.join import join_rows
+from vecrope.collate.join import Padding
 from vecrope.collate.samples import Sample, inputs_of
 from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.forms.eager.rope_index import Batch, find_groups, number_batch
@@ -33,8 +34,7 @@ def number_padded(
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
-    before: Sequence[int],
-    after: Sequence[int],
+    padding: Padding,
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
 
@@ -43,11 +43,10 @@ def number_padded(
         spec: the family's rules.
         tokens: of the batch, (B, T) each.
         media: of all samples, joined.
-        before: columns of padding at the left of each row.
-        after: likewise at the right.
+        padding: of its rows.
     """
     if samples[0].numbered is not None:
-        return _place_numbered(samples, spec, before, after)
+        return _place_numbered(samples, spec, padding)
     together = _together(inputs_of(samples, tokens, media, spec), samples, spec)
     if together is not None:
         return together
@@ -181,7 +180,7 @@ def _raise_of_sample(index: int, error: Exception) -> NoReturn:
 
 
 def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, before: Sequence[int], after: Sequence[int]
+    samples: Sequence[Sample], spec: MRopeSpec, padding: Padding
 ) -> tuple[Tensor, Tensor]:
     """Return the positions that the samples bring, in padded rows."""
     if spec.mask_rule == "ignore":
@@ -190,8 +189,8 @@ def _place_numbered(
             f"{spec.convention!r} numbers padding"
         )
     numbered = [sample.numbered for sample in samples if sample.numbered is not None]
-    positions = join_rows([one for one, _ in numbered], spec.padding_value, before, after)
+    positions = padding.join([one for one, _ in numbered], spec.padding_value)
     deltas = torch.cat([one for _, one in numbered])
     if spec.delta_length == "padded":
-        deltas = deltas - torch.tensor([[sum(room)] for room in zip(before, after, strict=True)])
+        deltas = deltas - torch.tensor([*map(add, padding.before, padding.behind)])[:, None]
     return positions.view(len(positions), len(samples), -1), deltas

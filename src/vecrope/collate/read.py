@@ -15,7 +15,7 @@ from vecrope.collate.samples import Sample
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
-_MEDIA = frozenset(fields.MEDIA)
+_TOKENS, _MEDIA = frozenset(fields.TOKENS), frozenset(fields.MEDIA)
 
 
 def read_samples(
@@ -48,16 +48,15 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
         raise TypeError(f"{who} must be a mapping of names to values, got {type(sample).__name__}")
     tokens, media, extra = {}, {}, {}
     for name, value in sample.items():
-        if name not in _KNOWN:
-            extra[name] = value
-        elif value is None:
-            pass
-        elif name in fields.TOKENS:
-            tokens[name] = _row(value, name, who)
+        if name in _TOKENS:
+            if value is not None:
+                tokens[name] = _row(value, name, who)
         elif name in _MEDIA:
-            medium = read_medium(value, name, spec, who)
+            medium = None if value is None else read_medium(value, name, spec, who)
             if medium is not None:
                 media[name] = medium
+        elif name not in _KNOWN:
+            extra[name] = value
     if extra and not keep_extra:
         _raise_unknown(extra, sample, who)
     if "input_ids" not in tokens:
@@ -86,9 +85,7 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
     )
 
 
-def _raise_unknown(
-    unknown: Mapping[str, Any], sample: Mapping[str, Any], who: str
-) -> NoReturn:
+def _raise_unknown(unknown: Mapping[str, Any], sample: Mapping[str, Any], who: str) -> NoReturn:
     remedy = (
         "run the processor first"
         if "input_ids" not in sample and fields.UNPROCESSED.intersection(map(str, unknown))
@@ -105,7 +102,7 @@ def _row(value: object, name: str, who: str) -> Tensor:
     row = given = read_tensor(value, name, who)
     if row.dim() == 2 and row.shape[0] == 1:
         row = row[0]
-    if row.dim() != 1 or row.numel() == 0:
+    if row.dim() != 1 or not row.numel():
         raise ValueError(
             f"{name} of {who} must have shape (T,) or (1, T) of at least one token, got "
             f"{tuple(given.shape)}"

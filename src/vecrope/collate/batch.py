@@ -27,8 +27,9 @@ from vecrope.collate.join import (
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
-from vecrope.collate.read import read_samples
+from vecrope.collate.read import read_dummy, read_samples
 from vecrope.collate.samples import Sample
+from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
@@ -101,7 +102,8 @@ def collate(
         of hunyuan_vl are counted in each, where its model counts on through a padded batch); and
         what else the samples hold: `labels` with -100 at padding, and if packed at the first token
         of each sample too, which no token before it is to predict; types; grids, seconds, pixels
-        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64.
+        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64,
+        or (B + 1,) with a dummy picture.
         A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
         transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
         (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
@@ -164,8 +166,8 @@ def collate(
     read = read_samples(samples, spec, keep_extra=extra is not None)
     media = join_media(read)
     dummy = None
-    if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
-        (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
+    if dummy_image is not None and not any(_has_pictures(sample, spec) for sample in read):
+        dummy = read_dummy(dummy_image, read[0], spec)
     if packed:
         warn_of_obstacles(spec.model_type)
         if text_positions is None:
@@ -191,9 +193,10 @@ def collate(
         )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    batch.update(media if dummy is None else join_media([*read, dummy]))
+    shown = read if dummy is None else [*read, dummy]
+    batch.update(media if dummy is None else join_media(shown))
     if "images_per_sample" in spec.arguments:
-        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in read])
+        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in shown])
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
@@ -305,7 +308,9 @@ def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
     return bounds_of([*own, *lengths[len(own) :]])
 
 
-def _has_pictures(sample: Sample) -> bool:
+def _has_pictures(sample: Sample, spec: MRopeSpec) -> bool:
+    if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
+        return sample.counts["image"] > 1 or "pixel_values" in sample.media
     return any(name in sample.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
 
 

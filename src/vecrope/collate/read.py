@@ -42,6 +42,15 @@ def read_samples(
     return read
 
 
+def read_dummy(picture: object, like: Sample, spec: MRopeSpec) -> Sample:
+    """Read the picture for a batch without any, whose samples have the names that `like` has."""
+    dummy = read_sample(picture, spec, "dummy_image", keep_extra=False)
+    missing = [name for name in like.tokens if name not in (*dummy.tokens, "attention_mask")]
+    if missing:
+        raise ValueError(f"dummy_image has no {missing[0]}, the samples have")
+    return dummy
+
+
 def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> Sample:
     """Read one sample, by itself; `who` names it."""
     if not isinstance(sample, Mapping):

@@ -138,6 +138,8 @@ def _taken(sample: Sample, keep: range, gone: Sequence[Span]) -> dict[str, Any]:
 
 def _part(name: str, value: Any, sample: Sample, dropped: Mapping[str, set[int]]) -> Any:
     """Return what of a medium remains."""
+    if name == "images_per_sample":
+        return value - len(dropped["image"])
     kind = _KIND_OF[name]
     if name not in fields.PIXELS.values():
         kept = [at for at in range(len(value)) if at not in dropped[kind]]

@@ -107,7 +107,7 @@ def _check_types(samples: Sequence[Sample], name: str) -> None:
 
 
 def _check_shapes(samples: Sequence[Sample], name: str, fixed: slice) -> None:
-    """Check that pixels or features have one shape but for the dimension that joins them."""
+    """Check that pixels or features are alike but for the dimension that joins them."""
     given = [(at, sample.media[name]) for at, sample in enumerate(samples) if name in sample.media]
     first, like = given[0]
     expected = tuple(like.shape)
@@ -118,8 +118,8 @@ def _check_shapes(samples: Sequence[Sample], name: str, fixed: slice) -> None:
                 f"{name} of sample {index} must have the shape {expected} of those of sample "
                 f"{first}, but for their number, got {shape}"
             )
-        if values.device != like.device:
+        if (values.dtype, values.device) != (like.dtype, like.device):
             raise ValueError(
-                f"{name} of sample {index} must be on the device of those of sample {first}, "
-                f"{like.device}, got {values.device}"
+                f"{name} of sample {index} must be {like.dtype} on {like.device}, as those of "
+                f"sample {first}, got {values.dtype} on {values.device}"
             )

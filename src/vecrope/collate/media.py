@@ -14,7 +14,6 @@ from vecrope.collate import fields
 from vecrope.families.rules import GlmImage, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
-_INTEGRAL = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
 # What holds integers, with its shape; None is any size.
 _INTEGERS: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
@@ -61,7 +60,7 @@ def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
         if not values.dim():
             raise ValueError(f"{name} of {who} must have rows, got a single number")
         return values
-    if values.dtype not in _INTEGRAL:
+    if values.dtype not in checks.INTEGRAL:
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
     if values.dim() == 3 and len(shape) == 2 and values.shape[0] == 1:
         values = values[0]  # a batch of one

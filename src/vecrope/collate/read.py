@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
 from vecrope.collate.media import check_media, count_media, read_medium, read_tensor
@@ -82,13 +83,12 @@ def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> 
             )
     counts = count_media(media)
     check_media(media, counts, spec, who)
-    sound = sample.get("use_audio_in_video")
     return Sample(
         length,
         tokens,
         media,
         counts,
-        sound=_sound(sound, counts["video"], spec, who) if sound else (False,) * counts["video"],
+        sound=_sound(sample.get("use_audio_in_video"), counts["video"], spec, who),
         numbered=_numbered(sample, length, spec, who),
         extra=extra,
     )
@@ -118,19 +118,24 @@ def _row(value: object, name: str, who: str) -> Tensor:
         )
     if row.dtype == torch.int64 and row.is_cpu:
         return row
-    if row.is_floating_point() or row.is_complex():
+    if row.dtype not in (*checks.INTEGRAL, torch.uint16, torch.uint32):
         raise TypeError(f"{name} of {who} must be integers, got {row.dtype}")
     return row.to("cpu", torch.int64)
 
 
 def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> Sequence[bool]:
     """Return whether each video has its sound, which is said for all or for each."""
-    flags = value.tolist() if isinstance(value, Tensor) else value
+    if value is None or value is False:
+        return (False,) * num_videos
+    flags = value
+    if isinstance(value, Tensor):
+        values = read_tensor(value, "use_audio_in_video", who)
+        flags = values.tolist() if values.dtype == torch.bool else None
     flags = [flags] * num_videos if isinstance(flags, bool) else flags
     if not isinstance(flags, Sequence) or not all(isinstance(flag, bool) for flag in flags):
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else repr(value)
         raise TypeError(
-            f"use_audio_in_video of {who} must be a bool, or one for each of its videos, got "
-            f"{value!r}"
+            f"use_audio_in_video of {who} must be a bool, or one for each of its videos, got {got}"
         )
     if len(flags) != num_videos:
         raise ValueError(

@@ -232,17 +232,17 @@ def _packed(
         name: joined[name][:num_tokens]
         if own_multiple == 1
         else torch.cat([sample.tokens[name] for sample in read])
-        for name in ("input_ids", "mm_token_type_ids")
+        for name in fields.NUMBERING
         if name in joined
     }
     flat["cu_seqlens"] = bounds_of(own[: len(read)])
-    rows = int(text_positions)
-    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=rows)
+    in_front = int(text_positions)
+    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=in_front)
     if any(behind) or dummy is not None:
         parts = list(torch.split(positions, own[: len(read)], 2))
         if dummy is not None:
             alone = _alone(dummy), dummy.media
-            parts.append(number_packed([dummy], spec, *alone, rows_in_front=rows)[0])
+            parts.append(number_packed([dummy], spec, *alone, rows_in_front=in_front)[0])
         positions = padding.join(parts, spec.padding_value)
     if room:
         lengths.append(room)
@@ -282,7 +282,7 @@ def _padded(
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
         batch[name] = padding.join(rows, value).view(len(read), width)
     check_masks(read, batch["attention_mask"], packed=False)
-    tokens = {name: batch[name] for name in ("input_ids", "mm_token_type_ids") if name in batch}
+    tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()
     positions, deltas = number_padded(read, spec, tokens, media, padding)
     if text_positions:

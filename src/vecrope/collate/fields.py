@@ -12,6 +12,7 @@ TOKEN_PADDING = {
     "moe_mm_token_type_ids": 0,
 }
 TOKENS = ("input_ids", *TOKEN_PADDING)
+NUMBERING: tuple[str, ...] = ("input_ids", "mm_token_type_ids")  # what positions follow from
 
 GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}

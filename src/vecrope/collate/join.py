@@ -51,7 +51,7 @@ class Padding:
         """Return (size,) int64 of each room that there is, in order."""
         # With empty tensors among them, `cat` would be three times as slow.
         sizes = [*filter(None, chain.from_iterable(zip(self.before, self.behind, strict=True)))]
-        return torch.full((sum(sizes),), value, device="cpu").split(sizes)
+        return torch.full((sum(sizes),), value, device="cpu").split_with_sizes(sizes)
 
 
 def join_media(samples: Sequence[Sample]) -> dict[str, Any]:

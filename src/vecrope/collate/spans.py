@@ -117,8 +117,12 @@ def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     crops = find_crops(tokens, spec, rule, torch.cat((images, videos)), len(images))
     index = torch.arange(sample.length) if kept is None else kept[0].nonzero()[:, 0]
     number = int(crops.total)
-    columns = (index[crops.starts[:number]], index[crops.ends[:number] - 1] + 1)
-    columns += (crops.size_rows[:number], crops.is_slice[:number])
+    columns = [
+        index[crops.starts[:number]],
+        index[crops.ends[:number] - 1] + 1,
+        crops.size_rows[:number],
+        crops.is_slice[:number],
+    ]
     spans: list[Span] = []
     for start, stop, row, is_slice in zip(*(column.tolist() for column in columns), strict=True):
         kind, row = ("image", row) if row < len(images) else ("video", row - len(images))

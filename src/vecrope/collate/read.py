@@ -108,6 +108,14 @@ def _raise_unknown(unknown: Mapping[str, Any], sample: Mapping[str, Any], who: s
 
 def _row(value: object, name: str, who: str) -> Tensor:
     """Return (T,) int64 on the CPU, which may alias `value`."""
+    if (
+        isinstance(value, Tensor)
+        and value.dtype == torch.int64
+        and value.dim() == 1
+        and checks.is_plain(value)
+        and value.numel()
+    ):
+        return value  # as most are
     row = given = read_tensor(value, name, who)
     if row.dim() == 2 and row.shape[0] == 1:
         row = row[0]
@@ -116,8 +124,6 @@ def _row(value: object, name: str, who: str) -> Tensor:
             f"{name} of {who} must have shape (T,) or (1, T) of at least one token, got "
             f"{tuple(given.shape)}"
         )
-    if row.dtype == torch.int64 and row.is_cpu:
-        return row
     if row.dtype not in (*checks.INTEGRAL, torch.uint16, torch.uint32):
         raise TypeError(f"{name} of {who} must be integers, got {row.dtype}")
     return row.to("cpu", torch.int64)

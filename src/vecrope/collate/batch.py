@@ -103,15 +103,17 @@ def collate(
         what else the samples hold: `labels` with -100 at padding, and if packed at the first token
         of each sample too, which no token before it is to predict; types; grids, seconds, pixels
         and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64,
-        or (B + 1,) with a dummy picture.
+        or (B + 1,) with a dummy picture. Pixels and features stay on their device; all else is on
+        the CPU.
+
         A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
         transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
         (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
-        from 0, and `use_cache`, False. Padding
-        behind the samples is the last sequence of these, counts up from 0 in the text row, holds
-        `spec.padding_value` on the other axes, and has no row of `rope_deltas`. With
-        `pad_sequences_to_multiple_of` these bounds are those of the padded samples, and
-        `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what TransformerEngine takes.
+        from 0, and `use_cache`, False. Padding behind the samples is the last sequence of these,
+        counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
+        row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
+        padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
+        TransformerEngine takes.
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.

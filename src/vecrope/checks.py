@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
-_INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_TOKENS = 2**30
 
@@ -111,7 +111,7 @@ def check_seconds_type(name: str, seconds: object) -> None:
     """Check that seconds are a dense tensor of numbers or a sequence of Python numbers."""
     if isinstance(seconds, Tensor):
         check_tensor(name, seconds)
-        if seconds.dtype not in (*_FLOATING, *_INTEGRAL[:-1]):
+        if seconds.dtype not in (*_FLOATING, *INTEGRAL[:-1]):
             raise TypeError(
                 f"{name} must be of a floating-point or integer dtype, got {seconds.dtype}"
             )
@@ -190,6 +190,16 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must not be quantized, got {value.dtype}")
 
 
+def is_plain(value: Tensor) -> bool:
+    """Say whether a tensor is a dense one on a CPU, of no subclass: most need no closer look."""
+    return (
+        type(value) is Tensor
+        and value.is_cpu
+        and value.layout is torch.strided
+        and not (value.is_nested or value.is_quantized)
+    )
+
+
 def check_readable(name: str, value: object) -> None:
     """Check that an argument is a dense tensor whose values can be read."""
     check_tensor(name, value)
@@ -216,7 +226,7 @@ def check_int(name: str, value: object, least: int | None = None, below: int = 2
 def check_integral(name: str, value: Tensor) -> None:
     """Check that an argument is a tensor of integers."""
     check_tensor(name, value)
-    if value.dtype not in _INTEGRAL:
+    if value.dtype not in INTEGRAL:
         raise TypeError(
             f"{name} must be of a signed integer dtype, uint8 or bool, got {value.dtype}"
         )

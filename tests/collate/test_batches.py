@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from oracles import spec_of
+from own_support import SPECS
 from tiny_models import tiny_model
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
@@ -151,8 +151,8 @@ def test_a_dummy_image_is_left_out_where_there_is_a_picture():
 
 
 def test_dummy_images_are_refused():
-    with pytest.raises(ValueError, match="dummy_image does not take glm_image: the first grids"):
-        dummy_image(spec_of("glm_image", "transformers"), 6)
+    with pytest.raises(ValueError, match="dummy_image does not take isaac: transformers has no"):
+        dummy_image(SPECS["isaac"], 6)
     with pytest.raises(ValueError, match="pixel_features must be at least 1, got 0"):
         dummy_image(QWEN, 0)
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from oracles import spec_of
-from own_support import minicpm_spec
 
 from vecrope import collate, get_rope_index, truncate
 from vecrope.testing import Prompt
@@ -129,9 +128,6 @@ def test_truncate_is_refused():
         truncate(sample, QWEN, "4")
     with pytest.raises(ValueError, match="side must be 'left' or 'right', got 'top'"):
         truncate(sample, QWEN, 4, "top")
-    minicpm = minicpm_spec("transformers")
-    with pytest.raises(ValueError, match="truncate does not take minicpmv4_7, in whose rows"):
-        truncate({"input_ids": [7, 8]}, minicpm, 1)
 
 
 @pytest.mark.parametrize(

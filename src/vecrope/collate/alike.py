@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from vecrope.collate import fields
@@ -34,8 +33,8 @@ _NEEDED: dict[str, Callable[[Sample], bool]] = {
 
 def check_alike(samples: Sequence[Sample]) -> None:
     """Check that what all samples must have, or none, is so, and that it can be joined."""
-    # In the order of `_NEEDED`, so that messages do not depend on that of the samples.
     present = {name for sample in samples for name in (*sample.tokens, *sample.media)}
+    # In the order of `_NEEDED`, so that messages do not depend on that of the samples.
     for name in [name for name in _NEEDED if name in present]:
         present_in = [name in sample.tokens or name in sample.media for sample in samples]
         _check_all(name, samples, present_in, _NEEDED[name])
@@ -50,24 +49,21 @@ def check_alike(samples: Sequence[Sample]) -> None:
         _check_shapes(samples, "input_features", slice(1, 2))
 
 
-def check_masks(samples: Sequence[Sample], *, packed: bool) -> None:
+def check_masks(samples: Sequence[Sample], joined: Tensor, *, packed: bool) -> None:
     """Check that masks hold 0 or 1, and where samples are packed, that they mask nothing.
 
-    Masks that mask nothing are dropped.
+    Args:
+        samples: as they were read.
+        joined: all of their masks, and zeros at padding.
+        packed: whether samples are packed.
     """
-    masks = [sample.tokens.get("attention_mask") for sample in samples]
-    given = [mask for mask in masks if mask is not None]
-    if not given:
+    low, high = (int(value) for value in joined.aminmax())
+    if packed <= low and high <= 1:
         return
-    low, high = (int(value) for value in torch.cat(given).aminmax())
-    if low == high == 1:
-        for sample in samples:
-            sample.tokens.pop("attention_mask", None)
-        return
-    for index, mask in enumerate(masks):
-        if mask is None:
+    for index, sample in enumerate(samples):
+        if "attention_mask" not in sample.tokens:
             continue
-        low, high = (int(value) for value in mask.aminmax())
+        low, high = (int(value) for value in sample.tokens["attention_mask"].aminmax())
         if low < 0 or high > 1:
             raise ValueError(
                 f"attention_mask of sample {index} must hold 0 or 1, got {high} at most and "
@@ -111,16 +107,19 @@ def _check_types(samples: Sequence[Sample], name: str) -> None:
 
 
 def _check_shapes(samples: Sequence[Sample], name: str, fixed: slice) -> None:
-    """Check that pixels or features have one shape but for the dimension that joins them."""
-    shapes = {
-        index: tuple(sample.media[name].shape)
-        for index, sample in enumerate(samples)
-        if name in sample.media
-    }
-    first = next(iter(shapes))
-    for index, shape in shapes.items():
-        if shape[fixed] != shapes[first][fixed] or len(shape) != len(shapes[first]):
+    """Check that pixels or features are alike but for the dimension that joins them."""
+    given = [(at, sample.media[name]) for at, sample in enumerate(samples) if name in sample.media]
+    first, like = given[0]
+    expected = tuple(like.shape)
+    for index, values in given:
+        shape = tuple(values.shape)
+        if shape[fixed] != expected[fixed] or len(shape) != len(expected):
             raise ValueError(
-                f"{name} of sample {index} must have the shape {shapes[first]} of those of sample "
+                f"{name} of sample {index} must have the shape {expected} of those of sample "
                 f"{first}, but for their number, got {shape}"
+            )
+        if (values.dtype, values.device) != (like.dtype, like.device):
+            raise ValueError(
+                f"{name} of sample {index} must be {like.dtype} on {like.device}, as those of "
+                f"sample {first}, got {values.dtype} on {values.device}"
             )

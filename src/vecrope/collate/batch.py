@@ -16,19 +16,20 @@ from vecrope.collate.boundaries import (
     bounds_of,
     flash_attention_arguments,
     sequence_index,
-    text_row_in_front,
+    write_text_row,
 )
 from vecrope.collate.join import (
     Extra,
+    Padding,
     PaddingSide,
     join_extra,
     join_media,
-    join_rows,
 )
 from vecrope.collate.number import number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
-from vecrope.collate.read import read_samples
+from vecrope.collate.read import read_dummy, read_samples
 from vecrope.collate.samples import Sample
+from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
@@ -101,15 +102,18 @@ def collate(
         of hunyuan_vl are counted in each, where its model counts on through a padded batch); and
         what else the samples hold: `labels` with -100 at padding, and if packed at the first token
         of each sample too, which no token before it is to predict; types; grids, seconds, pixels
-        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64.
+        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64,
+        or (B + 1,) with a dummy picture. Pixels and features stay on their device; all else is on
+        the CPU.
+
         A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
         transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
         (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
-        from 0, and `use_cache`, False. Padding
-        behind the samples is the last sequence of these, counts up from 0 in the text row, holds
-        `spec.padding_value` on the other axes, and has no row of `rope_deltas`. With
-        `pad_sequences_to_multiple_of` these bounds are those of the padded samples, and
-        `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what TransformerEngine takes.
+        from 0, and `use_cache`, False. Padding behind the samples is the last sequence of these,
+        counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
+        row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
+        padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
+        TransformerEngine takes.
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.
@@ -162,11 +166,10 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
-    check_masks(read, packed=packed)
     media = join_media(read)
     dummy = None
-    if dummy_image is not None and not any(_has_pictures(sample) for sample in read):
-        (dummy,) = read_samples([dummy_image], spec, keep_extra=False)
+    if dummy_image is not None and not any(_has_pictures(sample, spec) for sample in read):
+        dummy = read_dummy(dummy_image, read[0], spec)
     if packed:
         warn_of_obstacles(spec.model_type)
         if text_positions is None:
@@ -192,9 +195,10 @@ def collate(
         )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    batch.update(media if dummy is None else join_media([*read, dummy]))
+    shown = read if dummy is None else [*read, dummy]
+    batch.update(media if dummy is None else join_media(shown))
     if "images_per_sample" in spec.arguments:
-        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in read])
+        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in shown])
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
@@ -210,38 +214,42 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
+    masks = [one.tokens["attention_mask"] for one in read if "attention_mask" in one.tokens]
+    if masks:
+        check_masks(read, torch.cat(masks), packed=True)
     shown = read if dummy is None else [*read, dummy]
-    own = [*map(len, shown)]
+    own = [sample.length for sample in shown]
     lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
-    before, after = [0] * len(own), [*map(sub, lengths, own)]
-    after[-1] += room
+    behind = [*map(sub, lengths, own)]
+    behind[-1] += room
+    padding = Padding([0] * len(own), behind)
     joined: dict[str, Tensor] = {}
     for name in read[0].tokens:
         if name != "attention_mask":
             rows = [sample.tokens[name] for sample in shown]
-            joined[name] = join_rows(
-                rows, fields.TOKEN_PADDING.get(name, pad_token_id), before, after
-            )
-    num_tokens = sum(map(len, read))
+            joined[name] = padding.join(rows, fields.TOKEN_PADDING.get(name, pad_token_id))
+    num_tokens = sum(own[: len(read)])
     flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
         if own_multiple == 1
         else torch.cat([sample.tokens[name] for sample in read])
-        for name in ("input_ids", "mm_token_type_ids")
+        for name in fields.NUMBERING
         if name in joined
     }
-    positions, deltas = number_packed(read, spec, flat, media)
-    if any(after) or dummy is not None:
+    flat["cu_seqlens"] = bounds_of(own[: len(read)])
+    in_front = int(text_positions)
+    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=in_front)
+    if any(behind) or dummy is not None:
         parts = list(torch.split(positions, own[: len(read)], 2))
         if dummy is not None:
-            alone = {"input_ids": dummy.tokens["input_ids"]}
-            parts.append(number_packed([dummy], spec, alone, dummy.media)[0])
-        positions = join_rows(parts, spec.padding_value, before, after)
+            alone = _alone(dummy), dummy.media
+            parts.append(number_packed([dummy], spec, *alone, rows_in_front=in_front)[0])
+        positions = padding.join(parts, spec.padding_value)
     if room:
         lengths.append(room)
     if text_positions:
-        positions = text_row_in_front(positions, lengths)
+        write_text_row(positions[0, 0], lengths)
     batch: dict[str, Any] = {name: row[None] for name, row in joined.items()}
     if "labels" in batch:
         batch["labels"][0, bounds_of(lengths)[:-1]] = fields.IGNORED_LABEL
@@ -259,38 +267,52 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    own, behind = [*map(len, read)], 0 if dummy is None else len(dummy)
-    width = max(own) + behind if side == "left" else max(*own, own[-1] + behind)
+    own, extra = [sample.length for sample in read], 0 if dummy is None else dummy.length
+    width = max(own) + extra if side == "left" else max(*own, own[-1] + extra)
     width += -width % multiple
-    after = [behind if side == "left" else width - length for length in own]
-    before = [width - length - right for length, right in zip(own, after, strict=True)]
+    behind = [extra if side == "left" else width - length for length in own]
+    before = [width - length - right for length, right in zip(own, behind, strict=True)]
+    padding = Padding(before, behind)
     batch: dict[str, Any] = {}
     ones = torch.ones(max(own), dtype=torch.int64)
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
         # The mask alone may be of some samples only.
-        rows = [sample.tokens.get(name, ones[: len(sample)]) for sample in read]
+        rows = [
+            sample.tokens[name] if name in sample.tokens else ones[: sample.length]
+            for sample in read
+        ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = join_rows(rows, value, before, after).view(len(read), width)
-    positions, deltas = number_padded(read, spec, batch, media, before, after)
+        batch[name] = padding.join(rows, value).view(len(read), width)
+    check_masks(read, batch["attention_mask"], packed=False)
+    tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
+    tokens["attention_mask"] = batch["attention_mask"].bool()
+    positions, deltas = number_padded(read, spec, tokens, media, padding)
     if text_positions:
-        inputs = Inputs(batch["input_ids"], attention_mask=batch["attention_mask"])
+        inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text[None], positions))
     if dummy is not None:
         start = before[-1] + own[-1]
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):
             if name in batch:
-                batch[name][-1, start : start + behind] = dummy.tokens[name]
+                batch[name][-1, start : start + extra] = dummy.tokens[name]
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
+
+
+def _alone(sample: Sample) -> dict[str, Tensor]:
+    """Return the ids of a sample as a packed batch of its own."""
+    return {"input_ids": sample.tokens["input_ids"], "cu_seqlens": bounds_of([sample.length])}
 
 
 def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
-    own = [len(sample) for sample in read]
+    own = [sample.length for sample in read]
     return bounds_of([*own, *lengths[len(own) :]])
 
 
-def _has_pictures(sample: Sample) -> bool:
+def _has_pictures(sample: Sample, spec: MRopeSpec) -> bool:
+    if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
+        return sample.counts["image"] > 1 or "pixel_values" in sample.media
     return any(name in sample.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
@@ -14,7 +15,7 @@ from vecrope.core.search import spread
 
 def bounds_of(lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32: where sequences of these lengths start, then N."""
-    return torch.tensor([*accumulate(lengths, initial=0)], dtype=torch.int32)
+    return torch.frombuffer(array("i", accumulate(lengths, initial=0)), dtype=torch.int32)
 
 
 def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
@@ -38,11 +39,7 @@ def sequence_index(lengths: Sequence[int]) -> Tensor:
     return spread(torch.tensor(lengths), sum(lengths)).to(torch.int32)[None]
 
 
-def text_row_in_front(positions: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Put in front how many tokens of its sequence stand before each: (axes + 1, 1, N)."""
-    axes, _, width = positions.shape
-    rows = positions.new_empty((axes + 1, 1, width))
-    rows[1:] = positions
-    text = torch.arange(max(lengths), dtype=positions.dtype)
-    torch.cat([text[:length] for length in lengths], out=rows[0, 0])
-    return rows
+def write_text_row(row: Tensor, lengths: Sequence[int]) -> None:
+    """Write to (N,) how many tokens of its sequence stand before each."""
+    text = torch.arange(max(lengths), dtype=row.dtype)
+    torch.cat([text[:length] for length in lengths], out=row)

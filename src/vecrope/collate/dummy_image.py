@@ -9,7 +9,7 @@ import torch
 
 from vecrope import checks
 from vecrope.collate.fields import IGNORED_LABEL
-from vecrope.families.rules import Hunyuan, OmniRule
+from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
 
@@ -27,19 +27,21 @@ def dummy_image(
     label asks for it.
 
     Args:
-        spec: of a family of the shared rule, of hunyuan_vl, or of the omni families. Of glm_image
-            and minicpmv4_7 it cannot be made: the error says why.
-        pixel_features: the size of a row of `pixel_values`, or its shape.
+        spec: of a family that transformers has. In glm_image the picture is one to look at, with a
+            second grid, that of a picture to be generated, because transformers takes the last grid
+            of a sample for that.
+        pixel_features: the size of a row of `pixel_values`, or its shape; of minicpmv4_7, whose
+            patches stand side by side, the channels and the rows of a patch, such as `(3, 14)`.
         start_token_ids: ids to put before the picture, where the model asks for them.
         end_token_ids: ids to put behind it.
 
     Returns:
         `input_ids`, `labels`, `mm_token_type_ids` and `moe_mm_token_type_ids`, (1, k) int64;
-        `image_grid_thw`, (1, 3); `pixel_values`, zeros.
+        `image_grid_thw`, (1, 3), or `target_sizes`, (1, 2); `pixel_values`, zeros.
 
     Raises:
         TypeError: for sizes that are no ints.
-        ValueError: for a family whose pictures are described otherwise.
+        ValueError: for a family that transformers does not have.
 
     Example:
         >>> import vecrope
@@ -50,26 +52,44 @@ def dummy_image(
     """
     if not isinstance(spec, MRopeSpec):
         raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
-    if spec.image_token_id is None or not isinstance(spec.own_rule, Hunyuan | OmniRule | None):
-        why = {
-            "glm_image": "the first grids of a sample are of pictures in it, the others of those "
-            "to be generated, so that a picture behind the last token has no place among them",
-            "minicpmv4_7": "its processor decides on the size and the shape of the least picture",
-        }.get(spec.model_type, "its pictures are described otherwise")
-        raise ValueError(f"dummy_image does not take {spec.model_type}: {why}")
+    rule = spec.own_rule
+    if spec.image_token_id is None or isinstance(rule, Bailing | Isaac):
+        raise ValueError(
+            f"dummy_image does not take {spec.model_type}: transformers has no model of its rule"
+        )
     shape = (pixel_features,) if isinstance(pixel_features, int) else tuple(pixel_features)
     for size in shape:
         checks.check_int("pixel_features", size, 1)
-    side = spec.spatial_merge_size
     # A line ends with a token of its own in hunyuan_vl, and the picture has one at both ends.
-    number = 4 if isinstance(spec.own_rule, Hunyuan) else 1
-    types = [0] * len(start_token_ids) + [1] * number + [0] * len(end_token_ids)
-    ids = [*start_token_ids, *[spec.image_token_id] * number, *end_token_ids]
+    number = 4 if isinstance(rule, Hunyuan) else 1
+    start, end = [*start_token_ids], [*end_token_ids]
+    side = spec.spatial_merge_size
+    picture = {
+        "image_grid_thw": torch.tensor(
+            [[1, side, side]] * (2 if isinstance(rule, GlmImage) else 1)
+        ),
+        "pixel_values": torch.zeros((side * side, *shape)),
+    }
+    if isinstance(rule, GlmImage):
+        start, end = [*start, rule.image_start_token_id], [rule.image_end_token_id, *end]
+    if isinstance(rule, MiniCPMV47):
+        if len(shape) != 2:
+            raise ValueError(
+                f"pixel_features of {spec.model_type} must be (channels, rows of a patch), got "
+                f"{pixel_features!r}"
+            )
+        start, end = [*start, rule.image_start_id], [rule.image_end_id, *end]
+        side = rule.downsample_factor
+        picture = {
+            "target_sizes": torch.tensor([[side, side]]),
+            "pixel_values": torch.zeros((1, *shape, side * side * shape[1])),
+        }
+    types = [0] * len(start) + [1] * number + [0] * len(end)
+    ids = [*start, *[spec.image_token_id] * number, *end]
     return {
         "input_ids": torch.tensor([ids]),
         "labels": torch.full((1, len(ids)), IGNORED_LABEL),
         "mm_token_type_ids": torch.tensor([types]),
         "moe_mm_token_type_ids": torch.tensor([types]),
-        "image_grid_thw": torch.tensor([[1, side, side]]),
-        "pixel_values": torch.zeros((side * side, *shape)),
+        **picture,
     }

@@ -12,6 +12,7 @@ TOKEN_PADDING = {
     "moe_mm_token_type_ids": 0,
 }
 TOKENS = ("input_ids", *TOKEN_PADDING)
+NUMBERING: tuple[str, ...] = ("input_ids", "mm_token_type_ids")  # what positions follow from
 
 GRIDS = {"image": "image_grid_thw", "video": "video_grid_thw"}
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
@@ -20,6 +21,14 @@ CROPS = {"image": "target_sizes", "video": "target_sizes_videos"}
 SECONDS = ("second_per_grid_ts", "second_per_grids", "video_second_per_grid")
 # Mel frames: (num_audios, mel bins, frames), a mask (num_audios, frames), and how many are real.
 AUDIO = ("input_features", "feature_attention_mask", "audio_seqlens")
+MEDIA = (
+    *GRIDS.values(),
+    *SECONDS,
+    *PIXELS.values(),
+    *CROPS.values(),
+    "images_per_sample",
+    *AUDIO,
+)
 # Positions of a sample that was numbered before.
 NUMBERED = ("position_ids", "rope_deltas")
 # What no model takes, although processors return the second: it is not handed on.
@@ -30,17 +39,7 @@ BOUNDARIES = (
     *("cu_seqlens_q", "cu_seqlens_q_padded", "use_cache"),
 )
 
-NAMES = (
-    *TOKENS,
-    *GRIDS.values(),
-    *SECONDS,
-    *PIXELS.values(),
-    *CROPS.values(),
-    "images_per_sample",
-    *AUDIO,
-    *NUMBERED,
-    *READ_ONLY,
-)
+NAMES = (*TOKENS, *MEDIA, *NUMBERED, *READ_ONLY)
 # What a prompt is before a processor has made a sample of it.
 UNPROCESSED = frozenset(
     (

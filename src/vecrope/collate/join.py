@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -15,37 +16,60 @@ from vecrope.collate.samples import Sample
 PaddingSide = Literal["left", "right"]
 Extra = Literal["stack", "list", "drop"]
 
+_PIXELS = frozenset(fields.PIXELS.values())
 
-def join_rows(
-    rows: Sequence[Tensor], value: int, before: Sequence[int], after: Sequence[int]
-) -> Tensor:
-    """Return (..., T) rows one behind the other, (..., N), with padding before and after each."""
-    most = max((*before, *after))
-    padding = rows[0].new_full((*rows[0].shape[:-1], most), value) if most else rows[0]
-    pieces = []
-    for row, left, right in zip(rows, before, after, strict=True):
-        if left:
-            pieces.append(padding[..., :left])
-        pieces.append(row)
-        if right:
-            pieces.append(padding[..., :right])
-    return torch.cat(pieces, -1)
+
+class Padding:
+    """Room before and behind each row of a batch.
+
+    Args:
+        before: tokens of padding before each row.
+        behind: likewise behind it.
+    """
+
+    def __init__(self, before: Sequence[int], behind: Sequence[int]) -> None:
+        self.before, self.behind = before, behind
+        self._filled: dict[int, Sequence[Tensor]] = {}
+
+    def join(self, rows: Sequence[Tensor], value: int) -> Tensor:
+        """Return (..., T) rows one behind the other, (..., N), with a value in the room."""
+        if value not in self._filled:
+            self._filled[value] = self._pieces(value)
+        pieces = self._filled[value]
+        if rows[0].dim() > 1:
+            pieces = [piece.to(rows[0]).expand(*rows[0].shape[:-1], -1) for piece in pieces]
+        padding, joined = iter(pieces), []
+        for row, before, behind in zip(rows, self.before, self.behind, strict=True):
+            if before:
+                joined.append(next(padding))
+            joined.append(row)
+            if behind:
+                joined.append(next(padding))
+        return torch.cat(joined, -1)
+
+    def _pieces(self, value: int) -> Sequence[Tensor]:
+        """Return (size,) int64 of each room that there is, in order."""
+        # With empty tensors among them, `cat` would be three times as slow.
+        sizes = [*filter(None, chain.from_iterable(zip(self.before, self.behind, strict=True)))]
+        return torch.full((sum(sizes),), value, device="cpu").split_with_sizes(sizes)
 
 
 def join_media(samples: Sequence[Sample]) -> dict[str, Any]:
     """Return grids, seconds, pixels and audio of all samples, in their order."""
+    columns: dict[str, list[Any]] = {}
+    for sample in samples:
+        for name, value in sample.media.items():
+            columns.setdefault(name, []).append(value)
+    by_crops = any(name in columns for name in fields.CROPS.values())
     joined: dict[str, Any] = {}
-    crops = any(name in sample.media for sample in samples for name in fields.CROPS.values())
-    names = dict.fromkeys(name for sample in samples for name in sample.media)
-    for name in names:
-        values = [sample.media[name] for sample in samples if name in sample.media]
-        if name in fields.SECONDS:
-            joined[name] = join_seconds(values)
+    for name, values in columns.items():
+        if name in fields.SECONDS and not isinstance(values[0], Tensor):
+            joined[name] = [*chain.from_iterable(values)]
         elif name in ("input_features", "feature_attention_mask"):
             joined[name] = _join_audio(values)
         else:
-            by_columns = crops and name in fields.PIXELS.values()
-            joined[name] = torch.cat(values, -1 if by_columns else 0)
+            # Patches of crops stand side by side.
+            joined[name] = torch.cat(values, -1 if by_crops and name in _PIXELS else 0)
     return joined
 
 
@@ -53,13 +77,6 @@ def _join_audio(values: Sequence[Tensor]) -> Tensor:
     """Return audio padded with 0 to as many frames as the longest has."""
     frames = max(value.shape[-1] for value in values)
     return torch.cat([pad(value, (0, frames - value.shape[-1])) for value in values])
-
-
-def join_seconds(values: Sequence[Any]) -> Any:
-    """Return the seconds of all videos, which all are tensors or all are lists."""
-    if isinstance(values[0], Tensor):
-        return torch.cat(list(values))
-    return [second for value in values for second in value]
 
 
 def join_extra(samples: Sequence[Sample], how: Extra) -> dict[str, Any]:

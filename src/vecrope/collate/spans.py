@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vecrope.collate.samples import Sample
+from vecrope.collate.samples import Sample, audio_lengths
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
-from vecrope.families.rules import GlmImage, Hunyuan, OmniRule
+from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
 from vecrope.forms.static import locate
+from vecrope.own_rules.minicpmv4_7.crops import find_crops, gather_tokens
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
@@ -23,7 +24,12 @@ class Span:
 
     start: int
     stop: int
-    media: dict[str, list[int]]  # by kind, "image", "video" or "audio": ordinals in the sample
+    # By kind, "image", "video" or "audio": of each item its rows of grids, of sizes or of audio.
+    media: dict[str, list[list[int]]]
+
+    def rows(self, kind: str) -> list[int]:
+        """Return the rows of all items of a kind."""
+        return [row for item in self.media.get(kind, ()) for row in item]
 
 
 def find_spans(
@@ -36,30 +42,27 @@ def find_spans(
 
     A clip reaches from its first frame to its last, with the text between them, and a clip with its
     sound is one span.
-
-    Raises:
-        ValueError: for a family with a rule of its own that is not known here.
     """
     rule = spec.own_rule
-    if rule is None:
-        spans = _of_shared_rule(sample, spec)
-    elif isinstance(rule, OmniRule):
+    if isinstance(rule, OmniRule):
         spans = _of_omni(sample, spec, rule)
     elif isinstance(rule, Hunyuan):
         assert spec.image_token_id is not None
         spans = _runs(sample.tokens["input_ids"].eq(spec.image_token_id))
     elif isinstance(rule, GlmImage):
         spans = _between_markers(sample, rule)
+    elif isinstance(rule, MiniCPMV47):
+        spans = _of_crops(sample, spec, rule)
     else:
-        raise ValueError(
-            f"truncate does not take {spec.model_type}, in whose rows of grids or of target_sizes "
-            "nothing says which of them are one picture"
-        )
+        spans = _of_items(sample, spec)
     ids = sample.tokens["input_ids"].tolist()
     opening = {*start_token_ids, spec.vision_start_token_id, spec.video_start_token_id}
     closing = {*end_token_ids, spec.video_end_token_id}
     if isinstance(rule, OmniRule):
         opening.add(rule.audio_start_token_id)
+    if isinstance(rule, MiniCPMV47):
+        opening.add(rule.image_start_id)
+        closing |= {rule.image_end_id, rule.slice_end_id}
     spans = _merged(spans)
     for number, span in enumerate(spans):
         least = spans[number - 1].stop if number else 0
@@ -75,10 +78,10 @@ def find_spans(
             span.start -= 1
         while span.stop < most and ids[span.stop] in closing:
             span.stop += 1
-    return spans
+    return _with_whole_clips(spans) if isinstance(rule, MiniCPMV47) else spans
 
 
-def _of_shared_rule(sample: Sample, spec: MRopeSpec) -> list[Span]:
+def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
     inputs = sample.inputs(spec)
     none = torch.empty((0, 3), dtype=torch.int64)
     images, videos = (
@@ -98,6 +101,53 @@ def _of_shared_rule(sample: Sample, spec: MRopeSpec) -> list[Span]:
     return spans
 
 
+def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
+    """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
+    inputs = sample.inputs(spec)
+    none = torch.empty((0, 2), dtype=torch.int64)
+    images, videos = (
+        none if sizes is None else sizes.to(torch.int64)
+        for sizes in (inputs.target_sizes, inputs.target_sizes_videos)
+    )
+    kept = None
+    if inputs.attention_mask is not None and spec.mask_rule == "skip":
+        kept = inputs.attention_mask.bool()
+    stream = make_stream(inputs.input_ids, kept, None, inputs.mm_token_type_ids, exact=True)
+    tokens = gather_tokens(stream)
+    crops = find_crops(tokens, spec, rule, torch.cat((images, videos)), len(images))
+    index = torch.arange(sample.length) if kept is None else kept[0].nonzero()[:, 0]
+    number = int(crops.total)
+    columns = [
+        index[crops.starts[:number]],
+        index[crops.ends[:number] - 1] + 1,
+        crops.size_rows[:number],
+        crops.is_slice[:number],
+    ]
+    spans: list[Span] = []
+    for start, stop, row, is_slice in zip(*(column.tolist() for column in columns), strict=True):
+        kind, row = ("image", row) if row < len(images) else ("video", row - len(images))
+        if is_slice:
+            spans[-1].stop = stop
+            spans[-1].media[kind][0].append(row)
+        else:
+            spans.append(Span(start, stop, {kind: [[row]]}))
+    return spans
+
+
+def _with_whole_clips(spans: list[Span]) -> list[Span]:
+    """Return spans with the frames that touch as one clip."""
+    joined: list[Span] = []
+    for span in spans:
+        frames = span.media.get("video")
+        before = joined[-1].media.get("video") if joined else None
+        if frames and before and joined[-1].stop == span.start:
+            joined[-1].stop = span.stop
+            before[0] += frames[0]
+        else:
+            joined.append(span)
+    return joined
+
+
 def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
     ids = sample.tokens["input_ids"]
     sizes = {
@@ -105,7 +155,7 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
         for kind, name in (("image", "image_grid_thw"), ("video", "video_grid_thw"))
         if name in sample.media
     }
-    lengths = sample.audio_lengths()
+    lengths = audio_lengths(sample.media)
     if lengths is not None:
         sizes["audio"] = audio_tokens(lengths.to(torch.int64), rule.n_window).clamp(min=0)
     token_ids = {
@@ -134,14 +184,14 @@ def _between_markers(sample: Sample, rule: GlmImage) -> list[Span]:
         for marker in (rule.image_start_token_id, rule.image_end_token_id)
     )
     pairs = zip(starts, ends)  # noqa: B905 -- a start without an end is that of a new picture
-    return [Span(start, end + 1, {"image": [at]}) for at, (start, end) in enumerate(pairs)]
+    return [Span(start, end + 1, {"image": [[at]]}) for at, (start, end) in enumerate(pairs)]
 
 
 def _runs(placeholder: Tensor) -> list[Span]:
     """Return each run of placeholders as an image."""
     edges = torch.nn.functional.pad(placeholder.long(), (1, 1)).diff().nonzero()[:, 0].tolist()
     return [
-        Span(start, stop, {"image": [ordinal]})
+        Span(start, stop, {"image": [[ordinal]]})
         for ordinal, (start, stop) in enumerate(zip(edges[::2], edges[1::2], strict=True))
     ]
 
@@ -149,7 +199,7 @@ def _runs(placeholder: Tensor) -> list[Span]:
 def _span_of(places: Tensor, kind: str, ordinal: int) -> list[Span]:
     if not places.shape[0]:  # a row of zeros is no picture
         return []
-    return [Span(int(places[0]), int(places[-1]) + 1, {kind: [ordinal]})]
+    return [Span(int(places[0]), int(places[-1]) + 1, {kind: [[ordinal]]})]
 
 
 def _merged(spans: list[Span]) -> list[Span]:
@@ -160,8 +210,8 @@ def _merged(spans: list[Span]) -> list[Span]:
         sound = "audio" in span.media and bool(merged) and "video" in merged[-1].media
         if merged and span.start < merged[-1].stop + sound:
             merged[-1].stop = max(merged[-1].stop, span.stop)
-            for kind, ordinals in span.media.items():
-                merged[-1].media[kind] = merged[-1].media.get(kind, []) + ordinals
+            for kind, items in span.media.items():
+                merged[-1].media[kind] = merged[-1].media.get(kind, []) + items
         else:
             merged.append(span)
     return merged

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,8 +16,18 @@ from vecrope.collate import fields
 from vecrope.collate.number import check_alone
 from vecrope.collate.read import read_sample
 from vecrope.collate.samples import Sample
-from vecrope.collate.spans import find_spans
+from vecrope.collate.spans import Span, find_spans
 from vecrope.spec import MRopeSpec
+
+_KINDS = ("image", "video", "audio")
+# Whose rows a medium has.
+_KIND_OF = {
+    **{
+        names[kind]: kind for names in (fields.GRIDS, fields.CROPS, fields.PIXELS) for kind in names
+    },
+    **dict.fromkeys(fields.SECONDS, "video"),
+    **dict.fromkeys(fields.AUDIO, "audio"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +58,8 @@ def truncate(
 
     Args:
         sample: as for `vecrope.collate`.
-        spec: of any family but those whose crops or frames nothing says which picture they are of:
-            minicpmv4_7, isaac and bailing_moe_v3_vl.
+        spec: of any family. In minicpmv4_7 frames of clips that touch count as one clip, because
+            nothing in the sample tells them apart.
         max_length: the most tokens that may remain, at least 1.
         side: the side that is cut off.
         start_token_ids: ids that stand right before a picture and belong to it, such as
@@ -61,8 +73,7 @@ def truncate(
 
     Raises:
         TypeError: for a wrong type.
-        ValueError: for a sample that does not fit its media, and for a family that is not known
-            here.
+        ValueError: for a sample that does not fit its media.
 
     Example:
         >>> import vecrope
@@ -80,9 +91,8 @@ def truncate(
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
     read = read_sample(sample, spec, "the sample", keep_extra=True)
     check_alone(read, spec)
-    length = len(read)
-    keep = range(length)
-    kept = {kind: list(range(read.counts[kind])) for kind in ("image", "video", "audio")}
+    length = read.length
+    keep, gone = range(length), []
     if length > max_length:
         cut = max_length if side == "right" else length - max_length
         spans = find_spans(read, spec, start_token_ids, end_token_ids)
@@ -91,59 +101,62 @@ def truncate(
                 cut = span.start if side == "right" else span.stop
                 break
         keep = range(cut) if side == "right" else range(cut, length)
-        remaining = [span for span in spans if span.start >= keep.start and span.stop <= keep.stop]
-        placed = {kind: _ordinals(spans, kind) for kind in kept}
-        stay = {kind: _ordinals(remaining, kind) for kind in kept}
-        # Rows of zeros stand nowhere, and stay.
-        kept = {
-            kind: [at for at in kept[kind] if at in stay[kind] or at not in placed[kind]]
-            for kind in kept
-        }
+        gone = [span for span in spans if span.start < keep.start or span.stop > keep.stop]
     dropped = Dropped(
         tokens=length - len(keep),
-        images=read.counts["image"] - len(kept["image"]),
-        videos=read.counts["video"] - len(kept["video"]),
-        audios=read.counts["audio"] - len(kept["audio"]),
+        images=_count(gone, "image"),
+        videos=_count(gone, "video"),
+        audios=_count(gone, "audio"),
         no_label_left="labels" in read.tokens
         and bool((read.tokens["labels"][keep.start + 1 : keep.stop] == fields.IGNORED_LABEL).all()),
     )
-    return _taken(read, keep, kept, whole=dropped.tokens == 0), dropped
+    return _taken(read, keep, gone), dropped
 
 
-def _ordinals(spans: Sequence[Any], kind: str) -> set[int]:
-    return {ordinal for span in spans for ordinal in span.media.get(kind, ())}
+def _count(spans: Sequence[Span], kind: str) -> int:
+    return sum(len(span.media.get(kind, ())) for span in spans)
 
 
-def _taken(
-    sample: Sample, keep: range, kept: dict[str, list[int]], *, whole: bool
-) -> dict[str, Any]:
-    """Return the sample as a mapping again, of its tokens `keep` and media `kept`."""
+def _taken(sample: Sample, keep: range, gone: Sequence[Span]) -> dict[str, Any]:
+    """Return the sample as a mapping again, of its tokens `keep` and without the media `gone`."""
+    whole = len(keep) == sample.length
     taken: dict[str, Any] = {
         name: row[keep.start : keep.stop].clone() for name, row in sample.tokens.items()
     }
+    dropped = {kind: {row for span in gone for row in span.rows(kind)} for kind in _KINDS}
     for name, value in sample.media.items():
-        part = value if whole else _part(name, value, sample, kept)
+        part = value if whole else _part(name, value, sample, dropped)
         if len(part):
             taken[name] = part
     if any(sample.sound):
-        taken["use_audio_in_video"] = [sample.sound[at] for at in kept["video"]]
+        videos = enumerate(sample.sound)
+        taken["use_audio_in_video"] = [flag for at, flag in videos if at not in dropped["video"]]
     if whole and sample.numbered is not None:
         taken["position_ids"], taken["rope_deltas"] = sample.numbered
     return {**taken, **sample.extra}
 
 
-def _part(name: str, value: Any, sample: Sample, kept: dict[str, list[int]]) -> Any:
+def _part(name: str, value: Any, sample: Sample, dropped: Mapping[str, set[int]]) -> Any:
     """Return what of a medium remains."""
-    for kind in ("image", "video"):
-        if name == fields.GRIDS[kind]:
-            return value[kept[kind]]
-        if name == fields.PIXELS[kind]:
-            grids = sample.media[fields.GRIDS[kind]]
-            # Of glm_image's grids the last have no patches yet, and give empty slices.
-            ends = [0, *grids.prod(1).cumsum(0).tolist()]
-            return torch.cat([value[:0], *(value[ends[at] : ends[at + 1]] for at in kept[kind])])
-    if name in fields.SECONDS:
-        if isinstance(value, Tensor):
-            return value[kept["video"]]
-        return [value[at] for at in kept["video"]]
-    return value[kept["audio"]]
+    if name == "images_per_sample":
+        return value - len(dropped["image"])
+    kind = _KIND_OF[name]
+    if name not in fields.PIXELS.values():
+        kept = [at for at in range(len(value)) if at not in dropped[kind]]
+        return value[kept] if isinstance(value, Tensor) else [value[at] for at in kept]
+    grids = sample.media.get(fields.GRIDS[kind])
+    # The patches of crops stand side by side, each as wide as it is high.
+    rows, dim, width = (
+        (grids, 0, 1)
+        if grids is not None
+        else (sample.media[fields.CROPS[kind]], -1, value.shape[-2])
+    )
+    # Of glm_image's grids the last have no patches yet.
+    ends = [0, *accumulate(prod(row) * width for row in rows.tolist())]
+    size = value.shape[dim]
+    pieces = [
+        value.narrow(dim, start, min(stop, size) - start)
+        for at, (start, stop) in enumerate(pairwise(ends))
+        if at not in dropped[kind] and start < size
+    ]
+    return torch.cat(pieces, dim) if pieces else value[:0]

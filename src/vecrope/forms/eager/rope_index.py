@@ -36,19 +36,34 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
             and the grids are on any device. `attention_mask` masks something, or is None.
         spec: of the shared rule.
     """
-    ids, mask = inputs.input_ids, inputs.attention_mask
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     if _is_text_alone(inputs, spec):
+        ids = inputs.input_ids
+        dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
         return positions.expand(3, *ids.shape).contiguous(), rope_deltas
     batch = find_groups(inputs, spec)
-    if batch is None:
-        return None
+    return None if batch is None else number_batch(batch, inputs, spec)
+
+
+def number_batch(
+    batch: Batch, inputs: Inputs, spec: MRopeSpec, *, rows_in_front: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of a batch whose groups were found.
+
+    Args:
+        batch: what `find_groups` returned.
+        inputs: what it was given.
+        spec: likewise.
+        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
+    """
+    ids, mask = inputs.input_ids, inputs.attention_mask
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value)
-    return positions.view(3, *ids.shape), as_column(deltas)
+    positions = torch.empty((rows_in_front + 3, ids.numel()), dtype=dtype, device="cpu")
+    write_positions(parts, bounds, dtype, mask, spec.padding_value, out=positions[rows_in_front:])
+    return positions.view(-1, *ids.shape), as_column(deltas)
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:

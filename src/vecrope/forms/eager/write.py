@@ -36,6 +36,7 @@ def write_positions(
     dtype: torch.dtype,
     mask: Tensor | None = None,
     padding_value: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one.
 
@@ -45,13 +46,15 @@ def write_positions(
         dtype: of the positions, int64 or int32.
         mask: of N tokens, 0 for a masked one; None: none is.
         padding_value: the position of masked tokens.
+        out: where to write them, (3, N) of that dtype; None: a new tensor.
     """
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
     interrupted = any(parts.before)
     jumps = _jumps(parts, bounds, None if interrupted else padding_value)
     steps = _steps(parts, bounds[-1], mask)
-    positions = steps.to(dtype, memory_format=torch.contiguous_format)
+    positions = steps.new_empty(steps.shape, dtype=dtype) if out is None else out
+    positions.copy_(steps)
     if jumps:
         at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
         index = torch.frombuffer(at, dtype=torch.int64)

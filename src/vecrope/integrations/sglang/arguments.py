@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_metadata
+from vecrope.checks import check_metadata, check_tensor
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.static import locate
@@ -107,8 +107,8 @@ def check_rows(name: str, tensor: object) -> Tensor:
         TypeError: if it is no tensor.
         ValueError: if it has another shape.
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    check_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
     if tensor.dim() != 2:
         raise ValueError(f"{name} must have shape (B, T), got {tuple(tensor.shape)}")
     return tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.checks import check_tensor
 from vecrope.core.modality import VIDEO
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
@@ -45,8 +46,7 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
         sizes = getattr(inputs, name)
         if sizes is None:
             continue
-        if not isinstance(sizes, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(sizes).__name__}")
+        check_tensor(name, sizes)
         if sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
             raise TypeError(f"{name} must be of an integer dtype, got {sizes.dtype}")
         if sizes.dim() != 2 or sizes.shape[1] != 2:

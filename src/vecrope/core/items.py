@@ -145,19 +145,28 @@ def video_time_scale(
     """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    dtype, counted = torch.float64, torch.float32
-    if isinstance(seconds, Tensor):
-        dtype = counted = seconds.dtype if seconds.is_floating_point() else torch.float64
-    elif seconds is None:
+    dtype, counted = time_dtypes(seconds, spec)
+    if seconds is None:
         default = spec.default_seconds or 0.0
         seconds = torch.full((num_videos,), default, dtype=dtype, device=device)
-    else:
+    elif not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=dtype, device="cpu")
-    if spec.time_dtype != "given":
-        dtype = counted = torch.float32 if spec.time_dtype == "float32" else torch.float64
     seconds = seconds.to(device, dtype)
     if spec.time_dtype == "int64":
         seconds = seconds.trunc()
     step, scale = (seconds * rate, 1) if spec.time_order == "rate" else (seconds, rate)
     step = step.to(counted)
     return torch.stack((step, torch.full_like(step, scale)))
+
+
+def time_dtypes(
+    seconds: Tensor | Sequence[float] | None, spec: MRopeSpec
+) -> tuple[torch.dtype, torch.dtype]:
+    """Return the precision of the seconds of a step, and that in which steps are counted."""
+    if spec.time_dtype != "given":
+        dtype = torch.float32 if spec.time_dtype == "float32" else torch.float64
+        return dtype, dtype
+    if isinstance(seconds, Tensor):
+        dtype = seconds.dtype if seconds.is_floating_point() else torch.float64
+        return dtype, dtype
+    return torch.float64, torch.float32

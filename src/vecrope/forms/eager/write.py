@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, compress
 from operator import add, eq, sub
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,12 +26,14 @@ class _Width(NamedTuple):
     largest: int
     dtype: torch.dtype
     bits: int  # which of a number's are kept
-    of: Callable[[Iterable[int]], bytearray | array[int]]
-    only: Callable[[int], bytearray | array[int]]  # of one number, negative or not
+    # A bytearray or an array, which have the same operators, of numbers and of one, which may be
+    # negative.
+    of: Callable[[Iterable[int]], Any]
+    only: Callable[[int], Any]
 
 
 _BYTES = [bytearray((number,)) for number in range(256)]
-_WIDTHS = (
+_STEPS = (
     _Width(2**7 - 1, torch.int8, 2**8 - 1, bytearray, _BYTES.__getitem__),
     _Width(
         2**15 - 1,
@@ -76,7 +78,7 @@ def write_positions(
         return positions.masked_scatter_(mask, kept)
     jumps = _jumps(parts, bounds, padding_value)
     steps = _steps(parts, num_tokens, mask)
-    positions = steps.to(dtype, memory_format=torch.contiguous_format)
+    positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
     if jumps:
         at = array("q", [axis * num_tokens + at for axis in range(3) for at, _ in jumps])
         moves = array("q", [move for _, move in jumps]) * 3
@@ -106,12 +108,10 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         kept: (N,) bool, False for a masked token; None: none is.
     """
     items = parts.items
-    between: list[Sequence[int]] = [()] * len(items.depth)
-    if items.offsets is not None:
-        between = [[*map(sub, times[1:], times)] for times in items.offsets]
+    between = items.between or [()] * len(items.depth)
     further = map(sub, items.extent, items.advance)
     most = max(chain(items.advance, items.height, items.width, further, *between), default=0)
-    _, dtype, bits, of, only = next(width for width in _WIDTHS if most <= width.largest)
+    _, dtype, bits, of, only = next(width for width in _STEPS if most <= width.largest)
     zero, one = only(0), only(1)
     # All text at first, then with groups that do not move, then with the ends of their lines.
     columns = (one if kept is None else zero) * (num_tokens + 1)

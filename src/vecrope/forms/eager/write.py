@@ -10,45 +10,24 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import chain, compress
 from operator import add, eq, sub
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecrope.forms.eager.parts import Parts, make_parts
 
-
-class _Width(NamedTuple):
-    """How steps are kept: as whole numbers of a width, without their sign until they are read."""
-
-    largest: int
-    dtype: torch.dtype
-    bits: int  # which of a number's are kept
-    # A bytearray or an array, which have the same operators, of numbers and of one, which may be
-    # negative.
-    of: Callable[[Iterable[int]], Any]
-    only: Callable[[int], Any]
-
-
-_BYTES = [bytearray((number,)) for number in range(256)]
-_STEPS = (
-    _Width(2**7 - 1, torch.int8, 2**8 - 1, bytearray, _BYTES.__getitem__),
-    _Width(
-        2**15 - 1,
-        torch.int16,
-        2**16 - 1,
-        lambda numbers: array("H", numbers),
-        lambda number: array("H", (number & 2**16 - 1,)),
-    ),
-    _Width(
-        2**31 - 1,
-        torch.int32,
-        2**32 - 1,
-        lambda numbers: array("I", numbers),
-        lambda number: array("I", (number & 2**32 - 1,)),
-    ),
+_Maker = Callable[[Iterable[int]], Any]
+# How steps are kept, by the largest of them: the dtype as which they are read, the bits of a number
+# that are written, and what makes a bytearray or an array, which have the same operators, of written
+# numbers, and of one number that may be negative.
+_STEPS: tuple[tuple[int, torch.dtype, int, _Maker, Callable[[int], Any]], ...] = (
+    (2**7 - 1, torch.int8, 255, bytearray, [bytearray((n,)) for n in range(256)].__getitem__),
+    (2**15 - 1, torch.int16, 2**16 - 1, partial(array, "H"), lambda n: array("H", (n % 2**16,))),
+    (2**31 - 1, torch.int32, 2**32 - 1, partial(array, "I"), lambda n: array("I", (n % 2**32,))),
 )
 
 
@@ -111,7 +90,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     between = items.between or [()] * len(items.depth)
     further = map(sub, items.extent, items.advance)
     most = max(chain(items.advance, items.height, items.width, further, *between), default=0)
-    _, dtype, bits, of, only = next(width for width in _STEPS if most <= width.largest)
+    _, dtype, bits, of, only = next(width for width in _STEPS if most <= width[0])
     zero, one = only(0), only(1)
     # All text at first, then with groups that do not move, then with the ends of their lines.
     columns = (one if kept is None else zero) * (num_tokens + 1)

@@ -22,8 +22,8 @@ from vecrope.forms.eager.parts import Parts, make_parts
 
 _Maker = Callable[[Iterable[int]], Any]
 # How steps are kept, by the largest of them: the dtype as which they are read, the bits of a number
-# that are written, and what makes a bytearray or an array, which have the same operators, of written
-# numbers, and of one number that may be negative.
+# that are written, and what makes a bytearray or an array, which have the same operators, of such
+# bits, and of one number that may be negative.
 _STEPS: tuple[tuple[int, torch.dtype, int, _Maker, Callable[[int], Any]], ...] = (
     (2**7 - 1, torch.int8, 255, bytearray, [bytearray((n,)) for n in range(256)].__getitem__),
     (2**15 - 1, torch.int16, 2**16 - 1, partial(array, "H"), lambda n: array("H", (n % 2**16,))),

@@ -204,6 +204,11 @@ def check_readable(name: str, value: object) -> None:
     """Check that an argument is a dense tensor whose values can be read."""
     check_tensor(name, value)
     assert isinstance(value, Tensor)
+    check_has_values(name, value)
+
+
+def check_has_values(name: str, value: Tensor) -> None:
+    """Check that the values of a tensor can be read."""
     if value.is_meta or isinstance(value, FakeTensor):
         kind = "a fake tensor" if isinstance(value, FakeTensor) else "on the meta device"
         raise ValueError(

@@ -42,7 +42,7 @@ def prepare(
     if (validate or exact) and not tracing:
         for name in ("input_ids", "attention_mask", "mm_token_type_ids", *_GRIDS):
             if (values := getattr(inputs, name)) is not None:
-                checks.check_readable(name, values)
+                checks.check_has_values(name, values)
         if mask is not None and mask.numel():
             if validate:
                 checks.check_codes("attention_mask", mask, 1)

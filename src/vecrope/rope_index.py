@@ -157,16 +157,16 @@ def get_rope_index(
     )
     if sequence_ids is None and max_sequences is not None:
         raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
-    if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
-        return rope_index_of(inputs, spec, validate=validate, form=form)
     checks.check_metadata(inputs, spec)
+    if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
+        return _number(inputs, spec, validate=validate, form=form)
     width = padded_width(input_ids.shape[-1], pad_to_multiple_of)
     invalid = None
     if sequence_ids is not None:
         inputs, invalid = packed_sequences(
             inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
         )
-    position_ids, rope_deltas = rope_index_of(inputs, spec, validate=validate, form=form)
+    position_ids, rope_deltas = _number(inputs, spec, validate=validate, form=form)
     if sequence_ids is not None:
         rope_deltas = deltas_of_sequences(inputs, spec, rope_deltas)
     if invalid is not None:
@@ -182,10 +182,17 @@ def get_rope_index(
 
 
 def rope_index_of(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True, form: str | None = None
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return what `get_rope_index` does for the arguments in `inputs`."""
     checks.check_metadata(inputs, spec)
+    return _number(inputs, spec, validate=validate, form=None)
+
+
+def _number(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None
+) -> tuple[Tensor, Tensor]:
+    """Return the positions and deltas of inputs whose metadata have been checked."""
     chosen = choose_form(inputs, spec, form=form)
     if chosen == "kernels":
         if torch.compiler.is_compiling():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,13 +18,6 @@ _FROM_ZERO = "where the first sequence has number 0, pass sequence_numbering='fr
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-class Sequences(NamedTuple):
-    """The sequences of a batch."""
-
-    inputs: Inputs  # of the packed stream: flat ids, bounds, and a mask for padding
-    invalid: Tensor | None  # 0-d bool: the answer cannot be believed
-
-
 def packed_sequences(
     inputs: Inputs,
     spec: MRopeSpec,
@@ -33,10 +26,13 @@ def packed_sequences(
     sequence_numbering: SequenceNumbering = "from_one",
     *,
     validate: bool,
-) -> Sequences:
+) -> tuple[Inputs, Tensor | None]:
     """Return the sequences that (B, T) rows hold, as one packed stream.
 
     Padding belongs to the sequence before it, and before the first sequence to that; it is masked.
+
+    Returns:
+        Flat ids, bounds, and a mask for padding; and whether the answer is invalid, 0-d bool.
     """
     _check_metadata(inputs, spec, sequence_ids, max_sequences)
     if sequence_numbering not in get_args(SequenceNumbering):
@@ -83,7 +79,7 @@ def packed_sequences(
         cu_seqlens=bounds,
         mm_token_type_ids=None if types is None else types.reshape(-1),
     )
-    return Sequences(packed, invalid)
+    return packed, invalid
 
 
 def deltas_of_sequences(inputs: Inputs, spec: MRopeSpec, rope_deltas: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """The eager form where its numbers change their width or their precision."""
 
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 import torch
 from support import spec_of
 
 from vecrope import get_rope_index
-from vecrope.core.items import temporal_offset
-from vecrope.forms.eager.items import frame_offsets
+from vecrope.core.items import temporal_offset, video_time_scale
+from vecrope.forms.eager.items import TimeScale, read_items, steps_of_frames
 
 SPEC = spec_of("qwen2_5_vl", "transformers")
 
@@ -46,10 +49,33 @@ def test_each_product_is_rounded_as_by_the_operators(dtype):
     scale[1, :4].fill_(1)
     depth = [1, 2, 3, 300, 5, 2000, 1, 4]
     for factors in (scale, scale[:, :4]):
-        for frames, offsets, each in zip(
-            depth, frame_offsets(depth[: factors.shape[1]], factors), factors.t(), strict=False
-        ):
-            assert offsets == temporal_offset(torch.arange(frames), each).tolist()
+        frames = depth[: factors.shape[1]]
+        extents, between = steps_of_frames(frames, TimeScale(dtype, *factors.tolist()))
+        for number, extent, steps, each in zip(frames, extents, between, factors.t(), strict=True):
+            offsets = temporal_offset(torch.arange(number), each).tolist()
+            assert [*accumulate(steps, initial=0)] == offsets
+            assert extent == offsets[-1] + 1
+
+
+@pytest.mark.parametrize("time_order", ["rate", "seconds"])
+@pytest.mark.parametrize("rate", [2, 25, 0.1, 1234.567])
+@pytest.mark.parametrize(
+    "dtype", [None, list, torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64]
+)
+def test_factors_are_those_of_the_operators(dtype, rate, time_order):
+    seconds = None if dtype is None else torch.rand(64, dtype=torch.float64).mul_(9)
+    if dtype is list:
+        seconds = seconds.tolist()
+    elif dtype is not None:
+        seconds = seconds.to(dtype)
+    grids = torch.tensor([[2, 4, 4]]).repeat(64, 1)
+    rules = {"tokens_per_second": rate, "time_order": time_order, "default_seconds": 0.3}
+    for time_dtype in ("given", "float32", "float64", "int64")[: 3 + (rate == int(rate))]:
+        spec = replace(SPEC, time_dtype=time_dtype, **rules)
+        found = read_items(None, grids, spec, seconds, round_grid_sides=False).time_scale
+        expected = video_time_scale(64, spec, seconds, torch.device("cpu"))
+        assert found.dtype == expected.dtype
+        assert [[*found.steps], [*found.scales]] == expected.tolist()
 
 
 def test_seconds_that_their_precision_cannot_count_are_refused():

@@ -78,9 +78,7 @@ def make_items(
         in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
         group_tokens = in_group * area
     num_videos = video_grid_thw.shape[0]
-    time_scale = item_time_scale(
-        num_images, num_videos, spec, seconds, video_grid_thw.device, num_others=2
-    )
+    time_scale = _time_scale(num_images, num_videos, spec, seconds, video_grid_thw.device)
     extent = in_group
     if time_scale is not None:
         extent = temporal_offset(in_group - 1, time_scale[:, : num_images + num_videos])
@@ -110,27 +108,21 @@ def has_time_scale(spec: MRopeSpec) -> bool:
     return spec.video_time == "seconds" or spec.image_time != "frames"
 
 
-def item_time_scale(
+def _time_scale(
     num_images: int,
     num_videos: int,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
     device: torch.device,
-    num_others: int = 0,
 ) -> Tensor | None:
-    """Return the factors (2, num_images + num_videos + num_others) of `Items.time_scale`, or None.
-
-    They are all 1 of the others.
-    """
+    """Return `Items.time_scale`: all 1 of text and masked tokens."""
     if not has_time_scale(spec):
         return None
-    if spec.video_time != "seconds":
-        number = num_images + num_videos + num_others
-        factors = torch.ones((2, number), dtype=torch.float32, device=device)
-        factors[0, :num_images].fill_(0)
-        return factors
-    videos = video_time_scale(num_videos, spec, seconds, device)
-    factors = pad(videos, (num_images, num_others), value=1)
+    if spec.video_time == "seconds":
+        videos = video_time_scale(num_videos, spec, seconds, device)
+    else:
+        videos = torch.ones((2, num_videos), dtype=torch.float32, device=device)
+    factors = pad(videos, (num_images, 2), value=1)
     if spec.image_time == "none":
         factors[0, :num_images].fill_(0)
     return factors
@@ -145,19 +137,28 @@ def video_time_scale(
     """Return the factors (2, num_videos) of a family that spaces videos in time."""
     rate = spec.tokens_per_second
     assert rate is not None
-    dtype, counted = torch.float64, torch.float32
-    if isinstance(seconds, Tensor):
-        dtype = counted = seconds.dtype if seconds.is_floating_point() else torch.float64
-    elif seconds is None:
+    dtype, counted = time_dtypes(seconds, spec)
+    if seconds is None:
         default = spec.default_seconds or 0.0
         seconds = torch.full((num_videos,), default, dtype=dtype, device=device)
-    else:
+    elif not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=dtype, device="cpu")
-    if spec.time_dtype != "given":
-        dtype = counted = torch.float32 if spec.time_dtype == "float32" else torch.float64
     seconds = seconds.to(device, dtype)
     if spec.time_dtype == "int64":
         seconds = seconds.trunc()
     step, scale = (seconds * rate, 1) if spec.time_order == "rate" else (seconds, rate)
     step = step.to(counted)
     return torch.stack((step, torch.full_like(step, scale)))
+
+
+def time_dtypes(
+    seconds: Tensor | Sequence[float] | None, spec: MRopeSpec
+) -> tuple[torch.dtype, torch.dtype]:
+    """Return the precision of the seconds of a step, and that in which steps are counted."""
+    if spec.time_dtype != "given":
+        dtype = torch.float32 if spec.time_dtype == "float32" else torch.float64
+        return dtype, dtype
+    if isinstance(seconds, Tensor):
+        dtype = seconds.dtype if seconds.is_floating_point() else torch.float64
+        return dtype, dtype
+    return torch.float64, torch.float32

@@ -13,23 +13,18 @@ from vecrope.core.search import search
 
 @dataclass(frozen=True)
 class Stream:
-    """A batch as one flat stream: row after row, padding included.
+    """A batch as one flat stream: row after row, padding included."""
 
-    `exact` says which of the two forms of the pipeline runs: tables of exactly the size that the
-    values ask for (eager, on a CPU), or tables of a capacity fixed by shapes alone.
-    """
-
-    input_ids: Tensor  # (N,), or empty where placeholders are given instead
+    input_ids: Tensor  # (N,)
     token_types: Tensor | None  # (N,)
     kept: Tensor | None  # (N,) bool, True = token; None: every one is
     row_bounds: Tensor  # (B + 1,) in the index dtype: where each row starts, then N
     shape: tuple[int, ...]  # of input_ids as given
-    exact: bool
 
     @property
     def num_tokens(self) -> int:
         """N, the number of tokens with padding."""
-        return self.shape[0] if len(self.shape) == 1 else self.shape[0] * self.shape[1]
+        return self.input_ids.shape[0]
 
     @property
     def num_rows(self) -> int:
@@ -103,7 +98,10 @@ def make_stream(
     *,
     exact: bool,
 ) -> Stream:
-    """Flatten the input; shapes and dtypes have been checked."""
+    """Flatten the input, of which shapes and dtypes have been checked.
+
+    `exact` asks for indices of 64 bits, which number tokens of any number.
+    """
     device = input_ids.device
     index_dtype = torch.int64 if exact else torch.int32
     if cu_seqlens is None:
@@ -115,7 +113,7 @@ def make_stream(
         bounds = bounds.clamp(0, input_ids.shape[0])
     mask = None if attention_mask is None else _flat(attention_mask.to(device)).bool()
     types = None if mm_token_type_ids is None else _flat(mm_token_type_ids.to(device))
-    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape), exact)
+    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape))
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ give all positions:
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,31 @@ def static_rope_index(
     Raises:
         ValueError: with `validate`, outside of tracing, if prompt and grids do not fit.
     """
+    ids = inputs.input_ids
+    stream, _, locations, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    if locations is None:
+        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
+        return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
+    position_ids = locations.positions(spec.padding_value).to(dtype)
+    if ids.dim() == 2:
+        position_ids = position_ids.view(3, *ids.shape)
+    if fault is None:
+        return position_ids, locations.rope_deltas
+    return faults.invalidate(fault, position_ids, locations.rope_deltas)
+
+
+class Located(NamedTuple):
+    """The tokens of a batch, and where each stands."""
+
+    stream: Stream
+    items: Items
+    tokens: TokenLocations | None  # None: there is no token
+    fault: Tensor | None  # 0-d bool: prompt and grids do not fit, where that cannot be raised
+
+
+def locate_inputs(inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool) -> Located:
+    """Return where each token stands; the arguments are those of `static_rope_index`."""
     ids, seconds = inputs.input_ids, inputs.second_per_grid_ts
     allow_unused = inputs.allow_unused_grids
     checked = validate and not torch.compiler.is_compiling()
@@ -57,24 +84,18 @@ def static_rope_index(
         ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
     )
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     if stream.num_tokens == 0:
         if checked and not allow_unused:
             faults.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
-        return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
-    locations = locate(stream, spec, items)
-    position_ids = locations.positions(spec.padding_value).to(dtype)
-    if ids.dim() == 2:
-        position_ids = position_ids.view(3, *ids.shape)
-    if not validate:
-        return position_ids, locations.rope_deltas
-    fault = faults.layout_fault(locations, spec, allow_unused_grids=allow_unused)
-    if not checked:
-        return faults.invalidate(fault, position_ids, locations.rope_deltas)
-    if bool(fault):
-        faults.raise_layout_fault(locations, images, videos, spec, allow_unused_grids=allow_unused)
-    return position_ids, locations.rope_deltas
+        return Located(stream, items, None, None)
+    tokens, fault = locate(stream, spec, items), None
+    if validate:
+        fault = faults.layout_fault(tokens, spec, allow_unused_grids=allow_unused)
+    if checked:
+        if bool(fault):
+            faults.raise_layout_fault(tokens, images, videos, spec, allow_unused_grids=allow_unused)
+        fault = None
+    return Located(stream, items, tokens, fault)
 
 
 def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:

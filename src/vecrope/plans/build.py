@@ -7,12 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vecrope.core import faults
-from vecrope.core.items import make_items
-from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
-from vecrope.forms.static import locate
+from vecrope.forms.static import locate_inputs
 from vecrope.inputs import Inputs
 from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.from_locations import plan_of_locations
@@ -93,47 +90,22 @@ def _plan_of_tokens(
 ) -> RopeIndexPlan:
     """Return the plan of a batch from where each token stands; checked, it says what is wrong."""
     inputs, exact, tracing, dtype = prepared
-    checked = validate and not tracing
-    device, seconds = inputs.input_ids.device, inputs.second_per_grid_ts
-    no_grid = torch.empty((0, 3), dtype=torch.int64, device=device)
-    images = no_grid if inputs.image_grid_thw is None else inputs.image_grid_thw
-    videos = no_grid if inputs.video_grid_thw is None else inputs.video_grid_thw
-    if checked:
-        faults.check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
-        faults.check_seconds(seconds, videos, spec)
-    stream = make_stream(
-        inputs.input_ids,
-        inputs.attention_mask,
-        inputs.cu_seqlens,
-        inputs.mm_token_type_ids,
-        exact=exact,
-    )
-    items = make_items(images, videos, spec, stream.index_dtype, seconds)
+    stream, items, tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
     scale = items.time_scale
     if scale is None:
-        scale = torch.empty((0, items.masked + 1), dtype=torch.int32, device=device)
-    elif not (len(videos) and spec.video_time == "seconds"):
+        scale = torch.empty((0, items.masked + 1), dtype=torch.int32, device=items.table.device)
+    elif items.num_images == items.text or spec.video_time != "seconds":
         scale = scale.to(torch.int32)
-    if stream.num_tokens == 0:
-        if checked and not inputs.allow_unused_grids:
-            faults.check_none_left_over(items)
+    if tokens is None:
         return _plan_of_nothing(inputs, spec, stream.num_rows, scale, dtype)
-    tokens = locate(stream, spec, items)
     capacity = stream.num_tokens if max_groups is None else max_groups
     plan, count = plan_of_locations(tokens, spec, capacity, scale, dtype)
     invalid = count > capacity
-    if validate:
-        fault = faults.layout_fault(tokens, spec, allow_unused_grids=inputs.allow_unused_grids)
-        if checked and bool(fault):
-            faults.raise_layout_fault(
-                tokens, images, videos, spec, allow_unused_grids=inputs.allow_unused_grids
-            )
-        if checked and bool(invalid):
-            raise ValueError(
-                f"max_groups must be at least {int(count)} for this input, got {max_groups}"
-            )
-        invalid = invalid | fault
-    return plan.voided(invalid)
+    if validate and not tracing and bool(invalid):
+        raise ValueError(
+            f"max_groups must be at least {int(count)} for this input, got {max_groups}"
+        )
+    return plan.voided(invalid if fault is None else invalid | fault)
 
 
 def _plan_of_nothing(

@@ -84,10 +84,12 @@ def _entries(batch: Batch, padding_value: int, width: int) -> list[tuple[int, ..
 
 def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
     """Return `GroupPlan.time_scale` of the entries of some items."""
-    factors, num_images = items.time_scale, items.num_images
-    if factors is None:
-        num_videos = len(items.area) - num_images
-        factors = torch.ones((2, num_videos), dtype=torch.int32, device="cpu")
+    num_images = items.num_images
+    if items.time_scale is None:
+        factors = torch.ones((2, len(items.area) - num_images), dtype=torch.int32, device="cpu")
+    else:
+        dtype, *numbers = items.time_scale
+        factors = torch.tensor([[*each] for each in numbers], dtype=dtype, device="cpu")
     scale = pad(factors, (num_images, 1), value=1)
     if spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1:
         scale[0, :num_images].fill_(0)

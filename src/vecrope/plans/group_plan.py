@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import search
-from vecrope.forms.eager.items import Items, frame_offsets
+from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
@@ -134,12 +134,12 @@ class GroupPlan(RopeIndexPlan):
         if [*map(mul, depth, area)] != whole or bool((self.rows[:, 3] == INVALID_DELTA).any()):
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
-        advance, offsets, extent = [*map(sub, behind, base)], None, depth
+        advance, between, extent = [*map(sub, behind, base)], None, depth
         if start and self.time_scale.shape[1]:
-            offsets = frame_offsets(depth, self.time_scale[in_group].t())
-            extent = [times[-1] + 1 for times in offsets]
+            factors = self.time_scale[in_group].t()
+            extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))
         groups = [1] * len(start)
-        items = Items(0, groups, depth, height, width, whole, advance, extent, offsets, None)
+        items = Items(0, groups, depth, height, width, whole, advance, extent, between, None)
         ends = [*map(add, start, tokens)]
         mask, stops = None, [*map(add, starts, sizes)]
         if starts:

@@ -62,17 +62,18 @@ def positions_of_groups(
     ends = [*map(add, offset, area)]
     if any(map(gt, [0, *ends], [*offset, num_tokens])):
         _raise_misplaced(num_tokens, offset, ends)
-    taken: list[Sequence[int]] | None = None
+    between: list[Sequence[int]] | None = None
     extent = depth
     # One frame has no next one to be stimed from.
     time_scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
     if any(time_scale != 1.0 for time_scale in time_scales):
         _check_time_scales(time_scales, depth)
-        taken = [
+        offsets = [
             [int(frame * time_scale) for frame in range(frames)]
             for frames, time_scale in zip(depth, time_scales, strict=True)
         ]
-        extent = [times[-1] + 1 for times in taken]
+        extent = [times[-1] + 1 for times in offsets]
+        between = [[*map(sub, times[1:], times)] for times in offsets]
     advance = [*map(max, height, width, extent)]
     items = Items(
         num_images=len(groups),
@@ -83,7 +84,7 @@ def positions_of_groups(
         area=area,
         advance=advance,
         extent=extent,
-        offsets=taken,
+        between=between,
         time_scale=None,
     )
     delta = sum(map(sub, advance, area))

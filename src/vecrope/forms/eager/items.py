@@ -5,19 +5,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, repeat
-from math import isfinite
-from operator import mul
+from operator import mul, sub
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vecrope.core.items import has_time_scale, video_time_scale
+from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
-_FIRST: Sequence[int] = (0,)
+_NONE: Sequence[int] = ()
+
+
+class TimeScale(NamedTuple):
+    """Factors that make the number of a frame in its group its temporal offset, of V groups."""
+
+    dtype: torch.dtype  # to which each product is rounded
+    steps: Sequence[float]  # (V,)
+    scales: Sequence[float]  # (V,)
 
 
 class Items(NamedTuple):
@@ -31,11 +38,9 @@ class Items(NamedTuple):
     area: list[int]  # tokens of a group
     advance: list[int]  # by how much a group moves the running position
     extent: list[int]  # temporal positions that a group takes
-    # Temporal offsets of the frames of a group; None: every frame is at its number.
-    offsets: list[Sequence[int]] | None
-    # (2, V) factors of the videos, as `core.items.Items.time_scale` has them, where some have a
-    # next frame that is spaced in time.
-    time_scale: Tensor | None
+    # Positions from each frame of a group to the next, empty where all are 1; None: all are.
+    between: list[Sequence[int]] | None
+    time_scale: TimeScale | None  # of the videos, where some have a next frame in time
 
     def of_groups(self, kind: int) -> Sequence[int]:
         """Return the item of each group of images, or of videos."""
@@ -75,17 +80,16 @@ def read_items(
     if grids is None:
         return None
     groups, depth, height, width, area = grids
-    extent, offsets, time_scale = depth, None, None
+    extent, between, time_scale = depth, None, None
     if has_time_scale(spec):
-        found = _offsets(depth, num_images, videos, spec, seconds)
+        found = _in_time(depth, num_images, spec, seconds)
         if found is None:
             return None
-        offsets, time_scale = found
-        extent = [steps[-1] + 1 if len(steps) else 1 for steps in offsets]
+        extent, between, time_scale = found
     sizes = (height, width, extent) if spec.span_rule == "thw" else (height, width)
     advance = [*map(max, *sizes)]
     return Items(
-        num_images, groups, depth, height, width, area, advance, extent, offsets, time_scale
+        num_images, groups, depth, height, width, area, advance, extent, between, time_scale
     )
 
 
@@ -132,56 +136,89 @@ def read_grids(
     return groups, depth, height, width, area
 
 
-def _offsets(
+def _in_time(
     depth: list[int],
     num_images: int,
-    videos: Tensor | None,
     spec: MRopeSpec,
     seconds: Tensor | Sequence[float] | None,
-) -> tuple[list[Sequence[int]], Tensor | None] | None:
-    """Return `Items.offsets` and `Items.time_scale`, or None for unsound seconds."""
-    offsets = [_FIRST if frames == 1 else range(frames) for frames in depth]
+) -> tuple[list[int], list[Sequence[int]], TimeScale | None] | None:
+    """Return `extent`, `between` and `time_scale` of `Items`, or None for unsound seconds."""
+    extent, between = depth.copy(), [_NONE] * len(depth)
     if spec.image_time == "none":
-        offsets[:num_images] = ([0] * frames for frames in depth[:num_images])
-    if spec.video_time != "seconds" or len(depth) == num_images or videos is None:
-        return offsets, None
-    if seconds is None and spec.default_seconds is None:
-        return None
-    in_video = depth[num_images:]
+        extent[:num_images] = [1] * num_images
+        between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
+    # A row of zeros has no frame, and no token that would miss one.
+    in_video = [frames or 1 for frames in depth[num_images:]]
+    if spec.video_time != "seconds" or not in_video:
+        return extent, between, None
     if seconds is not None:
         steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
         rate = spec.tokens_per_second
         assert rate is not None
-        if not all(isfinite(step) and step >= 0 for step in steps):
+        # A number that is not finite makes the sum none that is less.
+        total = sum(map(mul, map(mul, steps, in_video), repeat(rate)))
+        if min(steps) < 0 or not total < _MAX_TOKENS:
             return None
-        if not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS:
-            return None
-    if max(in_video) <= 1:
-        return offsets, None
-    time_scale = video_time_scale(len(in_video), spec, seconds, torch.device("cpu"))
+    elif spec.default_seconds is None:
+        return None
+    if max(in_video) == 1:
+        return extent, between, None
+    time_scale = _time_scale(len(in_video), spec, seconds)
     try:
-        offsets[num_images:] = frame_offsets(in_video, time_scale)
+        extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
     except OverflowError:  # seconds of 16 bits have made an infinite number
         return None
-    return offsets, time_scale
+    return extent, between, time_scale
 
 
-def frame_offsets(depth: Sequence[int], time_scale: Tensor) -> list[Sequence[int]]:
-    """Return what `core.items.temporal_offset` does for the frames of groups of some frames.
+def _time_scale(
+    num_videos: int, spec: MRopeSpec, seconds: Tensor | Sequence[float] | None
+) -> TimeScale:
+    """Return what `core.items.video_time_scale` does."""
+    dtype, counted = time_dtypes(seconds, spec)
+    rate = spec.tokens_per_second
+    assert rate is not None
+    if seconds is None:
+        seconds = [spec.default_seconds or 0.0] * num_videos
+    elif isinstance(seconds, Tensor):
+        seconds = seconds.tolist()
+    steps = _rounded(seconds, dtype)
+    if spec.time_dtype == "int64":
+        steps = [*map(float, map(int, steps))]
+    if spec.time_order == "seconds":
+        return TimeScale(counted, _rounded(steps, counted), _rounded([rate] * num_videos, counted))
+    if dtype != torch.float64:
+        # The operator multiplies in 32 bits.
+        factors = array("f", (rate,) * num_videos)
+        steps = _rounded(array("f", map(mul, steps, factors)), dtype)
+    else:
+        steps = [*map(mul, steps, repeat(rate))]
+    return TimeScale(counted, _rounded(steps, counted), [1.0] * num_videos)
+
+
+def steps_of_frames(
+    depth: Sequence[int], time_scale: TimeScale
+) -> tuple[list[int], list[Sequence[int]]]:
+    """Return `extent` and `between`, as `Items` has them, of groups of one frame at least.
+
+    The offsets of frames are those of `core.items.temporal_offset`.
 
     Args:
         depth: (V,) frames of each group.
-        time_scale: (2, V) factors, in the precision to which each product is rounded.
+        time_scale: of the groups.
     """
     # Of all groups at once. `repeat` ends each group's numbers.
-    dtype, (steps, scales) = time_scale.dtype, time_scale.tolist()
+    dtype, steps, scales = time_scale
     numbers = _rounded(range(max(depth)), dtype)
     products = (map(mul, numbers, repeat(*each)) for each in zip(steps, depth, strict=True))
     times = _rounded(chain.from_iterable(products), dtype)
     if any(scale != 1 for scale in scales):
         times = _rounded(map(mul, times, chain.from_iterable(map(repeat, scales, depth))), dtype)
-    taken, stops = [*map(int, times)], [*accumulate(depth)]
-    return [*map(taken.__getitem__, map(slice, [0, *stops[:-1]], stops))]
+    offsets, stops = [*map(int, times)], [*accumulate(depth)]
+    lasts = [*map(sub, stops, repeat(1))]
+    between = [*map(sub, offsets[1:], offsets)]
+    extent = [offset + 1 for offset in map(offsets.__getitem__, lasts)]
+    return extent, [*map(between.__getitem__, map(slice, [0, *stops], lasts))]
 
 
 def _rounded(values: Iterable[float], dtype: torch.dtype) -> Sequence[float]:

@@ -121,9 +121,9 @@ def ends_of_rows(
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]
     items = parts.items
-    if spec.span_rule == "hw":
-        # A block, which is one group, can reach further than it moves the running position.
-        further = [*map(gt, items.extent, items.advance)]
+    # By the rule "hw" a block, which is one group, can reach further than it moves the position.
+    further = [*map(gt, items.extent, items.advance)]
+    if any(further):
         groups = zip(parts.bases(), parts.starts, parts.item, strict=True)
         for base, start, item in compress(groups, map(further.__getitem__, parts.item)):
             row = bisect_right(bounds, start) - 1

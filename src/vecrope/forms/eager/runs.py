@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
-from itertools import compress, pairwise, repeat
+from itertools import accumulate, compress, pairwise, repeat
 from typing import NamedTuple
 
 import torch
@@ -107,7 +107,7 @@ def runs_of_ids(
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
     kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
-    starts = [0, *lengths.cumsum(0).tolist()]
+    starts = [*accumulate(lengths.tolist(), initial=0)]
     rows = [0]
     for bound in bounds[1:-1]:
         at = bisect_left(starts, bound)

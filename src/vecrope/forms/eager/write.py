@@ -2,31 +2,36 @@
 
 The step of a token is by how much each axis moves from it to the next token: 1 behind text, 0
 behind a masked token, and as lines and frames ask within a group, whose last token steps to where
-the group's advance leads. So the steps of a group depend on its item alone, and are laid out once
-for all groups of an item.
+the group's advance leads.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat, zip_longest
-from operator import mul, sub
-from struct import Struct
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import chain, compress
+from operator import add, eq, sub
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.items import Items
-from vecrope.forms.eager.parts import Parts
+from vecrope.forms.eager.parts import Parts, make_parts
 
-# How steps are kept, by the largest of them: bytes, dtype, and how one is packed.
-_STEPS: tuple[tuple[int, int, torch.dtype, Callable[[int], bytes]], ...] = (
-    # By their numbers, negative ones too.
-    (2**7 - 1, 1, torch.int8, [bytes([number]) for number in range(256)].__getitem__),
-    (2**15 - 1, 2, torch.int16, Struct("h").pack),
-    (2**31 - 1, 4, torch.int32, Struct("i").pack),
+# An operator on more elements is spread over torch's threads. Where cores are busy, waiting for
+# them costs more than the operator.
+_GRAIN = 32768
+
+_Maker = Callable[[Iterable[int]], Any]
+# How steps are kept, by the largest of them: the dtype as which they are read, the bits of a number
+# that are written, and what makes a bytearray or an array, which have the same operators, of such
+# bits, and of one number that may be negative.
+_STEPS: tuple[tuple[int, torch.dtype, int, _Maker, Callable[[int], Any]], ...] = (
+    (2**7 - 1, torch.int8, 255, bytearray, [bytearray((n,)) for n in range(256)].__getitem__),
+    (2**15 - 1, torch.int16, 2**16 - 1, partial(array, "H"), lambda n: array("H", (n % 2**16,))),
+    (2**31 - 1, torch.int32, 2**32 - 1, partial(array, "I"), lambda n: array("I", (n % 2**32,))),
 )
 
 
@@ -46,110 +51,99 @@ def write_positions(
         dtype: of the positions, int64 or int32.
         mask: of N tokens, 0 for a masked one; None: none is.
         padding_value: the position of masked tokens.
-        out: where to write them, (3, N) of that dtype; None: a new tensor.
+        out: where to write them, (3, N) of that dtype, contiguous; None: a new tensor.
     """
+    num_tokens = bounds[-1]
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
-    interrupted = any(parts.before)
-    jumps = _jumps(parts, bounds, None if interrupted else padding_value)
-    steps = _steps(parts, bounds[-1], mask)
-    positions = steps.new_empty(steps.shape, dtype=dtype) if out is None else out
-    positions.copy_(steps)
-    if jumps:
-        at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
-        index = torch.frombuffer(at, dtype=torch.int64)
-        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
-        for axis in positions.unbind():
-            axis.index_add_(0, index, move)
-    positions.cumsum_(1)
-    if interrupted:
-        # At masked tokens inside of a group the axes differ.
+    positions = torch.empty((3, num_tokens), dtype=dtype, device="cpu") if out is None else out
+    if any(parts.before):
         assert mask is not None
-        positions.masked_fill_(mask.logical_not(), padding_value)
+        kept = write_positions(*_without_masked(parts, bounds), dtype)
+        return positions.fill_(padding_value).masked_scatter_(mask, kept)
+    jumps = _jumps(parts, bounds, padding_value)
+    steps = _steps(parts, num_tokens, mask)
+    # Axis by axis where torch would start its threads for all three at once.
+    apart = num_tokens <= _GRAIN < 3 * num_tokens and torch.get_num_threads() > 1
+    for axes in (0, 1, 2) if apart else (slice(None),):
+        positions[axes].copy_(steps[axes])
+    if jumps:
+        at = array("q", [axis * num_tokens + at for axis in range(3) for at, _ in jumps])
+        moves = array("q", [move for _, move in jumps]) * 3
+        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
+        positions.view(-1).index_add_(0, torch.frombuffer(at, dtype=torch.int64), move)
+    for summed in positions.unbind() if apart else (positions,):
+        summed.cumsum_(-1)
     return positions
 
 
+def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[int]]:
+    """Return the groups and the bounds of a batch as they are without its masked tokens."""
+    area = [*map(parts.items.area.__getitem__, parts.item)]
+    through = map(add, parts.before, map(sub, parts.stops, parts.starts))
+    is_last = [*map(eq, through, area)]
+    area, item = ([*compress(numbers, is_last)] for numbers in (area, parts.item))
+    stops = [*compress(parts.stops, is_last)]
+    stops, bounds = ([*map(sub, at, parts.masked_before(at))] for at in (stops, bounds))
+    starts = [*map(sub, stops, area)]
+    return make_parts(parts.items, starts, stops, item, [0] * len(item)), bounds
+
+
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
-    """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last."""
-    items, item = parts.items, parts.item
-    frames = [
-        [*map(sub, times[1:], times)] if len(times) > 1 else [] for times in items.offsets or ()
-    ]
-    further = map(sub, items.extent, items.advance)
-    largest = max(chain(items.advance, items.height, items.width, further, *frames), default=0)
-    _, size, dtype, pack = next(widths for widths in _STEPS if largest <= widths[0])
-    if kept is None:
-        gaps = map(sub, [*parts.starts, num_tokens], [0, *parts.stops])
-        between = [*map(mul, repeat(pack(1)), gaps)]
-    else:
-        buffer = bytearray(num_tokens * size)
-        torch.frombuffer(buffer, dtype=dtype).copy_(kept)
-        text = bytes(buffer)
-        edges = zip([0, *parts.stops], [*parts.starts, num_tokens], strict=True)
-        between = [text[size * stop : size * start] for stop, start in edges]
-    interrupted = any(parts.before)
-    joined = bytearray()
-    of_items = [*zip(*_steps_of_items(items, frames, pack, {*item}), strict=True)] or [()] * 6
-    for heads, tails in zip(of_items[::2], of_items[1::2], strict=True):
-        of_axis = [b""] * (3 * len(item) + 1)
-        of_axis[::3] = between
-        if interrupted:
-            sizes = zip(item, parts.before, parts.starts, parts.stops, strict=True)
-            of_axis[1::3] = [
-                (heads[at] + tails[at])[size * done : size * (done + stop - start)]
-                for at, done, start, stop in sizes
-            ]
-        else:
-            of_axis[1::3] = map(heads.__getitem__, item)
-            of_axis[2::3] = map(tails.__getitem__, item)
-        joined += pack(0)
-        joined += b"".join(of_axis)
-    return torch.frombuffer(joined, dtype=dtype).view(3, -1)[:, :num_tokens]
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last.
 
-
-def _steps_of_items(
-    items: Items, frames: Sequence[Sequence[int]], pack: Callable[[int], bytes], used: set[int]
-) -> Iterator[tuple[bytes, ...]]:
-    """Yield the steps of a group of each item in time, height and width, each of them cut in two.
-
-    The second of the two are the steps of the last line, or in time of the last token. `frames` are
-    the steps between the frames of each item; empty where all are 1. Items that are not used, which
-    may be of any size, get none.
+    Args:
+        parts: of the batch, each a whole group.
+        num_tokens: N.
+        kept: (N,) bool, False for a masked token; None: none is.
     """
-    zero, one = pack(0), pack(1)
-    sizes = zip(items.depth, items.height, items.width, items.advance, items.extent, strict=True)
-    for number, (each, between) in enumerate(zip_longest(sizes, frames)):
-        if number not in used:
-            yield (b"",) * 6
-            continue
-        depth, height, width, advance, extent = each
-        still, across = zero * (width - 1), one * (width - 1)
-        time = frame = zero * (height * width - 1)
-        rows = (still + one) * (height - 1)
-        if depth > 1:
-            rows = (rows + still + pack(1 - height)) * (depth - 1) + rows
-            if between is None:
-                time = (frame + one) * (depth - 1) + frame
-            else:
-                time = frame.join([b"", *map(pack, between), b""])
-        columns = (across + pack(1 - width)) * (depth * height - 1)
-        yield (
-            *(time, pack(advance - extent + 1)),
-            *(rows, still + pack(advance - height + 1)),
-            *(columns, across + pack(advance - width + 1)),
+    items = parts.items
+    between = items.between or [()] * len(items.depth)
+    further = map(sub, items.extent, items.advance)
+    most = max(chain(items.advance, items.height, items.width, further, *between), default=0)
+    _, dtype, bits, of, only = next(width for width in _STEPS if most <= width[0])
+    zero, one = only(0), only(1)
+    # All text at first, then with groups that do not move, then with the ends of their lines.
+    columns = (one if kept is None else zero) * (num_tokens + 1)
+    if kept is not None:
+        torch.frombuffer(columns, dtype=dtype)[1:] = kept
+    columns[0] = 0
+    time = columns[:]
+    for start, stop in zip(parts.starts, parts.stops, strict=True):
+        time[start + 1 : stop + 1] = zero * (stop - start)
+    rows = time[:]
+    sizes = [
+        *zip(
+            *(items.depth, items.height, items.width, items.advance, items.extent, between),
+            strict=True,
         )
+    ]
+    groups = zip(map(sizes.__getitem__, parts.item), parts.starts, parts.stops, strict=True)
+    for (depth, height, width, advance, extent, frames), start, stop in groups:
+        lines, num_lines = slice(start + width, stop, width), depth * height - 1
+        columns[lines] = only(1 - width) * num_lines
+        rows[lines] = one * num_lines
+        if depth > 1:
+            ends = slice(start + height * width, stop, height * width)
+            rows[ends] = only(1 - height) * (depth - 1)
+            time[ends] = of(frames) if frames else one * (depth - 1)
+        time[stop] = advance - extent + 1 & bits
+        rows[stop] = advance - height + 1 & bits
+        columns[stop] = advance - width + 1 & bits
+    time += rows
+    time += columns
+    return torch.frombuffer(time, dtype=dtype).view(3, -1)[:, :num_tokens]
 
 
-def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int | None) -> list[tuple[int, int]]:
+def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int) -> list[tuple[int, int]]:
     """Return at which tokens all axes move by more than a step, and by how much more.
 
-    It is where a row starts, and where masked runs start and stop if there is a padding value.
+    It is where a row starts, and where masked runs start and stop.
     """
     num_tokens, running = bounds[-1], parts.running(bounds)
     jumps = [*zip(bounds[1:-1], map(sub, running, running[1:]), strict=False)]
-    if padding_value is not None:
-        starts, stops = parts.masked
-        for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
-            jump = padding_value - position + running[bisect_right(bounds, start) - 1]
-            jumps += (start, jump), (stop, -jump)
+    starts, stops = parts.masked
+    for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
+        jump = padding_value - position + running[bisect_right(bounds, start) - 1]
+        jumps += (start, jump), (stop, -jump)
     return [(at, jump) for at, jump in jumps if at < num_tokens]

@@ -28,6 +28,9 @@ _STEPS: tuple[tuple[int, int, torch.dtype, Callable[[int], bytes]], ...] = (
     (2**15 - 1, 2, torch.int16, Struct("h").pack),
     (2**31 - 1, 4, torch.int32, Struct("i").pack),
 )
+# An operator on more elements is spread over torch's threads. Where cores are busy, waiting for
+# them costs more than the operator.
+_GRAIN = 32768
 
 
 def write_positions(
@@ -51,14 +54,22 @@ def write_positions(
     interrupted = any(parts.before)
     jumps = _jumps(parts, bounds, None if interrupted else padding_value)
     steps = _steps(parts, bounds[-1], mask)
-    positions = steps.to(dtype, memory_format=torch.contiguous_format)
+    # Axis by axis where torch would start its threads for all three at once.
+    apart = bounds[-1] <= _GRAIN < 3 * bounds[-1] and torch.get_num_threads() > 1
+    if apart:
+        positions = torch.empty(steps.shape, dtype=dtype, device="cpu")
+        for axis, each in zip(positions.unbind(), steps.unbind(), strict=True):
+            axis.copy_(each)
+    else:
+        positions = steps.to(dtype, memory_format=torch.contiguous_format)
     if jumps:
         at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
         index = torch.frombuffer(at, dtype=torch.int64)
         move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
         for axis in positions.unbind():
             axis.index_add_(0, index, move)
-    positions.cumsum_(1)
+    for summed in positions.unbind() if apart else (positions,):
+        summed.cumsum_(-1)
     if interrupted:
         # At masked tokens inside of a group the axes differ.
         assert mask is not None

@@ -103,7 +103,7 @@ def install(*, strict: bool = False) -> Installation:
         if known not in FINGERPRINTS[name]:
             _left[name] = _UNKNOWN
             continue
-        new = _replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
+        new = replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
         if isinstance(original, staticmethod):
             new = staticmethod(new)
         _swap(name, owner, original, new)
@@ -178,7 +178,7 @@ def _fingerprint(owner: Any, name: str, helpers: tuple[str, ...]) -> str:
         return ""
 
 
-def _replacement(
+def replacement(
     original: Callable[..., Any],
     ours: Callable[..., Any],
     model_types: frozenset[str] | None,

@@ -29,7 +29,7 @@ from vecrope.integrations.sglang.known import HELPERS, MODEL_TYPES
 
 _MODULE = "sglang/srt/layers/rotary_embedding/mrope_rope_index.py"
 _PICTURES_MODULE = f"{pictures.MODULE.replace('.', '/')}.py"
-_FUNCTIONS = {
+FUNCTIONS = {
     "qwen2_vl": "get_rope_index",
     "qwen2_5_vl": "get_rope_index",
     "qwen3_vl": "get_rope_index",
@@ -37,7 +37,7 @@ _FUNCTIONS = {
     "glm4v": "get_rope_index_glm4v",
     "ernie4_5_vl_moe": "get_rope_index_ernie45",
 }
-FAMILIES = tuple(_FUNCTIONS)
+FAMILIES = tuple(FUNCTIONS)
 
 
 class _Image(NamedTuple):
@@ -62,12 +62,12 @@ def measure(
     wheel: Wheel, families: Sequence[str], sizes: Sequence[int], repeats: int
 ) -> Iterator[Cost]:
     """Yield what each request of each family costs, after a comparison of the answers."""
-    names = {*_FUNCTIONS.values(), *HELPERS, *itertools.chain(*HELPERS.values())}
+    names = {*FUNCTIONS.values(), *HELPERS, *itertools.chain(*HELPERS.values())}
     functions = load(wheel, _MODULE, *sorted(names), torch=torch, itertools=itertools)
     processor = load_processor(wheel)
     model_types = frozenset().union(*MODEL_TYPES.values())
     for model_type in families:
-        name = _FUNCTIONS[model_type]
+        name = FUNCTIONS[model_type]
         own = functions[name]
         numbers = model_types if name == "get_rope_index" else None
         new = replacement(own, getattr(ours, name), numbers, strict=False)
@@ -75,23 +75,28 @@ def measure(
             for request, row in rows(model_type, size, "sglang"):
                 pair: tuple[Positions, ...]
                 if processor.model_type == model_type and row.images and not row.videos:
-                    pair = _by_places(processor, row)
+                    pair = calls_by_places(processor, row)
                 else:
-                    pair = tuple(_by_ids(function, row) for function in (new, own))
+                    pair = tuple(call_by_ids(function, row) for function in (new, own))
                 yield Cost(model_type, request, len(row), *compare(*pair, repeats))
 
 
 def load_processor(wheel: Wheel) -> Any:
-    """Return an object with the methods of SGLang's processor that number images, for Qwen3-VL."""
+    """Return an object of Qwen3-VL with the methods of SGLang's processor that number images."""
     names = [f"{pictures.OWNER}.{name}" for name in (pictures.METHOD, *pictures.HELPERS)]
     methods = load(wheel, _PICTURES_MODULE, *names, torch=torch)
-    methods |= {name: staticmethod(methods[name]) for name in pictures.HELPERS}
+    static = {name: staticmethod(methods[name]) for name in pictures.HELPERS}
+    return processor_of({**methods, **static})
+
+
+def processor_of(methods: dict[str, Any]) -> Any:
+    """Return an object of Qwen3-VL with the given methods of SGLang's processor."""
     processor = type(pictures.OWNER, (), methods)()
     processor.model_type, processor._spatial_merge_size = "qwen3_vl", 2  # type: ignore[attr-defined]
     return processor
 
 
-def _by_places(processor: Any, row: Row) -> tuple[Positions, ...]:
+def calls_by_places(processor: Any, row: Row) -> tuple[Positions, ...]:
     """Return vecrope's call and SGLang's own for a prompt with images alone."""
     own = getattr(type(processor), pictures.METHOD)
     items = [
@@ -104,7 +109,7 @@ def _by_places(processor: Any, row: Row) -> tuple[Positions, ...]:
     return tuple(partial(function, processor, **arguments) for function in (new, own))
 
 
-def _by_ids(function: Callable[..., Any], row: Row) -> Positions:
+def call_by_ids(function: Callable[..., Any], row: Row) -> Positions:
     """Return the call of a function, with the arguments that SGLang's processor has for it."""
     spec = row.layout.spec
     images, videos = (torch.tensor(grids) if grids else None for grids in (row.images, row.videos))

@@ -184,6 +184,15 @@ def replacement(
     model_types: frozenset[str] | None,
     strict: bool,
 ) -> Any:
+    """Return the function that stands for SGLang's own: it answers, or has SGLang's own answer.
+
+    Args:
+        original: SGLang's.
+        ours: of the same signature.
+        model_types: those that the original numbers; None: it does not ask for one.
+        strict: whether to raise for what vecrope refuses.
+    """
+
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
         _say()

@@ -9,6 +9,8 @@ from tests.engines.running import FAMILIES, HERE, needs_engines, run
 CHUNK = 128  # as in sglang_run.py
 # Requests with pictures alone are numbered by their places, which are never refused.
 BY_PLACES = ("qwen3_vl",)
+# One short clip with seconds, and nothing else, is left to SGLang.
+CLIP_LEFT = ("qwen2_5_vl",)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,8 @@ def check(found, family):
     num_refused = 2 * num_media + 2
     if family in BY_PLACES:
         num_refused = 2 * (num_media - num_pictures(found))
+    if family in CLIP_LEFT:
+        num_refused -= 2
     assert list(found["refused"]["refusals"].values()) == [num_refused]
     # Equal tokens prove something: wrong positions change them.
     wrong = found["wrong"]

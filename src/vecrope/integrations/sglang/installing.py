@@ -61,7 +61,7 @@ def install(*, strict: bool = False) -> Installation:
     """Put the functions of this package in place of SGLang's, in this process.
 
     SGLang calls this in each of its processes, through the entry point `vecrope` of the group
-    `sglang.srt.plugins` (from 0.5.12 on; before, call it at the top of the script that launches the
+    `sglang.srt.plugins` (from 0.5.11 on; before, call it at the top of the script that launches the
     server). To turn that off, set the environment variable `SGLANG_PLUGINS` to the names of the
     plugins to load, or to `none` where that is no plugin's name.
 

@@ -24,8 +24,8 @@ def seen_of(tmp_path_factory):
 def test_requests_get_the_same_answers(seen_of, family):
     found, log, calls = seen_of(family)
     check(found, family)
-    # Each prompt alone and in a batch, and the turns, in each phase but SGLang's own.
-    by_places = 4 * (2 * num_pictures(found) + 2) if family in BY_PLACES else 0
+    # Each prompt and turn once a pass, as SGLang remembers them, in all passes but SGLang's own.
+    by_places = 4 * (num_pictures(found) + 2) if family in BY_PLACES else 0
     assert [call["function"] for call in calls].count("positions_of_groups") == by_places
     assert "vecrope answers for SGLang's get_rope_index" in log
     # Two kinds of faults, or one where there is no stray placeholder.

@@ -1,4 +1,4 @@
-"""What a request's positions cost in vLLM: the requests, and the lines that are printed."""
+"""What a request's positions cost in vLLM: its features, and the methods of the wheel."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 from own_support import VLLM_WHEEL, needs_vllm
 
-from bench import vllm_requests
-from bench.vllm_requests import Cost, Request
+from bench import requests, vllm_requests
 
 
 def simple(**fields):
@@ -23,39 +22,21 @@ CLASSES = simple(
 
 
 @pytest.mark.parametrize("family", vllm_requests.FAMILIES)
-def test_requests_have_the_tokens_and_features_that_their_names_say(family):
-    named = {each.name: each for each in vllm_requests.requests(family, 4000, CLASSES)}
-    assert named["text"].features == []
-    assert len(named["8 pictures"].features) == 8
-    assert all(len(each.tokens) == 4000 for each in named.values())
-    video = next(each for name, each in named.items() if "video" in name)
-    assert {feature.modality for feature in video.features} == {"video"}
-    for request in named.values():
-        for feature in request.features:
+def test_features_say_where_the_items_of_a_request_are(family):
+    named = {
+        name: vllm_requests.features_of(row, CLASSES)
+        for name, row in requests.rows(family, 4000, "vllm")
+    }
+    found = {name: [*features] for name, features in named.items()}
+    assert found["text"] == []
+    assert len(found["8 pictures"]) == 8
+    (video,) = found["1 video of 16 frames"]
+    assert video.modality == "video"
+    for features in found.values():
+        for feature in features:
             start, length, is_embed = feature.mm_position
             assert 0 <= start < start + length <= 4000
             assert is_embed is None or len(is_embed) == length
-
-
-@pytest.mark.parametrize(
-    ("with_plugin", "without", "slower"),
-    [(114, 100, False), (116, 100, True), (1099, 1000, False), (1101, 1000, True)],
-)
-def test_what_is_slower(with_plugin, without, slower):
-    cost = Cost("qwen2_vl", Request("text", [1], []), with_plugin, without)
-    assert cost.is_slower == slower
-
-
-@pytest.mark.parametrize("slower", [False, True])
-def test_lines_and_exit_code(monkeypatch, capsys, slower):
-    request = Request("2 pictures", [1] * 300, [])
-    cost = Cost("glm4v", request, 200.0 if slower else 90.0, 100.0)
-    monkeypatch.setattr(vllm_requests, "Wheel", lambda *_: simple(version="0.33.0"))
-    monkeypatch.setattr(vllm_requests, "measure", lambda *_: [cost])
-    assert vllm_requests.main(["--vllm", "wheel"]) == slower
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert line.split()[:5] == ["glm4v", "2", "pictures", "300", "200" if slower else "90"]
-    assert line.endswith("slower") == slower
 
 
 @needs_vllm

@@ -140,6 +140,12 @@ class Engine:
         ]
         return answers, sum(output["meta_info"]["cached_tokens"] for output in outputs)
 
+    def forget_positions(self):
+        """Let the processor forget the positions of prompts that it has seen, whoever made them."""
+        cached = getattr(type(self.processor), "_cached_image_prompt_template", None)
+        if cached is not None:
+            cached.cache_clear()
+
     def flush(self):
         """Empty the cache of prefixes, which SGLang refuses while a request is not yet finished."""
         while not self.engine.flush_cache().success:
@@ -192,6 +198,7 @@ def main(model, out):
         if phase == "refused":
             refuse_all()
         engine.phase = phase
+        engine.forget_positions()
         engine.flush()
         named = list(prompts.by_name.values())
         seen[phase] = {"answers": [engine.answer([prompt])[0][0] for prompt in named]}

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from oracles import CORE, spec_of
 from packings import packings
 
+from bench import sglang_requests
 from bench.mixed import FAMILIES as MIXED
 from bench.providers import (
     vecrope_concatenate_provider,
@@ -20,6 +21,7 @@ from bench.providers import (
     vecrope_replace_provider,
     vecrope_unchecked_provider,
 )
+from bench.requests import rows
 from bench.workloads import make_workload
 from tests.integrations.sglang import calls as sglang_calls
 from tests.integrations.sglang.glm4v_calls import SPEC as SGLANG_GLM4V
@@ -35,6 +37,8 @@ from vecrope import (
     positions_of_groups,
     sequence_ids_from_position_ids,
 )
+from vecrope.integrations import sglang
+from vecrope.integrations.sglang import pictures
 from vecrope.integrations.transformers import patch
 from vecrope.integrations.transformers.calls_by_ids import (
     by_ids,
@@ -71,7 +75,7 @@ def small_calls():
     """Yield a name and a function, of everything."""
     for part in (
         *(_families, _own_families, _plans, _training, _sglang, _vllm, _transformers),
-        _old_transformers,
+        *(_old_transformers, _requests),
     ):
         for name, function in part():
             yield f"{part.__name__.strip('_')}: {name}", function
@@ -208,6 +212,21 @@ def _sglang():
         yield "glm4v", partial(sglang_glm4v, **prompt.arguments())
     left_over = sglang_calls.prompt_of("qwen3_vl", "t<It", image_grid_thw=[[1, 2, 2], [1, 2, 2]])
     yield "left-over grids", partial(sglang_calls.call, left_over)
+
+
+def _requests():
+    """Yield SGLang's requests of so many tokens that their positions are more than a grain."""
+    # Its method of SGLang's own, which takes no arguments, cannot answer.
+    methods = {pictures.METHOD: lambda: None, "_as_grid_batch": staticmethod(lambda grids: grids)}
+    processor = sglang_requests.processor_of(methods)
+    for model_type, function in sglang_requests.FUNCTIONS.items():
+        if model_type == "qwen3_omni_moe":
+            continue
+        for name, row in rows(model_type, 16000, "sglang"):
+            call = sglang_requests.call_by_ids(getattr(sglang, function), row)
+            yield f"{model_type} {name}", call
+            if model_type == "qwen3_vl" and row.images:
+                yield f"places of {name}", sglang_requests.calls_by_places(processor, row)[0]
 
 
 def _vllm():

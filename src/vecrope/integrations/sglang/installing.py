@@ -61,7 +61,7 @@ def install(*, strict: bool = False) -> Installation:
     """Put the functions of this package in place of SGLang's, in this process.
 
     SGLang calls this in each of its processes, through the entry point `vecrope` of the group
-    `sglang.srt.plugins` (from 0.5.12 on; before, call it at the top of the script that launches the
+    `sglang.srt.plugins` (from 0.5.11 on; before, call it at the top of the script that launches the
     server). To turn that off, set the environment variable `SGLANG_PLUGINS` to the names of the
     plugins to load, or to `none` where that is no plugin's name.
 
@@ -103,7 +103,7 @@ def install(*, strict: bool = False) -> Installation:
         if known not in FINGERPRINTS[name]:
             _left[name] = _UNKNOWN
             continue
-        new = _replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
+        new = replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
         if isinstance(original, staticmethod):
             new = staticmethod(new)
         _swap(name, owner, original, new)
@@ -178,12 +178,21 @@ def _fingerprint(owner: Any, name: str, helpers: tuple[str, ...]) -> str:
         return ""
 
 
-def _replacement(
+def replacement(
     original: Callable[..., Any],
     ours: Callable[..., Any],
     model_types: frozenset[str] | None,
     strict: bool,
 ) -> Any:
+    """Return the function that stands for SGLang's own: it answers, or has SGLang's own answer.
+
+    Args:
+        original: SGLang's.
+        ours: of the same signature.
+        model_types: those that the original numbers; None: it does not ask for one.
+        strict: whether to raise for what vecrope refuses.
+    """
+
     @functools.wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
         _say()

@@ -69,7 +69,7 @@ def transformers_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         import transformers
 
-        if workload.model_type == omni.MODEL_TYPE:
+        if workload.model_type in omni.MODEL_TYPES:
             return omni.prepare_transformers(workload)
         model_class = getattr(transformers, TRANSFORMERS_CLASSES[workload.model_type])
         model = SimpleNamespace(config=hf_config(workload.model_type))
@@ -82,7 +82,7 @@ def transformers_provider() -> Provider:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
         version = ""  # each of its points will say so
-    families = (*TRANSFORMERS_CLASSES, omni.MODEL_TYPE)
+    families = (*TRANSFORMERS_CLASSES, *omni.MODEL_TYPES)
     return Provider("transformers", version, "transformers", prepare, families=families)
 
 

@@ -57,21 +57,26 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         across = bytes(counts[: size * width]) * height
         still = map(mul, map(pack, frames), repeat(height * width))
         if cuts:
-            block = b"".join(still), down * len(frames), across * len(frames)
-            _take_turns(axes, block, counts, cuts, size)
+            ends = [end for end, _ in cuts]
+            frames_of: Sequence[Sequence[bytes]]
+            if ends == [*range(0, ends[-1] + 1, height * width)]:
+                frames_of = (
+                    [b"", *still],
+                    [b"", *[down] * len(frames)],
+                    [b"", *[across] * len(frames)],
+                )
+            else:
+                parts = [
+                    *map(slice, (0, *map(mul, ends, repeat(size))), map(mul, ends, repeat(size)))
+                ]
+                block = b"".join(still), down * len(frames), across * len(frames)
+                frames_of = [[values[part] for part in parts] for values in block]
+            heard = [size * sound for _, sound in cuts]
+            sounds = [*map(counts.__getitem__, map(slice, (0, *heard), heard))]
+            for axis, pieces in zip(axes, frames_of, strict=True):
+                axis += chain.from_iterable(zip(pieces, sounds, strict=True))
             continue
         time += still
         rows += [down] * len(frames)
         columns += [across] * len(frames)
     return torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
-
-
-def _take_turns(
-    axes: _Axes, block: Sequence[bytes], counts: memoryview, cuts: Sequence[Cut], size: int
-) -> None:
-    """Add a block with sound to the axes of `write_entries`: frames and sound in their order."""
-    ends = [[size * cut[side] for cut in cuts] for side in (0, 1)]
-    of_frames, of_sound = ([*map(slice, (0, *stops), stops)] for stops in ends)
-    sounds = [counts[piece] for piece in of_sound]
-    for axis, frames in zip(axes, block, strict=True):
-        axis += chain.from_iterable(zip(map(frames.__getitem__, of_frames), sounds, strict=True))

@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from itertools import pairwise, repeat
 from math import ceil, frexp
-from operator import add
+from operator import add, mul, sub
 
 from vecrope.own_rules.entries import Cut, Entry
 from vecrope.own_rules.omni.find import Item
@@ -64,9 +64,12 @@ def follow(
             moved = 1 if shared else lead
             text = start - at
             near = _rounding(rounds, position, position + (text + 2 + max(side, audio)))
-            count_up(position, text)
             mark = near(position + text)
-            count_up(mark, moved)
+            if mark == position + text:
+                count_up(position, text + moved)
+            else:
+                count_up(position, text)
+                count_up(mark, moved)
             if shared:
                 count_up(mark, 1)
             block = near(mark + moved)
@@ -146,14 +149,15 @@ def _cuts(
         traits: of the family.
     """
     if traits.interleave == "merge":
-        before = [ceil(time - block) for time in times]
+        before = [*map(ceil, map(sub, times, repeat(block)))]
         if near is not _same:
             # Rounding moves a token of the sound by less than one: it may join the frame.
             before = [
                 count - (near(block + (count - 1)) == time)
                 for count, time in zip(before, times, strict=True)
             ]
-        return [(frame * in_frame, min(count, audio)) for frame, count in enumerate(before)]
+        starts = map(mul, range(len(times)), repeat(in_frame))
+        return [*zip(starts, map(min, before, repeat(audio)), strict=True)]
     cuts: list[Cut] = []
     length, chunk, previous = traits.chunk_length, 0, 0
     for frame, offset in enumerate(offsets):

@@ -190,7 +190,7 @@ def _seconds(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> list[float]:
         default = -1.0 if spec.default_seconds is None else spec.default_seconds
         return [default] * num_videos
     if isinstance(given, Tensor):
-        given = given.double().tolist()
+        given = given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64).tolist()
     return [*map(float32 if spec.time_dtype == "float32" else float, given)]
 
 

@@ -57,26 +57,24 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         across = bytes(counts[: size * width]) * height
         still = map(mul, map(pack, frames), repeat(height * width))
         if cuts:
-            ends = [end for end, _ in cuts]
-            frames_of: Sequence[Sequence[bytes]]
-            if ends == [*range(0, ends[-1] + 1, height * width)]:
-                frames_of = (
-                    [b"", *still],
-                    [b"", *[down] * len(frames)],
-                    [b"", *[across] * len(frames)],
-                )
-            else:
-                parts = [
-                    *map(slice, (0, *map(mul, ends, repeat(size))), map(mul, ends, repeat(size)))
-                ]
-                block = b"".join(still), down * len(frames), across * len(frames)
-                frames_of = [[values[part] for part in parts] for values in block]
+            before = _between_cuts([*still], down, across, [end for end, _ in cuts], size)
             heard = [size * sound for _, sound in cuts]
             sounds = [*map(counts.__getitem__, map(slice, (0, *heard), heard))]
-            for axis, pieces in zip(axes, frames_of, strict=True):
+            for axis, pieces in zip(axes, before, strict=True):
                 axis += chain.from_iterable(zip(pieces, sounds, strict=True))
             continue
         time += still
         rows += [down] * len(frames)
         columns += [across] * len(frames)
     return torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
+
+
+def _between_cuts(
+    still: list[bytes], down: bytes, across: bytes, cuts: list[int], size: int
+) -> list[list[bytes]]:
+    """Return, of each axis, what the frames of a block have before each cut, from cut to cut."""
+    columns = still, [down] * len(still), [across] * len(still)
+    if cuts == [*range(0, cuts[-1] + 1, len(down) // size)]:
+        return [[b"", *frames] for frames in columns]
+    parts = [*map(slice, (size * cut for cut in (0, *cuts)), (size * cut for cut in cuts))]
+    return [[frames[part] for part in parts] for frames in map(b"".join, columns)]

@@ -59,9 +59,11 @@ workloads:
            that family's prompts, one row of 1,024, 16,384 and 131,072 tokens: a 256-token image, a
            video of 256-token steps in half of the row (a block, with seconds where the family has
            them, or frames between timestamps), text, and with qwen3_omni_moe audio
-  mixed-omni, mixed-omni-sound
-           one row of 180 to 131,072 tokens for qwen3_omni_moe: pictures, clips and audio that all
-           differ in size; the clips without and with their sound
+  mixed-omni, mixed-omni-sound, mixed-omni2.5, mixed-omni2.5-sound
+           one row of 180 to 131,072 tokens for qwen3_omni_moe and qwen2_5_omni: pictures, clips
+           and audio that all differ in size; the clips without and with their sound
+  mixed-omni-batch, mixed-omni-batch-sound, mixed-omni2.5-batch, mixed-omni2.5-batch-sound
+           8 such prompts of up to 1,000 tokens, padded
   step     one step of 256 requests of up to 4,096 tokens, their prompts known: every fourth has a
            chunk of at most 512 of its prompt, the others decode a token each
   step-decode  the same, all decoding

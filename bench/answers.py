@@ -89,7 +89,7 @@ def prepare_vecrope(
 
 def prepare_loop(workload: Workload, spec: vecrope.MRopeSpec) -> Callable[[], Any]:
     """Return a call of the loop reference, by these rules."""
-    if workload.model_type == omni.MODEL_TYPE:
+    if workload.model_type in omni.MODEL_TYPES:
         return omni.prepare_loop(workload, spec.convention)
     if workload.model_type in own.FAMILIES:
         return own.prepare_loop(workload, spec)

@@ -1,4 +1,4 @@
-"""Qwen3-Omni's functions, as those of the other families in `bench.upstreams`."""
+"""The functions of the omni families, as those of the others in `bench.upstreams`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from vecrope.families.rules import OmniRule
 from vecrope.testing import Prompt
 
 MODEL_TYPE = "qwen3_omni_moe"
+# Of transformers; of the others' wheels the first is taken.
+MODEL_TYPES = (MODEL_TYPE, "qwen2_5_omni")
 _LENGTHS = "_get_feat_extract_output_lengths"
 _VLLM_FOLDER = "vllm/model_executor/models"
 _VLLM_METHODS = (
@@ -33,19 +35,26 @@ def prepare_loop(workload: Workload, convention: Convention) -> Callable[[], Any
 
 def prepare_transformers(workload: Workload) -> Callable[[], Any]:
     """Return transformers' function, which needs a mask where nothing is masked."""
-    from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe
-
-    thinker = modeling_qwen3_omni_moe.Qwen3OmniMoeThinkerForConditionalGeneration
-    config = _config()
+    if workload.model_type == MODEL_TYPE:
+        from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
+            Qwen3OmniMoeThinkerForConditionalGeneration as Thinker,
+        )
+    else:
+        from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
+            Qwen2_5OmniThinkerForConditionalGeneration as Thinker,
+        )
+    thinker: Any = Thinker
+    config = _config(workload)
     model = SimpleNamespace(
         config=config, spatial_merge_size=config.vision_config.spatial_merge_size
     )
     for name in ("get_llm_pos_ids_for_vision", "get_chunked_index"):
         setattr(model, name, MethodType(getattr(thinker, name), model))
+    mask = workload.attention_mask
     arguments = {
         "image_grid_thw": workload.image_grid_thw,
         "video_grid_thw": workload.video_grid_thw,
-        "attention_mask": torch.ones_like(workload.input_ids),
+        "attention_mask": torch.ones_like(workload.input_ids) if mask is None else mask,
         "use_audio_in_video": workload.use_audio_in_video,
         "audio_seqlens": workload.audio_seqlens,
         "second_per_grids": workload.second_per_grid_ts,
@@ -63,7 +72,7 @@ def prepare_sglang(function: Any) -> Callable[[Workload], Callable[[], Any]]:
     """Return what prepares SGLang's function, or one with its arguments."""
 
     def prepare(workload: Workload) -> Callable[[], Any]:
-        config = _config()
+        config = _config(workload)
         return lambda: function(
             config.vision_config.spatial_merge_size,
             config.image_token_id,
@@ -96,7 +105,7 @@ def load_vllm(wheel: Wheel) -> Callable[[Workload], Callable[[], Any]]:
     methods = load(wheel, member, *(f"{owner}.{name}" for name in _VLLM_METHODS), **namespace)
 
     def prepare(workload: Workload) -> Callable[[], Any]:
-        model = SimpleNamespace(config=_config())
+        model = SimpleNamespace(config=_config(workload))
         for name, method in methods.items():
             setattr(model, name, MethodType(method, model))
         tokens = workload.input_ids[0].tolist()
@@ -125,21 +134,21 @@ def configuration(spec: MRopeSpec) -> SimpleNamespace:
     )
 
 
-def _config() -> SimpleNamespace:
-    return configuration(MRopeSpec.for_model(MODEL_TYPE, convention="transformers"))
+def _config(workload: Workload) -> SimpleNamespace:
+    return configuration(MRopeSpec.for_model(workload.model_type, convention="transformers"))
 
 
 def _prompt(workload: Workload, convention: Convention) -> Prompt:
     return Prompt(
         input_ids=workload.input_ids,
-        attention_mask=None,
+        attention_mask=workload.attention_mask,
         mm_token_type_ids=None,
         image_grid_thw=workload.image_grid_thw,
         video_grid_thw=workload.video_grid_thw,
         audio_seqlens=workload.audio_seqlens,
         second_per_grids=workload.second_per_grid_ts,
         use_audio_in_video=workload.use_audio_in_video,
-        spec=MRopeSpec.for_model(MODEL_TYPE, convention=convention),
+        spec=MRopeSpec.for_model(workload.model_type, convention=convention),
     )
 
 

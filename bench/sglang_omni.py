@@ -32,5 +32,6 @@ def sglang_omni_provider(path: Path) -> Provider:
         wheel.version,
         "sglang",
         prepare_sglang(function),
+        one_row_only=True,
         families=(MODEL_TYPE,),
     )

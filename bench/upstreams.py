@@ -69,7 +69,7 @@ def transformers_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], Answer]:
         import transformers
 
-        if workload.model_type == omni.MODEL_TYPE:
+        if workload.model_type in omni.MODEL_TYPES:
             return omni.prepare_transformers(workload)
         if workload.model_type in own.FAMILIES:
             return own.prepare_transformers(workload)
@@ -84,7 +84,7 @@ def transformers_provider() -> Provider:
         version = metadata.version("transformers")
     except metadata.PackageNotFoundError:
         version = ""  # each of its points will say so
-    families = (*TRANSFORMERS_CLASSES, omni.MODEL_TYPE, *own.TRANSFORMERS_FAMILIES)
+    families = (*TRANSFORMERS_CLASSES, *omni.MODEL_TYPES, *own.TRANSFORMERS_FAMILIES)
     return Provider("transformers", version, "transformers", prepare, families=families)
 
 

@@ -1,14 +1,15 @@
 """Positions laid out on the host: what the rules of single families have in common there.
 
-Each position is one sum of a base and a whole number, rounded as that sum is; both are laid out as
-bytes, once for each entry, and added up for all tokens.
+Each position is one sum of a base and a whole number, rounded as that sum is. The sums of an entry
+are few, since its frames repeat them, and are made for all entries at once; the rest is bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
-from struct import Struct
+from itertools import accumulate, chain, repeat
+from operator import mul
+from struct import Struct, unpack
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ Cut = tuple[int, int]
 # frames, and how many of the sound, stand before each place at which sound is followed by a frame,
 # and before its end.
 Entry = tuple[float, int, int, int, Sequence[float], Sequence[Cut]]
+_Axes = tuple[list[bytes | memoryview], ...]
 
 
 def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
@@ -30,56 +32,49 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         dtype: int64 or float32.
     """
     code, size = ("f", 4) if dtype == torch.float32 else ("q", 8)
-    pack = Struct(code).pack
-    numbers = bytearray(size * max(entry[1] for entry in entries))
-    torch.arange(len(numbers) // size, out=torch.frombuffer(numbers, dtype=dtype))
-    upwards = memoryview(numbers)
-    rows = [*map(pack, range(max(entry[2] for entry in entries)))]
-    # Whole numbers in time, height and width; what they are added to in time, and in space.
-    columns: tuple[list[bytes | memoryview], ...] = ([], [], [], [], [])
-    for base, tokens, height, width, times, cuts in entries:
-        in_space = pack(base) * tokens
+    pack, cell = Struct(code).pack, f"{size}s"
+    counted = [
+        max(height, width, cuts[-1][1] if cuts else 0) if height else tokens
+        for _, tokens, height, width, _, cuts in entries
+    ]
+    upwards = memoryview(bytearray(size * max(counted)))
+    torch.arange(max(counted), out=torch.frombuffer(upwards, dtype=dtype))
+    ends = [*accumulate(map(mul, counted, repeat(size)), initial=0)]
+    sums = bytearray().join(map(mul, (pack(entry[0]) for entry in entries), counted))
+    numbers = bytearray().join([upwards[: size * count] for count in counted])
+    torch.frombuffer(sums, dtype=dtype).add_(torch.frombuffer(numbers, dtype=dtype))
+    of_entries = map(memoryview(sums).__getitem__, map(slice, ends, ends[1:]))
+    axes: _Axes = ([], [], [])
+    time, rows, columns = axes
+    for (_, _, height, width, frames, cuts), counts in zip(entries, of_entries, strict=True):
         if not height:
-            counted = upwards[: size * tokens]
-            pieces: tuple[bytes | memoryview, ...] = (counted, counted, counted, in_space, in_space)
-        else:
-            frames, in_frame = len(times), height * width
-            still = bytes(size * frames * in_frame)
-            down = b"".join([row * width for row in rows[:height]]) * frames
-            across = bytes(upwards[: size * width]) * (frames * height)
-            in_time = in_space
-            if frames > 1 or times[0] != base:
-                in_time = b"".join([pack(time) * in_frame for time in times])
-            if cuts:
-                _take_turns(columns, (still, down, across, in_time), upwards, in_space, cuts, size)
-                continue
-            pieces = (still, down, across, in_time, in_space)
-        for column, piece in zip(columns, pieces, strict=True):
-            column.append(piece)
-    table = bytearray().join(chain(*columns, columns[-1]))
-    return torch.add(*torch.frombuffer(table, dtype=dtype).view(2, 3, -1))
+            time.append(counts)
+            rows.append(counts)
+            columns.append(counts)
+            continue
+        lines = unpack(cell * height, counts[: size * height])
+        down = b"".join(map(mul, lines, repeat(width)))
+        across = bytes(counts[: size * width]) * height
+        still = map(mul, map(pack, frames), repeat(height * width))
+        if cuts:
+            before = _between_cuts([*still], down, across, [end for end, _ in cuts], size)
+            heard = [size * sound for _, sound in cuts]
+            sounds = [*map(counts.__getitem__, map(slice, (0, *heard), heard))]
+            for axis, pieces in zip(axes, before, strict=True):
+                axis += chain.from_iterable(zip(pieces, sounds, strict=True))
+            continue
+        time += still
+        rows += [down] * len(frames)
+        columns += [across] * len(frames)
+    return torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
 
 
-def _take_turns(
-    columns: Sequence[list[bytes | memoryview]],
-    of_frames: Sequence[bytes],
-    upwards: memoryview,
-    in_space: bytes,
-    cuts: Sequence[Cut],
-    size: int,
-) -> None:
-    """Add a block with sound to the columns of `write_entries`: frames and sound in their order."""
-    (frames, sounds) = (
-        [*map(slice, (0, *ends), ends)]
-        for ends in ([size * cut[side] for cut in cuts] for side in (0, 1))
-    )
-    counted: list[bytes | memoryview] = [upwards[piece] for piece in sounds]
-    constant: list[bytes | memoryview] = [in_space[piece] for piece in sounds]
-    for column, values, heard in zip(
-        columns, of_frames, (counted, counted, counted, constant), strict=False
-    ):
-        turns: list[bytes | memoryview] = [b""] * (2 * len(cuts))
-        turns[::2] = map(values.__getitem__, frames)
-        turns[1::2] = heard
-        column += turns
-    columns[4].append(in_space)
+def _between_cuts(
+    still: list[bytes], down: bytes, across: bytes, cuts: list[int], size: int
+) -> list[list[bytes]]:
+    """Return, of each axis, what the frames of a block have before each cut, from cut to cut."""
+    columns = still, [down] * len(still), [across] * len(still)
+    if cuts == [*range(0, cuts[-1] + 1, len(down) // size)]:
+        return [[b"", *frames] for frames in columns]
+    parts = [*map(slice, (size * cut for cut in (0, *cuts)), (size * cut for cut in cuts))]
+    return [[frames[part] for part in parts] for frames in map(b"".join, columns)]

@@ -1,5 +1,6 @@
 """The omni families where shapes must not depend on values: fake tensors, tracing, a GPU."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -327,6 +328,23 @@ def test_on_a_gpu_the_answer_is_that_of_the_cpu(model_type, convention, validate
     @given(conversations(spec_of(model_type, convention, 13), zeros=True))
     def check(prompt):
         assert_same(rope_index(on_gpu(prompt), validate=validate), rope_index(prompt))
+
+    check()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@each_omni
+def test_on_a_gpu_a_misfit_is_refused_in_the_same_words(model_type, convention):
+    @given(token_soup(spec_of(model_type, convention, 13)))
+    def check(prompt):
+        try:
+            expected = rope_index(prompt)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=f"^{re.escape(str(error))}$"):
+                rope_index(on_gpu(prompt))
+        else:
+            assert_same(rope_index(on_gpu(prompt)), expected)
 
     check()
 

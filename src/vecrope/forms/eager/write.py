@@ -65,8 +65,9 @@ def write_positions(
     steps = _steps(parts, num_tokens, mask)
     # Axis by axis where torch would start its threads for all three at once.
     apart = num_tokens <= _GRAIN < 3 * num_tokens and torch.get_num_threads() > 1
-    for axes in (0, 1, 2) if apart else (slice(None),):
-        positions[axes].copy_(steps[axes])
+    whole = [(positions, steps)]
+    for written, read in zip(positions.unbind(), steps.unbind(), strict=True) if apart else whole:
+        written.copy_(read)
     if jumps:
         at = array("q", [axis * num_tokens + at for axis in range(3) for at, _ in jumps])
         moves = array("q", [move for _, move in jumps]) * 3

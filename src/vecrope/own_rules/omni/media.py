@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from struct import Struct, pack, unpack
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, chain, repeat
+from operator import mul
+from struct import Struct
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -83,14 +87,6 @@ def float32(value: float) -> float:
     return _unpack(_pack(value))[0]  # type: ignore[no-any-return]
 
 
-def rounded(values: Sequence[float], code: str) -> Sequence[float]:
-    """Return float32 (`"f"`) or float64 (`"d"`) that are nearest."""
-    if code == "d":
-        return values
-    layout = f"{len(values)}f"
-    return unpack(layout, pack(layout, *values))
-
-
 def audio_tokens(mel_frames: Count, n_window: int | None) -> Count:
     """Return how many tokens the audio encoder makes of so many mel frames.
 
@@ -110,20 +106,25 @@ def _halved(length: Count) -> Count:
     return (length - 1) // 2 + 1
 
 
-def frame_times(frames: int, seconds: float, traits: Traits) -> Sequence[float]:
-    """Return the temporal offsets of frames, each product rounded as the upstream rounds it."""
-    if frames == 1:
-        return (0,)
+def frame_times(visuals: Sequence[int], media: Media, traits: Traits) -> Iterator[Sequence[float]]:
+    """Yield the temporal offsets of each visual's frames.
+
+    Each product is rounded as the upstream rounds it, those of all visuals at once.
+    """
     # The product of two float32 is exact in double precision.
-    code = "f" if traits.time_dtype == "float32" else "d"
-    rate = rounded((traits.tokens_per_second,), code)[0]
+    rounded = partial(array, "f" if traits.time_dtype == "float32" else "d")
+    rate = rounded((traits.tokens_per_second,))[0]
+    depth = [*map(media.depth.__getitem__, visuals)]
+    steps: Iterable[float] = map(media.seconds.__getitem__, visuals)
+    if traits.time_order != "seconds":
+        steps = rounded(map(mul, steps, repeat(rate)))
+    frames = chain.from_iterable(map(range, depth))
+    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
     if traits.time_order == "seconds":
-        times = rounded([frame * seconds for frame in range(frames)], code)
-        times = rounded([time * rate for time in times], code)
-    else:
-        step = rounded((seconds * rate,), code)[0]
-        times = rounded([frame * step for frame in range(frames)], code)
-    return [*map(int, times)] if traits.whole_times else times
+        times = rounded(map(mul, times, repeat(rate)))
+    offsets = [*map(int, times)] if traits.whole_times else times
+    ends = [*accumulate(depth, initial=0)]
+    return map(offsets.__getitem__, map(slice, ends, ends[1:]))
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
@@ -189,7 +190,7 @@ def _seconds(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> list[float]:
         default = -1.0 if spec.default_seconds is None else spec.default_seconds
         return [default] * num_videos
     if isinstance(given, Tensor):
-        given = given.double().tolist()
+        given = given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64).tolist()
     return [*map(float32 if spec.time_dtype == "float32" else float, given)]
 
 

@@ -7,12 +7,15 @@ with or without sound.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from itertools import pairwise, repeat
 from math import ceil, frexp
+from operator import add, mul, sub
 
 from vecrope.own_rules.entries import Cut, Entry
 from vecrope.own_rules.omni.find import Item
-from vecrope.own_rules.omni.media import Media, Traits, float32, frame_times, rounded
+from vecrope.own_rules.omni.media import Media, Traits, float32, frame_times
 
 
 def follow(
@@ -31,6 +34,8 @@ def follow(
     """
     rounds = traits.position_dtype == "float32"
     early, share = traits.sound_markers == "early", traits.sound_markers == "shared"
+    sides = [*map(max, media.height, media.width)]
+    all_offsets = frame_times([item[3] for item in items if item[3] >= 0], media, traits)
     entries: list[Entry] = []
     largest: list[float] = []
     base: float = 0
@@ -46,42 +51,42 @@ def follow(
             entries.append((base, tokens, 0, 0, (), ()))
         base, tokens = start, more
 
-    def rounding(low: float, high: float) -> Callable[[float], float]:
-        """Return what rounds the sums of `low` and whole numbers, up to `high`."""
-        exact = not rounds or not low % 1 or frexp(low)[1] == frexp(high)[1]
-        return _same if exact else float32
-
-    for row, stop in enumerate(bounds[1:]):
-        at, reached = bounds[row], -1.0
+    for row, (at, stop) in enumerate(pairwise(bounds)):
         position: float = 0
+        reached = -1.0
         while number < len(items) and items[number][0] == row:
             _, start, markers, visual, sound = items[number]
             number += 1
             audio = 0 if sound < 0 else media.audio[sound]
-            height = width = area = 0
-            if visual >= 0:
-                height, width, area = media.height[visual], media.width[visual], media.area[visual]
+            side = 0 if visual < 0 else sides[visual]
             shared = share and markers == 2
-            lead = markers - (early and markers == 2)
+            lead = 1 if early else markers
             moved = 1 if shared else lead
             text = start - at
-            near = rounding(position, position + text + 2 + max(height, width, audio))
-            count_up(position, text)
+            near = _rounding(rounds, position, position + (text + 2 + max(side, audio)))
             mark = near(position + text)
-            count_up(mark, moved)
+            if mark == position + text:
+                count_up(position, text + moved)
+            else:
+                count_up(position, text)
+                count_up(mark, moved)
             if shared:
                 count_up(mark, 1)
             block = near(mark + moved)
             highest = end = near(block + (audio - 1))
+            area = 0
             if visual < 0:
                 count_up(block, audio)
             else:
-                offsets = frame_times(media.depth[visual], media.seconds[visual], traits)
-                times: Sequence[float] = [block + offset for offset in offsets]
-                if rounds and len(times) > 1:
-                    times = rounded(times, "f")
-                visual_end = max(near(block + (max(height, width) - 1)), times[-1])
+                offsets = next(all_offsets)
+                times: Sequence[float] = (block,)
+                if len(offsets) > 1:
+                    times = [*map(add, repeat(block), offsets)]
+                    if rounds:
+                        times = array("f", times)
+                visual_end = max(near(block + (side - 1)), times[-1])
                 highest = max(visual_end, end)
+                height, width, area = media.height[visual], media.width[visual], media.area[visual]
                 cuts: list[Cut] = []
                 if audio:
                     cuts = _cuts(block, times, offsets, height * width, audio, near, traits)
@@ -92,9 +97,11 @@ def follow(
                     end = highest
                 if audio:
                     cuts.append((area, audio))
-                count_up(-1, 0)
+                if tokens:
+                    entries.append((base, tokens, 0, 0, (), ()))
+                    base, tokens = -1, 0
                 entries.append((block, area + audio, height, width, times, cuts))
-                near = rounding(end, end + 4)
+                near = _rounding(rounds, end, end + 4)
             end = near(end + 1)
             count_up(end, moved)
             if shared:
@@ -103,12 +110,18 @@ def follow(
             reached = max(reached, highest, near(end + (moved - 1)))
             at = start + 2 * lead + area + audio
         if stop > at:
-            near = rounding(position, position + (stop - at))
+            near = _rounding(rounds, position, position + (stop - at))
             count_up(position, stop - at)
             reached = max(reached, near(position + (stop - at - 1)))
         largest.append(reached)
     count_up(-1, 0)
     return entries, largest
+
+
+def _rounding(rounds: bool, low: float, high: float) -> Callable[[float], float]:
+    """Return what rounds the sums of `low` and whole numbers, up to `high`."""
+    exact = not rounds or not low % 1 or frexp(low)[1] == frexp(high)[1]
+    return _same if exact else float32
 
 
 def _same(value: float) -> float:
@@ -136,14 +149,15 @@ def _cuts(
         traits: of the family.
     """
     if traits.interleave == "merge":
-        before = [ceil(time - block) for time in times]
+        before = [*map(ceil, map(sub, times, repeat(block)))]
         if near is not _same:
             # Rounding moves a token of the sound by less than one: it may join the frame.
             before = [
                 count - (near(block + (count - 1)) == time)
                 for count, time in zip(before, times, strict=True)
             ]
-        return [(frame * in_frame, min(count, audio)) for frame, count in enumerate(before)]
+        starts = map(mul, range(len(times)), repeat(in_frame))
+        return [*zip(starts, map(min, before, repeat(audio)), strict=True)]
     cuts: list[Cut] = []
     length, chunk, previous = traits.chunk_length, 0, 0
     for frame, offset in enumerate(offsets):

@@ -29,43 +29,28 @@ _DTYPES = torch.float64, torch.float64, torch.int64, torch.int64
 @torch.library.custom_op(
     "vecrope::omni_regions",
     mutates_args=(),
-    schema="(Tensor at, Tensor token, Tensor marked, Tensor bounds, Tensor images, Tensor videos, "
-    "Tensor seconds, Tensor audio_seqlens, Tensor has_sound, int[] ids, int merge, int n_window, "
-    "float rate, float chunk, str traits) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor[] values, int[] sizes, float rate, float chunk, str traits) "
+    "-> (Tensor, Tensor, Tensor, Tensor)",
 )
 def regions(
-    at: Tensor,
-    token: Tensor,
-    marked: Tensor,
-    bounds: Tensor,
-    images: Tensor,
-    videos: Tensor,
-    seconds: Tensor,
-    audio_seqlens: Tensor,
-    has_sound: Tensor,
-    ids: Sequence[int],
-    merge: int,
-    n_window: int,
-    rate: float,
-    chunk: float,
-    traits: str,
+    values: Sequence[Tensor], sizes: Sequence[int], rate: float, chunk: float, traits: str
 ) -> _Regions:
     """Return where positions count from.
 
     Args:
-        at: (I,) int64, ascending: the place of the first placeholder of an image or a video, or of
-            the audio start of an audio or of a video with sound; N where there is none.
-        token: (I,) the id that stands there.
-        marked: (I,) bool: whether a vision start of the same row stands before it.
-        bounds: (B + 1,) int64: where each row begins, then N.
-        images: (num_images, 3) int64 grids.
-        videos: (num_videos, 3) int64 grids.
-        seconds: (num_videos,) float64, rounded to the time dtype.
-        audio_seqlens: (num_audios,) int64.
-        has_sound: (num_videos,) bool.
-        ids: of image and video tokens.
-        merge: `spatial_merge_size`.
-        n_window: of `OmniRule`; 0 for None.
+        values: on one device
+
+            - (I,) int64, ascending: the place of the first placeholder of an image or a video, or
+              of the audio start of an audio or of a video with sound; N where there is none;
+            - (I,) the id that stands there;
+            - (I,) bool: whether a vision start of the same row stands before it;
+            - (B + 1,) int64: where each row begins, then N;
+            - (num_images, 3) and (num_videos, 3) int64 grids;
+            - (num_videos,) float64: the seconds, rounded to the time dtype;
+            - (num_audios,) int64: the mel frames;
+            - (num_videos,) bool: which videos have sound.
+        sizes: ids of image and video tokens, `spatial_merge_size`, and `n_window` of `OmniRule`, 0
+            for None.
         rate: positions a second.
         chunk: seconds of a chunk.
         traits: the rest of `Traits`, joined by spaces.
@@ -83,58 +68,37 @@ def regions(
         Faults (I + 1,) int64, 0 or 1: of an item that has no medium, or does not end in its row and
         before the next item; at the end, whether media are left over.
     """
-    if triton_takes(at.device):
-        return in_one_program(
-            at, token, marked, bounds, images, videos, seconds, audio_seqlens, has_sound,
-            ids, merge, n_window, rate, chunk, traits,
-        )  # fmt: skip
-    answer = _on_host(
-        [values.tolist() for values in (at, token, marked, bounds, images, videos, seconds)],
-        [_tokens_of(length, n_window) for length in audio_seqlens.tolist()],
-        has_sound.tolist(),
-        ids,
-        merge,
-        Traits.parse(traits, rate, chunk),
-    )
+    device = values[0].device
+    if triton_takes(device):
+        return in_one_program(values, sizes, rate, chunk, traits)
+    answer = _on_host([v.tolist() for v in values], sizes, Traits.parse(traits, rate, chunk))
     entries, largest, needs, faults = (
-        torch.tensor(column, dtype=dtype).to(at.device)
+        torch.tensor(column, dtype=dtype).to(device)
         for column, dtype in zip(answer, _DTYPES, strict=True)
     )
     return entries, largest, needs, faults
 
 
 def in_one_program(
-    at: Tensor,
-    token: Tensor,
-    marked: Tensor,
-    bounds: Tensor,
-    images: Tensor,
-    videos: Tensor,
-    seconds: Tensor,
-    audio_seqlens: Tensor,
-    has_sound: Tensor,
-    ids: Sequence[int],
-    merge: int,
-    n_window: int,
-    rate: float,
-    chunk: float,
-    traits: str,
+    values: Sequence[Tensor], sizes: Sequence[int], rate: float, chunk: float, traits: str
 ) -> _Regions:
     """Return what `regions` does, in one launch of Triton."""
     from vecrope.own_rules.omni.chain_kernel import follow as kernel
 
+    at, _, _, bounds, images, videos, _, lengths, has_sound = values
+    image, video, merge, n_window = sizes
     of = Traits.parse(traits, rate, chunk)
     entries, largest, needs, faults = _empty(at, bounds)
     if of.time_dtype == "float32":
         rate = float32(rate)
+    given = [
+        v.contiguous().view(torch.uint8) if v.dtype == torch.bool else v.contiguous()
+        for v in values
+    ]
     kernel[(1,)](
-        at, token, marked.view(torch.uint8), bounds, images.contiguous(), videos.contiguous(),
-        seconds.contiguous(), at.new_full((1,), rate, dtype=torch.float64),
-        audio_seqlens.contiguous(), has_sound.contiguous().view(torch.uint8),
-        entries, largest, needs, faults,
-        at.shape[0], bounds.shape[0] - 1, images.shape[0], videos.shape[0],
-        audio_seqlens.shape[0], has_sound.shape[0], entries.shape[1],
-        IMAGE=ids[0], VIDEO=ids[1], MERGE=merge, WINDOW=2 * n_window, CHUNK=of.chunk_length,
+        *given, at.new_full((1,), rate, dtype=torch.float64), entries, largest, needs, faults,
+        *(len(v) for v in (at, bounds[1:], images, videos, lengths, has_sound)), entries.shape[1],
+        IMAGE=image, VIDEO=video, MERGE=merge, WINDOW=2 * n_window, CHUNK=of.chunk_length,
         ROUNDS=of.position_dtype == "float32", F32=of.time_dtype == "float32",
         SECONDS_FIRST=of.time_order == "seconds", WHOLE=bool(of.whole_times),
         INTERLEAVE=("merge", "walk", "count").index(of.interleave),
@@ -144,8 +108,8 @@ def in_one_program(
 
 
 @regions.register_fake
-def _(at: Tensor, token: Tensor, marked: Tensor, bounds: Tensor, *_: object) -> _Regions:  # noqa: ARG001
-    return _empty(at, bounds)
+def _(values: Sequence[Tensor], *_: object) -> _Regions:
+    return _empty(values[0], values[3])
 
 
 def _empty(at: Tensor, bounds: Tensor) -> _Regions:
@@ -162,15 +126,12 @@ def _tokens_of(mel_frames: int, n_window: int) -> int:
 
 
 def _on_host(
-    values: list[list[Any]],
-    audio: list[int],
-    has_sound: list[bool],
-    ids: Sequence[int],
-    merge: int,
-    traits: Traits,
+    values: list[list[Any]], sizes: Sequence[int], traits: Traits
 ) -> tuple[list[Any], ...]:
     """Return what `regions` does, of its arguments as lists."""
-    at, token, marked, bounds, images, videos, seconds = values
+    at, token, marked, bounds, images, videos, seconds, lengths, has_sound = values
+    image, video, merge, n_window = sizes
+    audio = [*(_tokens_of(length, n_window) for length in lengths), 0]
     num_tokens = bounds[-1]
     # The last medium of each kind stands for what is not there.
     depth, height, width = (
@@ -180,7 +141,6 @@ def _on_host(
         )
     )
     area = [t * h * w for t, h, w in zip(depth, height, width, strict=True)]
-    audio = [*audio, 0]
     none, nothing = len(area) - 1, len(audio) - 1
     seconds = [1.0] * len(images) + seconds + [1.0]
     media = Media(len(images), [max(t, 1) for t in depth], height, width, area, seconds, [], audio)
@@ -199,7 +159,7 @@ def _on_host(
             needs.append((num_tokens, num_tokens, 0, 0, 0))
             faults.append(False)
             continue
-        is_image, is_video = of == ids[0], of == ids[1]
+        is_image, is_video = of == image, of == video
         is_heard = not (is_image or is_video)
         visual = next(left[0 if is_image else 1], none) if is_marked else -1
         sound = next(left[2], nothing) if is_heard else -1

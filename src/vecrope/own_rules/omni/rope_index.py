@@ -34,8 +34,9 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     Args:
         inputs: types, shapes and the mask's values have been checked.
         spec: with an `OmniRule`.
-        validate: check that the tokens and the media fit; synchronises. Under tracing a misfit
-            gives -1 everywhere, and the least int64 as deltas.
+        validate: check that the tokens and the media fit; synchronises: on a device the media are
+            read, and whether anything misfits. Under tracing a misfit gives -1 everywhere, and the
+            least int64 as deltas.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), of `spec.position_dtype`, or of `text_dtype` in a batch
@@ -59,12 +60,19 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     delta_dtype = torch.float32 if dtype == torch.float32 else torch.int64
 
     if validate and not tracing:
-        return _on_host(inputs, spec, rule, dtype)
+        if input_ids.is_cpu or not input_ids.numel():
+            return _on_host(inputs, spec, rule, dtype)
+        # On a device the tokens stay there; what describes the media is read, and one fault.
+        read_media(_copied_to_host(inputs._replace(input_ids=input_ids[:0])), spec, rule)
     if not input_ids.numel():
         num_rows = input_ids.shape[0] if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
         rope_deltas = torch.zeros((num_rows, 1), dtype=delta_dtype, device=input_ids.device)
         return input_ids.new_empty((3, *input_ids.shape), dtype=dtype), rope_deltas
     tokens, positions, largest, fault = static_rope_index(inputs, spec, rule, validate=validate)
+    if fault is not None and not tracing:
+        if fault:
+            return _on_host(inputs, spec, rule, dtype)  # which names it
+        fault = None
     positions, largest = positions.to(dtype), largest.to(delta_dtype)
     kept, padded = tokens.bounds.diff(), tokens.padded_bounds.diff()
     if tokens.place is not None:

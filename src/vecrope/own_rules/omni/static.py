@@ -63,14 +63,8 @@ def static_rope_index(
     at = search(begins.cumsum(0), numbers, right=False)
     inside = at.clamp(max=num_tokens - 1)
     entries, largest, needs, faults = regions(
-        at,
-        ids[inside],
-        marked[inside],
-        bounds,
-        *media,
-        visual,
-        spec.spatial_merge_size,
-        rule.n_window or 0,
+        [at, ids[inside], marked[inside], bounds, *media],
+        [*visual, spec.spatial_merge_size, rule.n_window or 0],
         *traits[-2:],
         " ".join(traits[:-2]),
     )

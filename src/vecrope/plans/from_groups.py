@@ -85,10 +85,13 @@ def _entries(batch: Batch, padding_value: int, width: int) -> list[tuple[int, ..
 def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
     """Return `GroupPlan.time_scale` of the entries of some items."""
     factors, num_images = items.time_scale, items.num_images
+    still = spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1
+    if factors is None and not still:
+        return torch.ones((len(item), 2), dtype=torch.int32, device="cpu")
     if factors is None:
         num_videos = len(items.area) - num_images
         factors = torch.ones((2, num_videos), dtype=torch.int32, device="cpu")
     scale = pad(factors, (num_images, 1), value=1)
-    if spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1:
+    if still:
         scale[0, :num_images].fill_(0)
     return scale.t()[item]

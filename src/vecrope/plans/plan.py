@@ -285,8 +285,11 @@ class RopeIndexPlan(PlanTable):
         """
         index = per_row("rows", rows, len(other), "other")
         check_rows(index, self)
-        order = torch.arange(len(self), device=index.device)
-        order[index.long()] = torch.arange(len(other), device=index.device) + len(self)
-        if int((order >= len(self)).sum()) < len(other):
-            raise ValueError(f"rows must not hold a row twice, got {index.tolist()}")
-        return select_rows(concatenate_plans([self, other]), order.to(self.device))
+        places = index.tolist()
+        if len({*places}) < len(places):
+            raise ValueError(f"rows must not hold a row twice, got {places}")
+        order = [*range(len(self))]
+        for number, place in enumerate(places, len(self)):
+            order[place] = number
+        joined = concatenate_plans([self, other])
+        return select_rows(joined, torch.tensor(order, dtype=torch.int64, device=self.device))

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import count_begun, search, spread
+from vecrope.core.search import count_begun, search, spread_ranges
 from vecrope.forms.eager.items import Items, frame_offsets
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
@@ -108,7 +108,7 @@ class GroupPlan(RopeIndexPlan):
         """
         start, length, following = self.rows[:, :3].unbind(1)
         more = num_tokens - int(scheduled.sum())
-        if more:  # columns that no row asks for are of the last row
+        if more > 0:  # columns that no row asks for are of the last row
             scheduled = scheduled.clone()
             scheduled[-1].add_(more)
         done = torch.minimum(computed, length)
@@ -123,14 +123,10 @@ class GroupPlan(RopeIndexPlan):
 
         sizes = chunks(in_prompt, scheduled - in_prompt)
         numbers = chunks(number, torch.ones_like(number))
-        goals, ends = sizes.cumsum(0) - sizes, numbers.cumsum(0)
-        # Where a chunk stands in the batch, less where it goes; and its first entry, less its place
-        # among the entries of all chunks.
+        goals = sizes.cumsum(0) - sizes
+        # Where a chunk stands in the batch, less where it goes.
         shifts = chunks(start + done, start + torch.maximum(computed, length)) - goals
-        offsets = chunks(begin, decoded) - ends + numbers
-        total = int(ends[-1])
-        chunk = spread(numbers, total)
-        entry = torch.arange(total, device=self.device) + offsets.index_select(0, chunk)
+        chunk, entry = spread_ranges(chunks(begin, decoded), numbers, int(numbers.sum()))
         none, one = torch.zeros_like(start), torch.ones_like(start)
         behind = torch.stack((start + length, none, none, following, one, one, none), 1)
         entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, entry)
@@ -141,7 +137,7 @@ class GroupPlan(RopeIndexPlan):
         if scale.shape[1]:
             scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, entry)
         index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
-        return _positions_behind(_edges(entries), scale, at, index)
+        return _positions_behind(entries, scale, at, index)
 
     def _entries_begun(self, index: Tensor) -> Tensor:
         """Return how many entries begin up to and with tokens of the batch."""
@@ -150,7 +146,7 @@ class GroupPlan(RopeIndexPlan):
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
         entry = self._entries_begun(index) - 1
-        return _positions_behind(_edges(self.entries), self.time_scale, entry, index)
+        return _positions_behind(self.entries, self.time_scale, entry, index)
 
     def _expand_all(self) -> Tensor:
         if self._kernels is not None:
@@ -238,30 +234,21 @@ class GroupPlan(RopeIndexPlan):
         return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
 
 
-def _edges(entries: Tensor) -> Tensor:
-    """Return entries with the end of each in place of its tokens, and its group's start as first.
-
-    (n, 6): where the group begins, if all of it lay there; index behind the entry; position of the
-    group; position behind the entry; height; width.
-    """
-    start, tokens, *others, before = entries.unbind(1)
-    return torch.stack((start - before, start + tokens, *others), 1)
-
-
-def _positions_behind(edges: Tensor, scale: Tensor, entry: Tensor, index: Tensor) -> Tensor:
+def _positions_behind(entries: Tensor, scale: Tensor, entry: Tensor, index: Tensor) -> Tensor:
     """Return the (3, ...) positions of tokens at `index` (...) by the last entry before each.
 
     Args:
-        edges: of the entries, in the dtype of `index`.
+        entries: (n, 7) as `GroupPlan.entries`, in the dtype of `index`.
         scale: (n, 2) or (n, 0) as `GroupPlan.time_scale`.
         entry: (...) a number of an entry for each token.
         index: (...) of the tokens.
     """
-    origin, end, base, behind, height, width = columns_at(edges, entry)
-    over = index - end
+    start, tokens, base, behind, height, width, before = columns_at(entries, entry)
+    along = index - start
+    over = along - tokens
     inside = over < 0
     anchor = torch.where(inside, base, behind + over)
-    place = (index - origin).clamp_(min=0) * inside
+    place = (along + before).clamp_(min=0) * inside
     row = place // width
     frame = row // height
     time = frame

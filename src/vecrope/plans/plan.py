@@ -11,10 +11,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.checks import check_int
-from vecrope.plans.arguments import check_rows, checked_index, checked_rows, checked_start, per_row
+from vecrope.plans.arguments import (
+    check_out,
+    check_rows,
+    checked_index,
+    checked_rows,
+    checked_start,
+    checked_step,
+    per_row,
+)
 from vecrope.plans.rows import concatenate_plans, select_rows
 from vecrope.plans.shards import ShardLayout, columns_of_rank
-from vecrope.plans.step import check_out, checked_step
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
 

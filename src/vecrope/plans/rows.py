@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vecrope.core.search import search, spread
+from vecrope.core.search import search, spread_ranges
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
@@ -81,9 +81,7 @@ def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
         # No token asks for an entry, but a table has one.
         number[:1], num_entries = 1, min(1, len(rows))
         first = first.clamp(max=len(plan.entries) - 1)
-    row = spread(number, num_entries)
-    entry = torch.arange(num_entries, device=plan.device)
-    entry += (first - number.cumsum(0) + number).index_select(0, row)
+    row, entry = spread_ranges(first, number, num_entries)
     entries, begin = plan.entries.index_select(0, entry), tokens.cumsum(0) - tokens
     entries[:, 0].add_((begin - start).index_select(0, row))
     taken[:, 0].copy_(begin)

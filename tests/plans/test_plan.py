@@ -19,9 +19,8 @@ from tests.plans.cases import (
     integers,
     shapes,
 )
-from vecrope import (
-    plan_rope_index,
-)
+from vecrope import plan_rope_index
+from vecrope.plans import group_plan
 
 
 @each_spec
@@ -105,6 +104,18 @@ def check_step(case, draw):
     for validate in (True, False):
         got = case.plan.step(*as_tensors, num_tokens=padded.shape[1], validate=validate)
         assert_same([got], [padded])
+
+
+@each_spec
+def test_entries_are_spread_over_the_tokens_of_a_long_step(spec, monkeypatch):
+    """It is what a search for the entry of each token gives."""
+    monkeypatch.setattr(group_plan, "_SPREAD_FROM", 1)
+
+    @given(cases(spec), st.data())
+    def check(case, data):
+        check_step(case, data.draw)
+
+    check()
 
 
 @each_spec

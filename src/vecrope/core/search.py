@@ -32,6 +32,22 @@ def spread(sizes: Tensor, total: int) -> Tensor:
     return begun[:-1].cumsum(0)
 
 
+def spread_ranges(first: Tensor, sizes: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return ranges of numbers one after the other: which range each is of, and the number itself.
+
+    Args:
+        first: (n,) int64, the first number of each range.
+        sizes: (n,) int64, how many there are, which sum to `total`.
+        total: of the numbers.
+
+    Returns:
+        (total,) int64 each.
+    """
+    owner = spread(sizes, total)
+    offset = (first - sizes.cumsum(0) + sizes).index_select(0, owner)
+    return owner, offset + torch.arange(total, device=sizes.device)
+
+
 def search(bounds: Tensor, values: Tensor, *, right: bool = True) -> Tensor:
     """Return, in the shape of `values`, how many of the ascending `bounds` (n,) are not above each.
 

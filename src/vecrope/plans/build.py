@@ -16,7 +16,7 @@ from vecrope.plans.from_locations import plan_of_locations
 from vecrope.plans.from_positions import plan_of_positions
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.table import family_of
+from vecrope.plans.table import fields_of
 from vecrope.prepare import Prepared, prepare
 from vecrope.sequences import SequenceNumbering, deltas_of_sequences, packed_sequences
 from vecrope.spec import MRopeSpec
@@ -37,8 +37,7 @@ def plan_of_inputs(
     if prepared.exact and inputs.input_ids.numel():
         batch = find_groups(prepared.inputs, spec)
         if batch is not None:
-            width = inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None
-            return plan_of_groups(batch, spec, prepared.dtype, width)
+            return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
         # What does not fit is named below.
     return _plan_of_tokens(prepared, spec, validate, max_groups)
 
@@ -76,12 +75,8 @@ def _plan_by_kernels(
     return GroupPlan(
         rows=tables.rows,
         entries=tables.entries,
-        num_tokens=ids.numel(),
-        seq_len=ids.shape[1] if inputs.cu_seqlens is None else None,
-        dtype=torch.int64 if spec.position_dtype == "int64" else ids.dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
         time_scale=tables.entries.new_empty((capacity, 0)) if scale is None else scale,
+        **fields_of(ids.shape, spec, torch.int64 if spec.position_dtype == "int64" else ids.dtype),
     )
 
 
@@ -115,13 +110,5 @@ def _plan_of_nothing(
     rows = torch.zeros((num_rows, 5), dtype=torch.int64, device=inputs.input_ids.device)
     entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
     entries[:, 4:6].fill_(1)
-    return GroupPlan(
-        rows=rows,
-        entries=entries,
-        num_tokens=0,
-        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
-        time_scale=scale[:, -1:].t(),
-    )
+    fields = fields_of(inputs.input_ids.shape, spec, dtype)
+    return GroupPlan(rows=rows, entries=entries, time_scale=scale[:, -1:].t(), **fields)

@@ -15,12 +15,12 @@ from vecrope.core.items import has_time_scale
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.rope_index import Batch, ends_of_rows
 from vecrope.plans.group_plan import GroupPlan
-from vecrope.plans.table import WIDE_FROM, family_of, host_table
+from vecrope.plans.table import WIDE_FROM, fields_of, host_table
 from vecrope.spec import MRopeSpec
 
 
 def plan_of_groups(
-    batch: Batch, spec: MRopeSpec, dtype: torch.dtype, seq_len: int | None = None
+    batch: Batch, spec: MRopeSpec, dtype: torch.dtype, shape: Sequence[int] | None = None
 ) -> GroupPlan:
     """Return the plan of a batch on the host's CPU.
 
@@ -28,23 +28,19 @@ def plan_of_groups(
         batch: its rows, and what in them is not text.
         spec: of the shared rule.
         dtype: of the positions.
-        seq_len: T, or None where the input is packed.
+        shape: of the input; None where it is packed.
     """
     bounds, parts, open_markers = batch
     lengths = map(sub, bounds[1:], bounds)
     rows = zip(bounds[:-1], lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
-    # Where videos are stimed in time an entry has the item of its group behind all else.
+    # Where videos are spaced in time an entry has the item of its group behind all else.
     timed, wide = has_time_scale(spec), bounds[-1] >= WIDE_FROM
     entries = host_table(_entries(batch, spec.padding_value, 7 + timed), wide=wide)
     return GroupPlan(
         rows=host_table([*rows], wide=True),
         entries=entries[:, :7].contiguous() if timed else entries,
-        num_tokens=bounds[-1],
-        seq_len=seq_len,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
         time_scale=_time_scale(parts.items, entries[:, 7], spec) if timed else entries[:, 7:],
+        **fields_of(shape or bounds[-1:], spec, dtype),
     )
 
 
@@ -85,12 +81,15 @@ def _entries(batch: Batch, padding_value: int, width: int) -> list[tuple[int, ..
 def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
     """Return `GroupPlan.time_scale` of the entries of some items."""
     num_images = items.num_images
+    still = spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1
+    if items.time_scale is None and not still:
+        return torch.ones((len(item), 2), dtype=torch.int32, device="cpu")
     if items.time_scale is None:
         factors = torch.ones((2, len(items.area) - num_images), dtype=torch.int32, device="cpu")
     else:
         dtype, *numbers = items.time_scale
         factors = torch.tensor([[*each] for each in numbers], dtype=dtype, device="cpu")
     scale = pad(factors, (num_images, 1), value=1)
-    if spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1:
+    if still:
         scale[0, :num_images].fill_(0)
     return scale.t()[item]

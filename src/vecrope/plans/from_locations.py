@@ -10,7 +10,7 @@ from vecrope.core.locations import TokenLocations
 from vecrope.core.modality import UNKNOWN_MARKERS, compact
 from vecrope.core.search import search
 from vecrope.plans.group_plan import GroupPlan
-from vecrope.plans.table import WIDE_FROM, family_of
+from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.spec import MRopeSpec
 
 
@@ -69,13 +69,9 @@ def plan_of_locations(
     )
     plan = GroupPlan(
         rows=rows,
-        num_tokens=num_tokens,
-        seq_len=stream.shape[1] if len(stream.shape) == 2 else None,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
         entries=torch.stack((start, number, base, behind, height, width, before), 1),
         time_scale=time_scale[:, item].t(),
+        **fields_of(stream.shape, spec, dtype),
     )
     return plan, count
 

@@ -16,7 +16,7 @@ from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.own_rules.omni.media import Traits
 from vecrope.own_rules.omni.rope_index import follow_on_host
 from vecrope.plans.line_plan import LinePlan, lines_of
-from vecrope.plans.table import WIDE_FROM, family_of
+from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
@@ -51,13 +51,9 @@ def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Li
             1,
         ),
         entries=lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact),
-        num_tokens=stream.num_tokens,
-        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
-        dtype=position_ids.dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
         generated=tail.images,
         generated_rows=tail.rows,
+        **fields_of(inputs.input_ids.shape, spec, position_ids.dtype),
     )
     return plan.voided(misfit) if misfit is not None and validate and tracing else plan
 
@@ -88,11 +84,7 @@ def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> Lin
         entries=torch.tensor(
             table, dtype=torch.float64 if dtype.is_floating_point else index_dtype
         ),
-        num_tokens=num_tokens,
-        seq_len=inputs.input_ids.shape[1] if inputs.cu_seqlens is None else None,
-        dtype=dtype,
-        padding_value=spec.padding_value,
-        family=family_of(spec),
         generated=none,
         generated_rows=none,
+        **fields_of(inputs.input_ids.shape, spec, dtype),
     )

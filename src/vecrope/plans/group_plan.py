@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import search
+from vecrope.core.search import count_begun, search, spread_ranges
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import Columns
-from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
+from vecrope.plans.table import INVALID_DELTA, WIDE_FROM, columns_at, register_plan
+
+# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
+_SPREAD_FROM = 2**13
 
 
 @register_plan
@@ -85,32 +88,65 @@ class GroupPlan(RopeIndexPlan):
         kernels = self._kernels
         fits = out is None or (out.device == self.device and out.stride(1) == 1)
         if kernels is None or not fits:
+            if self._reads_values and num_tokens >= _SPREAD_FROM:
+                ahead = computed - self.rows[:, 1]
+                # Most steps decode alone. Chunks are numbered by as many bits as entries.
+                if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
+                    chunks = self._expand_chunks(computed.long(), scheduled.long(), num_tokens)
+                    if out is None:
+                        return chunks.to(self.dtype)
+                    return out[:, :num_tokens].copy_(chunks)
             return super()._step(computed, scheduled, num_tokens, out)
         positions: Tensor = kernels.expand_step(self._tables, computed, scheduled, num_tokens, out)
         return positions
 
-    def _expand_columns(self, columns: Columns) -> Tensor:
-        kernels = self._kernels
-        if kernels is None:
-            return super()._expand_columns(columns)
-        rows = self._num_input_rows, self._width
-        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
-        return positions
+    def _expand_chunks(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions (3, num_tokens) of chunks of all rows; reads values.
+
+        Entries are spread over the tokens of the chunks, so that none is searched for. A row has
+        two chunks: of its prompt, and of what is decoded, which stands behind an entry of its own.
+        """
+        start, length, following = self.rows[:, :3].unbind(1)
+        more = num_tokens - int(scheduled.sum())
+        if more > 0:  # columns that no row asks for are of the last row
+            scheduled = scheduled.clone()
+            scheduled[-1].add_(more)
+        done = torch.minimum(computed, length)
+        in_prompt = torch.minimum(computed + scheduled, length) - done
+        edges = torch.minimum(done, (length - 1).clamp(min=0)), done + in_prompt - 1
+        begin, last = self._entries_begun(torch.stack(edges) + start) - 1
+        number = (last - begin + 1).clamp(min=1)
+        decoded = torch.arange(len(self), device=self.device) + len(self.entries)
+
+        def chunks(of_prompts: Tensor, of_decoded: Tensor) -> Tensor:
+            return torch.stack((of_prompts, of_decoded), 1).view(-1)
+
+        sizes = chunks(in_prompt, scheduled - in_prompt)
+        numbers = chunks(number, torch.ones_like(number))
+        goals = sizes.cumsum(0) - sizes
+        # Where a chunk stands in the batch, less where it goes.
+        shifts = chunks(start + done, start + torch.maximum(computed, length)) - goals
+        chunk, entry = spread_ranges(chunks(begin, decoded), numbers, int(numbers.sum()))
+        none, one = torch.zeros_like(start), torch.ones_like(start)
+        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
+        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, entry)
+        entries[:, 0].sub_(shifts.index_select(0, chunk))
+        first = torch.maximum(entries[:, 0], goals.index_select(0, chunk))
+        at = count_begun(first[1:], num_tokens)
+        scale = self.time_scale
+        if scale.shape[1]:
+            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, entry)
+        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
+        return _positions_behind(entries, scale, at, index)
+
+    def _entries_begun(self, index: Tensor) -> Tensor:
+        """Return how many entries begin up to and with tokens of the batch."""
+        return search(self._entry_starts, index)
 
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
-        entry = search(self._entry_starts, index) - 1
-        start, tokens, base, behind, height, width, before = columns_at(self.entries, entry)
-        along = index - start
-        inside = along < tokens
-        anchor = torch.where(inside, base, behind + along - tokens)
-        place = torch.where(inside, along + before, 0).clamp_(min=0)
-        row = place // width
-        frame = row // height
-        time = frame
-        if self.time_scale.shape[1]:
-            time = temporal_offset(frame, self.time_scale[entry].movedim(-1, 0))
-        return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
+        entry = self._entries_begun(index) - 1
+        return _positions_behind(self.entries, self.time_scale, entry, index)
 
     def _expand_all(self) -> Tensor:
         if self._kernels is not None:
@@ -185,7 +221,7 @@ class GroupPlan(RopeIndexPlan):
         return {"time_scale": torch.cat(scales)}
 
     def _selected(self, entry: Tensor, _rows: Tensor) -> dict[str, Any]:
-        return {"time_scale": self.time_scale[entry]}
+        return {"time_scale": self.time_scale.index_select(0, entry)}
 
     def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
         kernels = self._kernels
@@ -196,3 +232,26 @@ class GroupPlan(RopeIndexPlan):
         )
         tables = {"rows": taken, "entries": entries, "time_scale": scale}
         return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
+
+
+def _positions_behind(entries: Tensor, scale: Tensor, entry: Tensor, index: Tensor) -> Tensor:
+    """Return the (3, ...) positions of tokens at `index` (...) by the last entry before each.
+
+    Args:
+        entries: (n, 7) as `GroupPlan.entries`, in the dtype of `index`.
+        scale: (n, 2) or (n, 0) as `GroupPlan.time_scale`.
+        entry: (...) a number of an entry for each token.
+        index: (...) of the tokens.
+    """
+    start, tokens, base, behind, height, width, before = columns_at(entries, entry)
+    along = index - start
+    over = along - tokens
+    inside = over < 0
+    anchor = torch.where(inside, base, behind + over)
+    place = (along + before).clamp_(min=0) * inside
+    row = place // width
+    frame = row // height
+    time = frame
+    if scale.shape[1]:
+        time = temporal_offset(frame, scale[entry].movedim(-1, 0))
+    return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)

@@ -11,10 +11,17 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.checks import check_int
-from vecrope.plans.arguments import check_rows, checked_index, checked_rows, checked_start, per_row
+from vecrope.plans.arguments import (
+    check_out,
+    check_rows,
+    checked_index,
+    checked_rows,
+    checked_start,
+    checked_step,
+    per_row,
+)
 from vecrope.plans.rows import concatenate_plans, select_rows
 from vecrope.plans.shards import ShardLayout, columns_of_rank
-from vecrope.plans.step import check_out, checked_step
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
 
@@ -285,8 +292,11 @@ class RopeIndexPlan(PlanTable):
         """
         index = per_row("rows", rows, len(other), "other")
         check_rows(index, self)
-        order = torch.arange(len(self), device=index.device)
-        order[index.long()] = torch.arange(len(other), device=index.device) + len(self)
-        if int((order >= len(self)).sum()) < len(other):
-            raise ValueError(f"rows must not hold a row twice, got {index.tolist()}")
-        return select_rows(concatenate_plans([self, other]), order.to(self.device))
+        places = index.tolist()
+        if len({*places}) < len(places):
+            raise ValueError(f"rows must not hold a row twice, got {places}")
+        order = [*range(len(self))]
+        for number, place in enumerate(places, len(self)):
+            order[place] = number
+        joined = concatenate_plans([self, other])
+        return select_rows(joined, torch.tensor(order, dtype=torch.int64, device=self.device))

@@ -11,11 +11,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from vecrope.core.search import search, spread
+from vecrope.core.search import search, spread_ranges
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
+_FIELDS = attrgetter("rows", "entries", "num_tokens", "family", "dtype")
 
 
 def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
@@ -37,21 +38,33 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         at, other = next(pair for pair in enumerate(plans) if not isinstance(pair[1], PlanTable))
         raise TypeError(f"plans must hold plans, got {type(other).__name__} at {at}")
     # There may be hundreds of plans: all that is done for each is a call of a C function.
-    first = plans[0]
-    rows, entries = ([*map(attrgetter(name), plans)] for name in ("rows", "entries"))
-    _require_one("family", [*map(attrgetter("family"), plans)])
-    _require_one("dtype", [*map(attrgetter("dtype"), plans)])
-    _require_one("device", [*map(attrgetter("device"), rows)])
-    *begins, num_tokens = accumulate(map(attrgetter("num_tokens"), plans), initial=0)
-    own = first._joined(plans, sum(map(len, entries)))
-    joined = torch.cat(rows), torch.cat(entries)
-    if num_tokens >= WIDE_FROM and not joined[1].is_floating_point():
-        joined = joined[0], joined[1].long()
-    for table, tables in zip(joined, (rows, entries), strict=True):
-        _add_begins(table[:, 0], tables, begins)
-    return replace(
-        first, rows=joined[0], entries=joined[1], num_tokens=num_tokens, seq_len=None, **own
-    )
+    rows, entries, num_tokens, *kinds = zip(*map(_FIELDS, plans), strict=True)
+    kinds.append([*map(attrgetter("device"), rows)])
+    for name, found in zip(("family", "dtype", "device"), kinds, strict=True):
+        if len({*found}) > 1:
+            at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
+            raise ValueError(
+                f"plans must have one {name}, got {found[0]} and, in plan {at}, {other}"
+            )
+    first, width = plans[0], entries[0].shape[1]
+    sizes = [size // width for size in map(Tensor.numel, entries)]
+    own = first._joined(plans, sum(sizes))
+    joined, joined_entries = torch.cat(rows), torch.cat(entries)
+    *begins, total = accumulate(num_tokens, initial=0)
+    if total >= WIDE_FROM and not joined_entries.is_floating_point():
+        joined_entries = joined_entries.long()
+    lengths = joined[:, 1]
+    torch.sub(lengths.cumsum(0), lengths, out=joined[:, 0])
+    if takes_kernels(joined_entries):
+        plan_kernels().add_begins(joined_entries[:, 0], sizes, begins)
+    else:
+        # By how much more the entries of each plan begin later than those of the plan before it.
+        begun = torch.zeros(sum(sizes) + 1, dtype=torch.int64, device=joined.device)
+        numbers = torch.tensor([*accumulate(sizes), *num_tokens], device="cpu")
+        at, later = numbers.to(joined.device).view(2, -1).unbind()
+        joined_entries[:, 0].add_(begun.index_add_(0, at, later).cumsum_(0)[:-1])
+    tables = {"rows": joined, "entries": joined_entries, "num_tokens": total, "seq_len": None}
+    return replace(first, **tables, **own)
 
 
 def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
@@ -59,39 +72,18 @@ def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
     selected = plan._selected_by_kernels(rows)
     if selected is not None:
         return selected
-    taken, starts = plan.rows[rows], plan._entry_starts
+    taken = plan.rows.index_select(0, rows)
     start, tokens = taken[:, :2].long().unbind(1)
-    first = search(starts, start - 1)
-    number = search(starts, start + tokens - 1) - first
-    num_tokens, num_entries = torch.stack((tokens.sum(), number.sum())).tolist()
+    first, stop = search(plan._entry_starts, torch.stack((start, start + tokens)) - 1)
+    number = stop - first
+    num_tokens, num_entries = torch.stack((tokens, number)).sum(1).tolist()
     if not num_tokens:
         # No token asks for an entry, but a table has one.
         number[:1], num_entries = 1, min(1, len(rows))
-        first = first.clamp(max=len(starts) - 1)
-    row = spread(number, num_entries)
-    entry = torch.arange(num_entries, device=plan.device)
-    entry += (first - (number.cumsum(0) - number))[row]
-    entries, begin = plan.entries[entry], tokens.cumsum(0) - tokens
-    entries[:, 0] += (begin - start)[row].to(entries.dtype)
-    taken[:, 0] = begin
+        first = first.clamp(max=len(plan.entries) - 1)
+    row, entry = spread_ranges(first, number, num_entries)
+    entries, begin = plan.entries.index_select(0, entry), tokens.cumsum(0) - tokens
+    entries[:, 0].add_((begin - start).index_select(0, row))
+    taken[:, 0].copy_(begin)
     own = plan._selected(entry, rows)
     return replace(plan, rows=taken, entries=entries, num_tokens=num_tokens, seq_len=None, **own)
-
-
-def _add_begins(column: Tensor, tables: Sequence[Tensor], begins: Sequence[int]) -> None:
-    """Add to a column of joined tables (n, k) where the tokens of each plan begin."""
-    width = tables[0].shape[1]
-    # Sizes of all in one call each: there may be hundreds.
-    sizes = [size // width for size in map(Tensor.numel, tables)]
-    if takes_kernels(column):
-        plan_kernels().add_begins(column, sizes, begins)
-        return
-    size, begin = torch.tensor([sizes, begins], device="cpu").to(column.device)
-    column += begin[spread(size, sum(sizes))]
-
-
-def _require_one(name: str, found: Sequence[object]) -> None:
-    """Raise a ValueError if one differs from the first."""
-    if found.count(found[0]) < len(found):
-        at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
-        raise ValueError(f"plans must have one {name}, got {found[0]} and, in plan {at}, {other}")

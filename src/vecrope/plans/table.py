@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
+from math import prod
 from struct import pack
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -243,6 +244,17 @@ class PlanTable(ABC):
         return torch.where(index < ends[entry - 1], 0, index - begin - before)
 
 
+def fields_of(shape: Sequence[int], spec: MRopeSpec, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what a plan of `input_ids` of a shape, (B, T) or (N,), has besides its tables."""
+    return {
+        "num_tokens": prod(shape),
+        "seq_len": shape[1] if len(shape) == 2 else None,
+        "dtype": dtype,
+        "padding_value": spec.padding_value,
+        "family": family_of(spec),
+    }
+
+
 def family_of(spec: MRopeSpec) -> str:
     """Return what plans call a family under a convention."""
     return f"{spec.model_type} ({spec.convention})"
@@ -303,7 +315,7 @@ def register_plan(plan_class: _PlanClass) -> _PlanClass:
 def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
     """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
 
-    The arguments are what `vecrope.plans.step.checked_step` returns.
+    The arguments are what `vecrope.plans.arguments.checked_step` returns.
     """
     computed, scheduled = computed.long(), scheduled.long()
     ends = scheduled.cumsum(0)

@@ -18,7 +18,7 @@ from vecrope.spec import MRopeSpec
 
 
 class _Tokens(NamedTuple):
-    """The n = N + 2 tokens: those that are not masked, at the front, between two that are none.
+    """The n = N + 3 tokens: those that are not masked, behind one and before two that are none.
 
     Rows count from 1; 0 and B + 1 are those of what is no token.
     """
@@ -89,7 +89,7 @@ def static_rope_index(
     tiling = _tile(crops)
     positions = _place(tokens, crops, tiling, rule)
     if tokens.place is None:
-        positions = positions[:, 1:-1]
+        positions = positions[:, 1:-2]
     else:
         positions = positions[:, tokens.place.clamp(max=tokens.number - 1)]
         # 0 at masked tokens counts.
@@ -129,16 +129,16 @@ def _gather_tokens(stream: Stream, spec: MRopeSpec, rule: MiniCPMV47) -> _Tokens
     columns = torch.stack((codes, closing, between, found[1], opens, closes))
     place, bounds, number = None, stream.row_bounds, stream.num_tokens
     if kept is None:
-        columns = pad(columns, (1, 1))
+        columns = pad(columns, (1, 2))
     else:
         count = kept.cumsum(0)
         bounds = pad(count, (1, 0))[bounds]
         # The last place takes what is masked.
-        place = torch.where(kept, count, number + 2)
-        columns = columns.new_zeros((6, number + 3)).scatter(1, place.expand(6, -1), columns)
+        place = torch.where(kept, count, number + 3)
+        columns = columns.new_zeros((6, number + 4)).scatter(1, place.expand(6, -1), columns)
         columns = columns[:, :-1]
     bounds = bounds + 1
-    rows = count_begun(bounds, number + 2)
+    rows = count_begun(bounds, number + 3)
     bounds = pad(bounds, (1, 1), value=1)
     return _Tokens(*columns.unbind(), rows, bounds, place)
 

@@ -280,13 +280,13 @@ def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) ->
     leads = starts.roll(-1)[at] == index + 1
     at = at + leads
     # A thumbnail is spread over its canvas.
-    reach = crops.sizes - 1
-    last = torch.where(is_slice, reach, tiling.canvas - 1)
+    spacing, step = even_spacing(torch.where(is_slice, crops.sizes, tiling.canvas), crops.sizes)
     table = torch.stack((starts, ends, done, origin, crops.sizes[1].clamp(min=1)))
-    table = torch.cat((table, reach, (crops.sizes // 2).clamp(min=1), last))[:, at]
+    table = torch.cat((table, spacing.flatten(0, 1)))[:, at]
     start, end, stop, base, width = table[:5]
-    step = (last.double() / reach.clamp(min=1)).float()[:, at]
-    cells = _linspace(index - start, width, step, *table[5:].view(3, 2, -1).unbind())
+    cell = index - start
+    cells = torch.stack((cell // width, cell % width))
+    cells = rounded_linspace(cells, table[5:].view(3, 2, -1), step[:, at])
     # 0: right before the crop, 1: in it, 2: right behind it, 3: further behind.
     where = torch.where(leads, 0, (index - end).clamp(min=-1, max=1) + 2)
     halo = torch.where(is_slice, 0, origin.clamp(max=1))
@@ -297,28 +297,36 @@ def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) ->
     return torch.where(index < stop, on_canvas, running - 1)
 
 
-def _linspace(
-    cell: Tensor, width: Tensor, step: Tensor, reach: Tensor, half: Tensor, last: Tensor
-) -> Tensor:
-    """Return where the line and the column of each cell lie among those of its canvas, (2, n).
+def even_spacing(extent: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `rounded_linspace` needs of `count` places among `extent`, both of one shape.
 
-    It is `torch.linspace(0, last, reach + 1).round()`, bit for bit, as float32 gives it on a CPU: a
-    step rounded to 24 bits, multiples of it from the nearer end, rounded too, and then half to
-    even. A sum of exact fractions would differ where a position lies halfway between two others.
-    Each product and sum is rounded by a conversion of its own, which no compiler fuses.
+    Returns:
+        (3, ...) int64: the last place, the first one that is measured from the last, and where that
+        lies; and (...) float32, the step rounded to 24 bits.
+    """
+    reach, last = count - 1, extent - 1
+    step = (last.double() / reach.clamp(min=1)).float()
+    return torch.stack((reach, (count // 2).clamp(min=1), last)), step
+
+
+def rounded_linspace(index: Tensor, spacing: Tensor, step: Tensor) -> Tensor:
+    """Return where places lie: `torch.linspace(0, extent - 1, count)[index].round()`, int64.
+
+    It is that bit for bit, as float32 gives it on a CPU: multiples of the rounded step from the
+    nearer end, rounded too, and then half to even. A sum of exact fractions would differ where a
+    place lies halfway between two others. Products and sums are rounded by a conversion each, which
+    no compiler fuses.
 
     Args:
-        cell: (n,) number of the cell.
-        width: (n,) cells in a line.
-        step: (2, n) float32, of the line and of the column, as what follows.
-        reach: (2, n) the last one.
-        half: (2, n) the first one that is measured from the last.
-        last: (2, n) where that lies.
+        index: int64, from 0 to `count - 1`.
+        spacing: of `even_spacing`.
+        step: likewise. `(extent - 1) * (count - 1)` must be below `LIMIT`, or `extent` and `count`
+            equal and below 2**16.
     """
-    place = torch.stack((cell // width, cell % width))
-    back = place >= half
-    way = (place - back * reach) * step
-    return (way.double() + back * last).float().round().long()
+    reach, half, last = spacing.unbind()
+    from_end = index >= half
+    way = (index - from_end * reach) * step
+    return (way.double() + from_end * last).float().round().long()
 
 
 def _next(flags: Tensor, at: Tensor) -> Tensor:

@@ -93,21 +93,19 @@ def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
     layout, deltas = Layout(bounds[-1]), []
     part = 0
     for at, end in pairwise(bounds):
-        now = largest = past_image = 0
-        done = at
+        now = past_image = 0
+        done, layout.largest = at, -1
         while part < len(starts) and starts[part] < end:
             start, item = starts[part], numbers[part]
-            if start > done:
-                layout.count(now, start - done)
-                now += start - done
+            layout.count(now, start - done)
+            now += start - done
             height, width = items.height[item], items.width[item]
             layout.cells(now, range(height), range(width))
             past_image, done = now + 1, stops[part]
-            now = largest = max(now + 1, height, width)
+            now = max(now + 1, height, width)
             part += 1
-        if end > done:
-            layout.count(past_image, end - done)
-        deltas.append(max(largest, past_image + end - done) - (end - at))
+        layout.count(past_image, end - done)
+        deltas.append(layout.largest + 1 - (end - at))
     return layout.positions(), as_column(deltas)
 
 

@@ -211,7 +211,7 @@ def _marked_crops(
     ends = search(ended, number, right=False)
     starts = before[ends.clamp(max=tokens.number - 1)] // 2 + 1
     # The first crop is an empty one in front of all.
-    starts = torch.where(number == 0, 0, torch.where(number > ended[-1], tokens.number, starts))
+    starts = starts.masked_fill(number > ended[-1], tokens.number).masked_fill(number == 0, 0)
     if not validate:
         return starts, ends, ended[-1], None
     row_ends = tokens.bounds[1:][tokens.rows] - 1
@@ -266,7 +266,7 @@ def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) ->
         gap = (previous < begin) & (_next(1 - tokens.between, previous) >= begin)
         apart = gap & crops.same_row[crops.first]
         span = span + apart
-    shift = torch.where(is_slice, 0, span - done + begin).cumsum(0)
+    shift = (span - done + begin).masked_fill(is_slice, 0).cumsum(0)
 
     index = torch.arange(tokens.number, device=starts.device)
     at = count_begun(starts[1:], tokens.number)
@@ -288,11 +288,11 @@ def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) ->
     cells = torch.stack((cell // width, cell % width))
     cells = rounded_linspace(cells, table[5:].view(3, 2, -1), step[:, at])
     # 0: right before the crop, 1: in it, 2: right behind it, 3: further behind.
-    where = torch.where(leads, 0, (index - end).clamp(min=-1, max=1) + 2)
-    halo = torch.where(is_slice, 0, origin.clamp(max=1))
+    where = ((index - end).clamp(min=-1, max=1) + 2).masked_fill(leads, 0)
+    halo = origin.clamp(max=1).masked_fill(is_slice, 0)
     offsets = torch.cat((tiling.corner - halo, tiling.corner, tiling.far, tiling.line_end), 1)
     offsets = offsets[:, torch.add(at, where, alpha=starts.shape[0])]
-    offsets = offsets + torch.where(where == 1, cells, 0)
+    offsets = offsets + cells.masked_fill(where != 1, 0)
     on_canvas = base + pad(offsets, (0, 0, 1, 0))
     return torch.where(index < stop, on_canvas, running - 1)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from bench_support import check
 
-from bench import mixed_own
 from bench.providers import vecrope_provider
 from bench.upstreams import sglang_provider, transformers_provider, vllm_provider
 from bench.workloads import make_workload

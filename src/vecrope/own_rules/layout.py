@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from struct import Struct
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 _pack = Struct("q").pack
 _SIZE = 8
+# Numbers that are kept between calls, at least and at most.
+_FEW, _KEPT = 2**12, 2**18
 
 
 class Layout:
@@ -22,11 +25,10 @@ class Layout:
     """
 
     def __init__(self, num_tokens: int) -> None:
-        numbers = bytearray(_SIZE * max(num_tokens, 1))
-        torch.arange(max(num_tokens, 1), out=torch.frombuffer(numbers, dtype=torch.int64))
-        self._upwards, self._num_tokens = memoryview(numbers), num_tokens
+        upwards = _upwards if num_tokens <= _KEPT else _upwards.__wrapped__
+        self._upwards = upwards(max(_FEW, 1 << num_tokens.bit_length()))
         self.largest = -1  # of the positions so far
-        self._axes: tuple[list[bytes | memoryview], ...] = ([], [], [])
+        self._axes: tuple[list[bytes], ...] = ([], [], [])
 
     def count(self, first: int, tokens: int) -> None:
         """Add tokens of text, which count up from `first` on all axes."""
@@ -57,7 +59,7 @@ class Layout:
         in_time, in_height, in_width = self._axes
         in_time.append(_pack(time) * (len(rows) * width))
         in_height.append(b"".join([_pack(row) * width for row in rows]))
-        in_width.append(bytes(self._of(columns)) * len(rows))
+        in_width.append(self._of(columns) * len(rows))
 
     def positions(self) -> Tensor:
         """Return what has been added, (3, N) int64."""
@@ -66,7 +68,15 @@ class Layout:
             return torch.empty((3, 0), dtype=torch.int64, device="cpu")
         return torch.frombuffer(joined, dtype=torch.int64).view(3, -1)
 
-    def _of(self, numbers: Sequence[int]) -> bytes | memoryview:
-        if isinstance(numbers, range) and 0 <= numbers.start <= numbers.stop <= self._num_tokens:
-            return self._upwards[_SIZE * numbers.start : _SIZE * numbers.stop]
+    def _of(self, numbers: Sequence[int]) -> bytes:
+        if isinstance(numbers, range) and numbers.start >= 0:
+            piece = self._upwards[_SIZE * numbers.start : _SIZE * numbers.stop]
+            if len(piece) == _SIZE * len(numbers):
+                return piece
         return array("q", numbers).tobytes()
+
+
+@lru_cache(maxsize=16)
+def _upwards(length: int) -> bytes:
+    """Return the numbers from 0 to `length - 1` as bytes of int64."""
+    return array("q", range(length)).tobytes()

@@ -159,8 +159,9 @@ def _find_crops(
     number = torch.arange(capacity, device=table.device)
     in_crop = tokens.codes != 0
     key = torch.add(tokens.codes, tokens.rows, alpha=4)
-    edges = torch.stack((in_crop[1:], in_crop[:-1])) & (key[1:] != key[:-1])
-    begun, ended = pad(edges, (1, 0)).cumsum(1)
+    changes = key[1:] != key[:-1]
+    # Inductor searches no views.
+    begun, ended = (pad(changes & sides, (1, 0)).cumsum(0) for sides in (in_crop[1:], in_crop[:-1]))
     starts, ends = (search(counts, number, right=False) for counts in (begun, ended))
     total = begun[-1]
     given = table.any(1).cumsum(0)
@@ -269,7 +270,7 @@ def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) ->
     shift = (span - done + begin).masked_fill(is_slice, 0).cumsum(0)
 
     index = torch.arange(tokens.number, device=starts.device)
-    at = count_begun(starts[1:], tokens.number)
+    at = count_begun(starts, tokens.number) - 1
     running = index + shift[at]
     # Text: one more than its position.
     running = running - running[tokens.bounds - 1][tokens.rows]

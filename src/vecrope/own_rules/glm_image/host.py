@@ -43,7 +43,10 @@ def read_rows(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> list[Row] |
         return None
     rule, bounds, ids = spec.own_rule, row_starts(inputs), inputs.input_ids
     assert isinstance(rule, GlmImage)
-    given = (rule.image_start_token_id, START), (rule.image_end_token_id, END)
+    given: tuple[tuple[int | None, int], ...] = (
+        (rule.image_start_token_id, START),
+        (rule.image_end_token_id, END),
+    )
     grids = _grids_of_rows(inputs, spec, len(bounds) - 1)
     if grids is None:
         return None

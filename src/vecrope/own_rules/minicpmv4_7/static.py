@@ -88,12 +88,12 @@ def static_rope_index(
     crops, fault = _find_crops(tokens, rule, sizes, inputs, stream, validate=validate)
     tiling = _tile(crops)
     positions = _place(tokens, crops, tiling, rule)
-    if tokens.place is None:
+    if tokens.place is None or stream.kept is None:
         positions = positions[:, 1:-2]
     else:
         positions = positions[:, tokens.place.clamp(max=tokens.number - 1)]
         # 0 at masked tokens counts.
-        positions = positions.masked_fill(~stream.kept, 0)
+        positions = positions.masked_fill(stream.kept.logical_not(), 0)
     given = stream.row_bounds.diff()
     if len(stream.shape) == 2:
         largest = positions.view(3, *stream.shape).amax((0, 2))
@@ -118,8 +118,8 @@ def _gather_tokens(stream: Stream, spec: MRopeSpec, rule: MiniCPMV47) -> _Tokens
         given = (spec.image_token_id, spec.video_token_id)
         known += [-(2**63) if token is None else token for token in given]
     of_kind = torch.empty((len(known), 1), dtype=torch.int64, device=ids.device)
-    for number, token in zip(of_kind.unbind(), known, strict=True):
-        number.fill_(token)
+    for each, token in zip(of_kind.unbind(), known, strict=True):
+        each.fill_(token)
     found = ids == of_kind
     between = found[:5].any(0)
     closing = between if rule.newline_closes else found[:4].any(0)
@@ -140,7 +140,8 @@ def _gather_tokens(stream: Stream, spec: MRopeSpec, rule: MiniCPMV47) -> _Tokens
     bounds = bounds + 1
     rows = count_begun(bounds, number + 3)
     bounds = pad(bounds, (1, 1), value=1)
-    return _Tokens(*columns.unbind(), rows, bounds, place)
+    codes, closing, between, slice_starts, opens, closes = columns.unbind()
+    return _Tokens(codes, closing, between, slice_starts, opens, closes, rows, bounds, place)
 
 
 def _find_crops(

@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import torch
 
+from bench import mixed, mixed_own
 from bench.busy import cores
 from bench.config import Config, Result, ResultWriter, read_results
-from bench.mixed import GROUPS
 from bench.plot import plot
 from bench.provider import Provider
 from bench.registry import BUSY_PROVIDERS, PROVIDERS, WHEEL_NAMES, make_providers
@@ -28,6 +28,8 @@ from bench.workloads import SIZES, make_workload
 # Parameters of glibc's mallopt, by their numbers in malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+
+GROUPS = {**mixed.GROUPS, **mixed_own.GROUPS}
 
 _BUSY_GROUPS = ("pictures", "pictures-batch", "pictures-packed", "pictures-step")
 
@@ -64,6 +66,11 @@ workloads:
            and audio that all differ in size; the clips without and with their sound
   mixed-omni-batch, mixed-omni-batch-sound, mixed-omni2.5-batch, mixed-omni2.5-batch-sound
            8 such prompts of up to 1,000 tokens, padded
+  mixed-own, mixed-own-batch
+           prompts of pictures and clips that all differ in size for the families with a rule of
+           their own: glm_image, hunyuan_vl, isaac, bailing_moe_v3_vl (its pictures alone as well,
+           which vLLM numbers otherwise) and minicpmv4_7; one of 300 to 131,072 tokens, and 8 padded
+           rows of up to 1,000. What GLM-Image generates is numbered, too
   step     one step of 256 requests of up to 4,096 tokens, their prompts known: every fourth has a
            chunk of at most 512 of its prompt, the others decode a token each
   step-decode  the same, all decoding

@@ -24,7 +24,9 @@ _MINICPM_MARKERS = ("im_start_id", "im_end_id", "slice_start_id", "slice_end_id"
 # What a checkpoint's configuration says, of families whose classes have no ids.
 _CONFIGS: dict[str, dict[str, Any]] = {
     "glm_image": {
-        **{"image_token_id": 167855, "image_start_token_id": 16384, "image_end_token_id": 16385},
+        "image_token_id": 167855,
+        "image_start_token_id": 16384,
+        "image_end_token_id": 16385,
     },
     "hunyuan_vl": {
         "image_token_id": 120120,
@@ -45,9 +47,15 @@ _CONFIGS: dict[str, dict[str, Any]] = {
         "vision_config": {"spatial_merge_size": 2},
     },
     "minicpmv4_7": {
-        **{"image_token_id": 151667, "video_token_id": 151668, "uses_mrope_canvas": True},
-        **{"image_start_id": 151669, "image_end_id": 151670, "newline_id": 198},
-        **{"slice_start_id": 151677, "slice_end_id": 151678, "downsample_mode": "16x"},
+        "image_token_id": 151667,
+        "video_token_id": 151668,
+        "uses_mrope_canvas": True,
+        "image_start_id": 151669,
+        "image_end_id": 151670,
+        "newline_id": 198,
+        "slice_start_id": 151677,
+        "slice_end_id": 151678,
+        "downsample_mode": "16x",
     },
 }
 FAMILIES = tuple(_CONFIGS)

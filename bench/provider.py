@@ -86,9 +86,7 @@ class Provider:
         if self.families and workload.model_type not in self.families:
             return f"for {', '.join(self.families)} only"
         one_row_only = self.one_row_only or workload.model_type in self.one_row_families
-        if one_row_only and (
-            workload.attention_mask is not None or len(workload.input_ids) > 1
-        ):
+        if one_row_only and (workload.attention_mask is not None or len(workload.input_ids) > 1):
             return "takes one row without padding"
         if self.gpu_only and workload.input_ids.device.type != "cuda":
             return "needs a CUDA device; run it with --device cuda"

@@ -8,9 +8,8 @@ from bench_support import (
     BROKEN,
 )
 
-from bench.__main__ import main
+from bench.__main__ import GROUPS, main
 from bench.config import COLUMNS, read_results
-from bench.mixed import GROUPS
 from bench.registry import PROVIDERS
 from bench.workloads import SIZES
 

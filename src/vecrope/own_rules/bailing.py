@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NoReturn
 
 import torch
@@ -15,13 +16,11 @@ from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
+from vecrope.forms.eager.rope_index import as_column, find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import (
-    grids_of,
-    open_stream,
-    positions_dtype,
-)
+from vecrope.own_rules.common import can_read, grids_of, open_stream, positions_dtype
+from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
 _FRAME_STEP = 2
@@ -48,6 +47,13 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     """
     rule = spec.own_rule
     assert isinstance(rule, Bailing)
+    dtype = positions_dtype(inputs, spec)
+    if can_read(inputs, validate=validate):
+        answer = _on_host(inputs, spec, rule)
+        if answer is not None:
+            positions, rope_deltas = (numbers.to(dtype) for numbers in answer)
+            return positions.view(3, *inputs.input_ids.shape), rope_deltas
+        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     images = grids_of(stream, inputs.image_grid_thw)
     videos = grids_of(stream, inputs.video_grid_thw)
@@ -55,7 +61,6 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     if validate and not tracing:
         faults.check_grids(images, videos, spec)
     items = _scaled(make_items(images, videos, spec, stream.index_dtype))
-    dtype = positions_dtype(inputs, spec)
     if stream.num_tokens == 0:
         if validate and not tracing:
             faults.check_none_left_over(items)
@@ -88,6 +93,48 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     if fault is not None and tracing:
         return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas
+
+
+def _on_host(inputs: Inputs, spec: MRopeSpec, rule: Bailing) -> tuple[Tensor, Tensor] | None:
+    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
+    batch = find_groups(inputs, spec)
+    if batch is None:
+        return None
+    bounds, (items, starts, stops, numbers, *_), _ = batch
+    if inputs.mm_token_type_ids is None:
+        markers = [spec.vision_start_token_id, spec.video_start_token_id]
+        if spec.separate_frames:
+            markers[1] = markers[0]
+        expected = [markers[item >= items.num_images] for item in numbers]
+        before = torch.tensor(starts, dtype=torch.int64) - 1
+        if inputs.input_ids.view(-1)[before].tolist() != expected or not {*starts}.isdisjoint(
+            bounds
+        ):
+            return None
+    layout, deltas, part = Layout(bounds[-1]), [], 0
+    least = most = 0
+    for at, end in pairwise(bounds):
+        now, done = 0, at
+        while part < len(starts) and starts[part] < end:
+            start, item = starts[part], numbers[part]
+            layout.count(now, start - done)
+            now += start - done
+            top, left = now - (items.height[item] - 1) // 2, now - (items.width[item] - 1) // 2
+            frames, height, width = items.depth[item], items.height[item], items.width[item]
+            for shift in range(0, _FRAME_STEP * frames, _FRAME_STEP):
+                rows = range(top + shift, top + shift + height)
+                layout.cells(now + shift, rows, range(left + shift, left + shift + width))
+            now += _FRAME_STEP * (frames - 1) + 1
+            least, most = min(least, top, left), max(most, now - 1 + max(height, width) // 2)
+            done, part = stops[part], part + 1
+        layout.count(now, end - done)
+        now += end - done
+        most = max(most, now - 1)
+        deltas.append(now - (end - at))
+    outside = rule.least_position is not None and least < rule.least_position
+    if outside or (rule.position_limit is not None and most >= rule.position_limit):
+        return None
+    return layout.positions(), as_column(deltas)
 
 
 def _scaled(items: Items) -> Items:

@@ -29,7 +29,7 @@ from vecrope.own_rules.common import (
     refuse_videos,
     token_rows,
 )
-from vecrope.own_rules.entries import Entry, write_entries
+from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
 # Two tokens around an image, which have its placeholder and keep their index.
@@ -131,33 +131,29 @@ def _on_host(
     starts, stops, _ = runs.of(IMAGE)
     if len(starts) != len(grids):
         return None
-    entries: list[Entry] = []
-    deltas: list[list[int]] = []
-    run = 0
+    layout, deltas, run = Layout(bounds[-1]), [], 0
     for at, end in pairwise(bounds):
         # A fourth axis is the index of every token.
-        done, largest = at, end - at - 1 if rule.num_axes > 3 else -1
+        done = at
+        layout.largest = end - at - 1 if rule.num_axes > 3 else -1
         while run < len(starts) and starts[run] < end:
             height, width = grids[run]
             around = stops[run] - starts[run] - height * width
             if around not in (0, _WRAPPERS):
                 return None
             first = starts[run] + around // 2
-            if first > done:
-                entries.append((done - at, first - done, 0, 0, (), ()))
-                largest = max(largest, first - 1 - at)
-            entries.append((0, height * width, height, width, (run,), ()))
-            largest = max(largest, run, height - 1, width - 1)
+            layout.count(done - at, first - done)
+            layout.cells(run, range(height), range(width))
             done, run = first + height * width, run + 1
-        if end > done:
-            entries.append((done - at, end - done, 0, 0, (), ()))
-            largest = max(largest, end - 1 - at)
-        deltas.append([largest + 1 - (end - at)])
+        layout.count(done - at, end - done)
+        deltas.append([layout.largest + 1 - (end - at)])
     # In time, height and width: the number of an image, its rows and its columns.
-    positions = write_entries(entries, torch.int64).flip(0)
+    positions = layout.positions().flip(0)
     if rule.num_axes > 3:
-        lines: list[Entry] = [(0, end - at, 0, 0, (), ()) for at, end in pairwise(bounds)]
-        index = write_entries([line for line in lines if line[1]], torch.int64)[:1]
+        plain = Layout(bounds[-1])
+        for at, end in pairwise(bounds):
+            plain.count(0, end - at)
+        index = plain.positions()[:1]
         positions = torch.cat((index.expand(rule.num_axes - 3, -1), positions))
     rope_deltas = torch.tensor(deltas, dtype=ids.dtype)
     return positions.to(ids.dtype).view(rule.num_axes, *ids.shape), rope_deltas

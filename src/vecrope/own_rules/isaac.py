@@ -12,7 +12,7 @@ from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.forms.eager.rope_index import find_groups
+from vecrope.forms.eager.rope_index import as_column, find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
@@ -24,7 +24,7 @@ from vecrope.own_rules.common import (
     positions_dtype,
     refuse_videos,
 )
-from vecrope.own_rules.entries import Entry, write_entries
+from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
 # More than any position: what sets the running largest values of one row apart from the next's.
@@ -90,26 +90,23 @@ def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
     if batch is None:
         return None
     bounds, (items, starts, stops, numbers, *_), _ = batch
-    entries: list[Entry] = []
-    deltas = []
+    layout, deltas = Layout(bounds[-1]), []
     part = 0
     for at, end in pairwise(bounds):
-        now = largest = past_image = 0
-        done = at
+        now = past_image = 0
+        done, layout.largest = at, -1
         while part < len(starts) and starts[part] < end:
-            start, stop, item = starts[part], stops[part], numbers[part]
-            part += 1
-            if start > done:
-                entries.append((now, start - done, 0, 0, (), ()))
-                now += start - done
+            start, item = starts[part], numbers[part]
+            layout.count(now, start - done)
+            now += start - done
             height, width = items.height[item], items.width[item]
-            entries.append((0, stop - start, height, width, (now,), ()))
-            past_image, done = now + 1, stop
-            now = largest = max(now + 1, height, width)
-        if end > done:
-            entries.append((past_image, end - done, 0, 0, (), ()))
-        deltas.append([max(largest, past_image + end - done) - (end - at)])
-    return write_entries(entries, torch.int64), torch.tensor(deltas, dtype=torch.int64)
+            layout.cells(now, range(height), range(width))
+            past_image, done = now + 1, stops[part]
+            now = max(now + 1, height, width)
+            part += 1
+        layout.count(past_image, end - done)
+        deltas.append(layout.largest + 1 - (end - at))
+    return layout.positions(), as_column(deltas)
 
 
 def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def test_no_number_is_copied_from_the_host():
     files = sorted(Path(minicpmv4_7.__file__).parent.glob("*.py"))
     assert len(files) > 4
     for file in files:
-        if file.name != "checks.py":  # which may look at values
+        if file.name != "host.py":  # which may look at values
             assert assigned_numbers(file.read_text(encoding="utf-8")) == [], file.name
 
 

@@ -8,7 +8,9 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import refuse_videos
 from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
+from vecrope.own_rules.glm_image.host import decode_positions, read_rows
 from vecrope.own_rules.glm_image.prompt import Reading, read_markers
 from vecrope.prepare import prepare
 from vecrope.spec import MRopeSpec
@@ -91,6 +93,12 @@ def get_decode_position_ids(
         raise ValueError(f"spec must be one of glm_image, got one of {spec.model_type}")
     tracing = prepared.tracing
     _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
+    refuse_videos(prepared.inputs, spec)
+    rows = read_rows(prepared.inputs, spec, validate=validate)
+    if rows is not None:
+        answer = decode_positions(rows, spec, max_decode_tokens)
+        if answer is not None:
+            return answer
     reading = read_markers(prepared.inputs, spec, validate=validate)
     tail = tail_of(reading, spec)
     lengths = tail.rows[1]
@@ -102,9 +110,9 @@ def get_decode_position_ids(
             f"max_decode_tokens must be at least {int(lengths[row])} for row {row}, "
             f"got {max_decode_tokens}"
         )
-    rows = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
+    numbers = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
     column = torch.arange(max_decode_tokens, device=lengths.device)
-    positions = positions_on_tail(tail, rows, column).transpose(0, 1)
+    positions = positions_on_tail(tail, numbers, column).transpose(0, 1)
     fault = lengths.max() > max_decode_tokens
     if validate and tracing:
         fault = fault | reading.misfit

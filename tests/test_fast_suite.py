@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import SLOW
 
 TESTS = Path(__file__).parent
-# These are skipped where there is no GPU, engine or wheel.
-OPT_IN = {"gpu", "engines", "wheels", "releases"}
+# These are slow, or skipped where there is no GPU, engine or wheel.
+LEFT_OUT = {"slow", "gpu", "engines", "wheels", "releases"}
 MODULES = (
     "vecrope",
     "vecrope.integrations.sglang",
@@ -28,10 +28,10 @@ def is_slow(path, test=None):
     return any(str(name) in SLOW for name in names)
 
 
-def is_opt_in(statement):
-    """Say whether a test is marked as one that needs more than this machine has."""
+def is_marked(statement):
+    """Say whether a test is marked as slow, or as one that needs more than this machine has."""
     nodes = [node for mark in statement.decorator_list for node in ast.walk(mark)]
-    return any(getattr(node, "attr", None) in OPT_IN for node in nodes)
+    return any(getattr(node, "attr", None) in LEFT_OUT for node in nodes)
 
 
 def names_used(path, source):
@@ -39,12 +39,12 @@ def names_used(path, source):
     used = set()
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.FunctionDef) and (
-            is_slow(path, statement.name) or is_opt_in(statement)
+            is_slow(path, statement.name) or is_marked(statement)
         ):
             continue
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "pytestmark":
             marks = {getattr(node, "attr", None) for node in ast.walk(statement.value)}
-            if marks & OPT_IN:
+            if marks & LEFT_OUT:
                 return set()
         for node in ast.walk(statement):
             used.add(getattr(node, "id", None) or getattr(node, "attr", None))

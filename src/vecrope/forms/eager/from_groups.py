@@ -28,7 +28,7 @@ def positions_of_groups(
 
     Args:
         num_tokens: tokens of the prompt, N, at least one.
-        groups: tuples of offset, frames, height, width and, for what is stimed in time, positions
+        groups: tuples of offset, frames, height, width and, for what is timed in time, positions
             from one frame to the next, whose multiples are rounded down. Ascending, and none
             reaches into the next.
         dtype: of the positions.
@@ -64,7 +64,7 @@ def positions_of_groups(
         _raise_misplaced(num_tokens, offset, ends)
     taken: list[Sequence[int]] | None = None
     extent = depth
-    # One frame has no next one to be stimed from.
+    # One frame has no next one to be timed from.
     time_scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
     if any(time_scale != 1.0 for time_scale in time_scales):
         _check_time_scales(time_scales, depth)

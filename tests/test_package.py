@@ -65,11 +65,23 @@ def tops(modules):
 # What is imported
 
 
-LOADED_BY = """
-    import sys, torch
+STEPS = (
+    "vecrope",
+    "vecrope.integrations.sglang, vecrope.integrations.transformers, vecrope.integrations.vllm",
+    "vecrope.__main__",
+    "vecrope.testing",
+    "vecrope.testing.strategies",
+)
+# One process for all, since each would import torch anew.
+LOADED = """
+    import contextlib, io, json, sys, torch
     before = set(sys.modules)
-    import {module}
-    print(*sorted(set(sys.modules) - before))
+    for step in {steps}:
+        exec(f"import {{step}}")
+        if step == "vecrope.__main__":
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+                vecrope.__main__.main(["--help"])
+        print(*sorted(set(sys.modules) - before), end=";")
 """
 
 
@@ -77,17 +89,37 @@ def foreign(modules):
     return tops(modules) - sys.stdlib_module_names
 
 
-def test_importing_the_library_loads_nothing_but_torch_and_itself():
-    loaded = run(LOADED_BY.format(module="vecrope"))
-    assert foreign(loaded) == {"vecrope"}
-    used = ("vecrope.testing", "vecrope.cli", "vecrope.integrations")
-    assert not [module for module in loaded if module.startswith(used)]
+@pytest.fixture(scope="module")
+def loaded():
+    """Return the modules that are loaded after each step, besides torch and what it imports."""
+    printed = " ".join(run(LOADED.format(steps=STEPS)))
+    return [set(modules.split()) for modules in printed.split(";")[: len(STEPS)]]
 
 
-def test_what_an_import_loads_is_seen():
-    loaded = run(LOADED_BY.format(module="vecrope.testing.strategies"))
-    assert {"hypothesis", "vecrope"} <= foreign(loaded)
-    assert "vecrope.testing.reference" in loaded
+def test_importing_the_library_loads_nothing_but_torch_and_itself(loaded):
+    used = ("vecrope.testing", "vecrope.cli", "vecrope.integrations", "vecrope.forms.triton.kern")
+    assert foreign(loaded[0]) == {"vecrope"}
+    assert not [module for module in loaded[0] if module.startswith(used)]
+
+
+UPSTREAMS = {"transformers", "sglang", "vllm", "matplotlib", "hypothesis"}
+
+
+def test_importing_the_integrations_loads_no_upstream(loaded):
+    assert not foreign(loaded[1]) & UPSTREAMS
+    assert "vecrope.integrations.sglang" in loaded[1]
+    assert "vecrope.testing" not in loaded[1]
+
+
+def test_the_help_of_the_command_line_loads_nothing_that_it_has_no_need_of(loaded):
+    assert not foreign(loaded[2]) & UPSTREAMS
+    assert "vecrope.rope_index" in loaded[2]
+    assert "vecrope.testing" not in loaded[2]
+
+
+def test_the_strategies_alone_load_hypothesis(loaded):
+    assert "vecrope.testing.reference" in loaded[3]
+    assert [("hypothesis" in modules) for modules in loaded] == [False] * 4 + [True]
 
 
 @pytest.mark.parametrize(
@@ -153,12 +185,6 @@ ON_REQUEST = {
 def test_what_is_imported_on_request_needs_one_package_more(name):
     used = imports(SOURCES[name], only_at_import=True)
     assert foreign(used) - {"torch", "vecrope"} == {ON_REQUEST[name]}
-
-
-def test_the_kernels_are_imported_on_request_only():
-    command = "import sys, vecrope; print('vecrope.forms.triton.kernels' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", command], capture_output=True, check=True)
-    assert run.stdout.strip() == b"False"
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name not in ON_REQUEST])

@@ -1,7 +1,5 @@
 """Families that users register, and what is said about names that are not known."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -188,9 +186,3 @@ def test_a_name_is_no_configuration():
 def test_a_configuration_is_no_spec(config):
     with pytest.raises(TypeError, match=r"spec must be an MRopeSpec, got .*MRopeSpec.from_config"):
         vecrope.get_rope_index(torch.tensor([[1]]), config)
-
-
-def test_registration_holds_for_a_process():
-    code = "import vecrope; print('example_vl' in vecrope.list_families())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"

@@ -176,14 +176,14 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_shards_of_real_processes_give_the_whole(world_size):
+def test_shards_of_real_processes_give_the_whole():
+    world_size = 4
     torch.multiprocessing.spawn(exchange, args=(world_size, free_port()), nprocs=world_size)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world_size", [2])
-def test_the_example_of_the_readme_runs_under_torchrun(world_size, tmp_path):
+def test_the_example_of_the_readme_runs_under_torchrun(tmp_path):
+    world_size = 2
     readme = (ROOT / "src" / "vecrope" / "README.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n# positions_of_a_rank\.py\n.*?```", readme, re.DOTALL)
     script = tmp_path / "positions_of_a_rank.py"

@@ -235,6 +235,12 @@ def test_a_specs_repr_builds_it_again(model_type, convention):
     assert eval(repr(spec), vars(vecrope)) == spec
 
 
+@each_core
+def test_a_spec_is_read_from_its_text(model_type, convention):
+    spec = spec_of(model_type, convention)
+    assert MRopeSpec.from_text(spec.as_text) == replace(spec, model_type="")
+
+
 def test_a_spec_is_built_by_name():
     with pytest.raises(TypeError, match="takes 1 positional argument"):
         MRopeSpec("glm4v", "sglang")

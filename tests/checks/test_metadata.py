@@ -208,10 +208,10 @@ def test_metadata_is_refused_under_compile_of_the_full_graph(arguments, error, m
 
 
 def test_metadata_is_refused_under_compile_for_any_size():
-    # Sizes are shown as symbols there.
+    # Sizes are shown as symbols there, by torch 2.11 as the parts of a message.
     torch.compiler.reset()
     compiled = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend="eager")
-    shown = r"ValueError\('attention_mask must have the shape of input_ids \(s\d+, s\d+\), got \("
+    shown = r"ValueError\(.*'attention_mask.* must have the shape of input_ids "
     with pytest.raises(torch._dynamo.exc.Unsupported, match=shown):
         compiled(BASE["input_ids"], SGLANG, attention_mask=torch.ones(3, 5).bool())
 

@@ -3,9 +3,6 @@
 import contextlib
 import itertools
 import re
-import subprocess
-import sys
-import textwrap
 from functools import partial
 
 import torch
@@ -157,12 +154,3 @@ def matches(function, prompt):
     except Exception:
         return False
     return True
-
-
-# Without hypothesis
-
-
-def run(code):
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], check=True, capture_output=True, text=True
-    ).stdout

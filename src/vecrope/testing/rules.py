@@ -166,57 +166,15 @@ def _minicpm(spec: MRopeSpec, lists: Lists) -> Answer:
     return reference.minicpmv4_7.get_rope_index(**lists, **minicpm_rules(spec))
 
 
-def _hunyuan(spec: MRopeSpec, lists: Lists) -> Answer:
-    rule = spec.own_rule
-    assert isinstance(rule, Hunyuan)
-    return reference.hunyuan_vl.get_rope_index(
-        **_skipping(spec, lists),
-        num_axes=rule.num_axes,
-        image_token_id=_given(spec.image_token_id),
-        spatial_merge_size=spec.spatial_merge_size,
-    )
+def _of_fields(function: Callable[..., Answer], *names: str) -> Callable[..., Answer]:
+    """Return a reference that takes fields of the spec, or of its own rule, by their names."""
 
+    def answer(spec: MRopeSpec, lists: Lists) -> Answer:
+        fields_of = (spec if hasattr(spec, name) else spec.own_rule for name in names)
+        given = {name: getattr(owner, name) for name, owner in zip(names, fields_of, strict=True)}
+        return function(**_skipping(spec, lists), **given)
 
-def _glm_image(spec: MRopeSpec, lists: Lists) -> Answer:
-    rule = spec.own_rule
-    assert isinstance(rule, GlmImage)
-    return reference.glm_image.get_rope_index(
-        **_skipping(spec, lists),
-        image_token_id=_given(spec.image_token_id),
-        image_start_token_id=rule.image_start_token_id,
-        image_end_token_id=rule.image_end_token_id,
-        always_ends=spec.convention == "transformers",
-        padding_value=spec.padding_value,
-    )
-
-
-def _isaac(spec: MRopeSpec, lists: Lists) -> Answer:
-    return reference.isaac.get_rope_index(
-        **_skipping(spec, lists),
-        image_token_id=_given(spec.image_token_id),
-        spatial_merge_size=spec.spatial_merge_size,
-        padding_value=spec.padding_value,
-    )
-
-
-def _bailing(spec: MRopeSpec, lists: Lists) -> Answer:
-    rule = spec.own_rule
-    assert isinstance(rule, Bailing)
-    bounds = None
-    if rule.least_position is not None and rule.position_limit is not None:
-        bounds = (rule.least_position, rule.position_limit)
-    return reference.bailing.get_rope_index(
-        lists["input_ids"],
-        image_token_id=_given(spec.image_token_id),
-        video_token_id=_given(spec.video_token_id),
-        image_start_token_id=_given(spec.vision_start_token_id),
-        video_start_token_id=_given(spec.video_start_token_id),
-        separate_frames=spec.separate_frames,
-        spatial_merge_size=spec.spatial_merge_size,
-        bounds=bounds,
-        image_grid_thw=lists.get("image_grid_thw"),
-        video_grid_thw=lists.get("video_grid_thw"),
-    )
+    return answer
 
 
 def _skipping(spec: MRopeSpec, lists: Lists) -> Lists:
@@ -224,11 +182,6 @@ def _skipping(spec: MRopeSpec, lists: Lists) -> Lists:
     if spec.mask_rule == "skip":
         return lists
     return {name: value for name, value in lists.items() if name != "attention_mask"}
-
-
-def _given(token_id: int | None) -> int:
-    assert token_id is not None
-    return token_id
 
 
 _GRIDS = ("image_grid_thw", "video_grid_thw")
@@ -243,8 +196,34 @@ _FAMILIES = {
     MiniCPMV47: Family(
         ("mm_token_type_ids", "target_sizes", "target_sizes_videos", "attention_mask"), _minicpm
     ),
-    Hunyuan: Family(("image_grid_thw", "attention_mask"), _hunyuan),
-    GlmImage: Family(("image_grid_thw", "images_per_sample", "attention_mask"), _glm_image),
-    Isaac: Family(("image_grid_thw", "attention_mask"), _isaac),
-    Bailing: Family((*_GRIDS, "attention_mask"), _bailing),
+    Hunyuan: Family(
+        ("image_grid_thw", "attention_mask"),
+        _of_fields(
+            reference.hunyuan_vl.get_rope_index,
+            *("num_axes", "image_token_id", "spatial_merge_size"),
+        ),
+    ),
+    GlmImage: Family(
+        ("image_grid_thw", "images_per_sample", "attention_mask"),
+        _of_fields(
+            reference.glm_image.get_rope_index,
+            *("image_token_id", "image_start_token_id", "image_end_token_id", "padding_value"),
+            "convention",
+        ),
+    ),
+    Isaac: Family(
+        ("image_grid_thw", "attention_mask"),
+        _of_fields(
+            reference.isaac.get_rope_index,
+            *("image_token_id", "spatial_merge_size", "padding_value"),
+        ),
+    ),
+    Bailing: Family(
+        (*_GRIDS, "attention_mask"),
+        _of_fields(
+            reference.bailing.get_rope_index,
+            *("image_token_id", "video_token_id", "vision_start_token_id", "video_start_token_id"),
+            *("separate_frames", "spatial_merge_size", "least_position", "position_limit"),
+        ),
+    ),
 }

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 
@@ -6,3 +8,21 @@ def _small_blocks(monkeypatch):
     # So that a row of a few tokens has several blocks, and these several chunks.
     monkeypatch.setattr("vecrope.forms.triton.constants.BLOCK", 8)
     monkeypatch.setattr("vecrope.forms.triton.constants.CHUNK", 4)
+
+
+@pytest.fixture(autouse=True)
+def _quick_interpreter(monkeypatch):
+    """Leave out what the interpreter does for nothing, which is two thirds of its time."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="needs Triton")
+    # It computes whether sums overflow, and without its debug option asserts nothing of it.
+    builder = interpreter.interpreter_builder
+    monkeypatch.setattr(builder, "options", replace(builder.options, sanitize_overflow=False))
+    # It replaces Triton's functions by its own for each function that a kernel calls.
+    patch_lang, static_range = interpreter._patch_lang, interpreter.tl.static_range
+
+    def patch_once(function):
+        if interpreter.tl.static_range is static_range:
+            return patch_lang(function)
+        return interpreter._LangPatchScope()
+
+    monkeypatch.setattr(interpreter, "_patch_lang", patch_once)

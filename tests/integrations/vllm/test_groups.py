@@ -14,6 +14,7 @@ from vecrope.integrations.vllm import positions_of_groups
     ("num_tokens", "groups", "positions", "delta"),
     [
         pytest.param(3, [], [[0, 1, 2]] * 3, 0, id="text"),
+        pytest.param(1, [], [[0]] * 3, 0, id="one token"),
         pytest.param(4, GROUP, ANSWER, 0, id="an image"),
         pytest.param(
             5,
@@ -24,6 +25,13 @@ from vecrope.integrations.vllm import positions_of_groups
         ),
         pytest.param(
             4, [(0, 3, 1, 1)], [[0, 1, 2, 3], [0, 0, 0, 3], [0, 0, 0, 3]], 0, id="a block"
+        ),
+        pytest.param(
+            4,
+            [(0, 3, 1, 1, 0.0)],
+            [[0, 0, 0, 1]] * 3,
+            -2,
+            id="a block whose frames are of one time",
         ),
         pytest.param(
             4,
@@ -59,6 +67,31 @@ def test_groups(num_tokens, groups, positions, delta):
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(ValueError, match="one token at least, got 0"):
         positions_of_groups(0, [])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            [(0, 2, 1, 1, 0.5), (2, 0, 1, 2)],
+            r"^group 1 must have at least one frame, row and column, got \(0, 1, 2\)$",
+        ),
+        (
+            [(0, 1, 1, 2), (1, 1, 1, 2)],
+            r"^group 1 must lie between tokens 2 and 6, got tokens 1 to",
+        ),
+        (
+            [(0, 1, 1, 2), (3, 1, 1, 4)],
+            r"^group 1 must lie between tokens 2 and 6, got tokens 3 to",
+        ),
+        ([(-1, 1, 1, 2)], "^group 0 must lie between tokens 0 and 6, got tokens -1 to 1$"),
+        ([(0, 2, 1, 1), (2, 2, 1, 1, -0.5)], "^group 1 must have a step in time of at least 0"),
+        ([(0, 2, 1, 1, 2.0**29)], "got 536870912.0 for 2 frames$"),
+    ],
+)
+def test_groups_that_do_not_fit_are_named(groups, message):
+    with pytest.raises(ValueError, match=message):
+        positions_of_groups(6, groups)
 
 
 def test_one_frame_has_no_time_scale():

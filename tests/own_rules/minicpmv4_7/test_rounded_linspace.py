@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,3 +36,13 @@ def test_exact_fractions_would_be_rounded_otherwise():
     got = spread(torch.arange(43), torch.tensor(4), torch.tensor(43)).tolist()
     exact = [round(Fraction(3 * index, 42)) for index in range(43)]
     assert [index for index in range(43) if got[index] != exact[index]] == [21]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+def test_inductor_keeps_every_rounding():
+    extent, count = torch.tensor(4), torch.tensor(43)
+    compiled = torch.compile(spread, fullgraph=True, dynamic=True)
+    for length in (43, 30):
+        index = torch.arange(length)
+        assert torch.equal(compiled(index, extent, count), spread(index, extent, count))

@@ -135,20 +135,6 @@ def test_under_tracing_what_does_not_fit_gets_no_answer(upstream, misfits):
         assert_no_answer(compiled(spec=prompt.spec, **arguments))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
-def test_inductor_keeps_every_rounding():
-    """A thumbnail of 43 tokens over a canvas of 4: its middle is a tie but for float32."""
-    spec = SPECS["transformers"]
-    row = f"t({'I' * 43})<{'I' * 4}>t"
-    prompt = Prompt.from_symbols(
-        spec, [row, row], target_sizes=[[4, 172], [4, 16]] * 2, target_sizes_videos=[[0, 0]] * 2
-    )
-    compiled = torch.compile(get_rope_index, fullgraph=True, dynamic=True)
-    answer = compiled(spec=spec, validate=False, **arguments_of(prompt, by_types=False))
-    assert_same(answer, prompt.expected())
-
-
 # Rows, and forms of the same input
 
 

@@ -21,11 +21,12 @@ def get_rope_index(
     *,
     image_token_id: int,
     video_token_id: int,
-    image_start_token_id: int,
+    vision_start_token_id: int,
     video_start_token_id: int,
     separate_frames: bool,
     spatial_merge_size: int,
-    bounds: tuple[int, int] | None = None,
+    least_position: int | None = None,
+    position_limit: int | None = None,
     image_grid_thw: Rows | None = None,
     video_grid_thw: Rows | None = None,
 ) -> Answer:
@@ -33,7 +34,7 @@ def get_rope_index(
 
     Raises:
         Refusal: if markers, image and video tokens and grids do not fit each other, or if a
-            position is outside of `bounds`: less than the first, or not less than the second.
+            position is less than `least_position`, or not less than `position_limit`.
     """
     images = list(grids_of("image_grid_thw", image_grid_thw, spatial_merge_size))
     videos = list(grids_of("video_grid_thw", video_grid_thw, spatial_merge_size))
@@ -42,8 +43,8 @@ def get_rope_index(
         videos = list(chain.from_iterable(frames))
     pending = {image_token_id: iter(images), video_token_id: iter(videos)}
     starts = {
-        image_token_id: image_start_token_id,
-        video_token_id: image_start_token_id if separate_frames else video_start_token_id,
+        image_token_id: vision_start_token_id,
+        video_token_id: vision_start_token_id if separate_frames else video_start_token_id,
     }
 
     def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
@@ -67,10 +68,10 @@ def get_rope_index(
                     for x in range(grid.w)
                 ]
             now += 2 * grid.t - 1
-        if bounds is not None and not all(
-            bounds[0] <= value < bounds[1] for position in positions for value in position
-        ):
-            raise Refusal(f"row {row} has a position outside of {bounds}")
+        if least_position is not None and position_limit is not None:
+            supported = range(least_position, position_limit)
+            if not all(value in supported for position in positions for value in position):
+                raise Refusal(f"row {row} has a position that is not among {supported}")
         return positions, now
 
     answer = number_rows(input_ids, None, number_row, padding_value=0)

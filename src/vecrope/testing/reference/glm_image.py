@@ -13,8 +13,8 @@ def get_rope_index(
     image_token_id: int,
     image_start_token_id: int,
     image_end_token_id: int,
-    always_ends: bool,
     padding_value: int,
+    convention: str,
     image_grid_thw: Rows | None = None,
     images_per_sample: Sequence[int] | None = None,
     attention_mask: Rows | None = None,
@@ -22,8 +22,8 @@ def get_rope_index(
 ) -> Answer:
     """Number a batch as transformers' `GlmImageModel.get_rope_index` and SGLang's processor do.
 
-    With `always_ends` a row that has grids, and no image left to generate, still has its end. The
-    positions that follow each row's prompt are appended to `decode`.
+    By the convention of transformers a row that has grids, and no image left to generate, still has
+    its end. The positions that follow each row's prompt are appended to `decode`.
 
     Raises:
         Refusal: if markers, image tokens and grids do not fit each other.
@@ -64,7 +64,7 @@ def get_rope_index(
         for grid in reversed(targets):
             following += grid._replace(t=1).cells(now)
             now += max(grid.h, grid.w)
-        if targets or (grids and always_ends):
+        if targets or (grids and convention == "transformers"):
             following.append((now, now, now))
         if decode is not None:
             decode.append(following)

@@ -39,7 +39,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         raise TypeError(f"plans must hold plans, got {type(other).__name__} at {at}")
     # There may be hundreds of plans: all that is done for each is a call of a C function.
     rows, entries, num_tokens, *kinds = zip(*map(_FIELDS, plans), strict=True)
-    kinds.append([*map(attrgetter("device"), rows)])
+    kinds.append(tuple(map(attrgetter("device"), rows)))
     for name, found in zip(("family", "dtype", "device"), kinds, strict=True):
         if len({*found}) > 1:
             at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
@@ -61,8 +61,8 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         # By how much more the entries of each plan begin later than those of the plan before it.
         begun = torch.zeros(sum(sizes) + 1, dtype=torch.int64, device=joined.device)
         numbers = torch.tensor([*accumulate(sizes), *num_tokens], device="cpu")
-        at, later = numbers.to(joined.device).view(2, -1).unbind()
-        joined_entries[:, 0].add_(begun.index_add_(0, at, later).cumsum_(0)[:-1])
+        ends, later = numbers.to(joined.device).view(2, -1).unbind()
+        joined_entries[:, 0].add_(begun.index_add_(0, ends, later).cumsum_(0)[:-1])
     tables = {"rows": joined, "entries": joined_entries, "num_tokens": total, "seq_len": None}
     return replace(first, **tables, **own)
 

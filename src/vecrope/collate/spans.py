@@ -10,10 +10,12 @@ from torch import Tensor
 
 from vecrope.collate.samples import Sample, audio_lengths
 from vecrope.core.items import make_items
+from vecrope.core.modality import VIDEO
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
 from vecrope.forms.static import locate
-from vecrope.own_rules.minicpmv4_7.crops import find_crops, gather_tokens
+from vecrope.own_rules.minicpmv4_7.host import find_pictures
+from vecrope.own_rules.minicpmv4_7.sizes import NAMES
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
@@ -104,34 +106,20 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
     inputs = sample.inputs(spec)
-    none = torch.empty((0, 2), dtype=torch.int64)
-    images, videos = (
-        none if sizes is None else sizes.to(torch.int64)
-        for sizes in (inputs.target_sizes, inputs.target_sizes_videos)
-    )
-    kept = None
+    given = [getattr(inputs, name) for name in NAMES]
+    sizes = [[] if rows is None else rows.tolist() for rows in given]
+    index = torch.arange(sample.length)
     if inputs.attention_mask is not None and spec.mask_rule == "skip":
-        kept = inputs.attention_mask.bool()
-    stream = make_stream(inputs.input_ids, kept, None, inputs.mm_token_type_ids, exact=True)
-    tokens = gather_tokens(stream)
-    crops = find_crops(tokens, spec, rule, torch.cat((images, videos)), len(images))
-    index = torch.arange(sample.length) if kept is None else kept[0].nonzero()[:, 0]
-    number = int(crops.total)
-    columns = [
-        index[crops.starts[:number]],
-        index[crops.ends[:number] - 1] + 1,
-        crops.size_rows[:number],
-        crops.is_slice[:number],
+        index = inputs.attention_mask[0].nonzero()[:, 0]
+    at = index.tolist()
+    return [
+        Span(
+            at[crops[0].start],
+            at[crops[-1].stop - 1] + 1,
+            {"video" if crops[0].kind == VIDEO else "image": [[crop.row for crop in crops]]},
+        )
+        for crops in find_pictures(inputs, spec, rule, sizes)
     ]
-    spans: list[Span] = []
-    for start, stop, row, is_slice in zip(*(column.tolist() for column in columns), strict=True):
-        kind, row = ("image", row) if row < len(images) else ("video", row - len(images))
-        if is_slice:
-            spans[-1].stop = stop
-            spans[-1].media[kind][0].append(row)
-        else:
-            spans.append(Span(start, stop, {kind: [[row]]}))
-    return spans
 
 
 def _with_whole_clips(spans: list[Span]) -> list[Span]:

@@ -28,12 +28,14 @@ Size = tuple[int, int]
 
 
 class Crop(NamedTuple):
-    """Tokens of a thumbnail or slice, and their lines and columns."""
+    """Tokens of a thumbnail or slice, their lines and columns, and where its size is given."""
 
     start: int
     stop: int
     height: int
     width: int
+    kind: int  # modality: of which sizes
+    row: int  # among them
 
 
 class _Prompt:
@@ -131,22 +133,59 @@ def host_rope_index(
     Raises:
         ValueError: for the first thing that does not fit.
     """
-    check_sizes(sizes, rule, round_grid_sides=inputs.round_grid_sides)
-    mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
-    mask = None if mask is None else mask.to("cpu", torch.bool).flatten()
-    prompt = _Prompt(inputs, spec, rule, mask)
-    given = [[(row, size) for row, size in enumerate(rows) if any(size)] for rows in sizes]
-    pending = {IMAGE: iter(given[0]), VIDEO: iter(given[1])}
-    expected, total = sum(map(len, given)), 0
-    if expected and not inputs.input_ids.numel() and not inputs.allow_unused_grids:
-        raise ValueError(f"there are sizes of {expected} crops, input_ids hold no tokens")
-    by_markers = inputs.mm_token_type_ids is None and rule.crop_rule == "markers" and expected
+    found = _Found(inputs, spec, rule, sizes)
+    prompt = found.prompt
     layout = Layout(prompt.num_tokens)
     deltas = []
     for row, (start, stop) in enumerate(pairwise(prompt.bounds)):
-        pictures: list[list[Crop]] = []
-        previous, kind = start, TEXT
-        for first, end, own in (prompt.marked_crops_of if by_markers else prompt.crops_of)(row):
+        pictures = found.pictures_of(row)
+        layout.largest = 0 if prompt.given_bounds[row + 1] > prompt.given_bounds[row] else -1
+        _number_row(prompt, layout, pictures, start, stop)
+        length = prompt.given_bounds[row + 1] - prompt.given_bounds[row]
+        deltas.append(
+            layout.largest + 1 - (stop - start if spec.delta_length == "valid" else length)
+        )
+    found.check_left_over()
+    positions = layout.positions()
+    if prompt.mask is not None:
+        spread = torch.full((3, prompt.mask.shape[0]), spec.padding_value, dtype=torch.int64)
+        spread[:, prompt.mask] = positions
+        positions = spread
+    return positions, torch.tensor(deltas, dtype=torch.int64).view(-1, 1)
+
+
+class _Found:
+    """The pictures of a batch, found row by row, each of which takes the sizes of its crops."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        spec: MRopeSpec,
+        rule: MiniCPMV47,
+        sizes: Sequence[list[list[int]]],
+    ):
+        check_sizes(sizes, rule, round_grid_sides=inputs.round_grid_sides)
+        mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
+        mask = None if mask is None else mask.to("cpu", torch.bool).flatten()
+        self.prompt, self.rule = _Prompt(inputs, spec, rule, mask), rule
+        given = [[(row, size) for row, size in enumerate(rows) if any(size)] for rows in sizes]
+        self.given = dict(zip(_KINDS, given, strict=True))
+        self.pending = {kind: iter(rows) for kind, rows in self.given.items()}
+        self.expected, self.total = sum(map(len, given)), 0
+        self.may_be_left_over = inputs.allow_unused_grids
+        if self.expected and not inputs.input_ids.numel() and not self.may_be_left_over:
+            raise ValueError(f"there are sizes of {self.expected} crops, input_ids hold no tokens")
+        self.by_markers = bool(
+            inputs.mm_token_type_ids is None and rule.crop_rule == "markers" and self.expected
+        )
+
+    def pictures_of(self, row: int) -> list[list[Crop]]:
+        """Return the crops of each picture of a row, the next one that was not asked for."""
+        prompt, pictures = self.prompt, list[list[Crop]]()
+        start, kind = prompt.bounds[row], TEXT
+        previous = start
+        crops = (prompt.marked_crops_of if self.by_markers else prompt.crops_of)(row)
+        for first, stop, own in crops:
             if first <= previous:
                 where = (
                     "at the start of its row" if first == start else "right after the crop before"
@@ -157,49 +196,65 @@ def host_rope_index(
             if not pictures or prompt.kind_at(first - 1) != _SLICE_START:
                 pictures.append([])
                 kind = own
-            height, width = _size_of(prompt, first, end, kind, pending[kind], given, rule)
-            pictures[-1].append(Crop(first, end, height, width))
-            previous, total = end, total + 1
-        layout.largest = 0 if prompt.given_bounds[row + 1] > prompt.given_bounds[row] else -1
-        _number_row(prompt, layout, pictures, start, stop)
-        length = prompt.given_bounds[row + 1] - prompt.given_bounds[row]
-        deltas.append(
-            layout.largest + 1 - (stop - start if spec.delta_length == "valid" else length)
+            pictures[-1].append(self._crop(first, stop, kind))
+            previous = stop
+        self.total += sum(map(len, pictures))
+        return pictures
+
+    def _crop(self, start: int, stop: int, kind: int) -> Crop:
+        name, what = NAMES[kind == VIDEO], _KINDS[kind]
+        row, size = next(self.pending[kind], (-1, [0, 0]))
+        if row < 0:
+            raise ValueError(
+                f"{self.prompt.place(start)}: a crop of {what}s is beyond the last size: {name} "
+                f"has {len(self.given[kind])}, and none is left"
+            )
+        height, width = (side // self.rule.downsample_factor for side in size)
+        if stop - start != height * width:
+            raise ValueError(
+                f"{self.prompt.place(start)}: {name} row {row} {tuple(size)} needs "
+                f"{height * width} tokens, got {stop - start} in one run; was the prompt truncated "
+                f"inside the {what}?"
+            )
+        return Crop(start, stop, height, width, kind, row)
+
+    def check_left_over(self) -> None:
+        """Refuse sizes that no crop of the rows has taken, unless they may be left over."""
+        if self.total == self.expected or self.may_be_left_over:
+            return
+        prompt, runs = self.prompt, self.prompt.runs
+        for first, stop in pairwise(runs.rows) if self.by_markers else ():
+            markers = [run for run in range(first, stop) if runs.kinds[run] in (*_OPENS, *_CLOSES)]
+            if markers and runs.kinds[markers[-1]] in _OPENS:
+                prompt.refuse_marker(
+                    runs.starts[markers[-1] + 1] - 1,
+                    "opens a crop that none closes; was the prompt truncated inside the crop?",
+                )
+        name, (row, size) = next(
+            (name, left)
+            for name, sizes in zip(NAMES, self.pending.values(), strict=True)
+            for left in sizes
         )
-    if total < expected and not inputs.allow_unused_grids:
-        _refuse_left_over(prompt, pending, expected, total, by_markers=bool(by_markers))
-    positions = layout.positions()
-    if mask is not None:
-        spread = torch.full((3, mask.shape[0]), spec.padding_value, dtype=torch.int64)
-        spread[:, mask] = positions
-        positions = spread
-    return positions, torch.tensor(deltas, dtype=torch.int64).view(-1, 1)
+        raise ValueError(
+            f"{name} row {row} {tuple(size)} is left over: expected {self.expected} crops in the "
+            f"batch, one for each size, got {self.total}"
+        )
 
 
-def _size_of(
-    prompt: _Prompt,
-    start: int,
-    stop: int,
-    kind: int,
-    pending: Iterator[tuple[int, list[int]]],
-    given: Sequence[Sequence[object]],
-    rule: MiniCPMV47,
-) -> Size:
-    """Return the lines and columns of a crop, in tokens."""
-    name, what = NAMES[kind == VIDEO], _KINDS[kind]
-    row, size = next(pending, (-1, [0, 0]))
-    if row < 0:
-        raise ValueError(
-            f"{prompt.place(start)}: a crop of {what}s is beyond the last size: {name} has "
-            f"{len(given[kind == VIDEO])}, and none is left"
-        )
-    height, width = (side // rule.downsample_factor for side in size)
-    if stop - start != height * width:
-        raise ValueError(
-            f"{prompt.place(start)}: {name} row {row} {tuple(size)} needs {height * width} tokens, "
-            f"got {stop - start} in one run; was the prompt truncated inside the {what}?"
-        )
-    return height, width
+def find_pictures(
+    inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47, sizes: Sequence[list[list[int]]]
+) -> list[list[Crop]]:
+    """Return the crops of each picture of one row; the arguments are those of `host_rope_index`.
+
+    Tokens are counted without those that the mask leaves out.
+
+    Raises:
+        ValueError: for the first thing that does not fit.
+    """
+    found = _Found(inputs, spec, rule, sizes)
+    pictures = found.pictures_of(0)
+    found.check_left_over()
+    return pictures
 
 
 def _number_row(
@@ -223,7 +278,7 @@ def _number_row(
             done = min(done, pictures[number + 1][0].start - 1)
         layout.token(now, max(now - 1, 0), max(now - 1, 0))
         layout.cells(
-            now, *(_spread(now, *sides) for sides in zip(canvas, thumbnail[2:], strict=True))
+            now, *(_spread(now, *sides) for sides in zip(canvas, thumbnail[2:4], strict=True))
         )
         far, line_end = (now + canvas[0], now + canvas[1]), (now, now)
         place = thumbnail.stop
@@ -279,28 +334,3 @@ def _spread(first: int, extent: int, count: int) -> Sequence[int]:
 @lru_cache(maxsize=1024)
 def _linspace(extent: int, count: int) -> list[int]:
     return [*map(int, torch.linspace(0, extent - 1, count, device="cpu").round().tolist())]
-
-
-def _refuse_left_over(
-    prompt: _Prompt,
-    pending: dict[int, Iterator[tuple[int, list[int]]]],
-    expected: int,
-    total: int,
-    *,
-    by_markers: bool,
-) -> NoReturn:
-    runs = prompt.runs
-    for first, stop in pairwise(runs.rows) if by_markers else ():
-        markers = [run for run in range(first, stop) if runs.kinds[run] in (*_OPENS, *_CLOSES)]
-        if markers and runs.kinds[markers[-1]] in _OPENS:
-            prompt.refuse_marker(
-                runs.starts[markers[-1] + 1] - 1,
-                "opens a crop that none closes; was the prompt truncated inside the crop?",
-            )
-    for name, sizes in zip(NAMES, pending.values(), strict=True):
-        for row, size in sizes:
-            raise ValueError(
-                f"{name} row {row} {tuple(size)} is left over: expected {expected} crops in the "
-                f"batch, one for each size, got {total}"
-            )
-    raise AssertionError("no size is left over")

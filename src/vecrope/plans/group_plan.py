@@ -100,6 +100,14 @@ class GroupPlan(RopeIndexPlan):
         positions: Tensor = kernels.expand_step(self._tables, computed, scheduled, num_tokens, out)
         return positions
 
+    def _expand_columns(self, columns: Columns) -> Tensor:
+        kernels = self._kernels
+        if kernels is None:
+            return super()._expand_columns(columns)
+        rows = self._num_input_rows, self._width
+        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
+        return positions
+
     def _expand_chunks(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
         """Return the positions (3, num_tokens) of chunks of all rows; reads values.
 

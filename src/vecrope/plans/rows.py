@@ -22,7 +22,7 @@ _FIELDS = attrgetter("rows", "entries", "num_tokens", "family", "dtype")
 def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     """Return one plan of the rows of several, as packed sequences.
 
-    On a device other than the CPU it copies three numbers a plan from the host, which may wait.
+    On another device than the CPU it copies some numbers of each plan from the host, and may wait.
 
     Args:
         plans: at least one, of one family and convention, on one device and of one dtype. Those
@@ -53,11 +53,12 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     *begins, total = accumulate(num_tokens, initial=0)
     if total >= WIDE_FROM and not joined_entries.is_floating_point():
         joined_entries = joined_entries.long()
-    lengths = joined[:, 1]
-    torch.sub(lengths.cumsum(0), lengths, out=joined[:, 0])
     if takes_kernels(joined_entries):
-        plan_kernels().add_begins(joined_entries[:, 0], sizes, begins)
+        add_begins = plan_kernels().add_begins
+        add_begins(joined[:, 0], [*map(len, rows)], begins)
+        add_begins(joined_entries[:, 0], sizes, begins)
     else:
+        torch.sub(joined[:, 1].cumsum(0), joined[:, 1], out=joined[:, 0])
         # By how much more the entries of each plan begin later than those of the plan before it.
         begun = torch.zeros(sum(sizes) + 1, dtype=torch.int64, device=joined.device)
         numbers = torch.tensor([*accumulate(sizes), *num_tokens], device="cpu")

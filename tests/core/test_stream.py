@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from vecrope.core.items import item_time_scale
+from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream, value_at_last
 from vecrope.spec import MRopeSpec
 
@@ -67,10 +67,14 @@ def test_the_value_at_the_last_flag():
 
 
 def test_what_is_no_image_or_video_is_not_scaled_in_time():
-    device = torch.device("cpu")
-    assert item_time_scale(2, 1, SPEC, None, device, 2) is None
-    still = item_time_scale(2, 1, replace(SPEC, image_time="none"), None, device, 2)
-    assert still.tolist() == [[0, 0, 1, 1, 1], [1] * 5]
+    grids = torch.tensor([[1, 2, 2]] * 3)
+
+    def scale(spec, seconds=None):
+        return make_items(grids[:2], grids[2:], spec, torch.int64, seconds).time_scale
+
+    assert scale(SPEC) is None
+    still = replace(SPEC, image_time="none")
+    assert scale(still).tolist() == [[0, 0, 1, 1, 1], [1] * 5]
     timed = MRopeSpec.for_model("qwen2_5_vl", convention="sglang")
-    factors = item_time_scale(2, 1, timed, [1.5], device, 2)
+    factors = scale(timed, [1.5])
     assert factors.tolist() == [[0, 0, 1.5, 1, 1], [1, 1, timed.tokens_per_second, 1, 1]]

@@ -18,10 +18,13 @@ def _quick_interpreter(monkeypatch):
     builder = interpreter.interpreter_builder
     monkeypatch.setattr(builder, "options", replace(builder.options, sanitize_overflow=False))
     # It replaces Triton's functions by its own for each function that a kernel calls.
-    patch_lang, static_range = interpreter._patch_lang, interpreter.tl.static_range
+    patch_lang, tl = interpreter._patch_lang, interpreter.tl
+    compiled = {module: module.full for module in (tl, tl.core)}
 
     def patch_once(function):
-        if interpreter.tl.static_range is static_range:
+        # What Triton's own functions call stands in another module.
+        module = tl.core if function.__module__.startswith("triton.") else tl
+        if module.full is compiled[module]:
             return patch_lang(function)
         return interpreter._LangPatchScope()
 

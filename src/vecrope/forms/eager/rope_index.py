@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from itertools import compress
 from operator import gt, sub
 from typing import NamedTuple
@@ -61,8 +62,12 @@ def number_batch(
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    positions = torch.empty((rows_in_front + 3, ids.numel()), dtype=dtype, device="cpu")
-    write_positions(parts, bounds, dtype, mask, spec.padding_value, out=positions[rows_in_front:])
+    write = partial(write_positions, parts, bounds, dtype, mask, spec.padding_value)
+    if rows_in_front:
+        positions = torch.empty((rows_in_front + 3, ids.numel()), dtype=dtype, device="cpu")
+        write(out=positions[rows_in_front:])
+    else:
+        positions = write()
     return positions.view(-1, *ids.shape), as_column(deltas)
 
 

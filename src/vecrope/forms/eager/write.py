@@ -56,18 +56,21 @@ def write_positions(
     num_tokens = bounds[-1]
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
-    positions = torch.empty((3, num_tokens), dtype=dtype, device="cpu") if out is None else out
     if any(parts.before):
         assert mask is not None
         kept = write_positions(*_without_masked(parts, bounds), dtype)
+        positions = torch.empty((3, num_tokens), dtype=dtype, device="cpu") if out is None else out
         return positions.fill_(padding_value).masked_scatter_(mask, kept)
     jumps = _jumps(parts, bounds, padding_value)
     steps = _steps(parts, num_tokens, mask)
     # Axis by axis where torch would start its threads for all three at once.
     apart = num_tokens <= _GRAIN < 3 * num_tokens and torch.get_num_threads() > 1
-    whole = [(positions, steps)]
-    for written, read in zip(positions.unbind(), steps.unbind(), strict=True) if apart else whole:
-        written.copy_(read)
+    if out is None and not apart:
+        positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    else:
+        positions = steps.new_empty(steps.shape, dtype=dtype) if out is None else out
+        for written, read in zip(positions.unbind(), steps.unbind(), strict=True):
+            written.copy_(read)
     if jumps:
         at = array("q", [axis * num_tokens + at for axis in range(3) for at, _ in jumps])
         moves = array("q", [move for _, move in jumps]) * 3

@@ -1,6 +1,6 @@
 """Plans made and read by kernels, in the interpreter: the answers of the CPU's own plans."""
 
-from unittest.mock import MagicMock, patch
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -144,8 +144,6 @@ def test_what_is_compiled_for_a_plan_without_videos_is_not_launched_for_one_with
     spec = spec_of("qwen2_5_vl", "transformers")
     own = launch.launcher(spec, torch.device("cpu"), False, False, False)
     monkeypatch.setattr(own, "_compiled", {})
-    monkeypatch.setattr(own, "_stream_of", own._stream_of)
-    monkeypatch.setattr(launch, "driver", MagicMock())  # there is none without a GPU
     ids, grid = torch.zeros((1, 4), dtype=torch.int64), torch.tensor([[1, 2, 4]])
     for grids in ((grid, None), (grid, grid)):
         inputs = Inputs(ids, *grids, second_per_grid_ts=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 from torch import Tensor
-from triton.runtime import driver
 
 from vecrope.core.items import has_time_scale
 from vecrope.core.modality import UNKNOWN_MARKERS
@@ -219,7 +218,6 @@ class Launcher:
         # What Triton has compiled the kernels to, by what it looks at to compile them, and the
         # constants. To launch that spares its own look-up, which takes longer than the launch.
         self._compiled: dict[tuple[object, ...], tuple[Any, ...]] = {}
-        self._stream_of: Callable[[int | None], Any] = lambda _: None
 
     def __call__(
         self,
@@ -291,34 +289,29 @@ class Launcher:
             capacity = entries.shape[0]
             writes = (*counted, None, capacity), (*counted, rows, capacity)
         compiled = self._compiled.get(key)
-        run = _run if compiled else _compile
         if compiled is None:
             of_kernels = self._constants(None if as_numbers else seconds, types is not None)
             compiled = (*_KERNELS[:2], *of_kernels, *_KERNELS[2:] * len(writes))
         mark, summarise, of_mark, of_summarise, of_write, *kernels_of_writes = compiled
         with device_of(ids):
-            stream = self._stream_of(self._device.index)
             if types is None and self.spec.marker_rule == "count":
-                mark = run(
-                    mark, num_blocks, stream, ids, mask, bounds, sizes, work,
+                mark = mark[(num_blocks, 1, 1)](
+                    ids, mask, bounds, sizes, work,
                     num_tokens, seq_len, num_rows, *of_mark, *tiles,
                 )  # fmt: skip
-            summarise = run(
-                summarise, num_blocks + 1, stream,
+            summarise = summarise[(num_blocks + 1, 1, 1)](
                 ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
             )  # fmt: skip
             for at, targets in enumerate(writes):
-                kernels_of_writes[at] = run(
-                    kernels_of_writes[at], num_blocks, stream,
+                kernels_of_writes[at] = kernels_of_writes[at][(num_blocks, 1, 1)](
                     ids, mask, types, bounds, seconds, sizes, positions, rope_deltas, work,
                     *targets, num_tokens, seq_len, num_rows, num_images, num_items,
                     *of_write, *tiles,
                 )  # fmt: skip
-        if run is _compile and summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
+        if summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
             constant = of_mark, of_summarise, of_write
             self._compiled[key] = (mark, summarise, *constant, *kernels_of_writes)
-            self._stream_of = driver.active.get_current_stream
 
     def _constants(self, seconds: Tensor | None, by_types: bool) -> tuple[tuple[object, ...], ...]:
         """Return the constants of each kernel, in its order.
@@ -382,17 +375,6 @@ class Launcher:
         if values.device != self._device:
             values = values.to(self._device)
         return values.contiguous()
-
-
-def _compile(kernel: Any, num_programs: int, _stream: object, *arguments: object) -> Any:
-    """Have Triton compile a kernel where it has not, launch it, and return what is compiled."""
-    return kernel[(num_programs, 1, 1)](*arguments)
-
-
-def _run(compiled: Any, num_programs: int, stream: object, *arguments: object) -> None:
-    """Launch what is compiled: `compiled[grid](*arguments)`, but for Triton's hooks of a launch."""
-    handles = compiled.function, compiled.packed_metadata
-    compiled.run(num_programs, 1, 1, stream, *handles, None, None, None, *arguments)
 
 
 launcher = lru_cache(Launcher)

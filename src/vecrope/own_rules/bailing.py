@@ -106,8 +106,8 @@ def _on_host(inputs: Inputs, spec: MRopeSpec, rule: Bailing) -> tuple[Tensor, Te
         if spec.separate_frames:
             markers[1] = markers[0]
         expected = [markers[item >= items.num_images] for item in numbers]
-        before = torch.tensor(starts, dtype=torch.int64) - 1
-        if inputs.input_ids.view(-1)[before].tolist() != expected or not {*starts}.isdisjoint(
+        before = torch.tensor(starts, dtype=torch.int64, device="cpu") - 1
+        if inputs.input_ids.reshape(-1)[before].tolist() != expected or not {*starts}.isdisjoint(
             bounds
         ):
             return None
@@ -200,7 +200,7 @@ def _outside(positions: Tensor, rule: Bailing) -> Tensor:
 
 def _raise_outside(stream: Stream, positions: Tensor, outside: Tensor, rule: Bailing) -> None:
     axis, token = outside.nonzero()[0].tolist()
-    row = int(stream.row_of(torch.tensor(token)))
+    row = int(stream.row_of(torch.tensor(token, device=positions.device)))
     raise ValueError(
         f"row {row}, token {token - int(stream.row_bounds[row])}: its position "
         f"{int(positions[axis, token])} must be at least {rule.least_position} and less than "

@@ -38,7 +38,7 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         for _, tokens, height, width, _, cuts in entries
     ]
     upwards = memoryview(bytearray(size * max(counted)))
-    torch.arange(max(counted), out=torch.frombuffer(upwards, dtype=dtype))
+    torch.arange(max(counted), out=torch.frombuffer(upwards, dtype=dtype), device="cpu")
     ends = [*accumulate(map(mul, counted, repeat(size)), initial=0)]
     sums = bytearray().join(map(mul, (pack(entry[0]) for entry in entries), counted))
     numbers = bytearray().join([upwards[: size * count] for count in counted])

@@ -155,7 +155,7 @@ def _on_host(
             plain.count(0, end - at)
         index = plain.positions()[:1]
         positions = torch.cat((index.expand(rule.num_axes - 3, -1), positions))
-    rope_deltas = torch.tensor(deltas, dtype=ids.dtype)
+    rope_deltas = torch.tensor(deltas, dtype=ids.dtype, device="cpu")
     return positions.to(ids.dtype).view(rule.num_axes, *ids.shape), rope_deltas
 
 

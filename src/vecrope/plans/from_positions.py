@@ -75,14 +75,16 @@ def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> Lin
         start += size
     deltas = rope_deltas.view(-1)
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
-    bounds = torch.tensor(tokens.bounds)
+    bounds = torch.tensor(tokens.bounds, device="cpu")
     lengths = bounds.diff().to(deltas)
-    none = torch.empty((3, 0), dtype=torch.int64)
+    none = torch.empty((3, 0), dtype=torch.int64, device="cpu")
     rows = (bounds[:-1].to(deltas), lengths, deltas + lengths, deltas, torch.zeros_like(deltas))
     return LinePlan(
         rows=torch.stack(rows, 1),
         entries=torch.tensor(
-            table, dtype=torch.float64 if dtype.is_floating_point else index_dtype
+            table,
+            dtype=torch.float64 if dtype.is_floating_point else index_dtype,
+            device="cpu",
         ),
         generated=none,
         generated_rows=none,

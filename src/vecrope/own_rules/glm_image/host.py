@@ -141,4 +141,4 @@ def decode_positions(
             now += max(height, width)
         layout.still(now, columns - tokens)
     positions = layout.positions().view(3, len(rows), columns).transpose(0, 1)
-    return positions.contiguous(), torch.tensor(lengths)
+    return positions.contiguous(), torch.tensor(lengths, device="cpu")

@@ -110,7 +110,7 @@ def glm_image_rope_index(
     if read is not None:
         dtype = positions_dtype(inputs, spec)
         positions = prompt_positions(read).to(dtype).view(3, *inputs.input_ids.shape)
-        return positions, torch.zeros((len(read), 1), dtype=dtype)
+        return positions, torch.zeros((len(read), 1), dtype=dtype, device="cpu")
     reading = read_markers(inputs, spec, validate=validate)
     stream = reading.stream
     # A grid of zeros is no image.

@@ -148,10 +148,12 @@ def host_rope_index(
     found.check_left_over()
     positions = layout.positions()
     if prompt.mask is not None:
-        spread = torch.full((3, prompt.mask.shape[0]), spec.padding_value, dtype=torch.int64)
+        spread = torch.full(
+            (3, prompt.mask.shape[0]), spec.padding_value, dtype=torch.int64, device="cpu"
+        )
         spread[:, prompt.mask] = positions
         positions = spread
-    return positions, torch.tensor(deltas, dtype=torch.int64).view(-1, 1)
+    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu").view(-1, 1)
 
 
 class _Found:

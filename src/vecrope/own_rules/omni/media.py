@@ -148,7 +148,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     if rows:
         grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
     if grids is None or not _are_sound(seconds, grids[1], spec):
-        none = torch.empty((0, 3), dtype=torch.int64)
+        none = torch.empty((0, 3), dtype=torch.int64, device="cpu")
         of_videos = none if videos is None else videos
         of_images = none if images is None else images
         faults.check_grids(of_images, of_videos, spec, round_grid_sides=inputs.round_grid_sides)

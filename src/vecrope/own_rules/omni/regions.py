@@ -73,7 +73,7 @@ def regions(
         return in_one_program(values, sizes, rate, chunk, traits)
     answer = _on_host([v.tolist() for v in values], sizes, Traits.parse(traits, rate, chunk))
     entries, largest, needs, faults = (
-        torch.tensor(column, dtype=dtype).to(device)
+        torch.tensor(column, dtype=dtype, device="cpu").to(device)
         for column, dtype in zip(answer, _DTYPES, strict=True)
     )
     return entries, largest, needs, faults

@@ -133,7 +133,9 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> OnHost:
     near = float32 if dtype == torch.float32 else int
     taken = lengths if spec.delta_length == "padded" else num_kept
     deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
-    return OnHost(tokens, entries, torch.tensor(deltas, dtype=dtype).view(-1, 1), padding)
+    return OnHost(
+        tokens, entries, torch.tensor(deltas, dtype=dtype, device="cpu").view(-1, 1), padding
+    )
 
 
 def _on_host(
@@ -142,13 +144,13 @@ def _on_host(
     """Return the answer from items on the host."""
     input_ids = inputs.input_ids
     tokens, entries, rope_deltas, padding = follow_on_host(inputs, spec, rule)
-    positions = torch.empty((3, 0), dtype=dtype)
+    positions = torch.empty((3, 0), dtype=dtype, device="cpu")
     if entries:
         laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
         positions = write_entries(entries, laid_out).to(dtype)
     if tokens.given_index is not None:
         packed = positions
-        positions = torch.full((3, input_ids.numel()), padding, dtype=dtype)
+        positions = torch.full((3, input_ids.numel()), padding, dtype=dtype, device="cpu")
         positions.index_copy_(1, tokens.given_index, packed)
     positions = positions.view(3, *input_ids.shape)
     if input_ids.is_cpu:

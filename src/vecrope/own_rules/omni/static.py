@@ -127,7 +127,7 @@ def _media(inputs: Inputs, spec: MRopeSpec, traits: Traits) -> tuple[Tensor, ...
         default = 1.0 if spec.default_seconds is None else spec.default_seconds
         seconds = torch.full((videos.shape[0],), default, dtype=torch.float64, device=device)
     elif not isinstance(seconds, Tensor):
-        seconds = torch.tensor(seconds, dtype=torch.float64)
+        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
     if traits.time_dtype == "float32":
         seconds = seconds.float()
     flags = inputs.use_audio_in_video

@@ -63,6 +63,8 @@ def test_what_a_dummy_image_must_be():
     spec = minicpm_spec("transformers")
     with pytest.raises(ValueError, match=r"pixel_features of minicpmv4_7 must be \(channels, rows"):
         dummy_image(spec, 588)
+    with pytest.raises(TypeError, match=r"pixel_features must be an int, got 588\.0"):
+        dummy_image(spec, 588.0)
     dummy = dummy_image(spec, (3, 14))
     del dummy["labels"]
     sample = {"input_ids": [1, 2], "labels": [1, 2]}
@@ -70,6 +72,14 @@ def test_what_a_dummy_image_must_be():
         collate([sample], spec, pad_token_id=0, dummy_image=dummy)
     with pytest.raises(TypeError, match="dummy_image must be a mapping"):
         collate([sample], spec, pad_token_id=0, dummy_image=[1])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_a_dummy_image_that_does_not_fit_its_grid_is_named(packed):
+    spec = MRopeSpec.for_model("qwen2_vl", convention="transformers")
+    dummy = {"input_ids": [1], "image_grid_thw": [[1, 2, 2]], "pixel_values": torch.ones(4, 6)}
+    with pytest.raises(ValueError, match=r"^dummy_image: image_grid_thw row 0 .* is left over"):
+        collate([{"input_ids": [1, 2]}], spec, pad_token_id=0, packed=packed, dummy_image=dummy)
 
 
 # `minicpm_spec`: 20 and 21 are images and videos, 10 to 13 the markers, 14 a newline. A picture of
@@ -124,9 +134,7 @@ def test_crops_of_a_picture_and_frames_of_a_clip_go_together(
 
 
 def test_the_number_of_a_samples_images_goes_with_them():
-    spec = MRopeSpec.for_model(
-        "glm_image", convention="transformers",
-    )  # fmt: skip
+    spec = MRopeSpec.for_model("glm_image", convention="transformers")
     start, end = spec.own_rule.image_start_token_id, spec.own_rule.image_end_token_id
     sample = {
         "input_ids": [7, start, spec.image_token_id, end, start],

@@ -83,8 +83,35 @@ REFUSED = {
         ],
         {"spec": SECONDS},
         TypeError,
-        "second_per_grid_ts must be tensors in all samples, or lists in all; got a tensor in "
-        "sample 1 and a list in sample 0",
+        "second_per_grid_ts must be tensors of one dtype in all samples, or lists in all; got a "
+        "list in sample 0 and a tensor of torch.float32 in sample 1",
+    ),
+    "seconds of two dtypes": (
+        [
+            {**VIDEO, "second_per_grid_ts": torch.tensor([1.0])},
+            {**VIDEO, "second_per_grid_ts": torch.tensor([1.0], dtype=torch.float16)},
+        ],
+        {"spec": SECONDS},
+        TypeError,
+        "got a tensor of torch.float32 in sample 0 and a tensor of torch.float16 in sample 1",
+    ),
+    "positions that are fractions": (
+        [{"input_ids": [1, 2], "position_ids": torch.ones(3, 2), "rope_deltas": [[0]]}],
+        {},
+        TypeError,
+        "position_ids of sample 0 must be integers, got torch.float32",
+    ),
+    "a delta that is a fraction": (
+        [
+            {
+                "input_ids": [1, 2],
+                "position_ids": torch.ones(3, 2, dtype=torch.int64),
+                "rope_deltas": [[0.5]],
+            }
+        ],
+        {},
+        TypeError,
+        "rope_deltas of sample 0 must be integers, got torch.float32",
     ),
     "seconds of some": (
         [{**VIDEO, "second_per_grid_ts": [1.0]}, VIDEO],

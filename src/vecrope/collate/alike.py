@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from vecrope.collate import fields
@@ -93,16 +94,23 @@ def _check_all(
 
 
 def _check_types(samples: Sequence[Sample], name: str) -> None:
-    """Check that seconds are tensors in all samples or lists in all: upstreams round them apart."""
-    kinds = {
-        isinstance(sample.media[name], Tensor): index
-        for index, sample in enumerate(samples)
-        if name in sample.media
-    }
+    """Check that seconds are tensors of one dtype in all samples, or lists in all.
+
+    Upstreams round each of them in its own way.
+    """
+    kinds: dict[torch.dtype | None, int] = {}
+    for index, sample in enumerate(samples):
+        if name in sample.media:
+            seconds = sample.media[name]
+            kinds.setdefault(seconds.dtype if isinstance(seconds, Tensor) else None, index)
     if len(kinds) > 1:
+        got = [
+            f"{'a list' if dtype is None else f'a tensor of {dtype}'} in sample {index}"
+            for dtype, index in kinds.items()
+        ]
         raise TypeError(
-            f"{name} must be tensors in all samples, or lists in all; got a tensor in sample "
-            f"{kinds[True]} and a list in sample {kinds[False]}"
+            f"{name} must be tensors of one dtype in all samples, or lists in all; got {got[0]} "
+            f"and {got[1]}"
         )
 
 

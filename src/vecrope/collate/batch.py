@@ -117,8 +117,8 @@ def collate(
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.
-        ValueError: for no samples; for a sample that does not fit its own media; for what only some
-            samples have; and for masked tokens among those to be packed.
+        ValueError: for no samples; for a sample, or a dummy picture, that does not fit its own
+            media; for what only some samples have; and for masked tokens among those to be packed.
 
     Warns:
         UserWarning: once, for packed samples of a family whose linear attention needs kernels that

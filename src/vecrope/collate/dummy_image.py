@@ -32,7 +32,8 @@ def dummy_image(
             of a sample for that.
         pixel_features: the size of a row of `pixel_values`, or its shape; of minicpmv4_7, whose
             patches stand side by side, the channels and the rows of a patch, such as `(3, 14)`.
-        start_token_ids: ids to put before the picture, where the model asks for them.
+        start_token_ids: ids to put before the picture, where the model asks for them. In the omni
+            families an image needs a marker on each side: those are given here.
         end_token_ids: ids to put behind it.
 
     Returns:
@@ -41,7 +42,7 @@ def dummy_image(
 
     Raises:
         TypeError: for sizes that are no ints.
-        ValueError: for a family that transformers does not have.
+        ValueError: for a family that transformers does not have, and for sizes that no patch has.
 
     Example:
         >>> import vecrope
@@ -57,7 +58,7 @@ def dummy_image(
         raise ValueError(
             f"dummy_image does not take {spec.model_type}: transformers has no model of its rule"
         )
-    shape = (pixel_features,) if isinstance(pixel_features, int) else tuple(pixel_features)
+    shape = tuple(pixel_features) if isinstance(pixel_features, Sequence) else (pixel_features,)
     for size in shape:
         checks.check_int("pixel_features", size, 1)
     # A line ends with a token of its own in hunyuan_vl, and the picture has one at both ends.

@@ -87,14 +87,17 @@ def number_packed(
     return _moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
 
 
-def check_alone(sample: Sample, spec: MRopeSpec) -> None:
-    """Check that a sample fits its own media.
+def check_alone(sample: Sample, spec: MRopeSpec, who: str) -> None:
+    """Check that a sample fits its own media; `who` names it.
 
     Raises:
         TypeError: for a wrong type.
         ValueError: where it does not fit.
     """
-    rope_index_of(sample.inputs(spec), spec)
+    try:
+        rope_index_of(sample.inputs(spec), spec)
+    except (TypeError, ValueError) as error:
+        _raise_named(who, error)
 
 
 def _moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
@@ -161,21 +164,19 @@ def _have_own_tokens(
 
 def _one(index: int, sample: Sample, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Number one sample, or raise what is wrong with it by its number."""
+    who = f"sample {index}"
     try:
-        try:
-            return rope_index_of(inputs, spec)
-        except (TypeError, ValueError):
-            check_alone(sample, spec)  # so that tokens are counted without padding
-            raise
+        return rope_index_of(inputs, spec)
     except (TypeError, ValueError) as error:
-        _raise_of_sample(index, error)
+        check_alone(sample, spec, who)  # so that tokens are counted without padding
+        _raise_named(who, error)
 
 
-def _raise_of_sample(index: int, error: Exception) -> NoReturn:
-    """Raise an error about a row of its own, by the number of the sample."""
-    message = re.sub(r"^row 0\b", f"sample {index}", str(error).replace(" in the batch", ""))
-    if not message.startswith("sample "):
-        message = f"sample {index}: {message}"
+def _raise_named(who: str, error: Exception) -> NoReturn:
+    """Raise an error about a row of its own, by the name of the sample."""
+    message = re.sub(r"^row 0\b", who, str(error).replace(" in the batch", ""))
+    if not message.startswith(who):
+        message = f"{who}: {message}"
     raise type(error)(message) from error
 
 

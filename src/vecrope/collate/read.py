@@ -12,7 +12,9 @@ from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
 from vecrope.collate.media import check_media, count_media, read_medium, read_tensor
+from vecrope.collate.number import check_alone
 from vecrope.collate.samples import Sample
+from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
@@ -49,6 +51,7 @@ def read_dummy(picture: object, like: Sample, spec: MRopeSpec) -> Sample:
     missing = [name for name in like.tokens if name not in (*dummy.tokens, "attention_mask")]
     if missing:
         raise ValueError(f"dummy_image has no {missing[0]}, the samples have")
+    check_alone(dummy, spec, "dummy_image")
     return dummy
 
 
@@ -163,7 +166,7 @@ def _numbered(
     if given is None:
         return None
     axes = getattr(spec.own_rule, "num_axes", 3)
-    positions = read_tensor(given, "position_ids", who).cpu()
+    positions = _positions(given, "position_ids", spec, who)
     shape = tuple(positions.shape)
     if shape in ((1, axes, length), (1, axes + 1, length)):
         positions = positions[0]
@@ -176,7 +179,15 @@ def _numbered(
         )
     if deltas is None:
         raise ValueError(f"{who} has position_ids and no rope_deltas")
-    deltas = read_tensor(deltas, "rope_deltas", who).cpu()
+    deltas = _positions(deltas, "rope_deltas", spec, who)
     if deltas.numel() != 1:
         raise ValueError(f"rope_deltas of {who} must have shape (1, 1), got {tuple(deltas.shape)}")
     return positions[-axes:], deltas.reshape(1, 1)
+
+
+def _positions(value: object, name: str, spec: MRopeSpec, who: str) -> Tensor:
+    """Return positions or deltas on the CPU; those of the omni families alone may be fractions."""
+    values = read_tensor(value, name, who)
+    if values.dtype not in checks.INTEGRAL and not isinstance(spec.own_rule, OmniRule):
+        raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
+    return values.cpu()

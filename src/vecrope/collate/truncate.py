@@ -90,7 +90,7 @@ def truncate(
     if side not in get_args(Literal["left", "right"]):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
     read = read_sample(sample, spec, "the sample", keep_extra=True)
-    check_alone(read, spec)
+    check_alone(read, spec, "the sample")
     length = read.length
     keep, gone = range(length), []
     if length > max_length:

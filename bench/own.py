@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import re
@@ -18,7 +17,6 @@ from bench.prompts import Workload
 from bench.wheels import Wheel, load
 from vecrope import Convention, MRopeSpec
 from vecrope.testing import Prompt
-from vecrope.testing.rules import symbols_of
 
 _MINICPM_MARKERS = ("im_start_id", "im_end_id", "slice_start_id", "slice_end_id")
 # What a checkpoint's configuration says, of families whose classes have no ids.
@@ -84,14 +82,12 @@ def prepare_vecrope(
     The upstreams' functions do so in the same call.
     """
     arguments = _prompt(workload, spec).arguments()
-    arguments["mm_token_type_ids"] = None
+    arguments.pop("mm_token_type_ids", None)
     if spec.model_type != "glm_image":
         return lambda: function(spec=spec, **arguments, **options)
-    del arguments["mm_token_type_ids"]
-    if options.get("validate", True) is False and not workload.input_ids.is_cpu:
-        options["max_decode_tokens"] = 4096
     decode_options = dict(options)
-    options.pop("max_decode_tokens", None)
+    if options.get("validate", True) is False and not workload.input_ids.is_cpu:
+        decode_options["max_decode_tokens"] = 4096
 
     def call() -> Any:
         answer = function(spec=spec, **arguments, **options)
@@ -127,8 +123,8 @@ def prepare_transformers(workload: Workload) -> Callable[[], Any]:
     model = SimpleNamespace(config=SimpleNamespace(**config))
     for name in names:
         method = getattr(model_class, name)
-        bound = isinstance(model_class.__dict__[name], staticmethod)
-        setattr(model, name, method if bound else MethodType(method, model))
+        is_static = isinstance(model_class.__dict__[name], staticmethod)
+        setattr(model, name, method if is_static else MethodType(method, model))
     return lambda: model_class.get_rope_index(model, **arguments)
 
 
@@ -257,13 +253,11 @@ def _minicpm_ids(spec: MRopeSpec) -> dict[str, int]:
 
 def _features(workload: Workload, spec: MRopeSpec) -> Iterator[SimpleNamespace]:
     """Yield a row's pictures as vLLM's processors describe them."""
-    crops = _crops(workload, spec)
-    for (offset, kind, size), following in itertools.zip_longest(crops, crops[1:]):
+    for offset, kind, size in _crops(workload, spec):
         if workload.model_type == "minicpmv4_7":
             key = "tgt_sizes" if kind == "image" else "video_tgt_sizes"
         else:
             key = "image_grid_thw"
-        del following
         data = {key: SimpleNamespace(data=torch.tensor(size))}
         place = SimpleNamespace(offset=offset)
         yield SimpleNamespace(modality=kind, data=data, mm_position=place)
@@ -298,8 +292,3 @@ def _prompt(workload: Workload, spec: MRopeSpec) -> Prompt:
         images_per_sample=workload.images_per_sample,
         spec=spec,
     )
-
-
-def text_id(spec: MRopeSpec) -> int:
-    """Return an id of text."""
-    return symbols_of(spec)["t"]

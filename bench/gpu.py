@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--csv", type=Path, help="file for the rows")
     parser.add_argument("--seconds", type=float, default=0.2, help="for each row")
     parser.add_argument("--kind", choices=WORKLOADS, action="append", help="of workloads")
-    parser.add_argument("--family", choices=FAMILIES, action="append", help="of those that share")
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="of the shared rule")
     parser.add_argument("--minutes", type=float, default=8, help="behind which no row is begun")
     parser.add_argument("--only", choices=("counts", "rows"), help="skip the rows, or all else")
     for name in WHEEL_NAMES:

@@ -37,8 +37,8 @@ def spread_ranges(first: Tensor, sizes: Tensor, total: int) -> tuple[Tensor, Ten
 
     Args:
         first: (n,) int64, the first number of each range.
-        sizes: (n,) int64, how many there are, which sum to `total`.
-        total: of the numbers.
+        sizes: (n,) int64, how many numbers each range has.
+        total: how many there are in all.
 
     Returns:
         (total,) int64 each.

@@ -98,9 +98,9 @@ def make_stream(
     *,
     exact: bool,
 ) -> Stream:
-    """Flatten the input, of which shapes and dtypes have been checked.
+    """Flatten the input; shapes and dtypes have been checked.
 
-    `exact` asks for indices of 64 bits, which number tokens of any number.
+    With `exact`, indices have 64 bits instead of 32.
     """
     device = input_ids.device
     index_dtype = torch.int64 if exact else torch.int32

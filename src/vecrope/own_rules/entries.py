@@ -1,4 +1,4 @@
-"""Positions laid out on the host: what the rules of single families have in common there.
+"""The positions of an omni prompt laid out on the host, entry after entry.
 
 Each position is one sum of a base and a whole number, rounded as that sum is. The sums of an entry
 are few, since its frames repeat them, and are made for all entries at once; the rest is bytes.

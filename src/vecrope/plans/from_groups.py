@@ -28,7 +28,7 @@ def plan_of_groups(
         batch: its rows, and what in them is not text.
         spec: of the shared rule.
         dtype: of the positions.
-        shape: of the input; None where it is packed.
+        shape: of the input; None: (N,).
     """
     bounds, parts, open_markers = batch
     lengths = map(sub, bounds[1:], bounds)

@@ -155,7 +155,7 @@ def _in_time(
         steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
         rate = spec.tokens_per_second
         assert rate is not None
-        # A number that is not finite makes the sum none that is less.
+        # Of infinite seconds, or NaN, the sum is not less.
         total = sum(map(mul, map(mul, steps, in_video), repeat(rate)))
         if min(steps) < 0 or not total < _MAX_TOKENS:
             return None

@@ -198,7 +198,8 @@ def collate(
     shown = read if dummy is None else [*read, dummy]
     batch.update(media if dummy is None else join_media(shown))
     if "images_per_sample" in spec.arguments:
-        batch["images_per_sample"] = torch.tensor([sample.counts["image"] for sample in shown])
+        counts = [sample.counts["image"] for sample in shown]
+        batch["images_per_sample"] = torch.tensor(counts, device="cpu")
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
@@ -274,7 +275,7 @@ def _padded(
     before = [width - length - right for length, right in zip(own, behind, strict=True)]
     padding = Padding(before, behind)
     batch: dict[str, Any] = {}
-    ones = torch.ones(max(own), dtype=torch.int64)
+    ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
     for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
         # The mask alone may be of some samples only.
         rows = [

@@ -36,10 +36,10 @@ def flash_attention_arguments(lengths: Sequence[int]) -> dict[str, Any]:
 
 def sequence_index(lengths: Sequence[int]) -> Tensor:
     """Return `seq_idx`, (1, N) int32: the number of each token's sequence, from 0."""
-    return spread(torch.tensor(lengths), sum(lengths)).to(torch.int32)[None]
+    return spread(torch.tensor(lengths, device="cpu"), sum(lengths)).to(torch.int32)[None]
 
 
 def write_text_row(row: Tensor, lengths: Sequence[int]) -> None:
     """Write to (N,) how many tokens of its sequence stand before each."""
-    text = torch.arange(max(lengths), dtype=row.dtype)
+    text = torch.arange(max(lengths), dtype=row.dtype, device="cpu")
     torch.cat([text[:length] for length in lengths], out=row)

@@ -67,9 +67,9 @@ def dummy_image(
     side = spec.spatial_merge_size
     picture = {
         "image_grid_thw": torch.tensor(
-            [[1, side, side]] * (2 if isinstance(rule, GlmImage) else 1)
+            [[1, side, side]] * (2 if isinstance(rule, GlmImage) else 1), device="cpu"
         ),
-        "pixel_values": torch.zeros((side * side, *shape)),
+        "pixel_values": torch.zeros((side * side, *shape), device="cpu"),
     }
     if isinstance(rule, GlmImage):
         start, end = [*start, rule.image_start_token_id], [rule.image_end_token_id, *end]
@@ -82,15 +82,15 @@ def dummy_image(
         start, end = [*start, rule.image_start_id], [rule.image_end_id, *end]
         side = rule.downsample_factor
         picture = {
-            "target_sizes": torch.tensor([[side, side]]),
-            "pixel_values": torch.zeros((1, *shape, side * side * shape[1])),
+            "target_sizes": torch.tensor([[side, side]], device="cpu"),
+            "pixel_values": torch.zeros((1, *shape, side * side * shape[1]), device="cpu"),
         }
     types = [0] * len(start) + [1] * number + [0] * len(end)
     ids = [*start, *[spec.image_token_id] * number, *end]
     return {
-        "input_ids": torch.tensor([ids]),
-        "labels": torch.full((1, len(ids)), IGNORED_LABEL),
-        "mm_token_type_ids": torch.tensor([types]),
-        "moe_mm_token_type_ids": torch.tensor([types]),
+        "input_ids": torch.tensor([ids], device="cpu"),
+        "labels": torch.full((1, len(ids)), IGNORED_LABEL, device="cpu"),
+        "mm_token_type_ids": torch.tensor([types], device="cpu"),
+        "moe_mm_token_type_ids": torch.tensor([types], device="cpu"),
         **picture,
     }

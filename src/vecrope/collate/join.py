@@ -90,18 +90,19 @@ def join_extra(samples: Sequence[Sample], how: Extra) -> dict[str, Any]:
 
 
 def _stacked(name: str, values: Sequence[Any]) -> Tensor:
-    stacked = []
+    stacked: list[Tensor] = []
     for index, value in enumerate(values):
         try:
-            stacked.append(torch.as_tensor(value))
+            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"{name} of sample {index} cannot be stacked, got {type(value).__name__}: "
                 "extra='list' keeps it as it is"
             ) from error
-        if stacked[index].shape != stacked[0].shape:
+        stacked.append(tensor)
+        if tensor.shape != stacked[0].shape:
             raise ValueError(
                 f"{name} of sample {index} must have shape {tuple(stacked[0].shape)} to be "
-                f"stacked, got {tuple(stacked[index].shape)}: extra='list' keeps it as it is"
+                f"stacked, got {tuple(tensor.shape)}: extra='list' keeps it as it is"
             )
     return torch.stack(stacked)

@@ -33,7 +33,7 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
         tensor = value
     else:
         try:
-            tensor = torch.as_tensor(value)
+            tensor = torch.as_tensor(value, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
                 f"{name} of {who} must be a tensor, an array or a list of numbers, got "

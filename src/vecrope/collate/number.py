@@ -145,14 +145,16 @@ def _have_own_tokens(
     inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rule: OmniRule
 ) -> bool:
     """Say whether each sample has as many tokens as its images, its videos and its audio need."""
-    media, bounds = read_media(inputs, spec, rule), torch.tensor(row_starts(inputs))
+    media = read_media(inputs, spec, rule)
+    bounds = torch.tensor(row_starts(inputs), device="cpu")
     kinds = {
         "image": (spec.image_token_id, media.area[: media.num_images]),
         "video": (spec.video_token_id, media.area[media.num_images :]),
         "audio": (rule.audio_token_id, media.audio),
     }
     for kind, (token_id, sizes) in kinds.items():
-        placeholders = torch.as_tensor(inputs.input_ids == token_id)
+        assert token_id is not None
+        placeholders = inputs.input_ids.eq(token_id)
         if inputs.attention_mask is not None:
             placeholders &= inputs.attention_mask.bool()
         found = pad(placeholders.view(-1).cumsum(0), (1, 0))[bounds].diff().tolist()
@@ -193,5 +195,6 @@ def _place_numbered(
     positions = padding.join([one for one, _ in numbered], spec.padding_value)
     deltas = torch.cat([one for _, one in numbered])
     if spec.delta_length == "padded":
-        deltas = deltas - torch.tensor([*map(add, padding.before, padding.behind)])[:, None]
+        room = [*map(add, padding.before, padding.behind)]
+        deltas = deltas - torch.tensor(room, device="cpu")[:, None]
     return positions.view(len(positions), len(samples), -1), deltas

@@ -61,7 +61,7 @@ def inputs_of(
         seconds_of(media) if "second_per_grid_ts" in reads else None,
         audio_lengths(media) if "audio_seqlens" in reads else None,
         sound if any(sound) else False,
-        torch.tensor(counts) if "images_per_sample" in reads else None,
+        torch.tensor(counts, device="cpu") if "images_per_sample" in reads else None,
         media.get("target_sizes"),
         media.get("target_sizes_videos"),
     )
@@ -75,7 +75,5 @@ def seconds_of(media: Mapping[str, Any]) -> Any:
 def audio_lengths(media: Mapping[str, Any]) -> Tensor | None:
     """Return the (num_audios,) mel frames of the audio, as the omni models count them."""
     lengths: Tensor | None = media.get("audio_seqlens")
-    mask = media.get("feature_attention_mask")
-    if lengths is None and mask is not None:
-        return torch.as_tensor(mask.sum(-1))
-    return lengths
+    mask: Tensor | None = media.get("feature_attention_mask")
+    return mask.sum(-1) if lengths is None and mask is not None else lengths

@@ -85,7 +85,7 @@ def find_spans(
 
 def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
     inputs = sample.inputs(spec)
-    none = torch.empty((0, 3), dtype=torch.int64)
+    none = torch.empty((0, 3), dtype=torch.int64, device="cpu")
     images, videos = (
         none if grids is None else grids for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
     )
@@ -108,7 +108,7 @@ def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     inputs = sample.inputs(spec)
     given = [getattr(inputs, name) for name in NAMES]
     sizes = [[] if rows is None else rows.tolist() for rows in given]
-    index = torch.arange(sample.length)
+    index = torch.arange(sample.length, device="cpu")
     if inputs.attention_mask is not None and spec.mask_rule == "skip":
         index = inputs.attention_mask[0].nonzero()[:, 0]
     at = index.tolist()

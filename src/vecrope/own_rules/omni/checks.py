@@ -36,7 +36,7 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
                 f"audio_seqlens must have shape (num_audios,), got {tuple(lengths.shape)}"
             )
     if torch.compiler.is_compiling():
-        return  # a graph is not to depend on the following; `check_range` has its counterpart there
+        return  # no graph depends on the length: there the largest position is checked instead
     if spec.position_dtype == "float32" and inputs.input_ids.shape[-1] >= MOST_FLOAT:
         raise ValueError(
             f"{inputs.input_ids.shape[-1]} tokens in a row overflow the positions' dtype "

@@ -62,8 +62,10 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     if validate and not tracing:
         if input_ids.is_cpu or not input_ids.numel():
             return _on_host(inputs, spec, rule, dtype)
-        # On a device the tokens stay there; what describes the media is read, and one fault.
-        read_media(_copied_to_host(inputs._replace(input_ids=input_ids[:0])), spec, rule)
+        # On a device the tokens and their mask stay there; what describes the media is read, and
+        # one fault.
+        media = inputs._replace(input_ids=input_ids[:0], attention_mask=None, cu_seqlens=None)
+        read_media(_copied_to_host(media), spec, rule)
     if not input_ids.numel():
         num_rows = input_ids.shape[0] if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
         rope_deltas = torch.zeros((num_rows, 1), dtype=delta_dtype, device=input_ids.device)

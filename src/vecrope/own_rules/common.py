@@ -59,25 +59,11 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
         )
 
 
-def token_rows(stream: Stream) -> Tensor:
-    """Return (N,) the row of each token."""
-    return stream.token_rows()
-
-
 def kept_tokens(stream: Stream) -> Tensor:
     """Return (N,) bool: the unmasked tokens."""
     if stream.kept is not None:
         return stream.kept
     return torch.ones_like(stream.input_ids, dtype=torch.bool)
-
-
-def count_in_rows(stream: Stream, flags: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Count `flags` (N,) bool, row by row.
-
-    Returns:
-        (N,) how many are set in a token's row up to and with it, and (B,) how many in all of it.
-    """
-    return stream.running_sums(flags, rows)
 
 
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:

@@ -22,12 +22,10 @@ from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     can_read,
-    count_in_rows,
     grids_of,
     kept_tokens,
     open_stream,
     refuse_videos,
-    token_rows,
 )
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
@@ -83,8 +81,8 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     tracing = torch.compiler.is_compiling()
     if validate and not tracing:
         faults.check_grids(grids, grids[:0], spec, round_grid_sides=inputs.round_grid_sides)
-    rows, kept = token_rows(stream), kept_tokens(stream)
-    count, valid = count_in_rows(stream, kept, rows)
+    rows, kept = stream.token_rows(), kept_tokens(stream)
+    count, valid = stream.running_sums(kept, rows)
     index = count - 1
     axes = [index] * rule.num_axes
     fault = None

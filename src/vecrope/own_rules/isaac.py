@@ -17,7 +17,6 @@ from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     can_read,
-    count_in_rows,
     grids_of,
     kept_tokens,
     open_stream,
@@ -122,10 +121,10 @@ def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     first = image & (locations.ranks == locations.start)
     inner = image & ~first
     moves = kept & ~inner
-    moved, _ = count_in_rows(stream, moves, rows)
+    moved, _ = stream.running_sums(moves, rows)
     plain = (moved - moves.to(moved.dtype)).long()
-    images, all_images = count_in_rows(stream, first, rows)
-    _, valid = count_in_rows(stream, kept, rows)
+    images, all_images = stream.running_sums(first, rows)
+    _, valid = stream.running_sums(kept, rows)
 
     # What a row holds stays above what those before it do, so that no maximum goes on into it.
     apart = rows * _ROW_STEP

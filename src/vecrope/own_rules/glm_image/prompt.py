@@ -19,13 +19,11 @@ from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
-    count_in_rows,
     grids_of,
     kept_tokens,
     open_stream,
     positions_dtype,
     refuse_videos,
-    token_rows,
 )
 from vecrope.own_rules.glm_image.host import prompt_positions, read_rows
 from vecrope.spec import MRopeSpec
@@ -59,7 +57,7 @@ class Reading:
     def lengths(self) -> Tensor:
         """(G,) tokens between the markers of a source."""
         before = self.grids_in_row.cumsum(0) - self.grids_in_row
-        number = before[token_rows(self.stream)] + self.closed
+        number = before[self.stream.token_rows()] + self.closed
         number = number.masked_fill(~self.inside, self.grids.shape[0])
         lengths = torch.zeros_like(self.ranks)
         lengths = lengths.scatter_add(0, number.long(), self.inside.to(lengths.dtype))
@@ -164,12 +162,12 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     grids_in_row = at_bounds[1:] - at_bounds[:-1]
     ordinals = rank[:-1] - at_bounds[grid_rows]
 
-    rows, kept = token_rows(stream), kept_tokens(stream)
-    _, valid = count_in_rows(stream, kept, rows)
+    rows, kept = stream.token_rows(), kept_tokens(stream)
+    _, valid = stream.running_sums(kept, rows)
     opens = kept & (stream.input_ids == rule.image_start_token_id)
     closes = kept & (stream.input_ids == rule.image_end_token_id)
-    opened, num_opened = count_in_rows(stream, opens, rows)
-    closed, num_closed = count_in_rows(stream, closes, rows)
+    opened, num_opened = stream.running_sums(opens, rows)
+    closed, num_closed = stream.running_sums(closes, rows)
     num_sources = torch.minimum(torch.minimum(num_opened, num_closed), grids_in_row)
     inside = kept & (opened - opens.to(opened.dtype) > closed) & (closed < num_sources[rows])
     sources = real & (ordinals < num_sources[grid_rows])

@@ -19,9 +19,9 @@ from tests.integrations.transformers.answers import (
     prompt_of,
     with_grids_left_over,
 )
+from vecrope.forms.static import static_rope_index
 from vecrope.inputs import Inputs
 from vecrope.integrations.transformers import patched
-from vecrope.rope_index import rope_index_of
 from vecrope.testing import conversations
 
 # Static and traced
@@ -37,11 +37,11 @@ def test_left_over_grids_are_ignored_by_the_static_form(model_type, validate):
         changed = with_grids_left_over(prompt, images, videos)
         assume(grids_are_sound(changed))
         theirs = outcome(module, changed)
-        ours = rope_index_of(
+        ours = static_rope_index(
             Inputs(**changed.arguments(), allow_unused_grids=True, round_grid_sides=True),
             changed.spec,
             validate=validate,
-            form="static",
+            exact=validate,
         )
         assert_same(ours, theirs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from vecrope.core.items import has_time_scale
+from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import UNKNOWN_MARKERS
 from vecrope.forms.triton import constants, kernels
 from vecrope.inputs import Inputs
@@ -25,7 +24,6 @@ _FLOATS = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
 }
-_NAMED = {"float32": torch.float32, "float64": torch.float64, "int64": torch.float64}
 
 
 class Buffers(NamedTuple):
@@ -109,7 +107,7 @@ def fused_plan(
     time_scale = None
     if has_time_scale(spec):
         timed = spec.video_time == "seconds" and videos is not None and videos.shape[0]
-        dtype = time_dtypes(spec, inputs.second_per_grid_ts)[1] if timed else torch.int32
+        dtype = time_dtypes(inputs.second_per_grid_ts, spec)[1] if timed else torch.int32
         time_scale = ids.new_empty((capacity, 2), dtype=dtype)
     tables = PlanTables(
         ids.new_empty((num_rows, 5), dtype=torch.int64),
@@ -134,18 +132,6 @@ def invalidate(buffers: Buffers) -> None:
             position_ids, rope_deltas, work,
             position_ids.numel(), rope_deltas.numel(), constants.BLOCK,
         )  # fmt: skip
-
-
-def time_dtypes(
-    spec: MRopeSpec, seconds: Tensor | Sequence[float] | None
-) -> tuple[torch.dtype, torch.dtype]:
-    """Return the dtypes of the seconds, and of the products with the number of a frame."""
-    if not isinstance(seconds, Tensor):
-        read_as = _NAMED.get(spec.time_dtype, torch.float64)
-        return read_as, torch.float32 if spec.time_dtype == "given" else read_as
-    read_as = seconds.dtype if seconds.is_floating_point() else torch.float64
-    read_as = _NAMED.get(spec.time_dtype, read_as)
-    return read_as, read_as
 
 
 def device_of(values: Tensor) -> AbstractContextManager[object]:
@@ -359,7 +345,7 @@ class Launcher:
         spec = self.spec
         if spec.video_time != "seconds":
             return None, False, None, None, None
-        read_as, count_as = time_dtypes(spec, seconds)
+        read_as, count_as = time_dtypes(seconds, spec)
         assert spec.tokens_per_second is not None
         default = spec.default_seconds
         if default is None:

@@ -39,7 +39,8 @@ class PlanTable(ABC):
             - its tokens, padding included;
             - position of the first token of text after it;
             - its `rope_deltas`;
-            - the markers that are open at its end, as `vecrope.plans.markers` counts them.
+            - the markers that are open at its end, as `Runs.open_markers` of
+              `vecrope.forms.eager.runs` counts them.
         entries: (E, columns) integers, or float64 where the positions are fractions. The first
             column is the index in the batch of each entry's first token, ascending; N for entries
             that are not used.

@@ -60,7 +60,7 @@ def get_decode_position_ids(
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
-        ValueError: for another family, and for shapes or values that do not faults.
+        ValueError: for another family, and for shapes or values that do not fit.
 
     Example:
         >>> import torch, vecrope

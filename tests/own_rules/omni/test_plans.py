@@ -8,7 +8,7 @@ from support import assert_same
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.entries import write_entries
+from vecrope.own_rules.omni.entries import write_entries
 from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.own_rules.omni.media import Traits
 from vecrope.testing import conversations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from vecrope.own_rules.entries import Entry
+from vecrope.own_rules.omni.entries import Entry
 from vecrope.own_rules.omni.media import Traits, float32
 
 # Tokens; the first one's position in time, height and width; by how much each counts up.

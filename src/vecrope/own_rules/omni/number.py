@@ -13,7 +13,7 @@ from itertools import pairwise, repeat
 from math import ceil, frexp
 from operator import add, mul, sub
 
-from vecrope.own_rules.entries import Cut, Entry
+from vecrope.own_rules.omni.entries import Cut, Entry
 from vecrope.own_rules.omni.find import Item
 from vecrope.own_rules.omni.media import Media, Traits, float32, frame_times
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.entries import Entry, write_entries
 from vecrope.own_rules.omni import checks
+from vecrope.own_rules.omni.entries import Entry, write_entries
 from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
 from vecrope.own_rules.omni.media import MOST_FLOAT, Traits, float32, read_media
 from vecrope.own_rules.omni.number import follow

@@ -27,9 +27,6 @@ def vecrope_collate_provider() -> Provider:
     def prepare(workload: Workload) -> Callable[[], dict[str, Any]]:
         spec = make_spec(workload, "transformers")
         samples = samples_of(workload, spec)
-        # Pixels, which the samples lack, keep the allocator from returning memory to the system
-        # after each batch, and from fetching it again.
-        torch.zeros(2**22)
         if workload.sequences is not None:
             return lambda: vecrope.collate(samples, spec, pad_token_id=0, packed=True)
         assert workload.attention_mask is not None

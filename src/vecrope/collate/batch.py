@@ -301,8 +301,9 @@ def _padded(
 
 
 def _alone(sample: Sample) -> dict[str, Tensor]:
-    """Return the ids of a sample as a packed batch of its own."""
-    return {"input_ids": sample.tokens["input_ids"], "cu_seqlens": bounds_of([sample.length])}
+    """Return the tokens by which a sample is numbered, as a packed batch of its own."""
+    tokens = {name: sample.tokens[name] for name in fields.NUMBERING if name in sample.tokens}
+    return {**tokens, "cu_seqlens": bounds_of([sample.length])}
 
 
 def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:

@@ -1,18 +1,25 @@
 """All that a GPU is needed for in one run of 8 minutes: `python -m bench.gpu --csv rows.csv`.
 
-Launches, synchronisations, compilation, the kernels' time beside that of the memory, and rows of
-the benchmark, each answer of which is first compared with the loop reference's.
+Correctness, launches, synchronisations, compilation, the kernels' time beside that of the memory,
+and rows of the benchmark, each answer of which is first compared with the loop reference's. Most of
+the time would go to Triton, which compiles a kernel in a second or two, for each family and kind of
+arguments: correctness is seen in as many processes as there are cores, and what they compile the
+others find in Triton's cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,11 +52,12 @@ WORKLOADS: dict[str, tuple[Sequence[str], tuple[int, ...]]] = {
     "mixed-packed": (GROUPS["mixed-packed"], (1000, 4000)),
     "own-rules": (OWN_RULES, (1000, 16384)),
 }
-# Those of the families with a rule of their own are the first two.
-PROVIDERS = (
-    *("vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-runner-in-place"),
-    "transformers",
-)
+# To compile the rules of a family with one of its own takes a minute and more.
+PROVIDERS = ("vecrope", "vecrope-unchecked", "transformers")
+SHARED_RULE_PROVIDERS = ("vecrope-compiled", "vecrope-runner-in-place")
+_MOST_PROCESSES = 16
+# A provider that takes longer than its seconds is called so often.
+_MIN_REPEATS = 3
 
 
 def main() -> int:
@@ -66,22 +74,77 @@ def main() -> int:
     options = parser.parse_args()
     stop = time.perf_counter() + 60 * options.minutes
     torch._dynamo.config.recompile_limit = 64  # a graph for each family and kind of workload
-    if options.only != "rows":
-        for section in (launches, plans, memory_floor, compilation):
-            begin = time.perf_counter()
-            for line in section():
-                print(f"{section.__name__}: {line}", flush=True)
-            print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
-    return 0 if options.only == "counts" else rows(options, stop)
+    with tempfile.TemporaryDirectory() as folder:
+        # What is compiled is compiled in this run.
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
+        os.environ["TRITON_CACHE_DIR"] = f"{folder}/triton"
+        failed = correctness(options)
+        if options.only != "rows":
+            for section in (launches, plans, memory_floor, compilation):
+                begin = time.perf_counter()
+                for line in section():
+                    print(f"{section.__name__}: {line}", flush=True)
+                print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
+        if options.only != "counts":
+            failed = rows(options, stop) or failed
+    return int(failed)
 
 
-def rows(options: argparse.Namespace, stop: float) -> int:
+def correctness(options: argparse.Namespace) -> bool:
+    """Hold the kernels' answers against the loop's, in many processes; say whether any failed."""
+    begin = time.perf_counter()
+    names: dict[str, list[int]] = {}
+    for kind, name, size in _points(options):
+        if kind != "own-rules":
+            names.setdefault(name, []).append(size)
+    tasks: list[Callable[[], str]] = [partial(_make_plans, family) for family in FAMILIES]
+    for provider in ("vecrope-runner-in-place", *PROVIDERS[:2]):
+        tasks += [partial(_check, name, sizes, provider) for name, sizes in names.items()]
+    count = min(_MOST_PROCESSES, len(os.sched_getaffinity(0)))
+    failed = False
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(task) for task in tasks]):
+            error = done.exception()
+            failed = failed or error is not None
+            print(f"correctness: {error or done.result()}", flush=True)
+    print(f"correctness: {time.perf_counter() - begin:.0f} s", flush=True)
+    return failed
+
+
+def _check(name: str, sizes: Sequence[int], provider: str) -> str:
+    """Hold a provider's answers to a workload against the loop's, and say how long it took."""
+    begin = time.perf_counter()
+    environment = describe_environment("cuda", 1)
+    for size in sizes:
+        config = Config(name, size, "cuda", seconds=0, min_repeats=2)
+        (result,) = run_point(config, make_providers([provider], {}), environment)
+        if result.failed:
+            raise RuntimeError(f"{name}, {size}, {provider}: {result.status}: {result.error}")
+    took = time.perf_counter() - begin
+    return f"{name}, {provider}: {result.status} at {len(sizes)} sizes, {took:.0f} s"
+
+
+def _make_plans(family: str) -> str:
+    """Call what `plans` and `compilation` will call, to compile it, and say how long it took."""
+    begin = time.perf_counter()
+    for call in _plan_calls(family).values():
+        call()
+    for validate in (False, True):
+        get_rope_index(**next(_requests(family, 1)), validate=validate)
+    return f"{family}, plans made, {time.perf_counter() - begin:.0f} s"
+
+
+def rows(options: argparse.Namespace, stop: float) -> bool:
     """Measure the rows, none of which begins after `stop`, and say whether any failed or lacks."""
     wheels = {name: getattr(options, name) for name in WHEEL_NAMES}
     given = [name.replace("_", "-") for name, wheel in wheels.items() if wheel]
-    providers = make_providers([*PROVIDERS, *given], wheels)
+    if wheels["sglang"]:
+        given.append("sglang-host")
+    for_all = make_providers([*PROVIDERS, *given], wheels)
+    for_shared_rule = make_providers([*PROVIDERS, *SHARED_RULE_PROVIDERS, *given], wheels)
     environment = describe_environment("cuda", torch.get_num_threads())
     failed = False
+    begin = time.perf_counter()
     with (options.csv or Path("/dev/null")).open("w", encoding="utf-8") as file:
         writer = ResultWriter(file)
         for kind, name, size in _points(options):
@@ -89,13 +152,15 @@ def rows(options: argparse.Namespace, stop: float) -> int:
                 print(f"no time is left for {name}, {size}", flush=True)
                 failed = True
                 continue
-            config = Config(name, size, "cuda", seconds=options.seconds)
-            chosen = providers[:2] if kind == "own-rules" else providers
-            for result in run_point(config, chosen, environment):
+            config = Config(name, size, "cuda", seconds=options.seconds, min_repeats=_MIN_REPEATS)
+            providers = for_all if kind == "own-rules" else for_shared_rule
+            for result in run_point(config, providers, environment):
                 writer.write(result)
                 failed = failed or result.failed
-                print(format_table([result]).splitlines()[-1], flush=True)
-    return int(failed)
+                if result.status != "not applicable":
+                    print(format_table([result]).splitlines()[-1], result.error, flush=True)
+    print(f"rows: {time.perf_counter() - begin:.0f} s", flush=True)
+    return failed
 
 
 def _points(options: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
@@ -123,29 +188,32 @@ def launches() -> Iterator[str]:
 def plans() -> Iterator[str]:
     """Count what a plan launches when it is made, moved and read, by 256 requests, and time it."""
     for family in FAMILIES:
-        workload = _workload("mixed-batch", family, 4000)
-        spec, arguments = make_spec(workload, "transformers"), tensor_arguments(workload)
-        options = {"validate": False, "max_groups": 4096}
-        make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
-        plan = make()
-        requests = concatenate_plans([plan] * (256 // len(plan)))
-        num_rows = len(requests)
-        done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 17
-        ones = torch.ones_like(done)
-        parts = {
-            "made": make,
-            "expanded": plan.position_ids,
-            "sharded": partial(plan.shard, 1, 4, "zigzag"),
-            "sliced": partial(requests.slice, 100, 612),
-            "decoded": partial(requests.decode, 4),
-            "stepped": partial(requests.step, done, ones, num_tokens=num_rows, validate=False),
-            "selected": partial(requests.select, [*range(0, num_rows, 2)]),
-            "joined": partial(concatenate_plans, [plan] * 8),
-        }
-        for name, call in parts.items():
+        for name, call in _plan_calls(family).items():
             call()
             took = _microseconds(call, repeats=50)
             yield f"{family}, {name}: {_launched(call)}, waits {_waits(call)}, {took:.0f} us"
+
+
+def _plan_calls(family: str) -> dict[str, Callable[[], Any]]:
+    workload = _workload("mixed-batch", family, 4000)
+    spec, arguments = make_spec(workload, "transformers"), tensor_arguments(workload)
+    options = {"validate": False, "max_groups": 4096}
+    make = partial(plan_rope_index, workload.input_ids, spec, **arguments, **options)
+    plan = make()
+    requests = concatenate_plans([plan] * (256 // len(plan)))
+    num_rows = len(requests)
+    done = torch.arange(num_rows, device="cuda", dtype=torch.int32) * 17
+    ones = torch.ones_like(done)
+    return {
+        "made": make,
+        "expanded": plan.position_ids,
+        "sharded": partial(plan.shard, 1, 4, "zigzag"),
+        "sliced": partial(requests.slice, 100, 612),
+        "decoded": partial(requests.decode, 4),
+        "stepped": partial(requests.step, done, ones, num_tokens=num_rows, validate=False),
+        "selected": partial(requests.select, [*range(0, num_rows, 2)]),
+        "joined": partial(concatenate_plans, [plan] * 8),
+    }
 
 
 def compilation() -> Iterator[str]:

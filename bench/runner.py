@@ -144,6 +144,8 @@ def _check(point: _Point, config: Config) -> None:
 
 def _measure_time(point: _Point, config: Config) -> None:
     assert point.call is not None
+    if len(point.wall_us) >= config.min_repeats and sum(point.wall_us) > 1e6 * config.seconds:
+        return
     wall_us, device_us = measure_time(
         point.call,
         replace(
@@ -190,8 +192,11 @@ def measure_time(call: Callable[[], Any], config: Config) -> tuple[list[float], 
     wall_us: list[float] = []
     events = []
     for _ in range(_WARM_UP):
+        begin = time.perf_counter()
         call()
-    _wait(config)
+        _wait(config)
+        if time.perf_counter() - begin > config.seconds:  # it takes more than a warm-up makes out
+            break
     gc.disable()
     try:
         deadline = time.perf_counter() + config.seconds

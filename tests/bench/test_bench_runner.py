@@ -1,4 +1,5 @@
 import itertools
+import time
 from dataclasses import replace
 
 import pytest
@@ -71,13 +72,28 @@ def test_providers_take_turns():
         return replace(honest, name=name, prepare=prepare)
 
     providers = [provider("first"), BROKEN, provider("second")]
-    rows = runner.run_point(quick(), providers, ENVIRONMENT)
+    config = replace(quick(), seconds=0.1)
+    rows = runner.run_point(config, providers, ENVIRONMENT)
     assert [(row.provider, row.status) for row in rows] == [
         ("first", "ok"), ("broken", "error"), ("second", "ok"),
     ]  # fmt: skip
     turns = [name for name, _ in itertools.groupby(calls)]
     # To be checked, timed in rounds, and weighed.
     assert turns == ["first", "second"] * (1 + runner._ROUNDS + 1)
+
+
+def test_one_that_is_slow_is_called_no_more_than_it_must_be():
+    calls = []
+    honest = vecrope_provider()
+
+    def prepare(workload):
+        call = honest.prepare(workload)
+        return lambda: calls.append(time.sleep(0.002)) or call()
+
+    row = run_quick(replace(honest, prepare=prepare))
+    assert row.repeats == 2
+    # Checked; warmed up and timed in two rounds; and weighed.
+    assert len(calls) == 1 + 2 * 2 + 1
 
 
 def test_memory_is_the_peak_and_not_the_sum():

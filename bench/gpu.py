@@ -249,6 +249,19 @@ def compilation() -> Iterator[str]:
             for _ in range(5):
                 call()
             yield f"{mode}, validate={validate}: {_microseconds(call):.0f} us, {_launched(call)}"
+    torch._dynamo.reset()
+    spec, arguments = make_spec(workload, "transformers"), tensor_arguments(workload)
+
+    def model(ids: torch.Tensor, numbered: bool) -> Any:
+        options = {**arguments, "validate": False}
+        return ids + 1, get_rope_index(ids, spec, **options) if numbered else None
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    calls = [partial(compiled, workload.input_ids, numbered) for numbered in (True, False)]
+    for call in calls * 3:
+        call()
+    with_call, without = map(_microseconds, calls)
+    yield f"a graph takes {with_call:.0f} us with the call, {without:.0f} us without it"
 
 
 def memory_floor() -> Iterator[str]:

@@ -13,7 +13,6 @@ from support import (
 from tests.forms.triton.interpreted import SPECS, interpreted
 from vecrope import get_rope_index
 from vecrope.forms.select import _why_no_kernels_for
-from vecrope.forms.triton import constants
 from vecrope.forms.triton import launch as fused
 from vecrope.inputs import Inputs
 from vecrope.testing import Prompt
@@ -104,7 +103,6 @@ def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
             return lambda *_: searched.append(grid) or Compiled()
 
     monkeypatch.setattr(fused, "_KERNELS", (Kernel(), Kernel(), Kernel()))
-    monkeypatch.setattr(constants, "COMPILED_TAKE_CONSTANTS", True)
     launch = fused.Launcher(SPECS["transformers"], torch.device("cpu"))
     ids = torch.ones((1, 20), dtype=torch.int64)
     buffers = fused.make_buffers((1, 20), 1, 0, torch.int64, ids)

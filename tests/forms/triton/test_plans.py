@@ -140,7 +140,6 @@ def test_what_is_compiled_for_a_plan_without_videos_is_not_launched_for_one_with
             return lambda *_: self
 
     monkeypatch.setattr(launch, "_KERNELS", (Compiled(),) * 3)
-    monkeypatch.setattr(launch.constants, "COMPILED_TAKE_CONSTANTS", True)
     spec = spec_of("qwen2_5_vl", "transformers")
     own = launch.launcher(spec, torch.device("cpu"), False, False, False)
     monkeypatch.setattr(own, "_compiled", {})

@@ -1,7 +1,5 @@
 """Sizes that the kernels and the host share."""
 
-import triton
-
 # Tokens in a block, and blocks, sequences or items that are read at a time.
 BLOCK = 512
 CHUNK = 256
@@ -11,8 +9,6 @@ NUM_BLOCK_ROWS = 5
 NUM_ITEM_ROWS = 7
 # Ranks and positions have 32 bits, and a marker's index takes one more.
 MAX_TOKENS = 2**30
-# What is compiled is launched with constants and all from Triton 3.3 on.
-COMPILED_TAKE_CONSTANTS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
 # The caller's tensors, which may be views that start anywhere.
 ARGUMENTS = [
     *("ids", "mask", "types", "bounds", "seconds", "image_grids", "video_grids"),

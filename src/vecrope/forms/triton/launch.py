@@ -231,43 +231,27 @@ class Launcher:
         num_tokens, seq_len = ids.numel(), ids.shape[-1]
         tiles = constants.BLOCK, constants.CHUNK
         num_blocks = _most_blocks(tuple(ids.shape), num_rows)
-        ids = ids.contiguous()
-        if mask is not None:
-            # A mask that the family ignores is still checked.
-            ignored = self.spec.mask_rule == "ignore" and not self._check
-            mask = None if ignored else self._ready(mask)
-        types = None if types is None else self._ready(types)
-        bounds = None if bounds is None else self._ready(bounds)
+        if self.spec.mask_rule == "ignore" and not self._check:
+            mask = None  # with checks it is read for its codes
         as_numbers = not isinstance(seconds, Tensor)
         if self.spec.video_time != "seconds" or video_grids is None:
             seconds = None
-        elif seconds is not None:
-            if not isinstance(seconds, Tensor):
-                seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-            seconds = self._ready(seconds)
+        elif seconds is not None and not isinstance(seconds, Tensor):
+            seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
+        num_images = 0 if image_grids is None else image_grids.shape[0]
+        num_items = _num_items(inputs)
         # Where there is no grid, nothing is read from its tensor.
-        images = videos = rope_deltas
-        num_images = num_items = 0
-        if image_grids is not None:
-            images = self._ready(image_grids)
-            num_images = num_items = images.shape[0]
-        if video_grids is not None:
-            videos = self._ready(video_grids)
-            num_items += videos.shape[0]
+        images = rope_deltas if image_grids is None else image_grids
+        videos = rope_deltas if video_grids is None else video_grids
+        ids = ids.contiguous()
+        others = [
+            None if values is None else self._ready(values)
+            for values in (mask, types, bounds, seconds, images, videos)
+        ]
         scale = None if tables is None else tables.time_scale
-        key = (
-            ids.dtype,
-            None if mask is None else mask.dtype,
-            None if types is None else types.dtype,
-            None if bounds is None else bounds.dtype,
-            None if seconds is None else seconds.dtype,
-            as_numbers,
-            images.dtype,
-            videos.dtype,
-            sizes is None,
-            tables is None,
-            None if scale is None else scale.dtype,
-        )
+        dtypes = [None if values is None else values.dtype for values in (ids, *others, scale)]
+        key = (as_numbers, sizes is None, tables is None, *dtypes)
+        mask, types, bounds, seconds, *grids = others
         writes: tuple[tuple[object, ...], ...] = ((None,) * 4 + (0,),)
         if tables is not None:
             rows, entries, time_scale, outline = tables
@@ -286,7 +270,7 @@ class Launcher:
                     num_tokens, seq_len, num_rows, *of_mark, *tiles,
                 )  # fmt: skip
             summarise = summarise[(num_blocks + 1, 1, 1)](
-                ids, mask, types, bounds, seconds, sizes, images, videos, rope_deltas, work,
+                ids, mask, types, bounds, seconds, sizes, *grids, rope_deltas, work,
                 num_tokens, seq_len, num_rows, num_images, num_items, *of_summarise, *tiles,
             )  # fmt: skip
             for at, targets in enumerate(writes):
@@ -295,7 +279,7 @@ class Launcher:
                     *targets, num_tokens, seq_len, num_rows, num_images, num_items,
                     *of_write, *tiles,
                 )  # fmt: skip
-        if summarise is not None and constants.COMPILED_TAKE_CONSTANTS:
+        if summarise is not None:  # where Triton interprets a kernel, it is
             constant = of_mark, of_summarise, of_write
             self._compiled[key] = (mark, summarise, *constant, *kernels_of_writes)
 

@@ -209,18 +209,16 @@ class RopeIndexRunner:
             RuntimeError: on a CPU, where the runner has no buffers.
             ValueError: if the shape is beyond the limits.
         """
-        if self._memory is None:
-            raise RuntimeError("a runner has buffers on a CUDA device only")
         bucket = self._bucket(num_rows, num_tokens, False, packed)
-        inputs = bucket.inputs(self._memory, num_rows, num_tokens, masked=True)
+        memory, inputs = bucket.memory, bucket.inputs(num_rows, num_tokens, masked=True)
         assert inputs.attention_mask is not None
         return RunnerInputs(
             inputs.input_ids,
             inputs.attention_mask,
-            self._memory.images,
-            self._memory.videos,
+            memory.images,
+            memory.videos,
             inputs.cu_seqlens,
-            self._memory.seconds,
+            memory.seconds,
         )
 
     def replay(
@@ -335,15 +333,12 @@ class RopeIndexRunner:
     def _prepare_replay(
         self, num_rows: int, num_tokens: int, masked: bool, packed: bool
     ) -> _Replay:
-        memory = self._memory
-        if memory is None:
-            raise RuntimeError("a runner has buffers on a CUDA device only")
         bucket = self._bucket(num_rows, num_tokens, masked, packed)
-        memory.sizes.fill_((num_rows << 32) + num_tokens)
+        bucket.memory.sizes.fill_((num_rows << 32) + num_tokens)
         self._last_replay = _Replay(
             (num_rows, num_tokens, masked, packed),
             bucket.graph,
-            bucket.inputs(memory, num_rows, num_tokens, masked),
+            bucket.inputs(num_rows, num_tokens, masked=masked),
             bucket.answer(num_rows, num_tokens),
         )
         return self._last_replay
@@ -363,6 +358,8 @@ class RopeIndexRunner:
         return self._limits["tokens"] * (self._limits["rows"] if packed else 1)
 
     def _bucket(self, num_rows: int, num_tokens: int, masked: bool, packed: bool) -> Bucket:
+        if self._memory is None:
+            raise RuntimeError("a runner has buffers on a CUDA device only")
         from vecrope.forms.triton.graphs import Bucket, Key
 
         self._check_limit("rows", num_rows)
@@ -372,7 +369,6 @@ class RopeIndexRunner:
         key = Key(rows, tokens, masked, packed)
         bucket = self._buckets.get(key)
         if bucket is None:
-            assert self._memory is not None
             bucket = self._buckets[key] = Bucket(self._memory, key)
         return bucket
 

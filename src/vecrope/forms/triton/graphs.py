@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,10 +56,8 @@ class Memory:
                 (limits["videos"],), default, dtype=seconds_dtype, device=device
             )
         self.sizes = torch.zeros(1, dtype=torch.int64, device=device)
-        # Packed, as many tokens take a block more for each sequence at the most.
-        padded = make_buffers((rows, tokens), rows, num_items, dtype, self.input_ids)
-        packed = make_buffers((rows * tokens,), rows, num_items, dtype, self.input_ids)
-        self.buffers = max(padded, packed, key=lambda buffers: buffers.work.shape[0])
+        # Padded rows have no more blocks than as many tokens in as many packed sequences.
+        self.buffers = make_buffers((rows * tokens,), rows, num_items, dtype, self.input_ids)
         self.launch = Launcher(spec, self.input_ids.device)
         self._last_shape: tuple[int, ...] = ()
         self._last_buffers = self.buffers
@@ -66,8 +65,7 @@ class Memory:
     def buffers_for(self, shape: tuple[int, ...], num_rows: int) -> Buffers:
         """Return the part of the buffers that ids of this shape need."""
         if (*shape, num_rows) != self._last_shape:
-            num_tokens = shape[0] if len(shape) == 1 else shape[0] * shape[1]
-            positions = self.buffers.position_ids.view(-1)[: 3 * num_tokens]
+            positions = self.buffers.position_ids.view(-1)[: 3 * math.prod(shape)]
             self._last_shape = (*shape, num_rows)
             self._last_buffers = self.buffers._replace(
                 position_ids=positions.view(3, *shape),
@@ -81,46 +79,39 @@ class Bucket:
 
     def __init__(self, memory: Memory, key: Key) -> None:
         num_rows, num_tokens, masked, packed = key
+        self.memory = memory
         shape = (num_tokens,) if packed else (num_rows, num_tokens)
         count = num_tokens if packed else num_rows * num_tokens
         self.input_ids = memory.input_ids[:count].view(shape)
         self.mask = memory.mask[:count].view(shape)
         self.bounds = memory.bounds[: num_rows + 1] if packed else None
         self.buffers = memory.buffers_for(shape, num_rows)
-        inputs = Inputs(
-            self.input_ids,
-            memory.images,
-            memory.videos,
-            self.mask if masked else None,
-            self.bounds,
-            second_per_grid_ts=memory.seconds,
-        )
+        inputs = self.inputs(num_rows, num_tokens, masked=masked)
         self.graph = capture(
             lambda: memory.launch(inputs, self.buffers, memory.sizes), memory.input_ids.device
         )
 
-    def inputs(self, memory: Memory, num_rows: int, num_tokens: int, masked: bool) -> Inputs:
+    def inputs(self, num_rows: int, num_tokens: int, *, masked: bool) -> Inputs:
         """Return the part of the memory that a prompt of this shape may be written to."""
-        if self.bounds is None:
-            ids, mask, bounds = self.input_ids[:num_rows], self.mask[:num_rows], None
-            ids, mask = ids[:, :num_tokens], mask[:, :num_tokens]
-        else:
-            ids, mask = self.input_ids[:num_tokens], self.mask[:num_tokens]
-            bounds = self.bounds[: num_rows + 1]
+        part = self._part(num_rows, num_tokens)
         return Inputs(
-            ids,
-            memory.images,
-            memory.videos,
-            mask if masked else None,
-            bounds,
-            second_per_grid_ts=memory.seconds,
+            self.input_ids[part],
+            self.memory.images,
+            self.memory.videos,
+            self.mask[part] if masked else None,
+            None if self.bounds is None else self.bounds[: num_rows + 1],
+            second_per_grid_ts=self.memory.seconds,
         )
 
     def answer(self, num_rows: int, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Return the part of the buffers that holds the answer to a prompt of this shape."""
         position_ids, rope_deltas, _ = self.buffers
-        rows = () if self.bounds is not None else (slice(num_rows),)
-        return position_ids[(slice(None), *rows, slice(num_tokens))], rope_deltas[:num_rows]
+        part = slice(None), *self._part(num_rows, num_tokens)
+        return position_ids[part], rope_deltas[:num_rows]
+
+    def _part(self, num_rows: int, num_tokens: int) -> tuple[slice, ...]:
+        tokens = slice(num_tokens)
+        return (slice(num_rows), tokens) if self.bounds is None else (tokens,)
 
 
 def capture(launch: Callable[[], None], device: torch.device) -> torch.cuda.CUDAGraph:

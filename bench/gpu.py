@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -82,8 +83,12 @@ def main() -> int:
         if options.only != "rows":
             for section in (launches, plans, memory_floor, compilation):
                 begin = time.perf_counter()
-                for line in section():
-                    print(f"{section.__name__}: {line}", flush=True)
+                try:
+                    for line in section():
+                        print(f"{section.__name__}: {line}", flush=True)
+                except Exception:
+                    traceback.print_exc()  # what else there is to measure is measured
+                    failed = True
                 print(f"{section.__name__}: {time.perf_counter() - begin:.0f} s", flush=True)
         if options.only != "counts":
             failed = rows(options, stop) or failed

@@ -190,6 +190,7 @@ def _raise_missing_marker(locations: TokenLocations, spec: MRopeSpec, missing: T
 
 
 def _outside(positions: Tensor, rule: Bailing) -> Tensor:
+    positions = positions.long()  # a limit may be more than narrower numbers can be compared with
     outside = torch.zeros_like(positions, dtype=torch.bool)
     if rule.least_position is not None:
         outside = outside | (positions < rule.least_position)

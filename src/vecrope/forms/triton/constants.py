@@ -9,8 +9,8 @@ NUM_BLOCK_ROWS = 5
 NUM_ITEM_ROWS = 7
 # Ranks and positions have 32 bits, and a marker's index takes one more.
 MAX_TOKENS = 2**30
-# The caller's tensors, which may be views that start anywhere.
+# The caller's tensors, and what is a part of another: they may start anywhere.
 ARGUMENTS = [
     *("ids", "mask", "types", "bounds", "seconds", "image_grids", "video_grids"),
-    *("positions", "deltas"),
+    *("positions", "deltas", "outline"),
 ]

@@ -10,6 +10,7 @@ others find in Triton's cache.
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import random
@@ -150,6 +151,7 @@ def rows(options: argparse.Namespace, stop: float) -> bool:
     environment = describe_environment("cuda", torch.get_num_threads())
     failed = False
     begin = time.perf_counter()
+    gc.freeze()  # the collection before each point has less to look at
     with (options.csv or Path("/dev/null")).open("w", encoding="utf-8") as file:
         writer = ResultWriter(file)
         for kind, name, size in _points(options):
@@ -250,10 +252,15 @@ def compilation() -> Iterator[str]:
         torch._dynamo.reset()
         function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, mode=mode)
         for validate in (False, True):
+            eager = prepare_vecrope(workload, "transformers", validate=validate)
             call = prepare_vecrope(workload, "transformers", function, validate=validate)
             for _ in range(5):
                 call()
-            yield f"{mode}, validate={validate}: {_microseconds(call):.0f} us, {_launched(call)}"
+            took, plain = _microseconds(call), _microseconds(eager)
+            yield (
+                f"{mode}, validate={validate}: {took:.0f} us, not compiled {plain:.0f} us, "
+                f"{_launched(call)}"
+            )
     torch._dynamo.reset()
     spec, arguments = make_spec(workload, "transformers"), tensor_arguments(workload)
 

@@ -38,9 +38,10 @@ _SGLANG_FUNCTIONS = {
     "qwen3_vl": "get_rope_index",
     "ernie4_5_vl_moe": "get_rope_index_ernie45",
 }
-# That function cannot take tensors on a GPU; SGLang calls it before it moves the prompt there.
-_SGLANG_ON_THE_HOST = tuple(
-    name for name, function in _SGLANG_FUNCTIONS.items() if function == "get_rope_index"
+# These cannot take tensors on a GPU; SGLang calls them before it moves the prompt there.
+_SGLANG_ON_THE_HOST = (
+    *(name for name, function in _SGLANG_FUNCTIONS.items() if function == "get_rope_index"),
+    *(omni.MODEL_TYPE, "minicpmv4_7"),
 )
 _SGLANG_STEPS = (
     "_expand_mrope_from_input",
@@ -170,7 +171,9 @@ def sglang_host_provider(path: Path) -> Provider:
         return call_and_copy
 
     name = on_device.name.replace("sglang-", "sglang-host-")
-    return replace(on_device, name=name, prepare=prepare, gpu_only=True, steps=False)
+    return replace(
+        on_device, name=name, prepare=prepare, gpu_only=True, host_families=(), steps=False
+    )
 
 
 def text_only_provider(path: Path) -> Provider:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
@@ -24,6 +25,9 @@ _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Isaac: isaac_rope_index,
     OmniRule: omni_rope_index,
 }
+# Up to so many tokens a checked call on a device is answered on the host: the copies take less time
+# than the hundred launches and more of a rule, and a checked call waits for the device in any case.
+_MOST_ON_HOST = 16384
 
 
 def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -35,4 +39,10 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         validate: check the values of the rest.
     """
     assert spec.own_rule is not None
-    return _IMPLEMENTATIONS[type(spec.own_rule)](inputs, spec, validate=validate)
+    implementation, ids = _IMPLEMENTATIONS[type(spec.own_rule)], inputs.input_ids
+    copied = validate and not ids.is_cpu and ids.numel() <= _MOST_ON_HOST
+    if not copied or type(ids) is not Tensor or torch.compiler.is_compiling():
+        return implementation(inputs, spec, validate=validate)
+    on_host = Inputs._make(value.cpu() if isinstance(value, Tensor) else value for value in inputs)
+    position_ids, rope_deltas = implementation(on_host, spec, validate=True)
+    return position_ids.to(ids.device), rope_deltas.to(ids.device)

@@ -25,9 +25,10 @@ _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Isaac: isaac_rope_index,
     OmniRule: omni_rope_index,
 }
-# Up to so many tokens a checked call on a device is answered on the host: the copies take less time
-# than the hundred launches and more of a rule, and a checked call waits for the device in any case.
-_MOST_ON_HOST = 16384
+# Up to so many tokens a checked call on a device, of a batch without a mask, is answered on the
+# host: the copies take less time than the launches of a rule, and it waits for the device in any
+# case. For three positions of more tokens torch starts threads.
+_MOST_ON_HOST = 8192
 
 
 def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -40,8 +41,9 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     """
     assert spec.own_rule is not None
     implementation, ids = _IMPLEMENTATIONS[type(spec.own_rule)], inputs.input_ids
-    copied = validate and not ids.is_cpu and ids.numel() <= _MOST_ON_HOST
-    if not copied or type(ids) is not Tensor or torch.compiler.is_compiling():
+    few = ids.numel() <= _MOST_ON_HOST and inputs.attention_mask is None
+    copied = validate and few and not ids.is_cpu and type(ids) is Tensor
+    if not copied or torch.compiler.is_compiling():
         return implementation(inputs, spec, validate=validate)
     on_host = Inputs._make(value.cpu() if isinstance(value, Tensor) else value for value in inputs)
     position_ids, rope_deltas = implementation(on_host, spec, validate=True)

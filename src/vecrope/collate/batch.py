@@ -25,10 +25,10 @@ from vecrope.collate.join import (
     join_extra,
     join_media,
 )
-from vecrope.collate.number import number_packed, number_padded
+from vecrope.collate.number import moved_down, number_packed, number_padded
 from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.read import read_dummy, read_samples
-from vecrope.collate.samples import Sample
+from vecrope.collate.samples import Sample, Samples
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
@@ -166,10 +166,10 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
-    media = join_media(read)
+    media = join_media(read.media)
     dummy = None
-    if dummy_image is not None and not any(_has_pictures(sample, spec) for sample in read):
-        dummy = read_dummy(dummy_image, read[0], spec)
+    if dummy_image is not None and not _have_pictures(read, spec):
+        dummy = read_dummy(dummy_image, read, spec)
     if packed:
         warn_of_obstacles(spec.model_type)
         if text_positions is None:
@@ -195,17 +195,20 @@ def collate(
         )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    shown = read if dummy is None else [*read, dummy]
-    batch.update(media if dummy is None else join_media(shown))
+    counts = read.counts["image"]
+    if dummy is not None:
+        for name, value in dummy.media.items():
+            read.media.setdefault(name, {})[len(read)] = value
+        media, counts = join_media(read.media), [*counts, dummy.counts["image"]]
+    batch.update(media)
     if "images_per_sample" in spec.arguments:
-        counts = [sample.counts["image"] for sample in shown]
         batch["images_per_sample"] = torch.tensor(counts, device="cpu")
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
 
 def _packed(
-    read: Sequence[Sample],
+    read: Samples,
     dummy: Sample | None,
     media: Mapping[str, Any],
     spec: MRopeSpec,
@@ -215,37 +218,34 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
-    masks = [one.tokens["attention_mask"] for one in read if "attention_mask" in one.tokens]
-    if masks:
-        check_masks(read, torch.cat(masks), packed=True)
-    shown = read if dummy is None else [*read, dummy]
-    own = [sample.length for sample in shown]
+    if masks := read.tokens.get("attention_mask"):
+        check_masks(read, torch.cat([*masks.values()]), packed=True)
+    own = [*read.lengths] if dummy is None else [*read.lengths, dummy.length]
     lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
     behind = [*map(sub, lengths, own)]
     behind[-1] += room
     padding = Padding([0] * len(own), behind)
     joined: dict[str, Tensor] = {}
-    for name in read[0].tokens:
+    for name, column in read.tokens.items():
         if name != "attention_mask":
-            rows = [sample.tokens[name] for sample in shown]
+            rows = [*column.values()] if dummy is None else [*column.values(), dummy.tokens[name]]
             joined[name] = padding.join(rows, fields.TOKEN_PADDING.get(name, pad_token_id))
-    num_tokens = sum(own[: len(read)])
+    num_tokens = sum(read.lengths)
     flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
         if own_multiple == 1
-        else torch.cat([sample.tokens[name] for sample in read])
+        else torch.cat([*read.tokens[name].values()])
         for name in fields.NUMBERING
         if name in joined
     }
-    flat["cu_seqlens"] = bounds_of(own[: len(read)])
+    flat["cu_seqlens"] = bounds_of(read.lengths)
     in_front = int(text_positions)
     positions, deltas = number_packed(read, spec, flat, media, rows_in_front=in_front)
     if any(behind) or dummy is not None:
-        parts = list(torch.split(positions, own[: len(read)], 2))
-        if dummy is not None:
-            alone = _alone(dummy), dummy.media
-            parts.append(number_packed([dummy], spec, *alone, rows_in_front=in_front)[0])
+        parts = [*torch.split(positions, read.lengths, 2)]
+        if dummy is not None and dummy.numbered is not None:
+            parts.append(moved_down(dummy.numbered[0], in_front))
         positions = padding.join(parts, spec.padding_value)
     if room:
         lengths.append(room)
@@ -258,7 +258,7 @@ def _packed(
 
 
 def _padded(
-    read: Sequence[Sample],
+    read: Samples,
     dummy: Sample | None,
     media: Mapping[str, Any],
     spec: MRopeSpec,
@@ -268,7 +268,7 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    own, extra = [sample.length for sample in read], 0 if dummy is None else dummy.length
+    own, extra = read.lengths, 0 if dummy is None else dummy.length
     width = max(own) + extra if side == "left" else max(*own, own[-1] + extra)
     width += -width % multiple
     behind = [extra if side == "left" else width - length for length in own]
@@ -276,11 +276,10 @@ def _padded(
     padding = Padding(before, behind)
     batch: dict[str, Any] = {}
     ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
-    for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
+    for name, column in {"attention_mask": {}, **read.tokens}.items():
         # The mask alone may be of some samples only.
         rows = [
-            sample.tokens[name] if name in sample.tokens else ones[: sample.length]
-            for sample in read
+            column[index] if index in column else ones[:length] for index, length in enumerate(own)
         ]
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
         batch[name] = padding.join(rows, value).view(len(read), width)
@@ -300,22 +299,15 @@ def _padded(
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
 
 
-def _alone(sample: Sample) -> dict[str, Tensor]:
-    """Return the tokens by which a sample is numbered, as a packed batch of its own."""
-    tokens = {name: sample.tokens[name] for name in fields.NUMBERING if name in sample.tokens}
-    return {**tokens, "cu_seqlens": bounds_of([sample.length])}
-
-
-def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
+def _unpadded_bounds(read: Samples, lengths: Sequence[int]) -> Tensor:
     """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
-    own = [sample.length for sample in read]
-    return bounds_of([*own, *lengths[len(own) :]])
+    return bounds_of([*read.lengths, *lengths[len(read) :]])
 
 
-def _has_pictures(sample: Sample, spec: MRopeSpec) -> bool:
+def _have_pictures(read: Samples, spec: MRopeSpec) -> bool:
     if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
-        return sample.counts["image"] > 1 or "pixel_values" in sample.media
-    return any(name in sample.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
+        return max(read.counts["image"]) > 1 or "pixel_values" in read.media
+    return any(name in read.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
 
 
 def _checked_multiple(name: str, value: object) -> int:

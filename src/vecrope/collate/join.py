@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate import fields
-from vecrope.collate.samples import Sample
+from vecrope.collate.samples import Column, Samples
 
 PaddingSide = Literal["left", "right"]
 Extra = Literal["stack", "list", "drop"]
@@ -54,15 +54,12 @@ class Padding:
         return torch.full((sum(sizes),), value, device="cpu").split_with_sizes(sizes)
 
 
-def join_media(samples: Sequence[Sample]) -> dict[str, Any]:
+def join_media(columns: Mapping[str, Column]) -> dict[str, Any]:
     """Return grids, seconds, pixels and audio of all samples, in their order."""
-    columns: dict[str, list[Any]] = {}
-    for sample in samples:
-        for name, value in sample.media.items():
-            columns.setdefault(name, []).append(value)
     by_crops = any(name in columns for name in fields.CROPS.values())
     joined: dict[str, Any] = {}
-    for name, values in columns.items():
+    for name, column in columns.items():
+        values = [*column.values()]
         if name in fields.SECONDS and not isinstance(values[0], Tensor):
             joined[name] = [*chain.from_iterable(values)]
         elif name in ("input_features", "feature_attention_mask"):
@@ -79,30 +76,29 @@ def _join_audio(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([pad(value, (0, frames - value.shape[-1])) for value in values])
 
 
-def join_extra(samples: Sequence[Sample], how: Extra) -> dict[str, Any]:
+def join_extra(samples: Samples, how: Extra) -> dict[str, Any]:
     """Return what the samples hold besides, stacked or as lists, None where a sample has none."""
-    names = dict.fromkeys(name for sample in samples for name in sample.extra)
     joined: dict[str, Any] = {}
-    for name in names if how != "drop" else ():
-        values = [sample.extra.get(name) for sample in samples]
-        joined[name] = values if how == "list" else _stacked(name, values)
+    for name, column in samples.extra.items() if how != "drop" else ():
+        values = [column.get(index) for index in range(len(samples))]
+        joined[name] = values if how == "list" else _stacked(name, values, samples.names)
     return joined
 
 
-def _stacked(name: str, values: Sequence[Any]) -> Tensor:
+def _stacked(name: str, values: Sequence[Any], names: Sequence[str]) -> Tensor:
     stacked: list[Tensor] = []
-    for index, value in enumerate(values):
+    for who, value in zip(names, values, strict=True):
         try:
             tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"{name} of sample {index} cannot be stacked, got {type(value).__name__}: "
-                "extra='list' keeps it as it is"
+                f"{name} of {who} cannot be stacked, got {type(value).__name__}: extra='list' "
+                "keeps it as it is"
             ) from error
         stacked.append(tensor)
         if tensor.shape != stacked[0].shape:
             raise ValueError(
-                f"{name} of sample {index} must have shape {tuple(stacked[0].shape)} to be "
-                f"stacked, got {tuple(tensor.shape)}: extra='list' keeps it as it is"
+                f"{name} of {who} must have shape {tuple(stacked[0].shape)} to be stacked, got "
+                f"{tuple(tensor.shape)}: extra='list' keeps it as it is"
             )
     return torch.stack(stacked)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate.join import Padding
-from vecrope.collate.samples import Sample, inputs_of
+from vecrope.collate.samples import Sample, Samples
 from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.forms.eager.rope_index import Batch, find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
@@ -30,7 +30,7 @@ from vecrope.spec import MRopeSpec
 
 
 def number_padded(
-    samples: Sequence[Sample],
+    samples: Samples,
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
@@ -45,20 +45,20 @@ def number_padded(
         media: of all samples, joined.
         padding: of its rows.
     """
-    if samples[0].numbered is not None:
+    if samples.numbered:
         return _place_numbered(samples, spec, padding)
-    together = _together(inputs_of(samples, tokens, media, spec), samples, spec)
+    together = _together(samples.inputs(tokens, media, spec), samples, spec)
     if together is not None:
         return together
     numbered = []
-    for index, sample in enumerate(samples):
+    for index, who in enumerate(samples.names):
         row = {name: batch[index : index + 1] for name, batch in tokens.items()}
-        numbered.append(_one(index, sample, inputs_of([sample], row, sample.media, spec), spec))
+        numbered.append(number_alone(samples[index], spec, who, row))
     return torch.cat([one for one, _ in numbered], 1), torch.cat([one for _, one in numbered])
 
 
 def number_packed(
-    samples: Sequence[Sample],
+    samples: Samples,
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
@@ -74,39 +74,47 @@ def number_packed(
         media: of all samples, joined.
         rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
     """
-    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
+    numbered = [*samples.numbered.values()]
     if not numbered:
-        inputs = inputs_of(samples, tokens, media, spec)
+        inputs = samples.inputs(tokens, media, spec)
         together = _together(inputs, samples, spec, rows_in_front)
         if together is not None:
             return together[0][:, None], together[1]
-        numbered = [
-            _one(index, sample, sample.inputs(spec), spec) for index, sample in enumerate(samples)
-        ]
+        numbered = [number_alone(samples[at], spec, who) for at, who in enumerate(samples.names)]
     positions = torch.cat([one for one, _ in numbered], 2)
-    return _moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
+    return moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
 
 
-def check_alone(sample: Sample, spec: MRopeSpec, who: str) -> None:
-    """Check that a sample fits its own media; `who` names it.
+def number_alone(
+    sample: Sample, spec: MRopeSpec, who: str, row: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, 1, T) and deltas (1, 1) of a sample.
+
+    Args:
+        sample: as it was read.
+        spec: the family's rules.
+        who: names the sample.
+        row: its tokens with padding, (1, T) each. None: they are numbered as they are.
 
     Raises:
         TypeError: for a wrong type.
-        ValueError: where it does not fit.
+        ValueError: where it does not fit its own media.
     """
     try:
-        rope_index_of(sample.inputs(spec), spec)
+        return rope_index_of(sample.inputs(spec, row), spec)
     except (TypeError, ValueError) as error:
+        if row is not None:
+            number_alone(sample, spec, who)  # so that tokens are counted without padding
         _raise_named(who, error)
 
 
-def _moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
+def moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
     """Return positions with so many rows before theirs."""
     return torch.cat((positions[:rows_in_front], positions)) if rows_in_front else positions
 
 
 def _together(
-    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rows_in_front: int = 0
+    inputs: Inputs, samples: Samples, spec: MRopeSpec, rows_in_front: int = 0
 ) -> tuple[Tensor, Tensor] | None:
     """Number samples at once; None where one of them is at fault, or might see another's media."""
     rule = spec.own_rule
@@ -114,27 +122,27 @@ def _together(
         if rule is None:
             ready = prepare(inputs, spec, validate=True).inputs
             batch = find_groups(ready, spec)
-            if batch is not None and _have_own_items(batch, samples):
+            if batch is not None and _have_own_items(batch, samples.counts):
                 return number_batch(batch, ready, spec, rows_in_front=rows_in_front)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.
-            isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples, spec, rule)
+            isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples.counts, spec, rule)
         ):
             positions, deltas = rope_index_of(inputs, spec)
-            return _moved_down(positions, rows_in_front), deltas
+            return moved_down(positions, rows_in_front), deltas
     except (TypeError, ValueError):
         pass  # It is found once more where the samples are numbered one by one, and named.
     return None
 
 
-def _have_own_items(batch: Batch, samples: Sequence[Sample]) -> bool:
+def _have_own_items(batch: Batch, counts: Mapping[str, Sequence[int]]) -> bool:
     """Say whether each sample's tokens stand for its own images and videos alone."""
     parts = batch.parts
     image, video = 0, parts.items.num_images
     rows = pairwise(bisect_left(parts.starts, bound) for bound in batch.bounds)
-    for sample, (first, stop) in zip(samples, rows, strict=True):
-        images = range(image, image + sample.counts["image"])
-        videos = range(video, video + sample.counts["video"])
+    of_samples = zip(rows, counts["image"], counts["video"], strict=True)
+    for (first, stop), num_images, num_videos in of_samples:
+        images, videos = range(image, image + num_images), range(video, video + num_videos)
         if not {*images, *videos}.issuperset(parts.item[first:stop]):
             return False
         image, video = images.stop, videos.stop
@@ -142,7 +150,7 @@ def _have_own_items(batch: Batch, samples: Sequence[Sample]) -> bool:
 
 
 def _have_own_tokens(
-    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rule: OmniRule
+    inputs: Inputs, counts: Mapping[str, Sequence[int]], spec: MRopeSpec, rule: OmniRule
 ) -> bool:
     """Say whether each sample has as many tokens as its images, its videos and its audio need."""
     media = read_media(inputs, spec, rule)
@@ -159,19 +167,9 @@ def _have_own_tokens(
             placeholders &= inputs.attention_mask.bool()
         found = pad(placeholders.view(-1).cumsum(0), (1, 0))[bounds].diff().tolist()
         left = iter(sizes)
-        if found != [sum(islice(left, sample.counts[kind])) for sample in samples]:
+        if found != [sum(islice(left, number)) for number in counts[kind]]:
             return False
     return True
-
-
-def _one(index: int, sample: Sample, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Number one sample, or raise what is wrong with it by its number."""
-    who = f"sample {index}"
-    try:
-        return rope_index_of(inputs, spec)
-    except (TypeError, ValueError) as error:
-        check_alone(sample, spec, who)  # so that tokens are counted without padding
-        _raise_named(who, error)
 
 
 def _raise_named(who: str, error: Exception) -> NoReturn:
@@ -182,16 +180,14 @@ def _raise_named(who: str, error: Exception) -> NoReturn:
     raise type(error)(message) from error
 
 
-def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, padding: Padding
-) -> tuple[Tensor, Tensor]:
+def _place_numbered(samples: Samples, spec: MRopeSpec, padding: Padding) -> tuple[Tensor, Tensor]:
     """Return the positions that the samples bring, in padded rows."""
     if spec.mask_rule == "ignore":
         raise ValueError(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "
             f"{spec.convention!r} numbers padding"
         )
-    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
+    numbered = samples.numbered.values()
     positions = padding.join([one for one, _ in numbered], spec.padding_value)
     deltas = torch.cat([one for _, one in numbered])
     if spec.delta_length == "padded":

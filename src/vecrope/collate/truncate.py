@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
-from vecrope.collate.number import check_alone
-from vecrope.collate.read import read_sample
+from vecrope.collate.number import number_alone
+from vecrope.collate.read import read_samples
 from vecrope.collate.samples import Sample
 from vecrope.collate.spans import Span, find_spans
 from vecrope.spec import MRopeSpec
@@ -89,8 +89,8 @@ def truncate(
     checks.check_int("max_length", max_length, 1)
     if side not in get_args(Literal["left", "right"]):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-    read = read_sample(sample, spec, "the sample", keep_extra=True)
-    check_alone(read, spec, "the sample")
+    read = read_samples([sample], spec, keep_extra=True, names=["the sample"])[0]
+    number_alone(read, spec, "the sample")
     length = read.length
     keep, gone = range(length), []
     if length > max_length:

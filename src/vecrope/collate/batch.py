@@ -275,14 +275,13 @@ def _padded(
     before = [width - length - right for length, right in zip(own, behind, strict=True)]
     padding = Padding(before, behind)
     batch: dict[str, Any] = {}
-    ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
-    for name, column in {"attention_mask": {}, **read.tokens}.items():
-        # The mask alone may be of some samples only.
-        rows = [
-            column[index] if index in column else ones[:length] for index, length in enumerate(own)
-        ]
+    masks = read.tokens.get("attention_mask", {})
+    if len(masks) < len(own):  # they may be of some samples only
+        ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
+        masks = {index: masks.get(index, ones[:length]) for index, length in enumerate(own)}
+    for name, column in {**read.tokens, "attention_mask": masks}.items():
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = padding.join(rows, value).view(len(read), width)
+        batch[name] = padding.join([*column.values()], value).view(len(read), width)
     check_masks(read, batch["attention_mask"], packed=False)
     tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()

@@ -66,7 +66,10 @@ def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str])
         )
     if not plain:
         column = {index: _medium(value, name, names[index]) for index, value in column.items()}
-    found = {index: value for index, value in column.items() if number_of(value)}
+        values = column.values()
+    found = column
+    if not all(map(number_of, values)):
+        found = {index: value for index, value in column.items() if number_of(value)}
     if found and name in _OF_SOME_FAMILIES and name not in spec.arguments:
         raise ValueError(f"{names[min(found)]} has {name}: it is not used by {spec.model_type}")
     return found
@@ -116,10 +119,12 @@ def _seconds(value: Any, name: str, who: str) -> Any:
 def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list[int]]:
     """Return how many images, videos and audios each sample has, by their kind."""
     counts = {kind: [0] * num_samples for kind in ("image", "video", "audio")}
-    names = [*fields.GRIDS.items(), *(("audio", name) for name in fields.AUDIO)]
-    for kind, name in names:
+    for kind, name in fields.GRIDS.items():
+        for index, grids in media.get(name, {}).items():
+            counts[kind][index] = grids.shape[0]
+    for name in fields.AUDIO:
         for index, values in media.get(name, {}).items():
-            counts[kind][index] = max(counts[kind][index], values.shape[0])
+            counts["audio"][index] = max(counts["audio"][index], values.shape[0])
     return counts
 
 

@@ -71,7 +71,8 @@ def read_samples(
     tokens = {name: _rows(given[name], name, names) for name in fields.TOKENS if name in given}
     lengths = [*map(Tensor.numel, tokens["input_ids"].values())]
     for name, rows in tokens.items():
-        for index, row in rows.items():
+        found = [*map(Tensor.numel, rows.values())]
+        for index, row in rows.items() if found != lengths else ():
             if row.numel() != lengths[index]:
                 raise ValueError(
                     f"{name} of {names[index]} must have the {lengths[index]} tokens of its "

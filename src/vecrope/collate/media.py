@@ -64,12 +64,10 @@ def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str])
         plain = are_plain(values, (torch.int64,), len(shape)) and all(
             value.shape[-1] == shape[-1] for value in values
         )
-    if not plain:
-        column = {index: _medium(value, name, names[index]) for index, value in column.items()}
-        values = column.values()
     found = column
-    if not all(map(number_of, values)):
-        found = {index: value for index, value in column.items() if number_of(value)}
+    if not (plain and all(map(Tensor.numel, values))):
+        read = ((index, _medium(value, name, names[index])) for index, value in column.items())
+        found = {index: value for index, value in read if number_of(value)}
     if found and name in _OF_SOME_FAMILIES and name not in spec.arguments:
         raise ValueError(f"{names[min(found)]} has {name}: it is not used by {spec.model_type}")
     return found

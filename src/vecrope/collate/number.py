@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import islice, pairwise
-from operator import add
+from itertools import chain, islice, repeat
+from operator import add, sub
 from typing import Any, NoReturn
 
 import torch
@@ -137,16 +137,12 @@ def _together(
 
 def _have_own_items(batch: Batch, counts: Mapping[str, Sequence[int]]) -> bool:
     """Say whether each sample's tokens stand for its own images and videos alone."""
-    parts = batch.parts
-    image, video = 0, parts.items.num_images
-    rows = pairwise(bisect_left(parts.starts, bound) for bound in batch.bounds)
-    of_samples = zip(rows, counts["image"], counts["video"], strict=True)
-    for (first, stop), num_images, num_videos in of_samples:
-        images, videos = range(image, image + num_images), range(video, video + num_videos)
-        if not {*images, *videos}.issuperset(parts.item[first:stop]):
-            return False
-        image, video = images.stop, videos.stop
-    return True
+    parts, samples = batch.parts, range(len(counts["image"]))
+    numbers = chain(counts["image"], counts["video"])
+    sample_of = [*chain.from_iterable(map(repeat, (*samples, *samples), numbers))]
+    firsts = [bisect_left(parts.starts, bound) for bound in batch.bounds]
+    own = chain.from_iterable(map(repeat, samples, map(sub, firsts[1:], firsts)))
+    return [*map(sample_of.__getitem__, parts.item)] == [*own]
 
 
 def _have_own_tokens(

@@ -40,7 +40,7 @@ def read_samples(
         TypeError: for what is no sequence of samples, for an unknown name, and for a wrong type.
         ValueError: for no samples, wrong shapes, and things that only some samples have.
     """
-    if isinstance(samples, str | bytes | Mapping) or not isinstance(samples, Sequence):
+    if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
         raise TypeError(
             f"samples must be a sequence of mappings, one for each prompt, got "
             f"{type(samples).__name__}"

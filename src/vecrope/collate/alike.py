@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from vecrope.collate import fields
-from vecrope.collate.samples import Column, Samples
+from vecrope.collate.samples import Samples
 
-
-def _with_audio(samples: Samples, index: int) -> bool:
-    names = ("feature_attention_mask", "audio_seqlens")
-    return any(index in samples.media.get(name, ()) for name in names)
-
-
-def _with(kind: str) -> Callable[[Samples, int], bool]:
-    crops = fields.CROPS[kind]
-    return lambda samples, index: (
-        samples.counts[kind][index] > 0 or index in samples.media.get(crops, ())
-    )
-
-
-# Which samples must have a name that others have.
-_NEEDED: dict[str, Callable[[Samples, int], bool]] = {
-    **dict.fromkeys(("labels", "mm_token_type_ids", "moe_mm_token_type_ids"), lambda *_: True),
-    **dict.fromkeys(fields.SECONDS, lambda samples, index: samples.counts["video"][index] > 0),
-    **{name: _with(kind) for kind, name in fields.PIXELS.items()},
-    **dict.fromkeys(fields.AUDIO, _with_audio),
-    "position_ids": lambda *_: True,
+# What a sample that has one of these must have too, if others do.
+_NEEDED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("labels", "mm_token_type_ids", "moe_mm_token_type_ids"), ("input_ids",)),
+    **dict.fromkeys(fields.SECONDS, ("video_grid_thw",)),
+    **{fields.PIXELS[kind]: (fields.GRIDS[kind], fields.CROPS[kind]) for kind in fields.PIXELS},
+    **dict.fromkeys(fields.AUDIO, ("feature_attention_mask", "audio_seqlens")),
+    "position_ids": ("input_ids",),
 }
 
 
@@ -37,14 +22,14 @@ def check_alike(samples: Samples) -> None:
     """Check that what all samples must have, or none, is so, and that it can be joined."""
     media = samples.media
     columns = {**samples.tokens, **media, "position_ids": samples.numbered}
-    for name, needed in _NEEDED.items():
-        column = columns.get(name)
-        for index, who in enumerate(samples.names if column else ()):
-            if index not in column and needed(samples, index):
-                raise ValueError(
-                    f"{who} has no {name}, {samples.names[min(column)]} has: all samples must have "
-                    "them, or none"
-                )
+    for name, others in _NEEDED.items():
+        column = columns.get(name, {})
+        needed = {index for other in others for index in columns.get(other, ())}
+        if column and (lacking := needed - column.keys()):
+            raise ValueError(
+                f"{samples.names[min(lacking)]} has no {name}, {samples.names[min(column)]} has: "
+                "all samples must have them, or none"
+            )
     for name in fields.SECONDS:
         _check_types(samples, name)
     by_crops = any(name in media for name in fields.CROPS.values())
@@ -99,7 +84,7 @@ def _check_types(samples: Samples, name: str) -> None:
 
 def _check_shapes(samples: Samples, name: str, fixed: slice) -> None:
     """Check that pixels or features are alike but for the dimension that joins them."""
-    column: Column = samples.media.get(name, {})
+    column = samples.media.get(name, {})
     for index, values in column.items():
         first = min(column)
         who, like = f"{name} of {samples.names[index]}", column[first]

@@ -25,7 +25,7 @@ from vecrope.collate.join import (
     join_extra,
     join_media,
 )
-from vecrope.collate.number import moved_down, number_packed, number_padded
+from vecrope.collate.number import moved_down, number
 from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.read import read_dummy, read_samples
 from vecrope.collate.samples import Sample, Samples
@@ -241,9 +241,9 @@ def _packed(
     }
     flat["cu_seqlens"] = bounds_of(read.lengths)
     in_front = int(text_positions)
-    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=in_front)
+    positions, deltas = number(read, spec, flat, media, rows_in_front=in_front)
     if any(behind) or dummy is not None:
-        parts = [*torch.split(positions, read.lengths, 2)]
+        parts = [*torch.split(positions, own[: len(read)], 2)]
         if dummy is not None and dummy.numbered is not None:
             parts.append(moved_down(dummy.numbered[0], in_front))
         positions = padding.join(parts, spec.padding_value)
@@ -285,7 +285,7 @@ def _padded(
     check_masks(read, batch["attention_mask"], packed=False)
     tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()
-    positions, deltas = number_padded(read, spec, tokens, media, padding)
+    positions, deltas = number(read, spec, tokens, media, padding=padding)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)

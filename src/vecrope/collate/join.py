@@ -33,7 +33,7 @@ class Padding:
         # With empty tensors among them, `cat` would be three times as slow.
         self._sizes = [*filter(None, chain.from_iterable(zip(before, behind, strict=True)))]
 
-    def join(self, rows: Sequence[Tensor], value: int) -> Tensor:
+    def join(self, rows: list[Tensor], value: int) -> Tensor:
         """Return (..., T) rows one behind the other, (..., N), with a value in the room."""
         if not self._sizes:
             return torch.cat(rows, -1)

@@ -6,7 +6,6 @@ alone. Where they are not, each sample is numbered by itself, which names the on
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, repeat
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate.join import Padding
-from vecrope.collate.samples import Sample, Samples
+from vecrope.collate.samples import Sample, Samples, inputs_of
 from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.forms.eager.rope_index import Batch, find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
@@ -29,60 +28,45 @@ from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
 
-def number_padded(
-    samples: Samples,
-    spec: MRopeSpec,
-    tokens: Mapping[str, Tensor],
-    media: Mapping[str, Any],
-    padding: Padding,
-) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
-
-    Args:
-        samples: as they were read.
-        spec: the family's rules.
-        tokens: of the batch, (B, T) each.
-        media: of all samples, joined.
-        padding: of its rows.
-    """
-    if samples.numbered:
-        return _place_numbered(samples, spec, padding)
-    together = _together(samples.inputs(tokens, media, spec), samples, spec)
-    if together is not None:
-        return together
-    numbered = []
-    for index, who in enumerate(samples.names):
-        row = {name: batch[index : index + 1] for name, batch in tokens.items()}
-        numbered.append(number_alone(samples[index], spec, who, row))
-    return torch.cat([one for one, _ in numbered], 1), torch.cat([one for _, one in numbered])
-
-
-def number_packed(
+def number(
     samples: Samples,
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
     *,
+    padding: Padding | None = None,
     rows_in_front: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other.
+    """Return positions (3, B, T) of padded samples, or (3, 1, N) of packed ones, and deltas (B, 1).
 
     Args:
         samples: as they were read.
         spec: the family's rules.
-        tokens: of all samples, (N,) each, and `cu_seqlens`, (B + 1,).
+        tokens: of all samples, (B, T) each; or (N,) each, and `cu_seqlens`, (B + 1,).
         media: of all samples, joined.
+        padding: of padded rows.
         rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
     """
-    numbered = [*samples.numbered.values()]
-    if not numbered:
-        inputs = samples.inputs(tokens, media, spec)
-        together = _together(inputs, samples, spec, rows_in_front)
-        if together is not None:
-            return together[0][:, None], together[1]
-        numbered = [number_alone(samples[at], spec, who) for at, who in enumerate(samples.names)]
-    positions = torch.cat([one for one, _ in numbered], 2)
-    return moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
+    if samples.numbered and padding is not None:
+        return _place_numbered(samples, spec, padding)
+    if samples.numbered:
+        return _joined([*samples.numbered.values()], 2, rows_in_front)
+    together = _together(samples, spec, tokens, media, rows_in_front)
+    if together is not None:
+        positions, deltas = together
+        return (positions[:, None] if padding is None else positions), deltas
+    numbered = []
+    for index, who in enumerate(samples.names):
+        row = {name: batch[index : index + 1] for name, batch in tokens.items()}
+        numbered.append(number_alone(samples[index], spec, who, row if padding else None))
+    return _joined(numbered, 1 if padding else 2, rows_in_front)
+
+
+def _joined(
+    numbered: Sequence[tuple[Tensor, Tensor]], dim: int, rows_in_front: int
+) -> tuple[Tensor, Tensor]:
+    positions, deltas = zip(*numbered, strict=True)
+    return moved_down(torch.cat(positions, dim), rows_in_front), torch.cat(deltas)
 
 
 def number_alone(
@@ -114,9 +98,15 @@ def moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
 
 
 def _together(
-    inputs: Inputs, samples: Samples, spec: MRopeSpec, rows_in_front: int = 0
+    samples: Samples,
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+    rows_in_front: int,
 ) -> tuple[Tensor, Tensor] | None:
     """Number samples at once; None where one of them is at fault, or might see another's media."""
+    sound = [*chain.from_iterable(samples.sound)]
+    inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
     rule = spec.own_rule
     try:
         if rule is None:
@@ -169,15 +159,14 @@ def _have_own_tokens(
 
 
 def _raise_named(who: str, error: Exception) -> NoReturn:
-    """Raise an error about a row of its own, by the name of the sample."""
-    message = re.sub(r"^row 0\b", who, str(error).replace(" in the batch", ""))
-    if not message.startswith(who):
-        message = f"{who}: {message}"
-    raise type(error)(message) from error
+    """Raise an error about a batch of one sample by the name of that."""
+    message = str(error).replace(" in the batch", "")
+    in_row = message.removeprefix("row 0")
+    raise type(error)(f"{who}: {message}" if in_row == message else who + in_row) from error
 
 
 def _place_numbered(samples: Samples, spec: MRopeSpec, padding: Padding) -> tuple[Tensor, Tensor]:
-    """Return the positions that the samples bring, in padded rows."""
+    """Return the positions that the samples bring, in padded rows, and their deltas."""
     if spec.mask_rule == "ignore":
         raise ValueError(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "

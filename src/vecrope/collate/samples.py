@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -70,13 +69,6 @@ class Samples:
             self.numbered.get(index),
             extra,
         )
-
-    def inputs(
-        self, tokens: Mapping[str, Tensor], media: Mapping[str, Any], spec: MRopeSpec
-    ) -> Inputs:
-        """Return the arguments by which all are numbered, from their tokens and media, joined."""
-        sound = [*chain.from_iterable(self.sound)]
-        return inputs_of(tokens, media, self.counts["image"], sound, spec)
 
 
 def inputs_of(

@@ -188,7 +188,7 @@ def collate(
             batch["use_cache"] = False
         if pad_sequences_to_multiple_of is not None:
             batch["cu_seqlens_q_padded"] = bounds_of(lengths)
-            batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
+            batch["cu_seqlens_q"] = bounds_of([*read.lengths, *lengths[len(read) :]])
     else:
         batch = _padded(
             read, dummy, media, spec, pad_token_id, multiple, padding_side, text_positions
@@ -296,11 +296,6 @@ def _padded(
             if name in batch:
                 batch[name][-1, start : start + extra] = dummy.tokens[name]
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
-
-
-def _unpadded_bounds(read: Samples, lengths: Sequence[int]) -> Tensor:
-    """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
-    return bounds_of([*read.lengths, *lengths[len(read) :]])
 
 
 def _have_pictures(read: Samples, spec: MRopeSpec) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate import fields
+from vecrope.collate.media import read_tensor
 from vecrope.collate.samples import Column, Samples
 
 PaddingSide = Literal["left", "right"]
@@ -88,16 +89,14 @@ def _stacked(name: str, values: Sequence[Any], names: Sequence[str]) -> Tensor:
     stacked: list[Tensor] = []
     for who, value in zip(names, values, strict=True):
         try:
-            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"{name} of {who} cannot be stacked, got {type(value).__name__}: extra='list' "
-                "keeps it as it is"
-            ) from error
+            tensor = read_tensor(value, name, who)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}: extra='list' keeps it as it is") from error
         stacked.append(tensor)
-        if tensor.shape != stacked[0].shape:
+        shape, like = (tuple(tensor.shape), tensor.device), stacked[0]
+        if shape != (tuple(like.shape), like.device):
             raise ValueError(
-                f"{name} of {who} must have shape {tuple(stacked[0].shape)} to be stacked, got "
-                f"{tuple(tensor.shape)}: extra='list' keeps it as it is"
+                f"{name} of {who} must have shape {tuple(like.shape)} on {like.device} to be "
+                f"stacked, got {shape[0]} on {shape[1]}: extra='list' keeps it as it is"
             )
     return torch.stack(stacked)

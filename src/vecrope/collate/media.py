@@ -16,15 +16,17 @@ from vecrope.collate.samples import Column, Samples
 from vecrope.families.rules import GlmImage, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
-# What holds integers, with its shape; None is any size.
-_INTEGERS: dict[str, tuple[int | None, ...]] = {
+# What holds integers or seconds, with its shape; None is any size.
+_SHAPES: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
     **dict.fromkeys(fields.CROPS.values(), (None, 2)),
+    **dict.fromkeys(fields.SECONDS, (None,)),
     "images_per_sample": (1,),
     "audio_seqlens": (None,),
     "feature_attention_mask": (None, None),
 }
 _OF_SOME_FAMILIES = frozenset(("audio_seqlens", *fields.CROPS.values(), "images_per_sample"))
+_FLOATING = (torch.float32, torch.float64)
 _METADATA = attrgetter("dtype", "ndim", "layout", "is_cpu", "is_nested")
 
 
@@ -57,13 +59,11 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
 
 def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str]) -> Column:
     """Return grids, seconds, pixels or audio of the samples, without those that hold nothing."""
-    values, shape = column.values(), _INTEGERS.get(name)
-    if shape is None:
-        plain = name in fields.SECONDS and are_plain(values, (torch.float32, torch.float64), 1)
-    else:
-        plain = are_plain(values, (torch.int64,), len(shape)) and all(
-            value.shape[-1] == shape[-1] for value in values
-        )
+    values, shape = column.values(), _SHAPES.get(name)
+    dtypes = _FLOATING if name in fields.SECONDS else (torch.int64,)
+    plain = shape is not None and are_plain(values, dtypes, len(shape))
+    if shape is not None and shape[-1] is not None:
+        plain = plain and all(value.shape[-1] == shape[-1] for value in values)
     found = column
     if not (plain and all(map(Tensor.numel, values))):
         read = ((index, _medium(value, name, names[index])) for index, value in column.items())
@@ -81,8 +81,10 @@ def number_of(values: Tensor | Sequence[float]) -> int:
 def _medium(value: object, name: str, who: str) -> Any:
     """Return a medium that has been checked; one that holds nothing is empty."""
     if name in fields.SECONDS:
-        return _seconds(value, name, who)
-    shape, values = _INTEGERS.get(name), read_tensor(value, name, who)
+        checks.check_seconds_type(f"{name} of {who}", value)
+        if not isinstance(value, Tensor):
+            return value
+    shape, values = _SHAPES.get(name), read_tensor(value, name, who)
     if not values.numel() and name != "images_per_sample":
         return ()
     if shape is None:
@@ -91,7 +93,7 @@ def _medium(value: object, name: str, who: str) -> Any:
         if not values.dim():
             raise ValueError(f"{name} of {who} must have rows, got a single number")
         return values
-    if values.dtype not in checks.INTEGRAL:
+    if values.dtype not in checks.INTEGRAL and name not in fields.SECONDS:
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
     if values.dim() == 3 and len(shape) == 2 and values.shape[0] == 1:
         values = values[0]  # a batch of one
@@ -101,17 +103,7 @@ def _medium(value: object, name: str, who: str) -> Any:
             f"{name} of {who} must have shape ({expected}{',' if len(shape) == 1 else ''}), "
             f"got {tuple(values.shape)}"
         )
-    return values if values.is_cpu else values.cpu()
-
-
-def _seconds(value: Any, name: str, who: str) -> Any:
-    checks.check_seconds_type(f"{name} of {who}", value)
-    if isinstance(value, Tensor):
-        checks.check_has_values(f"{name} of {who}", value)
-        if value.dim() != 1:
-            raise ValueError(f"{name} of {who} must have shape (n,), got {tuple(value.shape)}")
-        value = value.cpu()
-    return value
+    return values.cpu()
 
 
 def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list[int]]:

@@ -27,6 +27,9 @@ from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
+# What messages say of a batch, and what of one sample.
+_WORDS = ((" in the batch", ""), (" in row 0, token", " at token"), (" in row 0", ""))
+
 
 def number(
     samples: Samples,
@@ -160,7 +163,9 @@ def _have_own_tokens(
 
 def _raise_named(who: str, error: Exception) -> NoReturn:
     """Raise an error about a batch of one sample by the name of that."""
-    message = str(error).replace(" in the batch", "")
+    message = str(error)
+    for of_a_batch, of_one in _WORDS:
+        message = message.replace(of_a_batch, of_one)
     in_row = message.removeprefix("row 0")
     raise type(error)(f"{who}: {message}" if in_row == message else who + in_row) from error
 

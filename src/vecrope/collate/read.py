@@ -59,10 +59,10 @@ def read_samples(
             if value is not None or name not in _KNOWN:
                 given[name][index] = value
     extra = {name: column for name, column in given.items() if name not in _KNOWN}
-    for index, sample in enumerate(samples if extra and not keep_extra else ()):
-        if unknown := [name for name, column in extra.items() if index in column]:
-            _raise_unknown(unknown, sample, names[index])
-    for index, who in enumerate(names if len(given["input_ids"]) < len(names) else ()):
+    if extra and not keep_extra:
+        first = min(map(min, extra.values()))
+        _raise_unknown(samples[first], names[first])
+    for index, who in enumerate(names):
         if index not in given["input_ids"]:
             unprocessed = any(index in extra.get(name, ()) for name in fields.UNPROCESSED)
             raise ValueError(
@@ -111,14 +111,22 @@ def read_dummy(picture: Mapping[str, Any], like: Samples, spec: MRopeSpec) -> Sa
     return dummy
 
 
-def _raise_unknown(unknown: Sequence[str], sample: Mapping[str, Any], who: str) -> NoReturn:
-    remedy = (
-        "run the processor first"
-        if "input_ids" not in sample and fields.UNPROCESSED.intersection(map(str, unknown))
-        else "extra='stack', 'list' or 'drop' says what to do with them"
-    )
+def read_token_ids(name: str, given: Sequence[int]) -> list[int]:
+    """Return ids that are given as an argument of this name."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise TypeError(f"{name} must be a sequence of ints, got {given!r}")
+    for token_id in given:
+        checks.check_int(name, token_id, 0)
+    return [*given]
+
+
+def _raise_unknown(sample: Mapping[str, Any], who: str) -> NoReturn:
+    unknown = {str(name) for name in sample if name not in _KNOWN}
+    remedy = "extra='stack', 'list' or 'drop' says what to do with them"
+    if "input_ids" not in sample and fields.UNPROCESSED & unknown:
+        remedy = "run the processor first"
     raise TypeError(
-        f"{who} has {', '.join(sorted(map(str, unknown)))}, which are none of "
+        f"{who} has {', '.join(sorted(unknown))}, which are none of "
         f"{', '.join(fields.NAMES)}: {remedy}"
     )
 

@@ -108,8 +108,9 @@ def collate(
 
         A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
         transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
-        (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
-        from 0, and `use_cache`, False. Padding behind the samples is the last sequence of these,
+        (num_sequences + 1,) int32, which are one tensor, as in transformers' own collator;
+        `max_length_q` and `max_length_k`, ints; `seq_idx`, (1, N) int32 from 0; and `use_cache`,
+        False. Padding behind the samples is the last sequence of these,
         counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
         row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
         padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
@@ -155,13 +156,14 @@ def collate(
     _check_choice("padding_side", padding_side, get_args(PaddingSide))
     if extra is not None:
         _check_choice("extra", extra, get_args(Extra))
-    multiple, own_multiple = (
-        1 if value is None else _checked_multiple(name, value)
-        for name, value in (
-            ("pad_to_multiple_of", pad_to_multiple_of),
-            ("pad_sequences_to_multiple_of", pad_sequences_to_multiple_of),
-        )
-    )
+    multiples = {
+        "pad_to_multiple_of": pad_to_multiple_of,
+        "pad_sequences_to_multiple_of": pad_sequences_to_multiple_of,
+    }
+    for name, value in multiples.items():
+        if value is not None:
+            checks.check_int(name, value, 1, 2**31)
+    multiple, own_multiple = pad_to_multiple_of or 1, pad_sequences_to_multiple_of or 1
     if pad_sequences_to_multiple_of is not None and not packed:
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
@@ -302,12 +304,6 @@ def _have_pictures(read: Samples, spec: MRopeSpec) -> bool:
     if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
         return max(read.counts["image"]) > 1 or "pixel_values" in read.media
     return any(name in read.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
-
-
-def _checked_multiple(name: str, value: object) -> int:
-    checks.check_int(name, value, 1, 2**31)
-    assert isinstance(value, int)
-    return value
 
 
 def _check_choice(name: str, value: object, known: Sequence[str]) -> None:

@@ -26,18 +26,13 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
     "feature_attention_mask": (None, None),
 }
 _OF_SOME_FAMILIES = frozenset(("audio_seqlens", *fields.CROPS.values(), "images_per_sample"))
-_FLOATING = (torch.float32, torch.float64)
 _METADATA = attrgetter("dtype", "ndim", "layout", "is_cpu", "is_nested")
 
 
-def are_plain(values: Collection[object], dtypes: Sequence[torch.dtype], dim: int) -> bool:
-    """Say whether all are dense tensors on a CPU, of no subclass, of these dtypes and dimensions.
-
-    Most are, and need no closer look.
-    """
-    return {*map(type, values)} == {Tensor} and {*map(_METADATA, values)}.issubset(
-        (dtype, dim, torch.strided, True, False) for dtype in dtypes
-    )
+def are_plain(values: Collection[object], dtype: torch.dtype, dim: int) -> bool:
+    """Say whether all are dense tensors on a CPU, of no subclass: most need no closer look."""
+    plain = (dtype, dim, torch.strided, True, False)
+    return {*map(type, values)} == {Tensor} and {*map(_METADATA, values)} == {plain}
 
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
@@ -52,18 +47,16 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
                 f"{name} of {who} must be a tensor, an array or a list of numbers, got "
                 f"{type(value).__name__} that is none of them"
             ) from error
-    if not checks.is_plain(tensor):
-        checks.check_readable(f"{name} of {who}", tensor)
+    checks.check_readable(f"{name} of {who}", tensor)
     return tensor
 
 
 def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str]) -> Column:
     """Return grids, seconds, pixels or audio of the samples, without those that hold nothing."""
-    values, shape = column.values(), _SHAPES.get(name)
-    dtypes = _FLOATING if name in fields.SECONDS else (torch.int64,)
-    plain = shape is not None and are_plain(values, dtypes, len(shape))
-    if shape is not None and shape[-1] is not None:
-        plain = plain and all(value.shape[-1] == shape[-1] for value in values)
+    values, shape = column.values(), _SHAPES.get(name, ())
+    dtype = torch.float32 if name in fields.SECONDS else torch.int64
+    plain = shape != () and are_plain(values, dtype, len(shape))
+    plain = plain and all(shape[-1] in (None, value.shape[-1]) for value in values)
     found = column
     if not (plain and all(map(Tensor.numel, values))):
         read = ((index, _medium(value, name, names[index])) for index, value in column.items())
@@ -109,12 +102,9 @@ def _medium(value: object, name: str, who: str) -> Any:
 def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list[int]]:
     """Return how many images, videos and audios each sample has, by their kind."""
     counts = {kind: [0] * num_samples for kind in ("image", "video", "audio")}
-    for kind, name in fields.GRIDS.items():
-        for index, grids in media.get(name, {}).items():
-            counts[kind][index] = grids.shape[0]
-    for name in fields.AUDIO:
+    for kind, name in (*fields.GRIDS.items(), *(("audio", name) for name in fields.AUDIO)):
         for index, values in media.get(name, {}).items():
-            counts["audio"][index] = max(counts["audio"][index], values.shape[0])
+            counts[kind][index] = max(counts[kind][index], values.shape[0])
     return counts
 
 

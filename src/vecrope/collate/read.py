@@ -134,7 +134,7 @@ def _raise_unknown(sample: Mapping[str, Any], who: str) -> NoReturn:
 def _rows(column: Column, name: str, names: Sequence[str]) -> Column:
     """Return (T,) int64 on the CPU of each sample, which may alias what it holds."""
     rows = column.values()
-    if are_plain(rows, (torch.int64,), 1) and all(map(Tensor.numel, rows)):
+    if are_plain(rows, torch.int64, 1) and all(map(Tensor.numel, rows)):
         return column  # as most are
     return {index: _row(value, name, names[index]) for index, value in column.items()}
 

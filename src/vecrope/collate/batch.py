@@ -114,7 +114,8 @@ def collate(
         counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
         row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
         padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
-        TransformerEngine takes.
+        TransformerEngine takes. TRL's `SFTTrainer` (1.16) logs a packed batch as one token: it
+        takes the second dimension of `position_ids` for the length.
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.

@@ -190,16 +190,6 @@ def check_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must not be quantized, got {value.dtype}")
 
 
-def is_plain(value: Tensor) -> bool:
-    """Say whether a tensor is a dense one on a CPU, of no subclass: most need no closer look."""
-    return (
-        type(value) is Tensor
-        and value.is_cpu
-        and value.layout is torch.strided
-        and not (value.is_nested or value.is_quantized)
-    )
-
-
 def check_readable(name: str, value: object) -> None:
     """Check that an argument is a dense tensor whose values can be read."""
     check_tensor(name, value)

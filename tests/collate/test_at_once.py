@@ -27,7 +27,9 @@ each_layout = pytest.mark.parametrize("packed", [False, True], ids=["padded", "p
 @each_layout
 def test_markers_tell_pictures_and_clips_of_a_batch(packed, monkeypatch):
     alone = [collate([sample], GLM, pad_token_id=0)["position_ids"] for sample in GLM_SAMPLES]
-    monkeypatch.setattr(sys.modules["vecrope.collate.number"], "_one", None)  # not one by one
+    monkeypatch.setattr(
+        sys.modules["vecrope.collate.number"], "number_alone", None
+    )  # not one by one
     batch = collate(GLM_SAMPLES, GLM, pad_token_id=0, packed=packed)
     start = 0
     for row, one in enumerate(alone):

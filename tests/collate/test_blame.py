@@ -159,5 +159,7 @@ def test_extra_names():
     assert (listed["length"], listed["messages"]) == ([4, 2], ["hi", None])
     stacked = [{**sample, "messages": [1, 2]} for sample in samples]
     assert collate(stacked, **keep, extra="stack")["messages"].tolist() == [[1, 2], [1, 2]]
-    with pytest.raises(TypeError, match="messages of sample 0 cannot be stacked, got str"):
+    with pytest.raises(
+        TypeError, match=r"messages of sample 0 must .* got str .*extra=.list. keeps"
+    ):
         collate(samples, **keep, extra="stack")

@@ -25,10 +25,10 @@ from vecrope.collate.join import (
     join_extra,
     join_media,
 )
-from vecrope.collate.number import number_packed, number_padded
+from vecrope.collate.number import moved_down, number
 from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.read import read_dummy, read_samples
-from vecrope.collate.samples import Sample
+from vecrope.collate.samples import Sample, Samples
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
 from vecrope.sequences import text_positions_of
@@ -108,12 +108,14 @@ def collate(
 
         A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
         transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
-        (num_sequences + 1,) int32, `max_length_q` and `max_length_k`, ints, `seq_idx`, (1, N) int32
-        from 0, and `use_cache`, False. Padding behind the samples is the last sequence of these,
+        (num_sequences + 1,) int32, which are one tensor, as in transformers' own collator;
+        `max_length_q` and `max_length_k`, ints; `seq_idx`, (1, N) int32 from 0; and `use_cache`,
+        False. Padding behind the samples is the last sequence of these,
         counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
         row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
         padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
-        TransformerEngine takes.
+        TransformerEngine takes. TRL's `SFTTrainer` (1.16) logs a packed batch as one token: it
+        takes the second dimension of `position_ids` for the length.
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.
@@ -155,21 +157,22 @@ def collate(
     _check_choice("padding_side", padding_side, get_args(PaddingSide))
     if extra is not None:
         _check_choice("extra", extra, get_args(Extra))
-    multiple, own_multiple = (
-        1 if value is None else _checked_multiple(name, value)
-        for name, value in (
-            ("pad_to_multiple_of", pad_to_multiple_of),
-            ("pad_sequences_to_multiple_of", pad_sequences_to_multiple_of),
-        )
-    )
+    multiples = {
+        "pad_to_multiple_of": pad_to_multiple_of,
+        "pad_sequences_to_multiple_of": pad_sequences_to_multiple_of,
+    }
+    for name, value in multiples.items():
+        if value is not None:
+            checks.check_int(name, value, 1, 2**31)
+    multiple, own_multiple = pad_to_multiple_of or 1, pad_sequences_to_multiple_of or 1
     if pad_sequences_to_multiple_of is not None and not packed:
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
-    media = join_media(read)
+    media = join_media(read.media)
     dummy = None
-    if dummy_image is not None and not any(_has_pictures(sample, spec) for sample in read):
-        dummy = read_dummy(dummy_image, read[0], spec)
+    if dummy_image is not None and not _have_pictures(read, spec):
+        dummy = read_dummy(dummy_image, read, spec)
     if packed:
         warn_of_obstacles(spec.model_type)
         if text_positions is None:
@@ -188,24 +191,27 @@ def collate(
             batch["use_cache"] = False
         if pad_sequences_to_multiple_of is not None:
             batch["cu_seqlens_q_padded"] = bounds_of(lengths)
-            batch["cu_seqlens_q"] = _unpadded_bounds(read, lengths)
+            batch["cu_seqlens_q"] = bounds_of([*read.lengths, *lengths[len(read) :]])
     else:
         batch = _padded(
             read, dummy, media, spec, pad_token_id, multiple, padding_side, text_positions
         )
     if batch_first:
         batch["position_ids"] = batch["position_ids"].transpose(0, 1)
-    shown = read if dummy is None else [*read, dummy]
-    batch.update(media if dummy is None else join_media(shown))
+    counts = read.counts["image"]
+    if dummy is not None:
+        for name, value in dummy.media.items():
+            read.media.setdefault(name, {})[len(read)] = value
+        media, counts = join_media(read.media), [*counts, dummy.counts["image"]]
+    batch.update(media)
     if "images_per_sample" in spec.arguments:
-        counts = [sample.counts["image"] for sample in shown]
         batch["images_per_sample"] = torch.tensor(counts, device="cpu")
     batch.update(join_extra(read, extra or "drop"))
     return batch
 
 
 def _packed(
-    read: Sequence[Sample],
+    read: Samples,
     dummy: Sample | None,
     media: Mapping[str, Any],
     spec: MRopeSpec,
@@ -215,37 +221,34 @@ def _packed(
     text_positions: bool,
 ) -> dict[str, Any]:
     """Return tokens and positions of one row, and the `lengths` of its sequences."""
-    masks = [one.tokens["attention_mask"] for one in read if "attention_mask" in one.tokens]
-    if masks:
-        check_masks(read, torch.cat(masks), packed=True)
-    shown = read if dummy is None else [*read, dummy]
-    own = [sample.length for sample in shown]
+    if masks := read.tokens.get("attention_mask"):
+        check_masks(read, torch.cat([*masks.values()]), packed=True)
+    own = [*read.lengths] if dummy is None else [*read.lengths, dummy.length]
     lengths = [length + -length % own_multiple for length in own]
     room = -sum(lengths) % multiple
     behind = [*map(sub, lengths, own)]
     behind[-1] += room
     padding = Padding([0] * len(own), behind)
     joined: dict[str, Tensor] = {}
-    for name in read[0].tokens:
+    for name, column in read.tokens.items():
         if name != "attention_mask":
-            rows = [sample.tokens[name] for sample in shown]
+            rows = [*column.values()] if dummy is None else [*column.values(), dummy.tokens[name]]
             joined[name] = padding.join(rows, fields.TOKEN_PADDING.get(name, pad_token_id))
-    num_tokens = sum(own[: len(read)])
+    num_tokens = sum(read.lengths)
     flat: dict[str, Tensor] = {
         name: joined[name][:num_tokens]
         if own_multiple == 1
-        else torch.cat([sample.tokens[name] for sample in read])
+        else torch.cat([*read.tokens[name].values()])
         for name in fields.NUMBERING
         if name in joined
     }
-    flat["cu_seqlens"] = bounds_of(own[: len(read)])
+    flat["cu_seqlens"] = bounds_of(read.lengths)
     in_front = int(text_positions)
-    positions, deltas = number_packed(read, spec, flat, media, rows_in_front=in_front)
+    positions, deltas = number(read, spec, flat, media, rows_in_front=in_front)
     if any(behind) or dummy is not None:
-        parts = list(torch.split(positions, own[: len(read)], 2))
-        if dummy is not None:
-            alone = _alone(dummy), dummy.media
-            parts.append(number_packed([dummy], spec, *alone, rows_in_front=in_front)[0])
+        parts = [*torch.split(positions, own[: len(read)], 2)]
+        if dummy is not None and dummy.numbered is not None:
+            parts.append(moved_down(dummy.numbered[0], in_front))
         positions = padding.join(parts, spec.padding_value)
     if room:
         lengths.append(room)
@@ -258,7 +261,7 @@ def _packed(
 
 
 def _padded(
-    read: Sequence[Sample],
+    read: Samples,
     dummy: Sample | None,
     media: Mapping[str, Any],
     spec: MRopeSpec,
@@ -268,26 +271,24 @@ def _padded(
     text_positions: bool | None,
 ) -> dict[str, Any]:
     """Return tokens and positions of padded rows; a dummy stands in the padding of the last."""
-    own, extra = [sample.length for sample in read], 0 if dummy is None else dummy.length
+    own, extra = read.lengths, 0 if dummy is None else dummy.length
     width = max(own) + extra if side == "left" else max(*own, own[-1] + extra)
     width += -width % multiple
     behind = [extra if side == "left" else width - length for length in own]
     before = [width - length - right for length, right in zip(own, behind, strict=True)]
     padding = Padding(before, behind)
     batch: dict[str, Any] = {}
-    ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
-    for name in dict.fromkeys((*read[0].tokens, "attention_mask")):
-        # The mask alone may be of some samples only.
-        rows = [
-            sample.tokens[name] if name in sample.tokens else ones[: sample.length]
-            for sample in read
-        ]
+    masks = read.tokens.get("attention_mask", {})
+    if len(masks) < len(own):  # they may be of some samples only
+        ones = torch.ones(max(own), dtype=torch.int64, device="cpu")
+        masks = {index: masks.get(index, ones[:length]) for index, length in enumerate(own)}
+    for name, column in {**read.tokens, "attention_mask": masks}.items():
         value = fields.TOKEN_PADDING.get(name, pad_token_id)
-        batch[name] = padding.join(rows, value).view(len(read), width)
+        batch[name] = padding.join([*column.values()], value).view(len(read), width)
     check_masks(read, batch["attention_mask"], packed=False)
     tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()
-    positions, deltas = number_padded(read, spec, tokens, media, padding)
+    positions, deltas = number(read, spec, tokens, media, padding=padding)
     if text_positions:
         inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
         text = text_positions_of(inputs, spec).to(positions.dtype)
@@ -300,28 +301,10 @@ def _padded(
     return {**batch, "position_ids": positions, "rope_deltas": deltas}
 
 
-def _alone(sample: Sample) -> dict[str, Tensor]:
-    """Return the tokens by which a sample is numbered, as a packed batch of its own."""
-    tokens = {name: sample.tokens[name] for name in fields.NUMBERING if name in sample.tokens}
-    return {**tokens, "cu_seqlens": bounds_of([sample.length])}
-
-
-def _unpadded_bounds(read: Sequence[Sample], lengths: Sequence[int]) -> Tensor:
-    """Return (num_sequences + 1,) int32 bounds of tokens alone, padded sequences aside."""
-    own = [sample.length for sample in read]
-    return bounds_of([*own, *lengths[len(own) :]])
-
-
-def _has_pictures(sample: Sample, spec: MRopeSpec) -> bool:
+def _have_pictures(read: Samples, spec: MRopeSpec) -> bool:
     if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
-        return sample.counts["image"] > 1 or "pixel_values" in sample.media
-    return any(name in sample.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
-
-
-def _checked_multiple(name: str, value: object) -> int:
-    checks.check_int(name, value, 1, 2**31)
-    assert isinstance(value, int)
-    return value
+        return max(read.counts["image"]) > 1 or "pixel_values" in read.media
+    return any(name in read.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
 
 
 def _check_choice(name: str, value: object, known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from vecrope import checks
 from vecrope.collate.fields import IGNORED_LABEL
+from vecrope.collate.read import read_token_ids
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
@@ -59,11 +60,12 @@ def dummy_image(
             f"dummy_image does not take {spec.model_type}: transformers has no model of its rule"
         )
     shape = tuple(pixel_features) if isinstance(pixel_features, Sequence) else (pixel_features,)
-    for size in shape:
+    for size in shape or (None,):
         checks.check_int("pixel_features", size, 1)
     # A line ends with a token of its own in hunyuan_vl, and the picture has one at both ends.
     number = 4 if isinstance(rule, Hunyuan) else 1
-    start, end = [*start_token_ids], [*end_token_ids]
+    start = read_token_ids("start_token_ids", start_token_ids)
+    end = read_token_ids("end_token_ids", end_token_ids)
     side = spec.spatial_merge_size
     picture = {
         "image_grid_thw": torch.tensor(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate import fields
-from vecrope.collate.samples import Sample
+from vecrope.collate.media import read_tensor
+from vecrope.collate.samples import Column, Samples
 
 PaddingSide = Literal["left", "right"]
 Extra = Literal["stack", "list", "drop"]
@@ -30,11 +31,16 @@ class Padding:
     def __init__(self, before: Sequence[int], behind: Sequence[int]) -> None:
         self.before, self.behind = before, behind
         self._filled: dict[int, Sequence[Tensor]] = {}
+        # With empty tensors among them, `cat` would be three times as slow.
+        self._sizes = [*filter(None, chain.from_iterable(zip(before, behind, strict=True)))]
 
-    def join(self, rows: Sequence[Tensor], value: int) -> Tensor:
+    def join(self, rows: list[Tensor], value: int) -> Tensor:
         """Return (..., T) rows one behind the other, (..., N), with a value in the room."""
+        if not self._sizes:
+            return torch.cat(rows, -1)
         if value not in self._filled:
-            self._filled[value] = self._pieces(value)
+            filled = torch.full((sum(self._sizes),), value, device="cpu")
+            self._filled[value] = filled.split_with_sizes(self._sizes)
         pieces = self._filled[value]
         if rows[0].dim() > 1:
             pieces = [piece.to(rows[0]).expand(*rows[0].shape[:-1], -1) for piece in pieces]
@@ -47,22 +53,13 @@ class Padding:
                 joined.append(next(padding))
         return torch.cat(joined, -1)
 
-    def _pieces(self, value: int) -> Sequence[Tensor]:
-        """Return (size,) int64 of each room that there is, in order."""
-        # With empty tensors among them, `cat` would be three times as slow.
-        sizes = [*filter(None, chain.from_iterable(zip(self.before, self.behind, strict=True)))]
-        return torch.full((sum(sizes),), value, device="cpu").split_with_sizes(sizes)
 
-
-def join_media(samples: Sequence[Sample]) -> dict[str, Any]:
+def join_media(columns: Mapping[str, Column]) -> dict[str, Any]:
     """Return grids, seconds, pixels and audio of all samples, in their order."""
-    columns: dict[str, list[Any]] = {}
-    for sample in samples:
-        for name, value in sample.media.items():
-            columns.setdefault(name, []).append(value)
     by_crops = any(name in columns for name in fields.CROPS.values())
     joined: dict[str, Any] = {}
-    for name, values in columns.items():
+    for name, column in columns.items():
+        values = [*column.values()]
         if name in fields.SECONDS and not isinstance(values[0], Tensor):
             joined[name] = [*chain.from_iterable(values)]
         elif name in ("input_features", "feature_attention_mask"):
@@ -79,30 +76,27 @@ def _join_audio(values: Sequence[Tensor]) -> Tensor:
     return torch.cat([pad(value, (0, frames - value.shape[-1])) for value in values])
 
 
-def join_extra(samples: Sequence[Sample], how: Extra) -> dict[str, Any]:
+def join_extra(samples: Samples, how: Extra) -> dict[str, Any]:
     """Return what the samples hold besides, stacked or as lists, None where a sample has none."""
-    names = dict.fromkeys(name for sample in samples for name in sample.extra)
     joined: dict[str, Any] = {}
-    for name in names if how != "drop" else ():
-        values = [sample.extra.get(name) for sample in samples]
-        joined[name] = values if how == "list" else _stacked(name, values)
+    for name, column in samples.extra.items() if how != "drop" else ():
+        values = [column.get(index) for index in range(len(samples))]
+        joined[name] = values if how == "list" else _stacked(name, values, samples.names)
     return joined
 
 
-def _stacked(name: str, values: Sequence[Any]) -> Tensor:
+def _stacked(name: str, values: Sequence[Any], names: Sequence[str]) -> Tensor:
     stacked: list[Tensor] = []
-    for index, value in enumerate(values):
+    for who, value in zip(names, values, strict=True):
         try:
-            tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"{name} of sample {index} cannot be stacked, got {type(value).__name__}: "
-                "extra='list' keeps it as it is"
-            ) from error
+            tensor = read_tensor(value, name, who)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{error}: extra='list' keeps it as it is") from error
         stacked.append(tensor)
-        if tensor.shape != stacked[0].shape:
+        shape, like = (tuple(tensor.shape), tensor.device), stacked[0]
+        if shape != (tuple(like.shape), like.device):
             raise ValueError(
-                f"{name} of sample {index} must have shape {tuple(stacked[0].shape)} to be "
-                f"stacked, got {tuple(tensor.shape)}: extra='list' keeps it as it is"
+                f"{name} of {who} must have shape {tuple(like.shape)} on {like.device} to be "
+                f"stacked, got {shape[0]} on {shape[1]}: extra='list' keeps it as it is"
             )
     return torch.stack(stacked)

@@ -1,9 +1,10 @@
-"""The media of one sample, read by themselves: shapes, types, and how many there are of each."""
+"""The media of samples, each read by itself: shapes, types, and how many there are of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -11,20 +12,27 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
+from vecrope.collate.samples import Column, Samples
 from vecrope.families.rules import GlmImage, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
-# What holds integers, with its shape; None is any size.
-_INTEGERS: dict[str, tuple[int | None, ...]] = {
+# What holds integers or seconds, with its shape; None is any size.
+_SHAPES: dict[str, tuple[int | None, ...]] = {
     **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
     **dict.fromkeys(fields.CROPS.values(), (None, 2)),
+    **dict.fromkeys(fields.SECONDS, (None,)),
     "images_per_sample": (1,),
     "audio_seqlens": (None,),
     "feature_attention_mask": (None, None),
 }
 _OF_SOME_FAMILIES = frozenset(("audio_seqlens", *fields.CROPS.values(), "images_per_sample"))
-# What must be as many as something else.
-_COUNTED = frozenset((*fields.SECONDS, *fields.PIXELS.values(), *fields.AUDIO, "images_per_sample"))
+_METADATA = attrgetter("dtype", "ndim", "layout", "is_cpu", "is_nested")
+
+
+def are_plain(values: Collection[object], dtype: torch.dtype, dim: int) -> bool:
+    """Say whether all are dense tensors on a CPU, of no subclass: most need no closer look."""
+    plain = (dtype, dim, torch.strided, True, False)
+    return {*map(type, values)} == {Tensor} and {*map(_METADATA, values)} == {plain}
 
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
@@ -39,28 +47,46 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
                 f"{name} of {who} must be a tensor, an array or a list of numbers, got "
                 f"{type(value).__name__} that is none of them"
             ) from error
-    if not checks.is_plain(tensor):
-        checks.check_readable(f"{name} of {who}", tensor)
+    checks.check_readable(f"{name} of {who}", tensor)
     return tensor
 
 
-def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
-    """Return grids, seconds, pixels or audio, or None for what holds nothing."""
-    shape = _INTEGERS.get(name)
-    if shape is None and name in fields.SECONDS:
-        return _seconds(value, name, who)
-    values = read_tensor(value, name, who)
+def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str]) -> Column:
+    """Return grids, seconds, pixels or audio of the samples, without those that hold nothing."""
+    values, shape = column.values(), _SHAPES.get(name, ())
+    dtype = torch.float32 if name in fields.SECONDS else torch.int64
+    plain = shape != () and are_plain(values, dtype, len(shape))
+    plain = plain and all(shape[-1] in (None, value.shape[-1]) for value in values)
+    found = column
+    if not (plain and all(map(Tensor.numel, values))):
+        read = ((index, _medium(value, name, names[index])) for index, value in column.items())
+        found = {index: value for index, value in read if number_of(value)}
+    if found and name in _OF_SOME_FAMILIES and name not in spec.arguments:
+        raise ValueError(f"{names[min(found)]} has {name}: it is not used by {spec.model_type}")
+    return found
+
+
+def number_of(values: Tensor | Sequence[float]) -> int:
+    """Return how many rows, or seconds, there are."""
+    return values.shape[0] if isinstance(values, Tensor) else len(values)
+
+
+def _medium(value: object, name: str, who: str) -> Any:
+    """Return a medium that has been checked; one that holds nothing is empty."""
+    if name in fields.SECONDS:
+        checks.check_seconds_type(f"{name} of {who}", value)
+        if not isinstance(value, Tensor):
+            return value
+    shape, values = _SHAPES.get(name), read_tensor(value, name, who)
     if not values.numel() and name != "images_per_sample":
-        return None
-    if name in _OF_SOME_FAMILIES and name not in spec.arguments:
-        raise ValueError(f"{who} has {name}: it is not used by {spec.model_type}")
+        return ()
     if shape is None:
         if not values.is_floating_point():
             raise TypeError(f"{name} of {who} must be floating-point numbers, got {values.dtype}")
         if not values.dim():
             raise ValueError(f"{name} of {who} must have rows, got a single number")
         return values
-    if values.dtype not in checks.INTEGRAL:
+    if values.dtype not in checks.INTEGRAL and name not in fields.SECONDS:
         raise TypeError(f"{name} of {who} must be integers, got {values.dtype}")
     if values.dim() == 3 and len(shape) == 2 and values.shape[0] == 1:
         values = values[0]  # a batch of one
@@ -70,56 +96,45 @@ def read_medium(value: object, name: str, spec: MRopeSpec, who: str) -> Any:
             f"{name} of {who} must have shape ({expected}{',' if len(shape) == 1 else ''}), "
             f"got {tuple(values.shape)}"
         )
-    return values if values.is_cpu else values.cpu()
+    return values.cpu()
 
 
-def _seconds(value: Any, name: str, who: str) -> Any:
-    checks.check_seconds_type(f"{name} of {who}", value)
-    if isinstance(value, Tensor):
-        checks.check_readable(f"{name} of {who}", value)
-        if value.dim() != 1:
-            raise ValueError(f"{name} of {who} must have shape (n,), got {tuple(value.shape)}")
-        value = value.cpu()
-    return value if len(value) else None
+def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list[int]]:
+    """Return how many images, videos and audios each sample has, by their kind."""
+    counts = {kind: [0] * num_samples for kind in ("image", "video", "audio")}
+    for kind, name in (*fields.GRIDS.items(), *(("audio", name) for name in fields.AUDIO)):
+        for index, values in media.get(name, {}).items():
+            counts[kind][index] = max(counts[kind][index], values.shape[0])
+    return counts
 
 
-def count_media(media: Mapping[str, Any]) -> dict[str, int]:
-    """Return how many images, videos and audios there are, by their kind."""
-    images, videos = media.get("image_grid_thw"), media.get("video_grid_thw")
-    audios = [media[name].shape[0] for name in fields.AUDIO if name in media]
-    return {
-        "image": 0 if images is None else images.shape[0],
-        "video": 0 if videos is None else videos.shape[0],
-        "audio": max(audios) if audios else 0,
-    }
-
-
-def check_media(
-    media: Mapping[str, Any], counts: Mapping[str, int], spec: MRopeSpec, who: str
-) -> None:
-    """Check that seconds, pixels and audio are as many as the sample's own grids ask for."""
-    given = _COUNTED.intersection(media)
-    if not given:
-        return
+def check_media(samples: Samples, spec: MRopeSpec) -> None:
+    """Check that seconds, pixels and audio are as many as each sample's own grids ask for."""
+    media, counts, names = samples.media, samples.counts, samples.names
     for kind, name in fields.PIXELS.items():
-        if name in given:
-            _check_pixels(media, kind, spec, who)
-    if counts["audio"]:
-        _check_audio(media, who)
-    if "images_per_sample" in given and int(media["images_per_sample"]) != counts["image"]:
-        raise ValueError(
-            f"images_per_sample of {who} must be the {counts['image']} rows of its "
-            f"image_grid_thw, got {int(media['images_per_sample'])}"
-        )
-    seconds = [name for name in fields.SECONDS if name in given]
-    if len(seconds) > 1:
-        raise ValueError(f"{who} has {' and '.join(seconds)}, which are the same: give one of them")
-    for name in seconds:
-        if len(media[name]) != counts["video"]:
+        for index in media.get(name, ()):
+            _check_pixels(samples[index].media, kind, spec, names[index])
+    for index in {index for name in fields.AUDIO for index in media.get(name, ())}:
+        _check_audio(samples[index].media, names[index])
+    for index, number in media.get("images_per_sample", {}).items():
+        if int(number) != counts["image"][index]:
             raise ValueError(
-                f"{name} of {who} must be one for each of its {counts['video']} videos, got "
-                f"{len(media[name])}"
+                f"images_per_sample of {names[index]} must be the {counts['image'][index]} rows of "
+                f"its image_grid_thw, got {int(number)}"
             )
+    first: dict[int, str] = {}
+    for name in fields.SECONDS:
+        for index, seconds in media.get(name, {}).items():
+            if first.setdefault(index, name) != name:
+                raise ValueError(
+                    f"{names[index]} has {first[index]} and {name}, which are the same: give one "
+                    "of them"
+                )
+            if number_of(seconds) != counts["video"][index]:
+                raise ValueError(
+                    f"{name} of {names[index]} must be one for each of its "
+                    f"{counts['video'][index]} videos, got {number_of(seconds)}"
+                )
 
 
 def _check_pixels(media: Mapping[str, Any], kind: str, spec: MRopeSpec, who: str) -> None:

@@ -6,11 +6,10 @@ alone. Where they are not, each sample is numbered by itself, which names the on
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from itertools import islice, pairwise
-from operator import add
+from itertools import chain, islice, repeat
+from operator import add, sub
 from typing import Any, NoReturn
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate.join import Padding
-from vecrope.collate.samples import Sample, inputs_of
+from vecrope.collate.samples import Sample, Samples, inputs_of
 from vecrope.families.rules import GlmImage, OmniRule
 from vecrope.forms.eager.rope_index import Batch, find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
@@ -28,121 +27,119 @@ from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
 
-
-def number_padded(
-    samples: Sequence[Sample],
-    spec: MRopeSpec,
-    tokens: Mapping[str, Tensor],
-    media: Mapping[str, Any],
-    padding: Padding,
-) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T) and deltas (B, 1) of padded rows, as the upstream numbers them.
-
-    Args:
-        samples: as they were read.
-        spec: the family's rules.
-        tokens: of the batch, (B, T) each.
-        media: of all samples, joined.
-        padding: of its rows.
-    """
-    if samples[0].numbered is not None:
-        return _place_numbered(samples, spec, padding)
-    together = _together(inputs_of(samples, tokens, media, spec), samples, spec)
-    if together is not None:
-        return together
-    numbered = []
-    for index, sample in enumerate(samples):
-        row = {name: batch[index : index + 1] for name, batch in tokens.items()}
-        numbered.append(_one(index, sample, inputs_of([sample], row, sample.media, spec), spec))
-    return torch.cat([one for one, _ in numbered], 1), torch.cat([one for _, one in numbered])
+# What messages say of a batch, and what of one sample.
+_WORDS = ((" in the batch", ""), (" in row 0, token", " at token"), (" in row 0", ""))
 
 
-def number_packed(
-    samples: Sequence[Sample],
+def number(
+    samples: Samples,
     spec: MRopeSpec,
     tokens: Mapping[str, Tensor],
     media: Mapping[str, Any],
     *,
+    padding: Padding | None = None,
     rows_in_front: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, 1, N) and deltas (B, 1) of samples one behind the other.
+    """Return positions (3, B, T) of padded samples, or (3, 1, N) of packed ones, and deltas (B, 1).
 
     Args:
         samples: as they were read.
         spec: the family's rules.
-        tokens: of all samples, (N,) each, and `cu_seqlens`, (B + 1,).
+        tokens: of all samples, (B, T) each; or (N,) each, and `cu_seqlens`, (B + 1,).
         media: of all samples, joined.
+        padding: of padded rows.
         rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
     """
-    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
-    if not numbered:
-        inputs = inputs_of(samples, tokens, media, spec)
-        together = _together(inputs, samples, spec, rows_in_front)
-        if together is not None:
-            return together[0][:, None], together[1]
-        numbered = [
-            _one(index, sample, sample.inputs(spec), spec) for index, sample in enumerate(samples)
-        ]
-    positions = torch.cat([one for one, _ in numbered], 2)
-    return _moved_down(positions, rows_in_front), torch.cat([one for _, one in numbered])
+    if samples.numbered and padding is not None:
+        return _place_numbered(samples, spec, padding)
+    if samples.numbered:
+        return _joined([*samples.numbered.values()], 2, rows_in_front)
+    together = _together(samples, spec, tokens, media, rows_in_front)
+    if together is not None:
+        positions, deltas = together
+        return (positions[:, None] if padding is None else positions), deltas
+    numbered = []
+    for index, who in enumerate(samples.names):
+        row = {name: batch[index : index + 1] for name, batch in tokens.items()}
+        numbered.append(number_alone(samples[index], spec, who, row if padding else None))
+    return _joined(numbered, 1 if padding else 2, rows_in_front)
 
 
-def check_alone(sample: Sample, spec: MRopeSpec, who: str) -> None:
-    """Check that a sample fits its own media; `who` names it.
+def _joined(
+    numbered: Sequence[tuple[Tensor, Tensor]], dim: int, rows_in_front: int
+) -> tuple[Tensor, Tensor]:
+    positions, deltas = zip(*numbered, strict=True)
+    return moved_down(torch.cat(positions, dim), rows_in_front), torch.cat(deltas)
+
+
+def number_alone(
+    sample: Sample, spec: MRopeSpec, who: str, row: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, 1, T) and deltas (1, 1) of a sample.
+
+    Args:
+        sample: as it was read.
+        spec: the family's rules.
+        who: names the sample.
+        row: its tokens with padding, (1, T) each. None: they are numbered as they are.
 
     Raises:
         TypeError: for a wrong type.
-        ValueError: where it does not fit.
+        ValueError: where it does not fit its own media.
     """
     try:
-        rope_index_of(sample.inputs(spec), spec)
+        return rope_index_of(sample.inputs(spec, row), spec)
     except (TypeError, ValueError) as error:
+        if row is not None:
+            number_alone(sample, spec, who)  # so that tokens are counted without padding
         _raise_named(who, error)
 
 
-def _moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
+def moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
     """Return positions with so many rows before theirs."""
     return torch.cat((positions[:rows_in_front], positions)) if rows_in_front else positions
 
 
 def _together(
-    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rows_in_front: int = 0
+    samples: Samples,
+    spec: MRopeSpec,
+    tokens: Mapping[str, Tensor],
+    media: Mapping[str, Any],
+    rows_in_front: int,
 ) -> tuple[Tensor, Tensor] | None:
     """Number samples at once; None where one of them is at fault, or might see another's media."""
+    sound = [*chain.from_iterable(samples.sound)]
+    inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
     rule = spec.own_rule
     try:
         if rule is None:
             ready = prepare(inputs, spec, validate=True).inputs
             batch = find_groups(ready, spec)
-            if batch is not None and _have_own_items(batch, samples):
+            if batch is not None and _have_own_items(batch, samples.counts):
                 return number_batch(batch, ready, spec, rows_in_front=rows_in_front)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.
-            isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples, spec, rule)
+            isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples.counts, spec, rule)
         ):
             positions, deltas = rope_index_of(inputs, spec)
-            return _moved_down(positions, rows_in_front), deltas
+            return moved_down(positions, rows_in_front), deltas
     except (TypeError, ValueError):
         pass  # It is found once more where the samples are numbered one by one, and named.
     return None
 
 
-def _have_own_items(batch: Batch, samples: Sequence[Sample]) -> bool:
+def _have_own_items(batch: Batch, counts: Mapping[str, Sequence[int]]) -> bool:
     """Say whether each sample's tokens stand for its own images and videos alone."""
-    parts = batch.parts
-    image, video = 0, parts.items.num_images
-    rows = pairwise(bisect_left(parts.starts, bound) for bound in batch.bounds)
-    for sample, (first, stop) in zip(samples, rows, strict=True):
-        images = range(image, image + sample.counts["image"])
-        videos = range(video, video + sample.counts["video"])
-        if not {*images, *videos}.issuperset(parts.item[first:stop]):
-            return False
-        image, video = images.stop, videos.stop
-    return True
+    parts, samples = batch.parts, range(len(counts["image"]))
+    numbers = chain(counts["image"], counts["video"])
+    sample_of = [*chain.from_iterable(map(repeat, (*samples, *samples), numbers))]
+    firsts = [bisect_left(parts.starts, bound) for bound in batch.bounds]
+    own = chain.from_iterable(map(repeat, samples, map(sub, firsts[1:], firsts)))
+    return [*map(sample_of.__getitem__, parts.item)] == [*own]
 
 
 def _have_own_tokens(
-    inputs: Inputs, samples: Sequence[Sample], spec: MRopeSpec, rule: OmniRule
+    inputs: Inputs, counts: Mapping[str, Sequence[int]], spec: MRopeSpec, rule: OmniRule
 ) -> bool:
     """Say whether each sample has as many tokens as its images, its videos and its audio need."""
     media = read_media(inputs, spec, rule)
@@ -159,39 +156,28 @@ def _have_own_tokens(
             placeholders &= inputs.attention_mask.bool()
         found = pad(placeholders.view(-1).cumsum(0), (1, 0))[bounds].diff().tolist()
         left = iter(sizes)
-        if found != [sum(islice(left, sample.counts[kind])) for sample in samples]:
+        if found != [sum(islice(left, number)) for number in counts[kind]]:
             return False
     return True
 
 
-def _one(index: int, sample: Sample, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Number one sample, or raise what is wrong with it by its number."""
-    who = f"sample {index}"
-    try:
-        return rope_index_of(inputs, spec)
-    except (TypeError, ValueError) as error:
-        check_alone(sample, spec, who)  # so that tokens are counted without padding
-        _raise_named(who, error)
-
-
 def _raise_named(who: str, error: Exception) -> NoReturn:
-    """Raise an error about a row of its own, by the name of the sample."""
-    message = re.sub(r"^row 0\b", who, str(error).replace(" in the batch", ""))
-    if not message.startswith(who):
-        message = f"{who}: {message}"
-    raise type(error)(message) from error
+    """Raise an error about a batch of one sample by the name of that."""
+    message = str(error)
+    for of_a_batch, of_one in _WORDS:
+        message = message.replace(of_a_batch, of_one)
+    in_row = message.removeprefix("row 0")
+    raise type(error)(f"{who}: {message}" if in_row == message else who + in_row) from error
 
 
-def _place_numbered(
-    samples: Sequence[Sample], spec: MRopeSpec, padding: Padding
-) -> tuple[Tensor, Tensor]:
-    """Return the positions that the samples bring, in padded rows."""
+def _place_numbered(samples: Samples, spec: MRopeSpec, padding: Padding) -> tuple[Tensor, Tensor]:
+    """Return the positions that the samples bring, in padded rows, and their deltas."""
     if spec.mask_rule == "ignore":
         raise ValueError(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "
             f"{spec.convention!r} numbers padding"
         )
-    numbered = [sample.numbered for sample in samples if sample.numbered is not None]
+    numbered = samples.numbered.values()
     positions = padding.join([one for one, _ in numbered], spec.padding_value)
     deltas = torch.cat([one for _, one in numbered])
     if spec.delta_length == "padded":

@@ -27,10 +27,10 @@ def warn_of_obstacles(model_type: str) -> None:
             f"{model_type} has layers of linear attention, which need {' and '.join(missing)} to "
             "keep packed samples apart, not found here: where the model runs without them, use "
             "packed=False",
-            stacklevel=4,
+            stacklevel=3,
         )
     if model_type in NO_TEXT_ROW:
-        warnings.warn(f"{model_type}: {_FLASH_ALONE}", stacklevel=4)
+        warnings.warn(f"{model_type}: {_FLASH_ALONE}", stacklevel=3)
 
 
 _FLASH_ALONE = (

@@ -1,7 +1,8 @@
-"""Each sample read by itself: its names, the shapes and the types of what it holds."""
+"""Samples read as columns: their names, and the shapes and the types of what they hold."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,114 +12,134 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
-from vecrope.collate.media import check_media, count_media, read_medium, read_tensor
-from vecrope.collate.number import check_alone
-from vecrope.collate.samples import Sample
+from vecrope.collate.media import are_plain, check_media, count_media, read_media, read_tensor
+from vecrope.collate.number import number_alone
+from vecrope.collate.samples import Column, Sample, Samples
 from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
-_TOKENS, _MEDIA = frozenset(fields.TOKENS), frozenset(fields.MEDIA)
 
 
 def read_samples(
-    samples: Sequence[Mapping[str, Any]], spec: MRopeSpec, *, keep_extra: bool
-) -> list[Sample]:
-    """Read each sample, and check that all have the same things of which all or none must.
+    samples: Sequence[Mapping[str, Any]],
+    spec: MRopeSpec,
+    *,
+    keep_extra: bool,
+    names: Sequence[str] | None = None,
+) -> Samples:
+    """Read samples, and check that all have the same things of which all or none must.
+
+    Args:
+        samples: as `collate` takes them.
+        spec: the family's rules.
+        keep_extra: whether they may hold names that are not known.
+        names: what messages call them. None: by their number.
 
     Raises:
         TypeError: for what is no sequence of samples, for an unknown name, and for a wrong type.
         ValueError: for no samples, wrong shapes, and things that only some samples have.
     """
-    if isinstance(samples, str | bytes | Mapping) or not isinstance(samples, Sequence):
+    if not isinstance(samples, Sequence) or isinstance(samples, str | bytes):
         raise TypeError(
             f"samples must be a sequence of mappings, one for each prompt, got "
             f"{type(samples).__name__}"
         )
     if not len(samples):
         raise ValueError("samples must hold at least one sample, got none")
-    read = [
-        read_sample(sample, spec, f"sample {index}", keep_extra)
-        for index, sample in enumerate(samples)
-    ]
+    if names is None:
+        names = [f"sample {index}" for index in range(len(samples))]
+    given: dict[str, Column] = defaultdict(dict)
+    for index, sample in enumerate(samples):
+        if not isinstance(sample, Mapping):
+            raise TypeError(
+                f"{names[index]} must be a mapping of names to values, got {type(sample).__name__}"
+            )
+        for name, value in sample.items():
+            if value is not None or name not in _KNOWN:
+                given[name][index] = value
+    extra = {name: column for name, column in given.items() if name not in _KNOWN}
+    if extra and not keep_extra:
+        first = min(map(min, extra.values()))
+        _raise_unknown(samples[first], names[first])
+    for index, who in enumerate(names):
+        if index not in given["input_ids"]:
+            unprocessed = any(index in extra.get(name, ()) for name in fields.UNPROCESSED)
+            raise ValueError(
+                f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
+            )
+    tokens = {name: _rows(given[name], name, names) for name in fields.TOKENS if name in given}
+    lengths = [*map(Tensor.numel, tokens["input_ids"].values())]
+    for name, rows in tokens.items():
+        found = [*map(Tensor.numel, rows.values())]
+        for index, row in rows.items() if found != lengths else ():
+            if row.numel() != lengths[index]:
+                raise ValueError(
+                    f"{name} of {names[index]} must have the {lengths[index]} tokens of its "
+                    f"input_ids, got {row.numel()}"
+                )
+    columns = {
+        name: read_media(given[name], name, spec, names) for name in fields.MEDIA if name in given
+    }
+    media = {name: column for name, column in columns.items() if column}
+    counts = count_media(media, len(names))
+    sound: list[Sequence[bool]] = [()] * len(names)
+    if flags := given.get("use_audio_in_video"):
+        sound = [
+            _sound(flags.get(index), num_videos, spec, names[index])
+            for index, num_videos in enumerate(counts["video"])
+        ]
+    deltas = given.get("rope_deltas", {})
+    numbered = {
+        index: _numbered(positions, deltas.get(index), lengths[index], spec, names[index])
+        for index, positions in given.get("position_ids", {}).items()
+    }
+    read = Samples(names, lengths, tokens, media, counts, sound, numbered, extra)
+    check_media(read, spec)
     check_alike(read)
     return read
 
 
-def read_dummy(picture: object, like: Sample, spec: MRopeSpec) -> Sample:
-    """Read the picture for a batch without any, whose samples have the names that `like` has."""
-    dummy = read_sample(picture, spec, "dummy_image", keep_extra=False)
-    missing = [name for name in like.tokens if name not in (*dummy.tokens, "attention_mask")]
-    if missing:
-        raise ValueError(f"dummy_image has no {missing[0]}, the samples have")
-    check_alone(dummy, spec, "dummy_image")
+def read_dummy(picture: Mapping[str, Any], like: Samples, spec: MRopeSpec) -> Sample:
+    """Read and number the picture for a batch without any, which has the names of its samples."""
+    dummy = read_samples([picture], spec, keep_extra=True, names=["dummy_image"])[0]
+    dummy.tokens.pop("attention_mask", None)
+    for name in like.tokens:
+        if name not in dummy.tokens and name != "attention_mask":
+            raise ValueError(f"dummy_image has no {name}, the samples have")
+    dummy.numbered = number_alone(dummy, spec, "dummy_image")
     return dummy
 
 
-def read_sample(sample: object, spec: MRopeSpec, who: str, keep_extra: bool) -> Sample:
-    """Read one sample, by itself; `who` names it."""
-    if not isinstance(sample, Mapping):
-        raise TypeError(f"{who} must be a mapping of names to values, got {type(sample).__name__}")
-    tokens, media, extra = {}, {}, {}
-    for name, value in sample.items():
-        if name in _TOKENS:
-            if value is not None:
-                tokens[name] = _row(value, name, who)
-        elif name in _MEDIA:
-            medium = None if value is None else read_medium(value, name, spec, who)
-            if medium is not None:
-                media[name] = medium
-        elif name not in _KNOWN:
-            extra[name] = value
-    if extra and not keep_extra:
-        _raise_unknown(extra, sample, who)
-    if "input_ids" not in tokens:
-        unprocessed = fields.UNPROCESSED.intersection(map(str, extra))
-        raise ValueError(
-            f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
-        )
-    length = tokens["input_ids"].shape[0]
-    for name, row in tokens.items():
-        if row.shape[0] != length:
-            raise ValueError(
-                f"{name} of {who} must have the {length} tokens of its input_ids, got "
-                f"{row.shape[0]}"
-            )
-    counts = count_media(media)
-    check_media(media, counts, spec, who)
-    return Sample(
-        length,
-        tokens,
-        media,
-        counts,
-        sound=_sound(sample.get("use_audio_in_video"), counts["video"], spec, who),
-        numbered=_numbered(sample, length, spec, who),
-        extra=extra,
-    )
+def read_token_ids(name: str, given: Sequence[int]) -> list[int]:
+    """Return ids that are given as an argument of this name."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise TypeError(f"{name} must be a sequence of ints, got {given!r}")
+    for token_id in given:
+        checks.check_int(name, token_id, 0)
+    return [*given]
 
 
-def _raise_unknown(unknown: Mapping[str, Any], sample: Mapping[str, Any], who: str) -> NoReturn:
-    remedy = (
-        "run the processor first"
-        if "input_ids" not in sample and fields.UNPROCESSED.intersection(map(str, unknown))
-        else "extra='stack', 'list' or 'drop' says what to do with them"
-    )
+def _raise_unknown(sample: Mapping[str, Any], who: str) -> NoReturn:
+    unknown = {str(name) for name in sample if name not in _KNOWN}
+    remedy = "extra='stack', 'list' or 'drop' says what to do with them"
+    if "input_ids" not in sample and fields.UNPROCESSED & unknown:
+        remedy = "run the processor first"
     raise TypeError(
-        f"{who} has {', '.join(sorted(map(str, unknown)))}, which are none of "
+        f"{who} has {', '.join(sorted(unknown))}, which are none of "
         f"{', '.join(fields.NAMES)}: {remedy}"
     )
 
 
+def _rows(column: Column, name: str, names: Sequence[str]) -> Column:
+    """Return (T,) int64 on the CPU of each sample, which may alias what it holds."""
+    rows = column.values()
+    if are_plain(rows, torch.int64, 1) and all(map(Tensor.numel, rows)):
+        return column  # as most are
+    return {index: _row(value, name, names[index]) for index, value in column.items()}
+
+
 def _row(value: object, name: str, who: str) -> Tensor:
-    """Return (T,) int64 on the CPU, which may alias `value`."""
-    if (
-        isinstance(value, Tensor)
-        and value.dtype == torch.int64
-        and value.dim() == 1
-        and checks.is_plain(value)
-        and value.numel()
-    ):
-        return value  # as most are
     row = given = read_tensor(value, name, who)
     if row.dim() == 2 and row.shape[0] == 1:
         row = row[0]
@@ -159,12 +180,9 @@ def _sound(value: object, num_videos: int, spec: MRopeSpec, who: str) -> Sequenc
 
 
 def _numbered(
-    sample: Mapping[str, Any], length: int, spec: MRopeSpec, who: str
-) -> tuple[Tensor, Tensor] | None:
-    """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1), if given."""
-    given, deltas = sample.get("position_ids"), sample.get("rope_deltas")
-    if given is None:
-        return None
+    given: object, deltas: object, length: int, spec: MRopeSpec, who: str
+) -> tuple[Tensor, Tensor]:
+    """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1)."""
     axes = getattr(spec.own_rule, "num_axes", 3)
     positions = _positions(given, "position_ids", spec, who)
     shape = tuple(positions.shape)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.collate import fields
@@ -38,6 +39,7 @@ def shard_batch(
         `cu_seqlens_q_padded` stays that of the whole, as TransformerEngine takes it.
 
     Raises:
+        TypeError: for what is no batch.
         ValueError: for a length that the layout cannot divide, and for `"zigzag_sequences"`
             without bounds.
 
@@ -50,7 +52,9 @@ def shard_batch(
         >>> shard["input_ids"], shard["cu_seq_lens_q"]
         (tensor([[ 1,  4,  5,  6, 11, 12]]), tensor([0, 2, 6], dtype=torch.int32))
     """
-    ids = batch["input_ids"]
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise TypeError("batch must be what collate returns, with input_ids of shape (B, T)")
     by_sequences = layout == "zigzag_sequences"
     bounds = batch.get("cu_seq_lens_q") if by_sequences else None
     columns = shard_indices(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
-from vecrope.collate.number import check_alone
-from vecrope.collate.read import read_sample
+from vecrope.collate.number import number_alone
+from vecrope.collate.read import read_samples, read_token_ids
 from vecrope.collate.samples import Sample
 from vecrope.collate.spans import Span, find_spans
 from vecrope.spec import MRopeSpec
@@ -89,13 +89,15 @@ def truncate(
     checks.check_int("max_length", max_length, 1)
     if side not in get_args(Literal["left", "right"]):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-    read = read_sample(sample, spec, "the sample", keep_extra=True)
-    check_alone(read, spec, "the sample")
+    start = read_token_ids("start_token_ids", start_token_ids)
+    end = read_token_ids("end_token_ids", end_token_ids)
+    read = read_samples([sample], spec, keep_extra=True, names=["the sample"])[0]
+    number_alone(read, spec, "the sample")
     length = read.length
     keep, gone = range(length), []
     if length > max_length:
         cut = max_length if side == "right" else length - max_length
-        spans = find_spans(read, spec, start_token_ids, end_token_ids)
+        spans = find_spans(read, spec, start, end)
         for span in spans:
             if span.start < cut < span.stop:
                 cut = span.start if side == "right" else span.stop

@@ -1,4 +1,9 @@
-"""On any device: every token finds its crop and its place there; no value is read."""
+"""On any device: every token finds its crop and its place there; no value is read.
+
+Tokens stand in slots, row after row, without those that are masked. A slot of no token precedes
+each row, as a marker precedes a crop, and begins a picture without a size: the text of the row
+follows it as text follows any other picture.
+"""
 
 from __future__ import annotations
 
@@ -8,61 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.modality import VIDEO
-from vecrope.core.search import count_begun, search
+from vecrope.core.modality import TEXT, VIDEO
+from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
 from vecrope.own_rules.minicpmv4_7.sizes import LIMIT, MAX_SIDE, are_unsound
 from vecrope.spec import MRopeSpec
 
-
-class _Tokens(NamedTuple):
-    """The n = N + 3 tokens: those that are not masked, behind one and before two that are none.
-
-    Rows count from 1; 0 and B + 1 are those of what is no token.
-    """
-
-    codes: Tensor  # (n,) modality
-    closing: Tensor  # (n,) 1 for what still belongs to a picture behind its last crop
-    between: Tensor  # (n,) 1 for a marker or newline
-    slice_starts: Tensor  # (n,) 1 or 0; and so the next two
-    opens: Tensor
-    closes: Tensor
-    rows: Tensor  # (n,)
-    bounds: Tensor  # (B + 3,) where each row starts, then 1
-    place: Tensor | None  # (N,) where each token of the stream is; None: one further
-
-    @property
-    def number(self) -> int:
-        return self.codes.shape[0]
+# What a flag is in a slot of no token.
+_NONE = 2
 
 
-class _Crops(NamedTuple):
-    """C crops: an empty one in front of all, one for each size, one more, and none.
+class _Slots(NamedTuple):
+    """The slots of N tokens; each flag is 0 for what it names, 1 for others, 2 for no token."""
 
-    What no crop takes starts behind the last token.
-    """
-
-    starts: Tensor  # (C,)
-    ends: Tensor  # (C,)
-    rows: Tensor  # (C,)
-    is_slice: Tensor  # (C,) bool; a thumbnail otherwise
-    same_row: Tensor  # (C,) bool: as the crop before
-    first: Tensor  # (C,) the thumbnail of its picture
-    last: Tensor  # (C,) the last crop of its picture
-    size_rows: Tensor  # (C,) of the images' and then the videos', from 1 on; 0 is no size
-    of_video: Tensor  # (C,) bool
-    sizes: Tensor  # (2, C) lines and columns, in tokens
-
-
-class _Tiling(NamedTuple):
-    """Where crops lie on the canvas of their picture, (2, C) each, as height and width."""
-
-    canvas: Tensor
-    corner: Tensor
-    far: Tensor  # of the token behind the crop
-    line_end: Tensor  # of all further tokens behind it
+    place: Tensor  # (N,) slot of each token; masked ones share one
+    in_crop: Tensor  # (n,) uint8
+    slice_start: Tensor  # (n,) uint8
+    video: Tensor  # (n,) uint8
+    closing: Tensor  # (n,) uint8: what still belongs to a picture behind its last crop
+    between: Tensor | None  # (n,) uint8: a marker or newline; None: those are the closing ones
+    unpaired: Tensor | None  # 0-d bool: markers do not enclose crops one after the other
 
 
 def static_rope_index(
@@ -84,219 +56,180 @@ def static_rope_index(
         sizes: (num_image_crops, 2) and (num_video_crops, 2) int64 on the device of the ids.
         validate: otherwise that is not asked, and None.
     """
-    tokens = _gather_tokens(stream, spec, rule)
-    crops, fault = _find_crops(tokens, rule, sizes, inputs, stream, validate=validate)
-    tiling = _tile(crops)
-    positions = _place(tokens, crops, tiling, rule)
-    if tokens.place is None or stream.kept is None:
-        positions = positions[:, 1:-2]
-    else:
-        positions = positions[:, tokens.place.clamp(max=tokens.number - 1)]
-        # 0 at masked tokens counts.
-        positions = positions.masked_fill(stream.kept.logical_not(), 0)
-    given = stream.row_bounds.diff()
-    if len(stream.shape) == 2:
-        largest = positions.view(3, *stream.shape).amax((0, 2))
-    else:
-        largest = torch.where(given > 0, 0, -1)
-        largest = largest.scatter_reduce(0, stream.token_rows(), positions.amax(0), "amax")
-    lengths = tokens.bounds[1:-1].diff() if spec.delta_length == "valid" else given
-    if stream.kept is not None and spec.padding_value:
-        positions = positions.masked_fill(~stream.kept, spec.padding_value)
-    if fault is not None:
-        stretched = (crops.sizes[:, crops.first] - 1) * (tiling.canvas - 1) >= LIMIT
-        fault = fault | ((crops.last > crops.first) & stretched.any(0)).any()
-    return positions, (largest + 1 - lengths).unsqueeze(1), fault
-
-
-def _gather_tokens(stream: Stream, spec: MRopeSpec, rule: MiniCPMV47) -> _Tokens:
-    ids, types, kept = stream.input_ids.to(torch.int64), stream.token_types, stream.kept
-    known = [rule.image_start_id, rule.slice_start_id, rule.image_end_id, rule.slice_end_id]
-    known.append(rule.newline_id)
-    if types is None:
-        # None is the id of no token.
-        given = (spec.image_token_id, spec.video_token_id)
-        known += [-(2**63) if token is None else token for token in given]
-    of_kind = torch.empty((len(known), 1), dtype=torch.int64, device=ids.device)
-    for each, token in zip(of_kind.unbind(), known, strict=True):
-        each.fill_(token)
-    found = ids == of_kind
-    between = found[:5].any(0)
-    closing = between if rule.newline_closes else found[:4].any(0)
-    codes = found[5].long().add(found[6], alpha=2) if types is None else types.long()
-    by_markers = types is None and rule.crop_rule == "markers"
-    opens, closes = (found[:2].any(0), found[2:4].any(0)) if by_markers else (closing, closing)
-    columns = torch.stack((codes, closing, between, found[1], opens, closes))
-    place, bounds, number = None, stream.row_bounds, stream.num_tokens
-    if kept is None:
-        columns = pad(columns, (1, 2))
-    else:
-        count = kept.cumsum(0)
-        bounds = pad(count, (1, 0))[bounds]
-        # The last place takes what is masked.
-        place = torch.where(kept, count, number + 3)
-        columns = columns.new_zeros((6, number + 4)).scatter(1, place.expand(6, -1), columns)
-        columns = columns[:, :-1]
-    bounds = bounds + 1
-    rows = count_begun(bounds, number + 3)
-    bounds = pad(bounds, (1, 1), value=1)
-    codes, closing, between, slice_starts, opens, closes = columns.unbind()
-    return _Tokens(codes, closing, between, slice_starts, opens, closes, rows, bounds, place)
-
-
-def _find_crops(
-    tokens: _Tokens,
-    rule: MiniCPMV47,
-    sizes: tuple[Tensor, Tensor],
-    inputs: Inputs,
-    stream: Stream,
-    *,
-    validate: bool,
-) -> tuple[_Crops, Tensor | None]:
-    """Tabulate the crops, and say whether they do not fit their sizes."""
-    images, videos = sizes
-    table = torch.cat((images.new_zeros((1, 2)), images, videos))
-    capacity, outside = table.shape[0] + 2, tokens.number - 1
-    number = torch.arange(capacity, device=table.device)
-    in_crop = tokens.codes != 0
-    key = torch.add(tokens.codes, tokens.rows, alpha=4)
-    changes = key[1:] != key[:-1]
-    # Inductor searches no views.
-    begun, ended = (pad(changes & sides, (1, 0)).cumsum(0) for sides in (in_crop[1:], in_crop[:-1]))
-    starts, ends = (search(counts, number, right=False) for counts in (begun, ended))
-    total = begun[-1]
+    kept, rows = stream.kept, stream.token_rows()
+    # The first row is no size.
+    table = torch.cat((sizes[0].new_zeros((1, 2)), *sizes))
     given = table.any(1).cumsum(0)
-    misplaced = None
-    if stream.token_types is None and rule.crop_rule == "markers":
-        has_sizes = given[-1] > 0
-        marked = _marked_crops(tokens, number, validate=validate)
-        starts = torch.where(has_sizes, marked[0], starts)
-        ends = torch.where(has_sizes, marked[1], ends)
-        total = torch.where(has_sizes, marked[2], total)
-        misplaced = None if marked[3] is None else has_sizes & marked[3]
-    starts, ends = starts.clamp(max=outside), ends.clamp(max=outside)
-    rows = tokens.rows[starts]
-    same_row = rows == rows.roll(1)
-    is_slice = same_row & (tokens.slice_starts[starts - 1] > 0)
+    slots = _fill_slots(stream, spec, rule, rows, given[-1])
+    place = slots.place
+
+    # Entries: one for each row and each crop, one in front and one behind. A crop's is found by
+    # the marker before it.
+    begins = slots.in_crop[:-2] > slots.in_crop[1:-1]
+    entry_at = begins.cumsum(0)
+    number = torch.arange(stream.num_rows + table.shape[0] + 1, device=rows.device)
+    begin = search(entry_at, number, right=False)
+    start = begin + 1
+    is_row = slots.in_crop[begin] == _NONE
+    # What follows the start of a row is a thumbnail, whatever its marker says.
+    is_slice = (slots.slice_start[begin] == 0) & ~is_row.roll(1)
     heads = (~is_slice).cumsum(0)
     first, last = search(heads, heads, right=False), search(heads, heads) - 1
 
     # All crops of a picture take the sizes of its thumbnail's kind.
-    of_video = tokens.codes[starts[first]] == VIDEO
-    in_videos = of_video.cumsum(0)
-    rank = torch.where(of_video, in_videos + given[images.shape[0]], number - in_videos)
-    size_rows = search(given, rank, right=False) % table.shape[0]
-    own = (table[size_rows] // rule.downsample_factor).clamp(min=0, max=MAX_SIDE - 1).t()
-    crops = _Crops(starts, ends, rows, is_slice, same_row, first, last, size_rows, of_video, own)
-    if not validate:
-        return crops, None
-    used = (number > 0) & (starts < outside)
-    touches = same_row & (starts == ends.roll(1)) | (starts == tokens.bounds[rows])
-    misfits = (ends - starts != own.prod(0)) | (of_video != (size_rows > images.shape[0]))
-    unsound = are_unsound(table, rule, round_grid_sides=inputs.round_grid_sides)
-    miscounted = total > given[-1] if inputs.allow_unused_grids else total != given[-1]
-    fault = (used & (touches | misfits)).any() | unsound.any() | miscounted
-    return crops, fault if misplaced is None else fault | misplaced
+    of_video = slots.video[start[first]] == 0
+    crops, videos = (~is_row).cumsum(0), (of_video & ~is_row).cumsum(0)
+    given_images = given[sizes[0].shape[0]]
+    rank = torch.where(of_video, videos + given_images, crops - videos).masked_fill(is_row, 0)
+    size_row = search(given, rank, right=False) % table.shape[0]
+    size = (table[size_row] // rule.downsample_factor).clamp(min=0, max=MAX_SIDE - 1).t()
+    area = size.prod(0)
+    end = (begin + area).clamp(max=slots.in_crop.shape[0] - 1)  # the last cell
 
-
-def _marked_crops(
-    tokens: _Tokens, number: Tensor, *, validate: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return starts and ends of what is between two markers, how much, and if one is misplaced."""
-    opens, closes = tokens.opens > 0, tokens.closes > 0
-    index = torch.arange(tokens.number, device=opens.device)
-    # The last marker up to each token, and whether it opens.
-    state = torch.add(opens, index, alpha=2).masked_fill(~(opens | closes), -1).cummax(0).values
-    before = state.roll(1)
-    opened = (before % 2 == 1) & (before // 2 >= tokens.bounds[tokens.rows])
-    ended = (closes & opened).cumsum(0)
-    ends = search(ended, number, right=False)
-    starts = before[ends.clamp(max=tokens.number - 1)] // 2 + 1
-    # The first crop is an empty one in front of all.
-    starts = starts.masked_fill(number > ended[-1], tokens.number).masked_fill(number == 0, 0)
-    if not validate:
-        return starts, ends, ended[-1], None
-    row_ends = tokens.bounds[1:][tokens.rows] - 1
-    counts = torch.stack((opens, closes)).cumsum(1)
-    opened_later, closed_later = counts[:, row_ends] > counts
-    nested = opens & opened & closed_later
-    unopened = closes & ~opened & opened_later
-    empty = closes & opened & (before // 2 == index - 1)
-    return starts, ends, ended[-1], (nested | unopened | empty).any()
-
-
-def _tile(crops: _Crops) -> _Tiling:
-    """Lay out the slices of each picture line by line."""
-    number = torch.arange(crops.starts.shape[0], device=crops.starts.device)
-    is_slice, first, last = crops.is_slice, crops.first, crops.last
-    # The first slice with more than its two markers behind it ends a line, and so all lines.
-    ends_line = is_slice[1:] & (crops.starts[1:] - crops.ends[:-1] > 2)
-    line_ends = pad(ends_line, (0, 1)).cumsum(0)
-    line_end = search(line_ends, line_ends[first] + 1, right=False)
-    slices = last - first
-    columns = (torch.minimum(line_end, last) - first).clamp(min=1)
-    # Lines of different lengths are taken for one.
+    # Slices are tiled line by line: the first one with more than its two markers behind it ends a
+    # line, and so all lines. Lines of different lengths are taken for one.
+    slices, behind = last - first, number - first - 1
+    breaks = (behind > 0) & (begin - end.roll(1) > 2)
+    columns = torch.where(breaks, behind, slices)
+    columns = slices.scatter_reduce(0, first, columns, "amin")[first].clamp(min=1)
     columns = torch.where(slices % columns > 0, slices, columns)
     lines = (slices // columns).clamp(min=1)
-    # All are placed by the size of the first slice.
-    lead = torch.minimum(first + 1, last)
-    unit = crops.sizes[:, lead]
+    # All are placed by the size of the first.
+    unit = size[:, torch.minimum(first + 1, last)]
     canvas = torch.stack((lines, columns)) * unit
-    place = (number - lead).clamp(min=0)
-    corner = torch.stack((place // columns, place % columns)) * unit
-    far = torch.where(is_slice, corner + crops.sizes - 1, canvas)
-    behind = torch.stack((corner[0] + unit[0] - 1, canvas[1]))
-    return _Tiling(canvas, corner, far, behind * (is_slice & is_slice.roll(-1)))
+    behind = behind.clamp(min=0)
+    corner = torch.stack((behind // columns, behind % columns)) * unit
+    far = torch.where(is_slice, corner + size - 1, canvas)
+    line_end = torch.stack((corner[0] + unit[0] - 1, canvas[1]))
+    line_end = line_end * (is_slice & is_slice.roll(-1))
 
-
-def _place(tokens: _Tokens, crops: _Crops, tiling: _Tiling, rule: MiniCPMV47) -> Tensor:
-    """Return the (3, n) positions of all tokens."""
-    starts, ends, is_slice = crops.starts, crops.ends, crops.is_slice
-    before = starts - 1
-    begin = before[crops.first]
-    done = _next(1 - tokens.closing, ends[crops.last])
-    # The next picture may start earlier.
-    done = torch.minimum(
-        done, torch.minimum(tokens.bounds[1:][crops.rows], before.roll(-1)[crops.last])
-    )
-    span = tiling.canvas.amax(0) + 1
-    apart = None
-    if not rule.newline_closes:
+    # The running position: `shift` is what text behind a picture has more than its slot.
+    free = slots.closing.cumsum(0)
+    done = torch.minimum(search(free, free[end[last]]), begin.roll(-1)[last])
+    done = torch.where(is_row, start, done)
+    span = canvas.amax(0) + 1
+    moves = span - done + begin
+    if slots.between is not None:
         # Pictures with nothing but markers and newlines in between are frames of one video to
         # SGLang, and if there is any, a frame keeps its distance from it.
-        previous = done.roll(1)[crops.first]
-        gap = (previous < begin) & (_next(1 - tokens.between, previous) >= begin)
-        apart = gap & crops.same_row[crops.first]
-        span = span + apart
-    shift = (span - done + begin).masked_fill(is_slice, 0).cumsum(0)
+        free = slots.between.cumsum(0)
+        apart = (done < begin.roll(-1)) & (search(free, free[end[last]]) >= begin.roll(-1))
+        moves = moves + (apart & ~is_row).roll(1)
+    shift = moves.masked_fill(is_slice, 0).cumsum(0)
+    row_start = (shift + done).masked_fill(~is_row, 0).cummax(0).values
+    shift = shift - row_start
+    origin = shift + done - span
 
-    index = torch.arange(tokens.number, device=starts.device)
-    at = count_begun(starts, tokens.number) - 1
-    running = index + shift[at]
-    # Text: one more than its position.
-    running = running - running[tokens.bounds - 1][tokens.rows]
-    origin = running[begin] - 1
-    if apart is not None:
-        origin = origin + apart
+    at = entry_at[place].clamp(max=number.shape[0] - 1)
+    reach = torch.where(is_slice, size, canvas)
+    spacing, step = even_spacing(reach, size)
+    columns_at = torch.stack((start, done, origin, shift, area - 1, size[1].clamp(min=1)))
+    columns_at = torch.cat((columns_at, corner, far, line_end, spacing.flatten(0, 1)))[:, at]
+    start_at, done_at, origin_at, shift_at, last_at, width_at = columns_at[:6]
+    # Of the tokens of a crop the marker before it is -1, and those behind it are 1 and more.
+    cell = place - start_at
+    inner = torch.minimum(cell.clamp(min=0), last_at)
+    cells = torch.stack((inner // width_at, inner % width_at))
+    cells = rounded_linspace(cells, columns_at[12:].view(3, 2, -1), step[:, at])
+    cells = cells + columns_at[6:8]
+    cells = cells - ((cell < 0) > is_slice[at]).long()
+    cells = torch.where(cell > last_at, columns_at[8:10], cells)
+    cells = torch.where(cell > last_at + 1, columns_at[10:12], cells)
+    positions = torch.where(
+        place < done_at, origin_at + pad(cells, (0, 0, 1, 0)), place + shift_at
+    ).clamp(min=0)
+    if kept is not None:
+        # 0 at masked tokens counts.
+        positions = positions.masked_fill(~kept, 0)
 
-    leads = starts.roll(-1)[at] == index + 1
-    at = at + leads
-    # A thumbnail is spread over its canvas.
-    spacing, step = even_spacing(torch.where(is_slice, crops.sizes, tiling.canvas), crops.sizes)
-    table = torch.stack((starts, ends, done, origin, crops.sizes[1].clamp(min=1)))
-    table = torch.cat((table, spacing.flatten(0, 1)))[:, at]
-    start, end, stop, base, width = table[:5]
-    cell = index - start
-    cells = torch.stack((cell // width, cell % width))
-    cells = rounded_linspace(cells, table[5:].view(3, 2, -1), step[:, at])
-    # 0: right before the crop, 1: in it, 2: right behind it, 3: further behind.
-    where = ((index - end).clamp(min=-1, max=1) + 2).masked_fill(leads, 0)
-    halo = origin.clamp(max=1).masked_fill(is_slice, 0)
-    offsets = torch.cat((tiling.corner - halo, tiling.corner, tiling.far, tiling.line_end), 1)
-    offsets = offsets[:, torch.add(at, where, alpha=starts.shape[0])]
-    offsets = offsets + cells.masked_fill(where != 1, 0)
-    on_canvas = base + pad(offsets, (0, 0, 1, 0))
-    return torch.where(index < stop, on_canvas, running - 1)
+    fault = None
+    if validate:
+        images_found = (crops - videos)[-1]
+        found = torch.stack((images_found, videos[-1]))
+        wanted = torch.stack((given_images, given[-1] - given_images))
+        miscounted = found > wanted if inputs.allow_unused_grids else found != wanted
+        in_crop = slots.in_crop[place] == 0
+        misfits = in_crop != (cell == inner)
+        if slots.unpaired is None:
+            misfits = misfits | (in_crop & (slots.video[place] != slots.video[start[at]]))
+        if kept is not None:
+            misfits = misfits & kept
+        unsound = are_unsound(table, rule, round_grid_sides=inputs.round_grid_sides)
+        stretched = ((size - 1) * (reach - 1) >= LIMIT) & (size != reach).any(0)
+        fault = miscounted.any() | misfits.any() | unsound.any() | stretched.any()
+        if slots.unpaired is not None:
+            fault = fault | slots.unpaired
+    given_lengths = stream.row_bounds.diff()
+    if len(stream.shape) == 2:
+        largest = positions.view(3, *stream.shape).amax((0, 2))
+    else:
+        largest = torch.where(given_lengths > 0, 0, -1)
+        largest = largest.scatter_reduce(0, rows, positions.amax(0), "amax")
+    lengths = given_lengths
+    if kept is not None and spec.delta_length == "valid":
+        lengths = stream.row_sums(kept)
+    if kept is not None and spec.padding_value:
+        positions = positions.masked_fill(~kept, spec.padding_value)
+    return positions, (largest + 1 - lengths).unsqueeze(1), fault
+
+
+def _fill_slots(
+    stream: Stream, spec: MRopeSpec, rule: MiniCPMV47, rows: Tensor, num_sizes: Tensor
+) -> _Slots:
+    types, kept = stream.token_types, stream.kept
+    known = [rule.slice_start_id, rule.image_start_id, rule.image_end_id, rule.slice_end_id]
+    known.append(rule.newline_id)
+    # None is the id of no token.
+    known += [
+        -(2**63) if token is None else token
+        for token in (spec.image_token_id, spec.video_token_id)
+        if types is None
+    ]
+    ids = torch.empty((len(known), 1), dtype=torch.int64, device=rows.device)
+    for each, token in zip(ids.unbind(), known, strict=True):
+        each.fill_(token)
+    other = stream.input_ids != ids
+    outside = other[5:].all(0) if types is None else types == TEXT
+    unpaired = None
+    if types is None and rule.crop_rule == "markers":
+        by_markers, wrong = _outside_markers(stream, ~other, rows)
+        unpaired = (num_sizes > 0) & wrong
+        outside = torch.where(num_sizes > 0, by_markers, outside)
+    flags = [outside, other[0], other[6] if types is None else types != VIDEO, other[:4].all(0)]
+    if rule.newline_closes:
+        flags[3] = flags[3] & other[4]
+    else:
+        flags.append(flags[3] & other[4])
+    last = stream.num_tokens + stream.num_rows
+    if kept is None:
+        place = torch.arange(1, stream.num_tokens + 1, device=rows.device) + rows
+    else:
+        # The slot behind all others takes what is masked.
+        place = torch.where(kept, kept.cumsum(0) + rows, last)
+    slots = torch.full((len(flags), last + 3), _NONE, dtype=torch.uint8, device=rows.device)
+    slots.scatter_(1, place.expand(len(flags), -1), torch.stack(flags).to(torch.uint8))
+    between = None if rule.newline_closes else slots[4]
+    return _Slots(place, slots[0], slots[1], slots[2], slots[3], between, unpaired)
+
+
+def _outside_markers(stream: Stream, found: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (N,) bool, what is not between two markers, and if any of these is misplaced, 0-d.
+
+    A row's k-th marker that opens a crop and its k-th that closes one enclose a crop, as far as
+    there are both.
+    """
+    opens, closes = found[:2].any(0), found[2:4].any(0)
+    if stream.kept is not None:
+        opens, closes = opens & stream.kept, closes & stream.kept
+    opened, all_opened = stream.running_sums(opens, rows)
+    closed, all_closed = stream.running_sums(closes, rows)
+    pairs = torch.minimum(all_opened, all_closed)[rows]
+    inside = (opened - opens.long() > closed) & (closed < pairs)
+    order = opened + closed
+    wrong = (opens | closes) & (order <= 2 * pairs) & (opens != (order % 2 > 0))
+    # Nor may two markers enclose nothing.
+    empty = closes & ~wrong & (closed <= pairs) & ~pad(inside, (1, 0))[:-1]
+    return ~inside, (wrong | empty).any()
 
 
 def even_spacing(extent: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -329,9 +262,3 @@ def rounded_linspace(index: Tensor, spacing: Tensor, step: Tensor) -> Tensor:
     from_end = index >= half
     way = (index - from_end * reach) * step
     return (way.double() + from_end * last).float().round().long()
-
-
-def _next(flags: Tensor, at: Tensor) -> Tensor:
-    """Return the first token, from each on, of which the flag is 1; the last one is."""
-    count = flags.cumsum(0)
-    return search(count, (count + 1 - flags)[at], right=False)

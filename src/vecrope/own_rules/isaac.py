@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -61,8 +60,7 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
         faults.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.
-    spans = items.table[5:].clamp(max=1)
-    items = replace(items, table=torch.cat((items.table[:5], spans)))
+    items.table[5].clamp_(max=1)
     if stream.num_tokens == 0:
         if validate and not tracing:
             faults.check_none_left_over(items)
@@ -117,24 +115,23 @@ def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     image of a side that reaches further lifts all behind it by the difference, unless an earlier
     one has done so already: the lift is a running maximum.
     """
-    stream, image, plain = locations.stream, locations.image, locations.base.long()
-    rows, first = locations.rows.long(), locations.begins
+    stream, image, plain = locations.stream, locations.image, locations.base
+    rows, first = locations.rows, locations.begins
     images, all_images = stream.running_sums(first, rows)
 
     # What a row holds stays above what those before it do, so that no maximum goes on into it.
     apart = rows * _ROW_STEP
-    side = torch.maximum(locations.height, locations.width).long()
-    lift = torch.where(first, side - 1 - plain, 0).clamp(min=0) + apart
-    lift = lift.cummax(0).values
+    side = torch.maximum(locations.height, locations.width)  # of text 1
+    lift = ((side - 1 - plain).clamp(min=0) + apart).cummax(0).values
     before = torch.maximum(torch.cat((apart[:1], lift[:-1])), apart)
     at_image = torch.where(first, before, apart).cummax(0).values
     fixed = image | (images == all_images[rows])
     base = plain + torch.where(fixed, at_image, lift) - apart
 
-    reach = torch.maximum(base + 1, torch.where(image, side, 0))
+    reach = torch.maximum(base + 1, side)
     if locations.masked is not None:
         reach = reach.masked_fill(locations.masked, 0)
-    kept, zeros = stream.kept, torch.zeros_like(all_images, dtype=torch.int64)
+    kept, row_end = stream.kept, torch.zeros_like(all_images, dtype=torch.int64)
     valid = stream.row_bounds.diff() if kept is None else stream.row_sums(kept)
-    row_end = zeros.scatter_reduce(0, rows, reach, "amax")
-    return base.to(locations.base.dtype), (row_end - valid).unsqueeze(1)
+    row_end.scatter_reduce_(0, rows, reach, "amax")
+    return base, (row_end - valid).unsqueeze(1)

@@ -163,7 +163,7 @@ def _outside_markers(stream: Stream, found: Tensor, rows: Tensor) -> tuple[Tenso
     opened, all_opened = stream.running_sums(opens, rows)
     closed, all_closed = stream.running_sums(closes, rows)
     pairs = torch.minimum(all_opened, all_closed)[rows]
-    inside = (opened - opens.long() > closed) & (closed < pairs)
+    inside = (opened > closed + opens) & (closed < pairs)
     order = opened + closed
     wrong = (opens | closes) & (order <= 2 * pairs) & (opens != (order % 2 > 0))
     # Nor may two markers enclose nothing.

@@ -12,7 +12,9 @@ from vecrope.own_rules.minicpmv4_7.positions import rounded_linspace
 
 def spread(index, extent, count):
     index, extent, count = torch.broadcast_tensors(index, extent, count)
-    return rounded_linspace(index, extent, count)
+    reach, last = count - 1, extent - 1
+    step = (last.double() / reach.clamp(min=1)).float()
+    return rounded_linspace(index, reach, (count // 2).clamp(min=1), last, step)
 
 
 def test_a_thumbnail_is_spread_as_linspace_does():

@@ -6,13 +6,14 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
+from operator import mul, sub
+from struct import Struct
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.core.search import spread
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.forms.eager.runs import Runs, runs_of_ids
@@ -20,6 +21,7 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, NAMES, read_sizes
 from vecrope.spec import MRopeSpec
 
+_pack = Struct("q").pack
 _KINDS = {IMAGE: "image", VIDEO: "video"}
 # Kinds of runs of markers, in the order of `IDS`; the last is a newline.
 _MARKERS = frozenset(range(16, 21))
@@ -206,31 +208,50 @@ class Pictures:
 
 def host_entries(
     stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the arguments of `place_tokens`; those of this, and the errors, are of `Pictures`."""
     pictures, device = Pictures(stream, inputs, spec, rule), stream.input_ids.device
-    begins, columns = array("q", (0,)), array("q", (0,) * 13)
+    # An entry in front of all.
+    begins, columns, steps = [0], array("q", (0,) * 20), array("f", (0, 0))
     for start, row in zip(pictures.bounds, pictures.rows, strict=False):
         begins.append(start)
-        columns.extend((start, start, 0, -start, *(0,) * 9))
+        columns.extend((start, start, 0, -start, -1, 1, *(0,) * 14))
+        steps.extend((0, 0))
         shift = -start
-        for crops, stop, apart, per_line, *canvas in row:
+        for crops, stop, apart, per_line, tall, wide in row:
             origin = crops[0].start - 1 + shift + apart
-            shift = origin + max(canvas) + 1 - stop
-            *_, height, width, _, _ = crops[:2][-1]
-            for at, (first, _, *size, _, _) in enumerate(crops, -1):
+            shift = origin + max(tall, wide) + 1 - stop
+            *_, unit_height, unit_width, _, _ = crops[:2][-1]
+            for at, (first, end, height, width, _, _) in enumerate(crops, -1):
                 line, column = divmod(max(at, 0), per_line)
-                top, left = line * height, column * width
-                line_end = (top + height - 1, canvas[1]) if 0 <= at < len(crops) - 2 else (0, 0)
+                top, left = line * unit_height, column * unit_width
+                bottom, right = top + height - 1, left + width - 1
+                y, x = height - 1, width - 1
+                before, further = (top, left), (0, 0)
+                if at < 0:  # a thumbnail
+                    before, bottom, right, y, x = (-1, -1), tall, wide, tall - 1, wide - 1
+                elif at < len(crops) - 2:
+                    further = top + unit_height - 1, wide
                 begins.append(first - 1)
-                columns.extend((first, stop, origin, shift, at >= 0, top, left, *line_end))
-                columns.extend((*size, *(canvas if at < 0 else size)))
-    # One slot more, for masked tokens in front of all.
-    begins.append(pictures.bounds[-1] + 1)
-    table = torch.frombuffer(columns, dtype=torch.int64).view(-1, 13).t()
-    entry = spread(torch.frombuffer(begins, dtype=torch.int64).diff(), begins[-1])
+                columns.extend(
+                    (
+                        *(first, stop, origin, shift, end - first - 1, width, top, left, *before),
+                        *(bottom, right, *further, height - 1, width - 1),
+                        *(height // 2 or 1, width // 2 or 1, y, x),
+                    )
+                )
+                steps.extend((y / (height - 1 or 1), x / (width - 1 or 1)))
+    ends = [*begins[1:], pictures.bounds[-1] + 1]  # one token more, should all be masked
+    numbers = map(_pack, range(len(begins)))
+    entry = torch.frombuffer(
+        bytearray().join(map(mul, numbers, map(sub, ends, begins))), dtype=torch.int64
+    )
     if stream.kept is None:
+        entry = entry[:-1]
         slot = torch.arange(stream.num_tokens, device="cpu")
     else:
         slot = (stream.kept.to("cpu").cumsum(0) - 1).clamp(min=0)
-    return table.to(device), entry[slot].to(device), slot.to(device)
+        entry = entry[slot]
+    table = torch.frombuffer(columns, dtype=torch.int64).view(-1, 20).t()
+    of_steps = torch.frombuffer(steps, dtype=torch.float32).view(-1, 2).t()
+    return table.to(device), of_steps.to(device), entry.to(device), slot.to(device)

@@ -59,22 +59,25 @@ def minicpmv4_7_rope_index(
     # Every table has a size fixed by shapes, in 64 bits.
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
     kept = stream.kept
+    lengths: Tensor | int
     fault, dtype = None, _DTYPES.get(spec.position_dtype, ids.dtype)
-    given = lengths = stream.row_bounds.diff()
     if validate and not torch.compiler.is_compiling():
         entries = host_entries(stream, inputs, spec, rule)
     elif stream.num_tokens:
         entries, fault = static_entries(stream, inputs, spec, rule, validate=validate)
     if not stream.num_tokens:
-        return ids.new_empty((3, *ids.shape), dtype=dtype), torch.zeros_like(given).view(-1, 1)
+        return ids.new_empty((3, *ids.shape), dtype=dtype), torch.zeros_like(
+            stream.row_bounds[1:]
+        ).view(-1, 1)
     positions = place_tokens(*entries)
     if kept is not None:
         # 0 at masked tokens counts.
         positions = positions.masked_fill(~kept, 0)
     if ids.dim() == 2:
-        largest = positions.view(3, *ids.shape).amax((0, 2))
+        largest, lengths = positions.view(3, *ids.shape).amax((0, 2)), ids.shape[1]
     else:
-        largest = torch.where(given > 0, 0, -1)
+        lengths = stream.row_bounds.diff()
+        largest = torch.where(lengths > 0, 0, -1)
         largest = largest.scatter_reduce(0, stream.token_rows(), positions.amax(0), "amax")
     if kept is not None and spec.delta_length == "valid":
         lengths = stream.row_sums(kept)

@@ -24,7 +24,7 @@ _NONE = 2
 
 def static_entries(
     stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47, *, validate: bool
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor | None]:
     """Return the arguments of `place_tokens`, and whether anything does not fit.
 
     Args:
@@ -96,17 +96,21 @@ def static_entries(
     shift = moves.masked_fill(is_slice, 0).cumsum(0)
     shift = shift - (shift + stop).masked_fill(~is_row, 0).cummax(0).values
     origin, extent = shift + stop - span, torch.where(is_slice, size, canvas)
-    table = torch.stack((start, stop, origin, shift, is_slice.long()))
-    table = torch.cat((table, corner, line_end, size, extent))
+    # Those of a thumbnail are one further out.
+    out, reach, half = (~is_slice).long(), size - 1, (size // 2).clamp(min=1)
+    table = torch.stack((start, stop, origin, shift, size.prod(0) - 1, size[1].clamp(min=1)))
+    behind = corner + extent - 1 + out
+    table = torch.cat((table, corner, corner - out, behind, line_end, reach, half, extent - 1))
+    steps = ((extent - 1).double() / reach.clamp(min=1)).float()
     entry = entry[slot].clamp(max=number.shape[0] - 1)
     if not validate:
-        return (table, entry, slot), None
+        return (table, steps, entry, slot), None
 
     wanted = torch.stack((given_images, given[-1] - given_images))
     found = torch.stack(((all_crops - of_videos)[-1], of_videos[-1]))
     miscounted = found > wanted if inputs.allow_unused_grids else found != wanted
     unsound = sizes.any(1) & ~is_sound(sizes, rule, inputs).all(1)
-    stretched = ((size - 1) * (extent - 1) >= LIMIT) & (size != extent).any(0)
+    stretched = (reach * (extent - 1) >= LIMIT) & (size != extent).any(0)
     has_place = (start[entry] <= slot) & (slot <= end[entry])
     misfits = has_place != (in_crop[slot] == 0)
     if unpaired is None:
@@ -114,7 +118,7 @@ def static_entries(
     if stream.kept is not None:
         misfits = misfits & stream.kept
     fault = miscounted.any() | unsound.any() | stretched.any() | misfits.any()
-    return (table, entry, slot), fault if unpaired is None else fault | unpaired
+    return (table, steps, entry, slot), fault if unpaired is None else fault | unpaired
 
 
 def _fill_slots(

@@ -35,7 +35,7 @@ def minicpmv4_7_rope_index(
             `target_sizes_videos`: height and width of each crop of images and of videos, in
             patches, in the order of the prompt, row by row. Rows of zeros are no crop.
         spec: with a `MiniCPMV47`.
-        validate: as in `get_rope_index`.
+        validate: as in `get_rope_index`; what is on another device is read to the host for that.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), in the spec's dtype, and `rope_deltas` (B, 1) int64,

@@ -3,16 +3,15 @@
 from vecrope.own_rules.layout import Layout
 
 
-def test_text_cells_and_single_tokens_follow_each_other():
-    layout = Layout(8)
+def test_text_and_cells_follow_each_other():
+    layout = Layout(7)
     layout.count(0, 2)
     layout.cells(2, range(2, 4), range(-1, 1))
-    layout.token(5, 6, 7)
     layout.still(9, 1)
     assert layout.positions().tolist() == [
-        [0, 1, 2, 2, 2, 2, 5, 9],
-        [0, 1, 2, 2, 3, 3, 6, 9],
-        [0, 1, -1, 0, -1, 0, 7, 9],
+        [0, 1, 2, 2, 2, 2, 9],
+        [0, 1, 2, 2, 3, 3, 9],
+        [0, 1, -1, 0, -1, 0, 9],
     ]
     assert layout.largest == 9
 

@@ -14,8 +14,7 @@ from vecrope.core.modality import VIDEO
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
 from vecrope.forms.static import locate
-from vecrope.own_rules.minicpmv4_7.host import find_pictures
-from vecrope.own_rules.minicpmv4_7.sizes import NAMES
+from vecrope.own_rules.minicpmv4_7.host import Pictures
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
@@ -106,11 +105,9 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
     inputs = sample.inputs(spec)
-    given = [getattr(inputs, name) for name in NAMES]
-    sizes = [[] if rows is None else rows.tolist() for rows in given]
-    index = torch.arange(sample.length, device="cpu")
-    if inputs.attention_mask is not None and spec.mask_rule == "skip":
-        index = inputs.attention_mask[0].nonzero()[:, 0]
+    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
+    stream = make_stream(inputs.input_ids, mask, None, inputs.mm_token_type_ids, exact=True)
+    index = torch.arange(sample.length, device="cpu") if mask is None else mask[0].nonzero()[:, 0]
     at = index.tolist()
     return [
         Span(
@@ -118,7 +115,7 @@ def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
             at[crops[-1].stop - 1] + 1,
             {"video" if crops[0].kind == VIDEO else "image": [[crop.row for crop in crops]]},
         )
-        for crops in find_pictures(inputs, spec, rule, sizes)
+        for crops, *_ in Pictures(stream, inputs, spec, rule).rows[0]
     ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from vecrope.core.items import Items, temporal_offset
 from vecrope.core.modality import MASKED, VIDEO
 from vecrope.core.stream import Stream
+from vecrope.spec import MRopeSpec
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class TokenLocations:
     span: Tensor
     num_images: Tensor  # 0-d, image tokens in the batch
     num_videos: Tensor  # 0-d, video tokens in the batch
-    next_positions: Tensor  # (B,) int64, one more than the largest position of each row
-    rope_deltas: Tensor  # (B, 1) int64
+    row_moved: Tensor  # (B,) by how much all groups of a row move the running position
+    spec: MRopeSpec
 
     @property
     def begins(self) -> Tensor:
@@ -71,6 +72,21 @@ class TokenLocations:
         if self.video is not None:
             kind = kind.masked_fill(self.video, VIDEO)
         return kind if self.masked is None else kind.masked_fill(self.masked, MASKED)
+
+    def ends_of_rows(self) -> tuple[Tensor, Tensor]:
+        """Return one more than the largest position of each row (B,), and deltas (B, 1), int64."""
+        stream, ends = self.stream, self.row_moved
+        if self.spec.span_rule == "hw":
+            # A block, which is one group, can reach further than it moves the running position.
+            reached = self.base + self.items.extent[self.item]
+            ends = ends.scatter_reduce(0, self.rows, reached, "amax")
+        ends = ends.to(torch.int64)
+        lengths: Tensor | int = stream.shape[-1]
+        if self.spec.delta_length == "valid" and stream.kept is not None:
+            lengths = stream.row_sums(stream.kept)
+        elif len(stream.shape) == 1:
+            lengths = stream.row_bounds.diff()
+        return ends, (ends - lengths).unsqueeze(1)
 
     def offsets(self) -> Tensor:
         """Return the (3, N) frame, row and column of every token, the first as time; 0 for text."""

@@ -54,9 +54,10 @@ def static_rope_index(
     position_ids = locations.positions(spec.padding_value).to(dtype)
     if ids.dim() == 2:
         position_ids = position_ids.view(3, *ids.shape)
+    _, rope_deltas = locations.ends_of_rows()
     if fault is None:
-        return position_ids, locations.rope_deltas
-    return faults.invalidate(fault, position_ids, locations.rope_deltas)
+        return position_ids, rope_deltas
+    return faults.invalidate(fault, position_ids, rope_deltas)
 
 
 class Located(NamedTuple):
@@ -98,12 +99,19 @@ def locate_inputs(inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: boo
     return Located(stream, items, tokens, fault)
 
 
-def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
-    """Return where each token of a stream of at least one token stands; reads no value."""
+def locate(
+    stream: Stream, spec: MRopeSpec, items: Items, images: Tensor | None = None
+) -> TokenLocations:
+    """Return where each token of a stream of at least one token stands; reads no value.
+
+    `images` (N,) bool are the unmasked placeholders, where those are known and no video is there.
+    """
     index_dtype = stream.index_dtype
     rows = stream.token_rows()
     masked = None if stream.kept is None else ~stream.kept
-    image, video, open_markers = placeholders(stream, spec, rows)
+    image, video, open_markers = (
+        placeholders(stream, spec, rows) if images is None else (images, None, None)
+    )
 
     ranks = image.cumsum(0, dtype=index_dtype)
     num_images = ranks[-1]
@@ -123,12 +131,6 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
 
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
     base = moved - span
-    next_positions = row_moved
-    if spec.span_rule == "hw":
-        # A block, which is one group, can reach further than it moves the running position.
-        reached = base + items.extent[item]
-        next_positions = next_positions.scatter_reduce(0, rows, reached, "amax")
-    next_positions = next_positions.to(torch.int64)
     return TokenLocations(
         stream=stream,
         items=items,
@@ -151,8 +153,8 @@ def locate(stream: Stream, spec: MRopeSpec, items: Items) -> TokenLocations:
         span=span,
         num_images=num_images,
         num_videos=num_videos,
-        next_positions=next_positions,
-        rope_deltas=(next_positions - _row_lengths(stream, spec)).unsqueeze(1),
+        row_moved=row_moved,
+        spec=spec,
     )
 
 
@@ -200,13 +202,6 @@ def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None)
         # Beyond the last item the search answers I, which is the row of text.
         item = search(items.ends, ranks).masked_fill(other, items.text)
     return item if masked is None else item.masked_fill(masked, items.masked)
-
-
-def _row_lengths(stream: Stream, spec: MRopeSpec) -> Tensor | int:
-    """Return (B,) the length that each row's delta is measured against, or that of every row."""
-    if spec.delta_length == "valid" and stream.kept is not None:
-        return stream.row_sums(stream.kept)
-    return stream.shape[1] if len(stream.shape) == 2 else stream.row_bounds.diff()
 
 
 def _is(ids: Tensor, token_id: int | None) -> Tensor:

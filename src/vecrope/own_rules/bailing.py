@@ -89,7 +89,7 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
             _raise_outside(stream, positions, outside, rule)
         fault = fault | outside.any()
     position_ids = positions.to(dtype).view(3, *stream.shape)
-    rope_deltas = locations.rope_deltas.to(dtype)
+    rope_deltas = locations.ends_of_rows()[1].to(dtype)
     if fault is not None and tracing:
         return invalidate(fault, position_ids, rope_deltas)
     return position_ids, rope_deltas

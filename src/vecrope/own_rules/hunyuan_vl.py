@@ -41,12 +41,17 @@ class _Images:
     run: Tensor  # (N,) number of the run that a placeholder stands in
     place: Tensor  # (N,) its place in the run
     lengths: Tensor  # (I + 1,) tokens in each run; the last is of all runs without a grid
-    num_runs: Tensor  # 0-d
-    num_grids: Tensor  # 0-d: those that are not all zeros
+    starts: Tensor  # (N,) bool: the first token of each run
+    real: Tensor  # (I,) grids so far that are not all zeros
     grid: Tensor  # (I + 1,) row of the grid of each run
     height: Tensor  # (I + 1,) rows, in tokens; 0 for a run without a grid
     width: Tensor  # (I + 1,) columns, with that of the line ends
     first: Tensor  # (I + 1,) place of the grid's first token
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor]:
+        """How many runs there are, and grids that are not all zeros, 0-d each."""
+        return self.starts.sum(), pad(self.real, (1, 0))[-1]
 
 
 def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -84,7 +89,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rows, kept = stream.token_rows(), kept_tokens(stream)
     count, valid = stream.running_sums(kept, rows)
     index = count - 1
-    axes = [index] * rule.num_axes
+    positions = index.expand(rule.num_axes, -1)
     fault = None
     if inputs.image_grid_thw is not None and stream.num_tokens:
         placeholder, _, _ = placeholders(stream, spec, rows)
@@ -93,13 +98,12 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
             fault = _misfit(images)
             if not tracing and bool(fault):
                 _raise_misfit(images, placeholder, rows, grids)
-        axes[-3:] = _cells(images, placeholder, index)
-    positions = torch.stack(axes)
+        positions = torch.cat((positions[:-3], _cells(images, placeholder, index)))
     largest = torch.full_like(valid, -1).scatter_reduce(
-        0, rows.long(), positions.amax(0).masked_fill(~kept, -1), "amax"
+        0, rows.long(), torch.where(kept, positions.amax(0), -1), "amax"
     )
     rope_deltas = (largest + 1 - valid).to(inputs.input_ids.dtype).unsqueeze(1)
-    position_ids = positions.masked_fill(~kept, spec.padding_value).to(inputs.input_ids.dtype)
+    position_ids = torch.where(kept, positions, spec.padding_value).to(inputs.input_ids.dtype)
     position_ids = position_ids.view(rule.num_axes, *stream.shape)
     if fault is None or not tracing:
         return position_ids, rope_deltas
@@ -161,15 +165,15 @@ def _find_images(
     stream: Stream, placeholder: Tensor, rows: Tensor, grids: Tensor, merge: int
 ) -> _Images:
     index_dtype, num_grids = stream.index_dtype, grids.shape[0]
-    other = kept_tokens(stream) & ~placeholder
+    other = ~placeholder if stream.kept is None else stream.kept > placeholder
     # Grows with every other token and with every row: what two placeholders of a run share.
     key = other.cumsum(0, dtype=index_dtype) + rows
-    before = pad(key.masked_fill(~placeholder, -1).cummax(0).values[:-1], (1, 0), value=-1)
+    before = pad(torch.where(placeholder, key, -1).cummax(0).values[:-1], (1, 0), value=-1)
     starts = placeholder & (before != key)
     run = starts.cumsum(0, dtype=index_dtype) - 1
     rank = placeholder.cumsum(0, dtype=index_dtype) - 1
-    place = rank - rank.masked_fill(~starts, -1).cummax(0).values
-    numbered = run.masked_fill(~placeholder, num_grids).clamp(max=num_grids)
+    place = rank - torch.where(starts, rank, -1).cummax(0).values
+    numbered = torch.where(placeholder, run, num_grids).clamp(max=num_grids)
     lengths = torch.zeros(num_grids + 1, dtype=index_dtype, device=run.device)
     lengths = lengths.scatter_add(0, numbered.long(), placeholder.to(index_dtype))
 
@@ -184,8 +188,8 @@ def _find_images(
         run=numbered,
         place=place,
         lengths=lengths,
-        num_runs=starts.sum(),
-        num_grids=grids.any(1).sum(),
+        starts=starts,
+        real=real,
         grid=grid,
         height=height,
         width=width,
@@ -201,21 +205,22 @@ def _odd_lengths(images: _Images) -> Tensor:
 
 def _misfit(images: _Images) -> Tensor:
     """Return, as a 0-d bool, whether runs and grids do not fit each other."""
-    return _odd_lengths(images).any() | (images.num_runs != images.num_grids)
+    num_runs, num_grids = images.numbers
+    return _odd_lengths(images).any() | (num_runs != num_grids)
 
 
-def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> list[Tensor]:
-    """Return the column, the row and the number of the image, or the index outside of images."""
-    place = images.place - images.first[images.run]
-    width = images.width[images.run]
-    inside = placeholder & (place >= 0) & (place < images.height[images.run] * width)
-    line = place // width
-    return [torch.where(inside, cell, index) for cell in (place - line * width, line, images.run)]
+def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> Tensor:
+    """Return (3, N) the column, the row and the number of the image, or the index outside of it."""
+    table = torch.stack((images.first, images.width, images.height * images.width))
+    first, width, area = table[:, images.run].unbind()
+    place = images.place - first
+    inside = placeholder & (place >= 0) & (place < area)
+    return torch.where(inside, torch.stack((place % width, place // width, images.run)), index)
 
 
 def _raise_misfit(images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor) -> NoReturn:
     """Raise the ValueError that describes the first run, or the first grid, that does not fit."""
-    num_runs, num_grids = int(images.num_runs), int(images.num_grids)
+    num_runs, num_grids = map(int, images.numbers)
     odd = _odd_lengths(images)[: min(num_runs, num_grids)].nonzero()
     if not odd.shape[0] and num_runs < num_grids:
         grid = int(images.grid[num_runs])

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
@@ -18,7 +17,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     can_read,
     grids_of,
-    kept_tokens,
     open_stream,
     positions_dtype,
     refuse_videos,
@@ -61,6 +59,8 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     if validate and not tracing:
         faults.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
+    # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.
+    items.table[5].clamp_(max=1)
     if stream.num_tokens == 0:
         if validate and not tracing:
             faults.check_none_left_over(items)
@@ -75,8 +75,8 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     # The row and column of an image's token are counted from 0, less its temporal offset.
     cells = torch.where(locations.image, -offsets[0], base)
     positions = offsets + torch.stack((base, cells, cells))
-    if stream.kept is not None:
-        positions = positions.masked_fill(~stream.kept, spec.padding_value)
+    if locations.masked is not None:
+        positions = positions.masked_fill(locations.masked, spec.padding_value)
     position_ids = positions.to(dtype).view(3, *stream.shape)
     if fault is not None and tracing:
         return invalidate(fault, position_ids, rope_deltas)
@@ -111,33 +111,27 @@ def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
 def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     """Return the (N,) positions at which the tokens' groups start, and the (B, 1) int64 deltas.
 
-    If every image moved the running position by 1, a group would start at its `plain` position. An
+    The base of a token is where its group starts if every image moves the running position by 1. An
     image of a side that reaches further lifts all behind it by the difference, unless an earlier
     one has done so already: the lift is a running maximum.
     """
-    stream, image = locations.stream, locations.image
-    rows = locations.rows.long()
-    kept = kept_tokens(stream)
-    first = image & (locations.ranks == locations.start)
-    inner = image & ~first
-    moves = kept & ~inner
-    moved, _ = stream.running_sums(moves, rows)
-    plain = (moved - moves.to(moved.dtype)).long()
+    stream, image, plain = locations.stream, locations.image, locations.base
+    rows, first = locations.rows, locations.begins
     images, all_images = stream.running_sums(first, rows)
-    _, valid = stream.running_sums(kept, rows)
 
     # What a row holds stays above what those before it do, so that no maximum goes on into it.
     apart = rows * _ROW_STEP
-    side = torch.maximum(locations.height, locations.width).long()
-    lift = torch.where(first, side - 1 - plain, 0).clamp(min=0) + apart
-    lift = lift.cummax(0).values
-    before = torch.maximum(pad(lift[:-1], (1, 0)), apart)
+    side = torch.maximum(locations.height, locations.width)  # of text 1
+    lift = ((side - 1 - plain).clamp(min=0) + apart).cummax(0).values
+    before = torch.maximum(torch.cat((apart[:1], lift[:-1])), apart)
     at_image = torch.where(first, before, apart).cummax(0).values
-    last = images == all_images[rows]
-    # The first token of an image has moved the running position by 1.
-    base = plain + torch.where(image | last, at_image, lift) - apart - inner.long()
+    fixed = image | (images == all_images[rows])
+    base = plain + torch.where(fixed, at_image, lift) - apart
 
-    reach = torch.where(image, torch.maximum(base + 1, side), base + 1)
-    reach = reach.masked_fill(~kept, 0)
-    row_end = torch.zeros_like(valid, dtype=torch.int64).scatter_reduce(0, rows, reach, "amax")
-    return base.to(locations.base.dtype), (row_end - valid).unsqueeze(1)
+    reach = torch.maximum(base + 1, side)
+    if locations.masked is not None:
+        reach = reach.masked_fill(locations.masked, 0)
+    kept, row_end = stream.kept, torch.zeros_like(all_images, dtype=torch.int64)
+    valid = stream.row_bounds.diff() if kept is None else stream.row_sums(kept)
+    row_end.scatter_reduce_(0, rows, reach, "amax")
+    return base, (row_end - valid).unsqueeze(1)

@@ -46,12 +46,6 @@ class Layout:
         for axis in self._axes:
             axis.append(piece)
 
-    def token(self, *positions: int) -> None:
-        """Add one token: its position in time, height and width."""
-        self.largest = max(self.largest, *positions)
-        for axis, position in zip(self._axes, positions, strict=True):
-            axis.append(_pack(position))
-
     def cells(self, time: int, rows: Sequence[int], columns: Sequence[int]) -> None:
         """Add a frame, line after line: its position in time, those of its rows and columns."""
         self.largest = max(self.largest, time, rows[-1], columns[-1])

@@ -60,9 +60,10 @@ def plan_of_locations(
         base = base.masked_fill(masked, spec.padding_value)
     number = torch.minimum(left, next_start - start)
     before = place if kept is None else torch.where(masked, -number, place)
+    ends, rope_deltas = tokens.ends_of_rows()
     rows = torch.stack(
         (
-            *(bounds[:-1], bounds.diff(), tokens.next_positions, tokens.rope_deltas.squeeze(1)),
+            *(bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1)),
             _open_markers(tokens, spec, bounds),
         ),
         1,

@@ -26,12 +26,12 @@ def answer(prompt, **changes):
         (
             {"target_sizes_videos": torch.ones(1, 2)},
             TypeError,
-            "target_sizes_videos must be of an integer dtype, got torch.float32",
+            "target_sizes_videos must be of a signed integer dtype.*, got torch.float32",
         ),
         (
-            {"target_sizes": torch.ones(1, 2, dtype=torch.bool)},
+            {"target_sizes": torch.ones(1, 2, dtype=torch.uint32)},
             TypeError,
-            "target_sizes must be of an integer dtype, got torch.bool",
+            "target_sizes must be of a signed integer dtype, uint8 or bool, got torch.uint32",
         ),
         (
             {"target_sizes": torch.ones(1, 3).long()},
@@ -74,20 +74,30 @@ def test_other_families_take_no_sizes_of_crops():
 # Values
 
 REFUSED = {
-    "a size of one zero": (RUNS, ["t(I)"], {"target_sizes": [[4, 0]]}, r"row 0 must be positive"),
-    "a negative size": (RUNS, ["t(I)"], {"target_sizes": [[-4, 4]]}, r"row 0 must be positive"),
+    "a size of one zero": (
+        RUNS,
+        ["t(I)"],
+        {"target_sizes": [[4, 0]]},
+        r"row 0 must be zeros, for no",
+    ),
+    "a negative size": (
+        RUNS,
+        ["t(I)"],
+        {"target_sizes": [[-4, 4]]},
+        r"row 0 must be zeros, for no",
+    ),
     "an indivisible size": (
         RUNS,
         ["t(I)"],
         {"target_sizes": [[0, 0], [4, 6]]},
-        r"target_sizes row 1 must have a height and width divisible by 4, as downsample_mode "
-        r"'16x' asks, got \(4, 6\)",
+        r"target_sizes row 1 must be zeros, for no crop, or multiples of 4 from 4 on and below "
+        rf"{LONG}, as downsample_mode '16x' asks, got \(4, 6\)",
     ),
     "a large size": (
         RUNS,
         ["t(V)"],
         {"target_sizes_videos": [[4, LONG]]},
-        rf"target_sizes_videos row 0 must have a height and width below {LONG}",
+        rf"target_sizes_videos row 0 must be .*multiples of 4 from 4 on and below {LONG}",
     ),
     "cut short": (
         RUNS,
@@ -106,25 +116,25 @@ REFUSED = {
         RUNS,
         ["t(I)(I)(I)"],
         {"target_sizes": [[4, 4], [0, 0]]},
-        "row 0, token 5: a crop of images is beyond the last size: target_sizes has 1",
+        "row 0, token 5: a crop of images is beyond the last size that target_sizes has",
     ),
     "no size for a video": (
         RUNS,
         ["t(V)"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 2: a crop of videos is beyond the last size: target_sizes_videos has 0",
+        "row 0, token 2: a crop of videos is beyond the last size that target_sizes_videos has",
     ),
     "no size at all": (
         MARKERS,
         ["t(I)"],
         {},
-        "row 0, token 2: a crop of images is beyond the last size: target_sizes has 0",
+        "row 0, token 2: a crop of images is beyond the last size that target_sizes has",
     ),
     "more crops than the table holds": (
         RUNS,
         ["t(I)(I)"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 5: a crop of images is beyond the last size: target_sizes has 1",
+        "row 0, token 5: a crop of images is beyond the last size that target_sizes has",
     ),
     "a size left over": (
         RUNS,
@@ -142,25 +152,25 @@ REFUSED = {
         MARKERS,
         ["t(I)t", "tt<II"],
         {"target_sizes": [[4, 4], [4, 8]]},
-        "row 1, token 2: the marker 12 opens a crop that none closes; was the prompt truncated",
+        r"target_sizes row 1 \(4, 8\) is left over.*; is the prompt truncated, row 1, token 2",
     ),
     "nested": (
         MARKERS,
         ["t((I)t"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 2: the marker 10 opens a crop inside of another",
+        "row 0, token 1: markers must open and close crops in turn, 10 and 11 do not enclose one",
     ),
     "closed before it is open": (
         MARKERS,
         ["t)t(I)"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 1: the marker 11 closes a crop that none opens",
+        "row 0, token 1: markers must open and close crops in turn, 10 and 11 do not enclose one",
     ),
     "closed without a token": (
         MARKERS,
         ["t<>t(I)"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 2: the marker 13 closes a crop that holds no token",
+        "row 0, token 1: markers must open and close crops in turn, 12 and 13 do not enclose one",
     ),
     "nothing before a crop": (
         RUNS,
@@ -172,9 +182,14 @@ REFUSED = {
         RUNS,
         ["t(IV)"],
         {"target_sizes": [[4, 4]], "target_sizes_videos": [[4, 4]]},
-        "row 0, token 3: a crop must follow a marker, it is right after the crop before",
+        "row 0, token 3: a crop must follow a marker, it is right after another crop",
     ),
-    "no tokens": (RUNS, ["", ""], {"target_sizes": [[4, 4]]}, "sizes of 1 crops.* hold no tokens"),
+    "no tokens": (
+        RUNS,
+        ["", ""],
+        {"target_sizes": [[4, 4]]},
+        "left over: expected 1 crops.*, got 0",
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
@@ -35,7 +35,6 @@ class Reading:
 
     stream: Stream
     inside: Tensor  # (N,) bool: the tokens of the images in the prompt
-    valid: Tensor  # (B,) unmasked tokens
     grids: Tensor  # (G, 3) the rows' grids, row by row
     grid_rows: Tensor  # (G,) row of each
     ordinals: Tensor  # (G,) number of each among its row's
@@ -46,6 +45,11 @@ class Reading:
     closed: Tensor  # (N,) end markers in the row so far
     num_closed: Tensor  # (B,) end markers
     image_token_id: int | None  # None without any grid: then placeholders are text
+
+    @property
+    def valid(self) -> Tensor:
+        """(B,) unmasked tokens."""
+        return self.stream.row_sums(kept_tokens(self.stream))
 
     @property
     def targets(self) -> Tensor:
@@ -112,14 +116,13 @@ def glm_image_rope_index(
     reading = read_markers(inputs, spec, validate=validate)
     stream = reading.stream
     # A grid of zeros is no image.
-    images = reading.grids.masked_fill(~reading.sources.unsqueeze(1), 0)
+    images = torch.where(reading.sources.unsqueeze(1), reading.grids, 0)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     dtype = positions_dtype(inputs, spec)
     rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
     if stream.num_tokens == 0:
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
-    stream = replace(stream, token_types=reading.inside)
-    positions = locate(stream, spec, items).positions(spec.padding_value)
+    positions = locate(stream, spec, items, reading.inside).positions(spec.padding_value)
     position_ids = positions.to(dtype).view(3, *stream.shape)
     if validate and torch.compiler.is_compiling():
         return invalidate(reading.misfit, position_ids, rope_deltas)
@@ -163,18 +166,16 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     ordinals = rank[:-1] - at_bounds[grid_rows]
 
     rows, kept = stream.token_rows(), kept_tokens(stream)
-    _, valid = stream.running_sums(kept, rows)
     opens = kept & (stream.input_ids == rule.image_start_token_id)
     closes = kept & (stream.input_ids == rule.image_end_token_id)
     opened, num_opened = stream.running_sums(opens, rows)
     closed, num_closed = stream.running_sums(closes, rows)
     num_sources = torch.minimum(torch.minimum(num_opened, num_closed), grids_in_row)
-    inside = kept & (opened - opens.to(opened.dtype) > closed) & (closed < num_sources[rows])
+    inside = kept & (opened > closed + opens) & (closed < num_sources[rows])
     sources = real & (ordinals < num_sources[grid_rows])
     reading = Reading(
         stream=stream,
         inside=inside,
-        valid=valid,
         grids=grids,
         grid_rows=grid_rows,
         ordinals=ordinals,

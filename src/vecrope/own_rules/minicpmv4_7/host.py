@@ -1,30 +1,31 @@
-"""On the host: the crops of a prompt, the pictures that they make, and their positions in turn."""
+"""On the host: the crops of a batch as they are found, and the sizes that they take."""
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator
 from itertools import pairwise
+from operator import mul, sub
+from struct import Struct
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE, TEXT, VIDEO
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
-from vecrope.forms.eager.runs import Runs, row_starts, runs_of_ids
+from vecrope.forms.eager.runs import Runs, runs_of_ids
 from vecrope.inputs import Inputs
-from vecrope.own_rules.layout import Layout
-from vecrope.own_rules.minicpmv4_7.sizes import LIMIT, NAMES, check_sizes
+from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, NAMES, read_sizes
 from vecrope.spec import MRopeSpec
 
+_pack = Struct("q").pack
 _KINDS = {IMAGE: "image", VIDEO: "video"}
-# Kinds of runs of markers, in the order of `MiniCPMV47`; the last is a newline.
-_MARKERS = range(16, 21)
-_OPENS, _CLOSES, _SLICE_START, _NEWLINE = _MARKERS[0:4:2], _MARKERS[1:4:2], 18, 20
-
-Size = tuple[int, int]
+# Kinds of runs of markers, in the order of `IDS`; the last is a newline.
+_MARKERS = frozenset(range(16, 21))
+_OPENS, _CLOSES, _SLICE_START, _NEWLINE = (16, 18), (17, 19), 18, 20
 
 
 class Crop(NamedTuple):
@@ -38,301 +39,219 @@ class Crop(NamedTuple):
     row: int  # among them
 
 
-class _Prompt:
-    """A batch of unmasked tokens, row after row, as runs."""
+class Picture(NamedTuple):
+    """An image or a frame of a video: a thumbnail, and slices tiled line by line on a canvas."""
 
-    def __init__(self, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47, mask: Tensor | None):
-        self.mask, self.given_bounds = mask, row_starts(inputs)
-        ids, types = (
-            None if tokens is None else tokens.to("cpu").flatten()
-            for tokens in (inputs.input_ids, inputs.mm_token_type_ids)
-        )
-        assert ids is not None
-        self.bounds = self.given_bounds
-        if mask is not None:
-            found = [0, *mask.cumsum(0).tolist()]
-            self.bounds = [found[bound] for bound in self.given_bounds]
-            ids, types = ids[mask], None if types is None else types[mask]
-        self.ids, self.num_tokens = ids, ids.shape[0]
-        self.closing = frozenset(_MARKERS if rule.newline_closes else _MARKERS[:-1])
-        names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
-        markers = [(getattr(rule, name), kind) for name, kind in zip(names, _MARKERS, strict=True)]
-        crops = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
-        self.runs = self.crop_runs = Runs(bytearray(), [0], [0] * len(self.bounds), [])
-        if self.num_tokens:
-            self.runs = self.crop_runs = runs_of_ids(ids, (*crops, *markers), self.bounds)
-        if self.num_tokens and types is not None:
-            codes = (IMAGE, IMAGE), (VIDEO, VIDEO)
-            self.crop_runs = runs_of_ids(types.to(torch.uint8), codes, self.bounds)
-
-    def kind_at(self, index: int) -> int:
-        """Return the kind of the run of a token."""
-        return self.runs.kinds[bisect_right(self.runs.starts, index) - 1]
-
-    def past(self, index: int, kinds: frozenset[int], limit: int) -> int:
-        """Return the first token from an index on that is of none of some kinds, or the limit."""
-        run = bisect_right(self.runs.starts, index) - 1
-        while index < limit and self.runs.kinds[run] in kinds:
-            run += 1
-            index = self.runs.starts[run]
-        return min(index, limit)
-
-    def crops_of(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """Yield where the crops of a row start and stop, and the kind of each."""
-        runs = self.crop_runs
-        for run in range(runs.rows[row], runs.rows[row + 1]):
-            if runs.kinds[run] in _KINDS:
-                yield runs.starts[run], runs.starts[run + 1], runs.kinds[run]
-
-    def marked_crops_of(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """Yield the same of all that is between two markers, as some upstreams have it."""
-        runs = self.runs
-        markers = [
-            (index, runs.kinds[run] in _OPENS)
-            for run in range(runs.rows[row], runs.rows[row + 1])
-            if runs.kinds[run] in (*_OPENS, *_CLOSES)
-            for index in range(runs.starts[run], runs.starts[run + 1])
-        ]
-        last = {opens: at for at, (_, opens) in enumerate(markers)}
-        opened = None
-        for at, (index, opens) in enumerate(markers):
-            # Surplus markers at the end of a row are paired with none.
-            if opens and opened is not None and at < last.get(False, -1):
-                self.refuse_marker(index, "opens a crop inside of another")
-            if not opens and opened is None and at < last.get(True, -1):
-                self.refuse_marker(index, "closes a crop that none opens")
-            if not opens and opened == index - 1:
-                self.refuse_marker(index, "closes a crop that holds no token")
-            if not opens and opened is not None:
-                kind = self.kind_at(opened + 1)
-                yield opened + 1, index, kind if kind in _KINDS else IMAGE
-            opened = index if opens else None
-
-    def place(self, index: int) -> str:
-        """Say where in the input a token is."""
-        row = bisect_right(self.bounds, index) - 1
-        if self.mask is not None:
-            index = int(self.mask.nonzero()[index])
-        return f"row {row}, token {index - self.given_bounds[row]}"
-
-    def refuse_marker(self, index: int, what: str) -> NoReturn:
-        raise ValueError(f"{self.place(index)}: the marker {int(self.ids[index])} {what}")
+    crops: list[Crop]
+    stop: int  # the token behind the markers that still belong to it
+    # Nothing but markers and newlines part it from the picture before, and at least one: SGLang
+    # takes the two for frames of one video, of which the later keeps its distance.
+    apart: bool
+    columns: int  # slices in a line
+    height: int  # of the canvas, in tokens
+    width: int
 
 
-def host_rope_index(
-    inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47, sizes: Sequence[list[list[int]]]
-) -> tuple[Tensor, Tensor]:
-    """Return positions (3, N) and deltas (B, 1), both int64, of a batch on any device.
+class Pictures:
+    """The pictures of a batch, row by row; tokens are counted without those that are masked.
 
     Args:
-        inputs: types, shapes and the mask's values have been checked.
+        stream: of a batch on any device.
+        inputs: the batch; types, shapes and the mask's values have been checked.
         spec: of the family.
         rule: the spec's.
-        sizes: of crops of images, and of videos; rows of zeros are no crop.
 
     Raises:
         ValueError: for the first thing that does not fit.
     """
-    found = _Found(inputs, spec, rule, sizes)
-    prompt = found.prompt
-    layout = Layout(prompt.num_tokens)
-    deltas = []
-    for row, (start, stop) in enumerate(pairwise(prompt.bounds)):
-        pictures = found.pictures_of(row)
-        layout.largest = 0 if prompt.given_bounds[row + 1] > prompt.given_bounds[row] else -1
-        _number_row(prompt, layout, pictures, start, stop)
-        length = prompt.given_bounds[row + 1] - prompt.given_bounds[row]
-        deltas.append(
-            layout.largest + 1 - (stop - start if spec.delta_length == "valid" else length)
+
+    def __init__(self, stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47):
+        given, self._factor = read_sizes(inputs, rule), rule.downsample_factor
+        self._sizes = dict(zip(_KINDS, map(iter, given), strict=True))
+        self._ids, types, self._kept = stream.input_ids.to("cpu"), stream.token_types, None
+        self.bounds = self._given_bounds = stream.row_bounds.tolist()
+        if stream.kept is not None:
+            self._kept = stream.kept.to("cpu")
+            found = [0, *self._kept.cumsum(0).tolist()]
+            self.bounds = [found[bound] for bound in self._given_bounds]
+            self._ids = self._ids[self._kept]
+            types = None if types is None else types.to("cpu")[self._kept]
+        kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
+        kinds += [(getattr(rule, name), kind) for kind, name in enumerate(IDS, 16)]
+        self._runs = self._crops = Runs(bytearray(), [0], [0] * len(self.bounds), [])
+        if len(self._ids):
+            self._runs = self._crops = runs_of_ids(self._ids, tuple(kinds), self.bounds)
+        if len(self._ids) and types is not None:
+            codes = types.to("cpu", torch.uint8)
+            self._crops = runs_of_ids(codes, ((IMAGE, IMAGE), (VIDEO, VIDEO)), self.bounds)
+        by_markers = types is None and rule.crop_rule == "markers" and any(given)
+        self._closing = _MARKERS if rule.newline_closes else _MARKERS - {_NEWLINE}
+        self._unclosed = ""
+        self.rows: list[list[Picture]] = []
+        for row in range(len(self.bounds) - 1):
+            crops = self._between_markers(row) if by_markers else self._placeholders(row)
+            self.rows.append([*self._pictures_of(row, crops)])
+        left = [(kind, *size) for kind, sizes in self._sizes.items() for size in sizes]
+        if left and not inputs.allow_unused_grids:
+            (kind, at, *size), total = left[0], sum(map(len, given))
+            raise ValueError(
+                f"{NAMES[kind == VIDEO]} row {at} {tuple(size)} is left over: expected {total} "
+                f"crops in the batch, one for each size, got {total - len(left)}{self._unclosed}"
+            )
+
+    def _placeholders(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """Yield where the runs of placeholders of a row start and stop, and the kind of each."""
+        kinds, starts, rows, _ = self._crops
+        for run in range(*rows[row : row + 2]):
+            if kinds[run] in _KINDS:
+                yield starts[run], starts[run + 1], kinds[run]
+
+    def _between_markers(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the same of what is between two markers: the k-th of both sorts are a pair."""
+        kinds, starts, rows, _ = self._runs
+        opens, closes = (
+            [
+                index
+                for run in range(*rows[row : row + 2])
+                if kinds[run] in of_markers
+                for index in range(starts[run], starts[run + 1])
+            ]
+            for of_markers in (_OPENS, _CLOSES)
         )
-    found.check_left_over()
-    positions = layout.positions()
-    if prompt.mask is not None:
-        spread = torch.full(
-            (3, prompt.mask.shape[0]), spec.padding_value, dtype=torch.int64, device="cpu"
-        )
-        spread[:, prompt.mask] = positions
-        positions = spread
-    return positions, torch.tensor(deltas, dtype=torch.int64, device="cpu").view(-1, 1)
+        for at, (first, stop) in enumerate(zip(opens, closes, strict=False), 1):
+            if not first + 1 < stop <= min(opens[at : at + 1], default=stop):
+                self._refuse(
+                    min(first, stop),
+                    f"markers must open and close crops in turn, {int(self._ids[first])} and "
+                    f"{int(self._ids[stop])} do not enclose one",
+                )
+            kind = kinds[bisect_right(starts, first + 1) - 1]
+            yield first + 1, stop, kind if kind in _KINDS else IMAGE
+        if len(opens) > len(closes):
+            self._unclosed = f"; is the prompt truncated, {self._place(opens[-1])} opens one more?"
 
-
-class _Found:
-    """The pictures of a batch, found row by row, each of which takes the sizes of its crops."""
-
-    def __init__(
-        self,
-        inputs: Inputs,
-        spec: MRopeSpec,
-        rule: MiniCPMV47,
-        sizes: Sequence[list[list[int]]],
-    ):
-        check_sizes(sizes, rule, round_grid_sides=inputs.round_grid_sides)
-        mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
-        mask = None if mask is None else mask.to("cpu", torch.bool).flatten()
-        self.prompt, self.rule = _Prompt(inputs, spec, rule, mask), rule
-        given = [[(row, size) for row, size in enumerate(rows) if any(size)] for rows in sizes]
-        self.given = dict(zip(_KINDS, given, strict=True))
-        self.pending = {kind: iter(rows) for kind, rows in self.given.items()}
-        self.expected, self.total = sum(map(len, given)), 0
-        self.may_be_left_over = inputs.allow_unused_grids
-        if self.expected and not inputs.input_ids.numel() and not self.may_be_left_over:
-            raise ValueError(f"there are sizes of {self.expected} crops, input_ids hold no tokens")
-        self.by_markers = bool(
-            inputs.mm_token_type_ids is None and rule.crop_rule == "markers" and self.expected
-        )
-
-    def pictures_of(self, row: int) -> list[list[Crop]]:
-        """Return the crops of each picture of a row, the next one that was not asked for."""
-        prompt, pictures = self.prompt, list[list[Crop]]()
-        start, kind = prompt.bounds[row], TEXT
+    def _pictures_of(self, row: int, crops: Iterator[tuple[int, int, int]]) -> Iterator[Picture]:
+        kinds, starts, *_ = self._runs
+        start, row_end = self.bounds[row : row + 2]
+        pictures: list[list[Crop]] = []
         previous = start
-        crops = (prompt.marked_crops_of if self.by_markers else prompt.crops_of)(row)
-        for first, stop, own in crops:
+        for first, stop, kind in crops:
             if first <= previous:
-                where = (
-                    "at the start of its row" if first == start else "right after the crop before"
-                )
-                raise ValueError(
-                    f"{prompt.place(first)}: a crop must follow a marker, it is {where}"
-                )
-            if not pictures or prompt.kind_at(first - 1) != _SLICE_START:
+                where = "at the start of its row" if first == start else "right after another crop"
+                self._refuse(first, f"a crop must follow a marker, it is {where}")
+            if not pictures or kinds[bisect_right(starts, first - 1) - 1] != _SLICE_START:
                 pictures.append([])
-                kind = own
-            pictures[-1].append(self._crop(first, stop, kind))
+            # All crops of a picture take the sizes of its thumbnail's kind.
+            own = pictures[-1]
+            own.append(self._sized(first, stop, own[0].kind if own else kind))
             previous = stop
-        self.total += sum(map(len, pictures))
-        return pictures
+        apart = False
+        limits = [own[0].start - 1 for own in pictures[1:]] + [row_end]
+        for own, limit in zip(pictures, limits, strict=False):
+            stop = self._past(own[-1].stop, self._closing, limit)
+            yield self._tiled(own, stop, apart=apart)
+            apart = stop < limit == self._past(stop, _MARKERS, limit)
 
-    def _crop(self, start: int, stop: int, kind: int) -> Crop:
+    def _sized(self, start: int, stop: int, kind: int) -> Crop:
         name, what = NAMES[kind == VIDEO], _KINDS[kind]
-        row, size = next(self.pending[kind], (-1, [0, 0]))
-        if row < 0:
-            raise ValueError(
-                f"{self.prompt.place(start)}: a crop of {what}s is beyond the last size: {name} "
-                f"has {len(self.given[kind])}, and none is left"
-            )
-        height, width = (side // self.rule.downsample_factor for side in size)
+        at, *size = next(self._sizes[kind], (-1, 0, 0))
+        height, width = (side // self._factor for side in size)
+        if at < 0:
+            self._refuse(start, f"a crop of {what}s is beyond the last size that {name} has")
         if stop - start != height * width:
-            raise ValueError(
-                f"{self.prompt.place(start)}: {name} row {row} {tuple(size)} needs "
-                f"{height * width} tokens, got {stop - start} in one run; was the prompt truncated "
-                f"inside the {what}?"
+            self._refuse(
+                start,
+                f"{name} row {at} {tuple(size)} needs {height * width} tokens, got {stop - start} "
+                f"in one run; was the prompt truncated inside the {what}?",
             )
-        return Crop(start, stop, height, width, kind, row)
+        return Crop(start, stop, height, width, kind, at)
 
-    def check_left_over(self) -> None:
-        """Refuse sizes that no crop of the rows has taken, unless they may be left over."""
-        if self.total == self.expected or self.may_be_left_over:
-            return
-        prompt, runs = self.prompt, self.prompt.runs
-        for first, stop in pairwise(runs.rows) if self.by_markers else ():
-            markers = [run for run in range(first, stop) if runs.kinds[run] in (*_OPENS, *_CLOSES)]
-            if markers and runs.kinds[markers[-1]] in _OPENS:
-                prompt.refuse_marker(
-                    runs.starts[markers[-1] + 1] - 1,
-                    "opens a crop that none closes; was the prompt truncated inside the crop?",
+    def _tiled(self, crops: list[Crop], stop: int, *, apart: bool) -> Picture:
+        """Return a picture, whose first longer gap behind a slice ends a line, and so all lines."""
+        (start, _, *size, _, _), *slices = crops
+        columns = len(slices)
+        if not slices:
+            return Picture(crops, stop, apart, 1, *size)
+        for at, (one, following) in enumerate(pairwise(slices), 1):
+            if following.start - one.stop > 2:
+                columns = at
+                break
+        if len(slices) % columns:  # lines of different lengths are taken for one
+            columns = len(slices)
+        canvas = [len(slices) // columns * slices[0].height, columns * slices[0].width]
+        stretched = any((a - 1) * (b - 1) >= LIMIT for a, b in zip(size, canvas, strict=True))
+        if stretched and size != canvas:
+            self._refuse(
+                start - 1,
+                f"a thumbnail of {tuple(size)} tokens cannot be spread over slices of "
+                f"{tuple(canvas)} in all; the product of both, less 1 each, must be below {LIMIT}",
+            )
+        return Picture(crops, stop, apart, columns, *canvas)
+
+    def _past(self, index: int, kinds: frozenset[int], limit: int) -> int:
+        """Return the first token from an index on that is of none of some kinds, or the limit."""
+        run = bisect_right(self._runs.starts, index) - 1
+        while index < limit and self._runs.kinds[run] in kinds:
+            run += 1
+            index = self._runs.starts[run]
+        return min(index, limit)
+
+    def _place(self, index: int) -> str:
+        row = bisect_right(self.bounds, index) - 1
+        if self._kept is not None:
+            index = int(self._kept.nonzero()[index])
+        return f"row {row}, token {index - self._given_bounds[row]}"
+
+    def _refuse(self, index: int, what: str) -> NoReturn:
+        raise ValueError(f"{self._place(index)}: {what}")
+
+
+def host_entries(
+    stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the arguments of `place_tokens`; those of this, and the errors, are of `Pictures`."""
+    pictures, device = Pictures(stream, inputs, spec, rule), stream.input_ids.device
+    # An entry in front of all.
+    begins, columns, steps = [0], array("q", (0,) * 20), array("f", (0, 0))
+    for start, row in zip(pictures.bounds, pictures.rows, strict=False):
+        begins.append(start)
+        columns.extend((start, start, 0, -start, -1, 1, *(0,) * 14))
+        steps.extend((0, 0))
+        shift = -start
+        for crops, stop, apart, per_line, tall, wide in row:
+            origin = crops[0].start - 1 + shift + apart
+            shift = origin + max(tall, wide) + 1 - stop
+            *_, unit_height, unit_width, _, _ = crops[:2][-1]
+            for at, (first, end, height, width, _, _) in enumerate(crops, -1):
+                line, column = divmod(max(at, 0), per_line)
+                top, left = line * unit_height, column * unit_width
+                bottom, right = top + height - 1, left + width - 1
+                y, x = height - 1, width - 1
+                before, further = (top, left), (0, 0)
+                if at < 0:  # a thumbnail
+                    before, bottom, right, y, x = (-1, -1), tall, wide, tall - 1, wide - 1
+                elif at < len(crops) - 2:
+                    further = top + unit_height - 1, wide
+                begins.append(first - 1)
+                columns.extend(
+                    (
+                        *(first, stop, origin, shift, end - first - 1, width, top, left, *before),
+                        *(bottom, right, *further, height - 1, width - 1),
+                        *(height // 2 or 1, width // 2 or 1, y, x),
+                    )
                 )
-        name, (row, size) = next(
-            (name, left)
-            for name, sizes in zip(NAMES, self.pending.values(), strict=True)
-            for left in sizes
-        )
-        raise ValueError(
-            f"{name} row {row} {tuple(size)} is left over: expected {self.expected} crops in the "
-            f"batch, one for each size, got {self.total}"
-        )
-
-
-def find_pictures(
-    inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47, sizes: Sequence[list[list[int]]]
-) -> list[list[Crop]]:
-    """Return the crops of each picture of one row; the arguments are those of `host_rope_index`.
-
-    Tokens are counted without those that the mask leaves out.
-
-    Raises:
-        ValueError: for the first thing that does not fit.
-    """
-    found = _Found(inputs, spec, rule, sizes)
-    pictures = found.pictures_of(0)
-    found.check_left_over()
-    return pictures
-
-
-def _number_row(
-    prompt: _Prompt, layout: Layout, pictures: list[list[Crop]], done: int, stop: int
-) -> None:
-    now = 0
-    for number, (thumbnail, *slices) in enumerate(pictures):
-        start = thumbnail.start - 1
-        layout.count(now, start - done)
-        now += start - done
-        # SGLang takes pictures with nothing but markers and newlines in between for frames of one
-        # video, and if there is any, keeps the next frame's distance from it.
-        if number and done < start == prompt.past(done, frozenset(_MARKERS), start):
-            now += 1
-        lines, columns = _lines_of(slices)
-        first = slices[0] if slices else thumbnail
-        canvas = lines * first.height, columns * first.width
-        _check_stretch(prompt, thumbnail, canvas)
-        done = prompt.past((slices or [thumbnail])[-1].stop, prompt.closing, stop)
-        if number + 1 < len(pictures):
-            done = min(done, pictures[number + 1][0].start - 1)
-        layout.token(now, max(now - 1, 0), max(now - 1, 0))
-        layout.cells(
-            now, *(_spread(now, *sides) for sides in zip(canvas, thumbnail[2:4], strict=True))
-        )
-        far, line_end = (now + canvas[0], now + canvas[1]), (now, now)
-        place = thumbnail.stop
-        for at, crop in enumerate(slices):
-            line, column = divmod(at, columns)
-            top, left = now + line * first.height, now + column * first.width
-            _between(layout, now, crop.start - 1 - place, far, line_end)
-            layout.token(now, top, left)
-            layout.cells(now, range(top, top + crop.height), range(left, left + crop.width))
-            far = top + crop.height - 1, left + crop.width - 1
-            line_end = now + (line + 1) * first.height - 1, now + canvas[1]
-            place = crop.stop
-        _between(layout, now, done - place, far, (now, now))
-        now += max(canvas) + 1
-    layout.count(now, stop - done)
-
-
-def _lines_of(slices: Sequence[Crop]) -> Size:
-    """Return in how many lines and columns slices are tiled; 1 and 1 if there are none."""
-    count = columns = max(len(slices), 1)
-    for at, (one, following) in enumerate(pairwise(slices), 1):
-        if following.start - one.stop > 2:
-            columns = at
-            break
-    # Lines of different lengths are taken for one.
-    return (count // columns, columns) if count % columns == 0 else (1, count)
-
-
-def _between(layout: Layout, now: int, tokens: int, far: Size, line_end: Size) -> None:
-    """Add the tokens behind a crop: one at its far corner, then those that end its line."""
-    for token in range(tokens):
-        layout.token(now, *(line_end if token else far))
-
-
-def _check_stretch(prompt: _Prompt, thumbnail: Crop, canvas: Size) -> None:
-    size = thumbnail.height, thumbnail.width
-    stretched = any((a - 1) * (b - 1) >= LIMIT for a, b in zip(size, canvas, strict=True))
-    if stretched and size != canvas:
-        raise ValueError(
-            f"{prompt.place(thumbnail.start - 1)}: a thumbnail of {size} tokens cannot be spread "
-            f"over slices of {canvas} in all; the product of both, less one each, must be below "
-            f"{LIMIT}"
-        )
-
-
-def _spread(first: int, extent: int, count: int) -> Sequence[int]:
-    """Return where each of `count` positions lies among `extent` from the first on."""
-    if extent == count:
-        return range(first, first + count)
-    return [first + place for place in _linspace(extent, count)]
-
-
-@lru_cache(maxsize=1024)
-def _linspace(extent: int, count: int) -> list[int]:
-    return [*map(int, torch.linspace(0, extent - 1, count, device="cpu").round().tolist())]
+                steps.extend((y / (height - 1 or 1), x / (width - 1 or 1)))
+    ends = [*begins[1:], pictures.bounds[-1] + 1]  # one token more, should all be masked
+    numbers = map(_pack, range(len(begins)))
+    entry = torch.frombuffer(
+        bytearray().join(map(mul, numbers, map(sub, ends, begins))), dtype=torch.int64
+    )
+    if stream.kept is None:
+        entry = entry[:-1]
+        slot = torch.arange(stream.num_tokens, device="cpu")
+    else:
+        slot = (stream.kept.to("cpu").cumsum(0) - 1).clamp(min=0)
+        entry = entry[slot]
+    table = torch.frombuffer(columns, dtype=torch.int64).view(-1, 20).t()
+    of_steps = torch.frombuffer(steps, dtype=torch.float32).view(-1, 2).t()
+    return table.to(device), of_steps.to(device), entry.to(device), slot.to(device)

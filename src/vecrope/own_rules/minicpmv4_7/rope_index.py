@@ -9,9 +9,10 @@ from vecrope.core.faults import invalidate
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
-from vecrope.own_rules.minicpmv4_7.host import host_rope_index
-from vecrope.own_rules.minicpmv4_7.sizes import NAMES, check_shapes
-from vecrope.own_rules.minicpmv4_7.static import static_rope_index
+from vecrope.own_rules.minicpmv4_7.host import host_entries
+from vecrope.own_rules.minicpmv4_7.positions import place_tokens
+from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
+from vecrope.own_rules.minicpmv4_7.static import static_entries
 from vecrope.spec import MRopeSpec
 
 _DTYPES = {"int64": torch.int64, "float32": torch.float32}
@@ -34,7 +35,7 @@ def minicpmv4_7_rope_index(
             `target_sizes_videos`: height and width of each crop of images and of videos, in
             patches, in the order of the prompt, row by row. Rows of zeros are no crop.
         spec: with a `MiniCPMV47`.
-        validate: as in `get_rope_index`.
+        validate: as in `get_rope_index`; what is on another device is read to the host for that.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), in the spec's dtype, and `rope_deltas` (B, 1) int64,
@@ -54,36 +55,38 @@ def minicpmv4_7_rope_index(
     rule, ids = spec.own_rule, inputs.input_ids
     assert isinstance(rule, MiniCPMV47)
     check_shapes(inputs, spec)
-    dtype = _DTYPES.get(spec.position_dtype, ids.dtype)
-    checked = validate and not torch.compiler.is_compiling()
-    given = [getattr(inputs, name) for name in NAMES]
-    if checked and (ids.is_cpu or not ids.numel()):
-        read = [[] if sizes is None else sizes.tolist() for sizes in given]
-        positions, rope_deltas = host_rope_index(inputs, spec, rule, read)
-        position_ids = positions.to(ids.device, dtype).view(3, *ids.shape)
-        return position_ids, rope_deltas.to(ids.device)
-    images, videos = (
-        ids.new_empty((0, 2), dtype=torch.int64)
-        if sizes is None
-        else sizes.to(ids.device, torch.int64)
-        for sizes in given
-    )
     mask = None if spec.mask_rule == "ignore" else inputs.attention_mask
     # Every table has a size fixed by shapes, in 64 bits.
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
-    if stream.num_tokens == 0:
-        rope_deltas = torch.zeros_like(stream.row_bounds.diff()).view(-1, 1)
-        return ids.new_empty((3, *ids.shape), dtype=dtype), rope_deltas
-    positions, rope_deltas, fault = static_rope_index(
-        inputs, spec, rule, stream, (images, videos), validate=validate
-    )
+    kept = stream.kept
+    lengths: Tensor | int
+    fault, dtype = None, _DTYPES.get(spec.position_dtype, ids.dtype)
+    if validate and not torch.compiler.is_compiling():
+        entries = host_entries(stream, inputs, spec, rule)
+    elif stream.num_tokens:
+        entries, fault = static_entries(stream, inputs, spec, rule, validate=validate)
+    if not stream.num_tokens:
+        return ids.new_empty((3, *ids.shape), dtype=dtype), torch.zeros_like(
+            stream.row_bounds[1:]
+        ).view(-1, 1)
+    positions = place_tokens(*entries)
+    if kept is not None:
+        # 0 at masked tokens counts.
+        positions = positions.masked_fill(~kept, 0)
+    if ids.dim() == 2:
+        largest, lengths = positions.view(3, *ids.shape).amax((0, 2)), ids.shape[1]
+    else:
+        lengths = stream.row_bounds.diff()
+        largest = torch.where(lengths > 0, 0, -1)
+        largest = largest.scatter_reduce(0, stream.token_rows(), positions.amax(0), "amax")
+    if kept is not None and spec.delta_length == "valid":
+        lengths = stream.row_sums(kept)
+    if kept is not None and spec.padding_value:
+        positions = positions.masked_fill(~kept, spec.padding_value)
     position_ids = positions.to(dtype).view(3, *ids.shape)
-    if fault is None:
-        return position_ids, rope_deltas
-    if not checked:
-        return invalidate(fault, position_ids, rope_deltas)
-    if bool(fault):
-        # What does not fit is named there.
-        host_rope_index(inputs, spec, rule, [images.tolist(), videos.tolist()])
-        raise AssertionError("the host finds nothing that does not fit")
-    return position_ids, rope_deltas
+    rope_deltas = (largest + 1 - lengths).unsqueeze(1)
+    return (
+        (position_ids, rope_deltas)
+        if fault is None
+        else invalidate(fault, position_ids, rope_deltas)
+    )

@@ -1,17 +1,17 @@
-"""What the sizes of crops must be."""
+"""The sizes of crops, in patches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from itertools import chain
+from typing import Any
 
 from vecrope import checks
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+# Fields of the rule: the ids of markers.
+IDS = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
 NAMES = ("target_sizes", "target_sizes_videos")
 # Sides from which a crop is refused, in tokens.
 MAX_SIDE = 2**16
@@ -29,45 +29,40 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
         sizes = getattr(inputs, name)
         if sizes is None:
             continue
-        checks.check_tensor(name, sizes)
-        if sizes.is_floating_point() or sizes.is_complex() or sizes.dtype == torch.bool:
-            raise TypeError(f"{name} must be of an integer dtype, got {sizes.dtype}")
+        checks.check_integral(name, sizes)
         if sizes.dim() != 2 or sizes.shape[1] != 2:
             raise ValueError(
                 f"{name} must have shape (num_{kind}_crops, 2), got {tuple(sizes.shape)}"
             )
 
 
-def check_sizes(
-    sizes: Sequence[Sequence[Sequence[int]]], rule: MiniCPMV47, *, round_grid_sides: bool
-) -> None:
-    """Check that every size is all zeros, or positive and divisible by the factor.
+def read_sizes(inputs: Inputs, rule: MiniCPMV47) -> list[list[tuple[int, int, int]]]:
+    """Return the row, height and width of each crop of images, and of videos.
 
-    If `round_grid_sides` it is enough that no side is smaller.
+    Raises:
+        ValueError: for sizes that are neither sound nor zeros.
     """
-    factor = rule.downsample_factor
-    for name, rows in zip(NAMES, sizes, strict=True):
-        for at, size in enumerate(rows):
-            if not any(size):
-                continue
-            if min(size) <= 0:
-                what = "be positive, or all zeros for no crop"
-            elif max(size) >= MAX_SIDE * factor:
-                what = f"have a height and width below {MAX_SIDE * factor}"
-            elif min(size) < factor or (not round_grid_sides and any(s % factor for s in size)):
-                how = "of at least" if round_grid_sides else "divisible by"
-                what = (
-                    f"have a height and width {how} {factor}, as downsample_mode "
-                    f"{rule.downsample_mode!r} asks"
+    given, factor = [], rule.downsample_factor
+    for name in NAMES:
+        sizes = getattr(inputs, name)
+        rows = [] if sizes is None else sizes.tolist()
+        given.append([(at, *size) for at, size in enumerate(rows) if any(size)])
+        unsound = {
+            side for side in {*chain.from_iterable(rows)} if not is_sound(side, rule, inputs)
+        }
+        for at, *size in given[-1]:
+            if not unsound.isdisjoint(size):
+                what = "sides" if inputs.round_grid_sides else f"multiples of {factor}"
+                raise ValueError(
+                    f"{name} row {at} must be zeros, for no crop, or {what} from {factor} on and "
+                    f"below {MAX_SIDE * factor}, as downsample_mode {rule.downsample_mode!r} asks, "
+                    f"got {tuple(size)}"
                 )
-            else:
-                continue
-            raise ValueError(f"{name} row {at} must {what}, got {tuple(size)}")
+    return given
 
 
-def are_unsound(sizes: Tensor, rule: MiniCPMV47, *, round_grid_sides: bool) -> Tensor:
-    """Return (G,) bool, of sizes (G, 2): whether `check_sizes` refuses each."""
+def is_sound(side: Any, rule: MiniCPMV47, inputs: Inputs) -> Any:
+    """Say whether a height or width, an int or a tensor of them, is one of a crop."""
     factor = rule.downsample_factor
-    given = (sizes != 0).any(1)
-    odd = sizes < factor if round_grid_sides else sizes % factor != 0
-    return given & ((sizes <= 0) | (sizes >= MAX_SIDE * factor) | odd).any(1)
+    sound = (side >= factor) & (side < MAX_SIDE * factor)
+    return sound if inputs.round_grid_sides else sound & (side % factor == 0)

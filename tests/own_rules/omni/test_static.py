@@ -15,10 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import get_rope_index
-from vecrope.own_rules.omni import static
-from vecrope.own_rules.omni.regions import in_one_program, regions
-from vecrope.testing import Prompt, conversations, token_soup
+from vecrope.own_rules.omni import operators, static
+from vecrope.own_rules.omni import rope_index as dispatch
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Answer unchecked calls as on a device with Triton: the program is run by its interpreter."""
+    pytest.importorskip("triton", reason="needs Triton")
+    if torch.cuda.is_available():
+        pytest.skip("the program runs on the GPU here")
+    monkeypatch.setattr(dispatch, "triton_takes", lambda _: True)
+
 
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
 
@@ -59,6 +69,7 @@ def roomy(prompt):
 # Fake tensors have no values
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("sound", [True, False])
 @pytest.mark.parametrize("given", [True, False])
@@ -118,6 +129,7 @@ def warm_up(spec, sound):
     )
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize(
     ("family", "backend", "sound", "validate"),
     [
@@ -132,6 +144,7 @@ def test_compiled_equals_eager_and_compiles_once(family, backend, sound, validat
     function, counter = compiled(backend)
     rope_index(warm_up(spec, sound), function, validate=validate)
 
+    @settings(max_examples=settings().max_examples if validate else 6)
     @given(conversations(spec, use_audio_in_video=sound))
     def check(prompt):
         prompt = roomy(prompt)
@@ -199,6 +212,7 @@ class RopeIndex(torch.nn.Module):
         )
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 def test_exported_equals_eager():
     spec = spec_of("qwen3_omni_moe", "transformers", 13)
 
@@ -220,6 +234,7 @@ def test_exported_equals_eager():
         },
     ).module()
 
+    @settings(max_examples=6)
     @given(conversations(spec, use_audio_in_video=True))
     def check(prompt):
         assert_same(program(**arguments(prompt)), rope_index(roomy(prompt)))
@@ -227,52 +242,47 @@ def test_exported_equals_eager():
     check()
 
 
-# The operator
+# The operators
 
 
-def test_the_walk_over_the_items_is_a_sound_operator():
+@pytest.mark.usefixtures("as_on_gpu")
+def test_they_are_sound_operators(monkeypatch):
     prompt = video_with_sound(
         spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
     )
     calls = []
+    monkeypatch.setattr(
+        static, "omni_entries", lambda *given: calls.append(given) or operators.omni_entries(*given)
+    )
+    rope_index(prompt, validate=False)
+    torch.library.opcheck(operators.omni_entries, calls[0])
+    media = prompt.image_grid_thw, prompt.video_grid_thw, None, None, prompt.second_per_grids
+    sound = prompt.audio_seqlens, torch.tensor([True]), False, False, prompt.spec.as_text
+    torch.library.opcheck(operators.omni_rope_index, (prompt.input_ids, *media, *sound))
 
-    def record(*arguments):
-        calls.append(arguments)
-        return regions(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static, "regions", record)
-        rope_index(prompt, validate=False)
-    torch.library.opcheck(regions, calls[0])
-
-
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize(("model_type", "convention"), [OMNI[0], OMNI[1], OMNI[2]])
-def test_the_program_over_the_items_answers_as_the_host(model_type, convention, monkeypatch):
-    """Run by Triton's interpreter."""
-    pytest.importorskip("triton", reason="needs Triton")
-    if torch.cuda.is_available():
-        pytest.skip("the program runs on the GPU here")
-    monkeypatch.setattr(static, "regions", in_one_program)
+def test_the_program_over_the_items_answers_as_the_host(model_type, convention):
     spec = spec_of(model_type, convention, 13.0)
 
-    @settings(max_examples=4)
+    @settings(max_examples=8)
     @given(mixtures(spec, max_rows=2))
     def check(prompt):
         assert_same(rope_index(prompt, validate=False), prompt.expected())
 
     check()
 
-    @settings(max_examples=4)
+    @settings(max_examples=8)
     @given(token_soup(spec))
     def check_soup(prompt):
-        calls = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                static, "regions", lambda *values: calls.append(values) or regions(*values)
-            )
-            rope_index(prompt, validate=False)
-        for theirs, ours in zip(regions(*calls[0])[1:], in_one_program(*calls[0])[1:], strict=True):
-            assert torch.equal(theirs, ours)
+        answer = rope_index(prompt, validate=False)
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            assert answer[0].shape == (3, *prompt.input_ids.shape)
+        else:
+            assert_same(answer, expected)
 
     check_soup()
 
@@ -290,6 +300,7 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @each_omni
 def test_few_launches(model_type, convention):
     prompt = video_with_sound(

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 Cut = tuple[int, int]
-# Tokens that count up from a base on all axes, or a block of frames, which may have sound: base,
-# in a block of rows and columns; tokens; height and width of a frame in tokens, 0 where tokens
-# count up; positions of the frames in time; cuts: of a block with sound, how many tokens of the
-# frames, and how many of the sound, stand before each place at which sound is followed by a frame,
-# and before its end.
-Entry = tuple[float, int, int, int, Sequence[float], Sequence[Cut]]
+# A block of frames and the tokens that count up from its base, which are its sound, or all there is
+# of text, markers and audio: base, in a block of rows and columns; height and width of a frame in
+# tokens, 0 without frames; positions of the frames in time; cuts: how many tokens of the frames,
+# and how many that count up, stand before each place at which the latter are followed by a frame,
+# and, always, before the end.
+Entry = tuple[float, int, int, Sequence[float], Sequence[Cut]]
 _Axes = tuple[list[bytes | memoryview], ...]
 
 
@@ -33,10 +33,7 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
     """
     code, size = ("f", 4) if dtype == torch.float32 else ("q", 8)
     pack, cell = Struct(code).pack, f"{size}s"
-    counted = [
-        max(height, width, cuts[-1][1] if cuts else 0) if height else tokens
-        for _, tokens, height, width, _, cuts in entries
-    ]
+    counted = [max(height, width, cuts[-1][1]) for _, height, width, _, cuts in entries]
     upwards = memoryview(bytearray(size * max(counted)))
     torch.arange(max(counted), out=torch.frombuffer(upwards, dtype=dtype), device="cpu")
     ends = [*accumulate(map(mul, counted, repeat(size)), initial=0)]
@@ -46,7 +43,7 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
     of_entries = map(memoryview(sums).__getitem__, map(slice, ends, ends[1:]))
     axes: _Axes = ([], [], [])
     time, rows, columns = axes
-    for (_, _, height, width, frames, cuts), counts in zip(entries, of_entries, strict=True):
+    for (_, height, width, frames, cuts), counts in zip(entries, of_entries, strict=True):
         if not height:
             time.append(counts)
             rows.append(counts)
@@ -56,7 +53,7 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         down = b"".join(map(mul, lines, repeat(width)))
         across = bytes(counts[: size * width]) * height
         still = map(mul, map(pack, frames), repeat(height * width))
-        if cuts:
+        if cuts[-1][1]:
             before = _between_cuts([*still], down, across, [end for end, _ in cuts], size)
             heard = [size * sound for _, sound in cuts]
             sounds = [*map(counts.__getitem__, map(slice, (0, *heard), heard))]

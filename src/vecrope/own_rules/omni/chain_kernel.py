@@ -80,10 +80,12 @@ def follow(
     bounds,
     grids,
     seconds,
+    has_sound,
     lengths,
     rates,
     entries,
     largest,
+    needs,
     num_items,
     num_rows,
     num_images,
@@ -103,7 +105,7 @@ def follow(
     MARKERS: tl.constexpr,
     PIECE: tl.constexpr,
 ):
-    """Write what `vecrope.own_rules.omni.entries.entries_of` returns, of its arguments."""
+    """Write what `vecrope.own_rules.omni.operators.omni_entries` returns, of its arguments."""
     rate = tl.load(rates)
     num_tokens = tl.load(bounds + num_rows)
     zero = tl.zeros((), tl.int64)
@@ -138,6 +140,8 @@ def follow(
             height = tl.load(grids + 3 * visual + 1, mask=is_given, other=0) // MERGE
             width = tl.load(grids + 3 * visual + 2, mask=is_given, other=0) // MERGE
             step = tl.load(seconds + visual, mask=is_given, other=1.0)
+            sounds = tl.load(has_sound + visual, mask=is_given, other=0).to(tl.int64)
+            is_misplaced = is_given & (is_image == 0) & (sounds != is_heard)
             heard = tl.load(lengths + audio, mask=(is_heard > 0) & (audio < num_audios), other=0)
             heard = _audio_tokens(heard, WINDOW)
             image += is_image
@@ -202,3 +206,23 @@ def follow(
             tail = (moved - 1).to(tl.float64)
             position = _near(_near(end + 1, ROUNDS) + tail, ROUNDS)
             reached = tl.maximum(reached, tl.maximum(highest, _near(end + tail, ROUNDS)))
+
+            first = place + is_heard
+            stop = first + area + heard
+            following = tl.load(at + item + 1, mask=item + 1 < num_items, other=num_tokens)
+            there = tl.load(marked + item + 1, mask=following < num_tokens, other=0).to(tl.int64)
+            limit = tl.minimum(row_end, following - there)
+            lacks = ((is_marked > 0) & (area == 0)) | ((is_heard > 0) & (heard == 0))
+            is_faulty = lacks | is_misplaced | (stop + 1 + is_marked * is_heard > limit)
+            column = needs + item
+            tl.store(column, first)
+            tl.store(column + num_items + 1, stop)
+            tl.store(column + 2 * (num_items + 1), area * is_image)
+            tl.store(column + 3 * (num_items + 1), area * (1 - is_image))
+            tl.store(column + 4 * (num_items + 1), heard)
+            tl.store(column + 5 * (num_items + 1), is_faulty.to(tl.int64))
+    image = _next_grid(grids, image, num_images, MERGE)
+    video = _next_grid(grids, video, num_visuals, MERGE)
+    audio = _next_audio(lengths, audio, num_audios, WINDOW)
+    left = (image < num_images) | (video < num_visuals) | (audio < num_audios)
+    tl.store(needs + 6 * num_items + 5, left.to(tl.int64))

@@ -26,6 +26,11 @@ class Followed(NamedTuple):
     dtypes: Dtypes
 
 
+def on_cpu(inputs: Inputs) -> Inputs:
+    """Return the arguments with every tensor copied to the CPU."""
+    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
+
+
 def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     """Find the items of a batch, and follow the running position over them.
 
@@ -38,7 +43,7 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
         ValueError: for media that are not sound, or do not fit the tokens.
     """
     if not inputs.input_ids.is_cpu:
-        inputs = Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
+        inputs = on_cpu(inputs)
     tokens, media = unmasked_tokens(inputs), read_media(inputs, spec, rule)
     items = find_items(tokens, media, inputs, spec, rule)
     entries, largest = follow(items, media, tokens.bounds, spec, rule)

@@ -21,9 +21,10 @@ def lines_of_entries(entries: Sequence[Entry], *, rounds: bool) -> list[Line]:
     """
     near = float32 if rounds else float
     lines: list[Line] = []
-    for base, height, width, times, cuts in entries:
+    for base, height, width, offsets, cuts in entries:
         seen = heard = 0
         rows = [near(base + row) for row in range(height)]
+        times = [near(base + offset) for offset in offsets]
         for of_frames, of_sound in cuts:
             for row in range(seen // (width or 1), -(-of_frames // (width or 1))):
                 first, stop = max(seen, row * width), min(of_frames, (row + 1) * width)

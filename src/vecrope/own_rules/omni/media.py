@@ -93,6 +93,15 @@ def seconds_of(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> Tensor:
     return given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64)
 
 
+def sound_of(inputs: Inputs, num_videos: int) -> Tensor:
+    """Return (V,) bool: which videos have sound."""
+    given = inputs.use_audio_in_video
+    if isinstance(given, bool):
+        device = inputs.input_ids.device
+        return torch.full((num_videos,), given, dtype=torch.bool, device=device)
+    return torch.as_tensor(given, dtype=torch.bool)
+
+
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     """Return the media of a batch.
 
@@ -121,11 +130,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    flags = inputs.use_audio_in_video
-    if isinstance(flags, bool):
-        has_sound = [flags] * num_videos
-    else:
-        has_sound = flags.tolist() if isinstance(flags, Tensor) else [*flags]
+    has_sound = sound_of(inputs, num_videos).tolist()
     audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
     for row, length in enumerate(audio):
         if length:

@@ -38,6 +38,7 @@ def follow(
     """
     rounds = spec.position_dtype == "float32"
     early, share = rule.sound_markers == "early", rule.sound_markers == "shared"
+    near_time = float32 if rounds else _same
     by_time, length = rule.interleave == "merge", chunk_length(spec, rule)
     sides = [*map(max, media.height, media.width)]
     all_offsets = _frame_times([item[3] for item in items if item[3] >= 0], media, spec, rule)
@@ -47,7 +48,7 @@ def follow(
     tokens = number = 0
 
     def count_up(start: float, more: int) -> None:
-        """Add tokens to those that count up, if they go on from there."""
+        """Add tokens to those that count up, if they go on from there; -1 ends those."""
         nonlocal base, tokens
         if start == base + tokens:
             tokens += more
@@ -70,11 +71,8 @@ def follow(
             text = start - at
             near = _rounding(rounds, position, position + (text + 2 + max(side, audio)))
             mark = near(position + text)
-            if mark == position + text:
-                count_up(position, text + moved)
-            else:
-                count_up(position, text)
-                count_up(mark, moved)
+            count_up(position, text)
+            count_up(mark, moved)
             if shared:
                 count_up(mark, 1)
             block = near(mark + moved)
@@ -84,17 +82,12 @@ def follow(
                 count_up(block, audio)
             else:
                 offsets = next(all_offsets)
-                times: Sequence[float] = (block,)
-                if len(offsets) > 1:
-                    times = [*map(add, repeat(block), offsets)]
-                    if rounds:
-                        times = array("f", times)
-                visual_end = max(near(block + (side - 1)), times[-1])
+                visual_end = max(near(block + (side - 1)), near_time(block + offsets[-1]))
                 highest = max(visual_end, end)
                 height, width, area = media.height[visual], media.width[visual], media.area[visual]
                 cuts: list[Cut] = []
                 if audio and by_time:
-                    cuts = _cuts_by_time(block, times, height * width, audio, near)
+                    cuts = _cuts_by_time(block, offsets, height * width, audio, near, rounds=rounds)
                 elif audio:
                     walk = rule.interleave == "walk"
                     cuts = _cuts_by_chunk(offsets, height * width, audio, length, walk=walk)
@@ -104,10 +97,8 @@ def follow(
                 elif rule.sound_end == "block":
                     end = highest
                 cuts.append((area, audio))
-                if tokens:
-                    entries.append((base, 0, 0, (), ((0, tokens),)))
-                    base, tokens = -1, 0
-                entries.append((block, height, width, times, cuts))
+                count_up(-1, 0)
+                entries.append((block, height, width, offsets, cuts))
                 near = _rounding(rounds, end, end + 4)
             end = near(end + 1)
             count_up(end, moved)
@@ -158,18 +149,22 @@ def _frame_times(
     return map(offsets.__getitem__, map(slice, ends, ends[1:]))
 
 
-# Of a block: its base, the positions of its frames in time, or their offsets from the base, tokens
-# of a frame, tokens of the sound, and what rounds the positions of the sound. The cuts are those of
-# `Entry`, but for the block's end.
+# The cuts are those of `Entry`, but for the block's end, from the block's base, the offsets of its
+# frames in time, tokens of a frame, and tokens of the sound, whose positions `near` rounds.
 
 
 def _cuts_by_time(
     block: float,
-    times: Sequence[float],
+    offsets: Sequence[float],
     in_frame: int,
     audio: int,
     near: Callable[[float], float],
+    *,
+    rounds: bool,
 ) -> list[Cut]:
+    times: Sequence[float] = [*map(add, repeat(block), offsets)]
+    if rounds:
+        times = array("f", times)
     before = [*map(ceil, map(sub, times, repeat(block)))]
     if near is not _same:
         # Rounding moves a token of the sound by less than one: it may join the frame.

@@ -17,7 +17,7 @@ from vecrope import checks
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.host import number_on_host
-from vecrope.own_rules.omni.media import Dtypes, chunk_length, float32
+from vecrope.own_rules.omni.media import Dtypes, chunk_length, float32, seconds_of, sound_of
 from vecrope.spec import MRopeSpec
 
 # Entries that an item takes at most; a row takes one more.
@@ -29,16 +29,12 @@ _spec_of = lru_cache(MRopeSpec.from_text)
 
 def traced_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return what `number_on_host` does, as one node of a graph; a misfit has no answer."""
-    seconds, sound = inputs.second_per_grid_ts, inputs.use_audio_in_video
-    if seconds is not None and not isinstance(seconds, Tensor):
-        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-    if isinstance(sound, bool):
-        num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
-        sound = torch.full((num_videos,), sound, dtype=torch.bool, device="cpu")
-    elif not isinstance(sound, Tensor):
-        sound = torch.tensor(sound, dtype=torch.bool, device="cpu")
+    num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
+    seconds = inputs.second_per_grid_ts
+    if seconds is not None:
+        seconds = seconds_of(inputs, spec, num_videos)
     answer: tuple[Tensor, Tensor] = omni_rope_index(
-        *inputs[:5], seconds, inputs.audio_seqlens, sound,
+        *inputs[:5], seconds, inputs.audio_seqlens, sound_of(inputs, num_videos),
         inputs.allow_unused_grids, inputs.round_grid_sides, spec.as_text,
     )  # fmt: skip
     return answer
@@ -88,7 +84,7 @@ def _no_answer(*given: Any) -> tuple[Tensor, Tensor]:
     "vecrope::omni_entries",
     mutates_args=(),
     schema="(Tensor at, Tensor ids, Tensor marked, Tensor bounds, Tensor grids, SymInt num_images, "
-    "Tensor seconds, Tensor lengths, str spec) -> (Tensor, Tensor)",
+    "Tensor seconds, Tensor has_sound, Tensor lengths, str spec) -> (Tensor, Tensor, Tensor)",
 )
 def omni_entries(
     at: Tensor,
@@ -98,9 +94,10 @@ def omni_entries(
     grids: Tensor,
     num_images: int,
     seconds: Tensor,
+    has_sound: Tensor,
     lengths: Tensor,
     spec: str,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return where positions count from, in one launch of Triton.
 
     Args:
@@ -112,6 +109,7 @@ def omni_entries(
         grids: (num_visuals, 3) int64, those of images first.
         num_images: how many are of images.
         seconds: (num_visuals,) float64: of a frame, rounded to the time dtype.
+        has_sound: (num_visuals,) bool: which videos have sound.
         lengths: (num_audios,) int64: the mel frames.
         spec: the rules, as text.
 
@@ -121,6 +119,10 @@ def omni_entries(
         of a frame. The tokens of a sound follow the frames, as if it came last.
 
         The largest position of each row (B,), float64; -1 without a token.
+
+        What each item needs (6, I + 1) int64: places of its first placeholder and behind the last;
+        image, video and audio tokens; and, 0 or 1, whether it has no medium, or does not end in its
+        row and before the next item. In the last column whether media are left over.
     """
     from vecrope.own_rules.omni.chain_kernel import follow as kernel
 
@@ -130,11 +132,12 @@ def omni_entries(
     assert rate is not None
     if of.time_dtype == "float32":
         rate = float32(rate)
-    values = at, ids, marked.to(torch.uint8), bounds, grids, seconds, lengths
-    entries, largest = _unwritten(*values)
+    flags = marked.to(torch.uint8), has_sound.to(torch.uint8)
+    values = at, ids, flags[0], bounds, grids, seconds, flags[1], lengths
+    entries, largest, needs = _unwritten(*values)
     kernel[(1,)](
         *(v.contiguous() for v in values), at.new_full((1,), rate, dtype=torch.float64),
-        entries, largest,
+        entries, largest, needs,
         len(at), len(largest), num_images, len(grids), len(lengths), entries.shape[1],
         IMAGE=of.image_token_id, VIDEO=of.video_token_id, MERGE=of.spatial_merge_size,
         WINDOW=2 * (rule.n_window or 0), CHUNK=chunk_length(of, rule),
@@ -144,13 +147,12 @@ def omni_entries(
         MARKERS=("own", "shared", "early").index(rule.sound_markers),
         PIECE=rule.sound_end == "piece",
     )  # fmt: skip
-    return entries, largest
+    return entries, largest, needs
 
 
 @omni_entries.register_fake
-def _unwritten(*given: Any) -> tuple[Tensor, Tensor]:
-    at, bounds = given[0], given[3]
-    num_rows = bounds.shape[0] - 1
-    size = 6, num_rows + _ENTRIES * at.shape[0]
+def _unwritten(at: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    num_items, num_rows = at.shape[0], given[2].shape[0] - 1
+    size = 6, num_rows + _ENTRIES * num_items
     entries = at.new_full(size, torch.inf, dtype=torch.float64)
-    return entries, entries.new_empty(num_rows)
+    return entries, entries.new_empty(num_rows), at.new_zeros((6, num_items + 1))

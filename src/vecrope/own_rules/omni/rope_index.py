@@ -9,7 +9,8 @@ from vecrope.families.rules import OmniRule
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs
 from vecrope.own_rules.omni.checks import check_media_types
-from vecrope.own_rules.omni.host import number_on_host
+from vecrope.own_rules.omni.host import number_on_host, on_cpu
+from vecrope.own_rules.omni.media import read_media
 from vecrope.own_rules.omni.operators import traced_rope_index
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
@@ -29,10 +30,10 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     Args:
         inputs: types, shapes and the mask's values have been checked.
         spec: with an `OmniRule`.
-        validate: check that the tokens and the media fit. A batch on another device is copied to
-            the host for that, and the answer back, which synchronises, traced or not. Under tracing
-            a misfit gives -1 everywhere, and the least int64 as deltas. False: on a device for
-            which Triton compiles no value is read; without Triton the host answers there, too.
+        validate: check that the tokens and the media fit; synchronises. On a device with Triton the
+            media are read, and whether anything misfits. Under tracing a misfit gives -1
+            everywhere, and the least int64 as deltas. On a device without Triton the batch is
+            copied to the host, and the answer back, which synchronises, checked or not.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), of `spec.position_dtype`, or of `text_dtype` in a batch
@@ -48,8 +49,19 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     rule = spec.own_rule
     assert isinstance(rule, OmniRule)
     check_media_types(inputs, spec, rule)
-    if validate and not torch.compiler.is_compiling():
-        return number_on_host(inputs, spec, rule)
-    if not validate and triton_takes(inputs.input_ids.device) and inputs.input_ids.numel():
-        return static_rope_index(inputs, spec, rule)
-    return traced_rope_index(inputs, spec)
+    tracing, input_ids = torch.compiler.is_compiling(), inputs.input_ids
+    if not triton_takes(input_ids.device) or not input_ids.numel():
+        if validate and not tracing:
+            return number_on_host(inputs, spec, rule)
+        return traced_rope_index(inputs, spec)
+    if validate and not tracing:
+        media = inputs._replace(input_ids=input_ids[:0], attention_mask=None, cu_seqlens=None)
+        read_media(on_cpu(media), spec, rule)
+    *answer, fault = static_rope_index(inputs, spec, rule, validate=validate)
+    position_ids, rope_deltas = answer
+    if fault is None:
+        return position_ids, rope_deltas
+    if tracing:
+        least = torch.iinfo(torch.int64).min
+        return torch.where(fault, -1, position_ids), torch.where(fault, least, rope_deltas)
+    return number_on_host(inputs, spec, rule) if fault else (position_ids, rope_deltas)

@@ -10,18 +10,24 @@ from vecrope.core.search import search
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni.media import Dtypes, chunk_length, seconds_of
+from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, chunk_length, seconds_of, sound_of
 from vecrope.own_rules.omni.operators import omni_entries
 from vecrope.spec import MRopeSpec
 
 
-def static_rope_index(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
-    """Return the positions and deltas of a batch of at least one token; nothing is checked.
+def static_rope_index(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, *, validate: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Number a batch of at least one token.
 
     Args:
         inputs: types and shapes have been checked.
         spec: the family's rules.
         rule: likewise.
+        validate: say whether media and tokens fit.
+
+    Returns:
+        The positions and deltas; and, 0-d bool, whether something does not fit, or None.
     """
     dtypes = Dtypes.of(inputs, spec, rule)
     stream = make_stream(
@@ -37,9 +43,24 @@ def static_rope_index(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[
         ids = ids.new_full((num_tokens + 1,), -1).scatter(0, place, ids)[:-1]
         bounds = pad(ranks, (1, 0))[bounds]
         kept = bounds.diff()
-    entries, largest = _entries(ids, bounds, inputs, spec, rule)
+    has_grids = inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
+    reads_audio = has_grids or inputs.audio_seqlens is not None
+    entries, largest, needs = _follow(ids, bounds, inputs, spec, rule, reads_audio=reads_audio)
     has_sound = inputs.use_audio_in_video is not False
     positions = _positions(entries, num_tokens, spec, rule, has_sound=has_sound)
+    fault = None
+    if validate:
+        assert spec.image_token_id is not None
+        assert spec.video_token_id is not None
+        of_kinds = spec.image_token_id, spec.video_token_id, rule.audio_token_id
+        placeholders = torch.stack([ids.eq(token) for token in of_kinds])
+        first = pad(ids, (0, 1))[needs[0].clamp(max=num_tokens)]
+        # A video comes before its sound.
+        late = (needs[3] > 0) & first.ne(spec.video_token_id)
+        fault = _misfit(placeholders, needs, reads_audio=reads_audio) | late.any()
+        fault = fault | needs[5, : -1 if inputs.allow_unused_grids else None].any()
+        if spec.position_dtype == "float32":
+            fault = fault | (largest >= MOST_FLOAT).any()
     positions, largest = positions.to(dtypes.positions), largest.to(dtypes.deltas)
     if place is not None:
         positions = pad(positions, (0, 1), value=dtypes.padding)[:, place]
@@ -47,13 +68,28 @@ def static_rope_index(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[
             largest = torch.where(kept < length, largest.clamp(min=dtypes.padding), largest)
     taken = length if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - taken.to(dtypes.deltas)).unsqueeze(1)
-    return positions.view(3, *inputs.input_ids.shape), rope_deltas
+    return positions.view(3, *inputs.input_ids.shape), rope_deltas, fault
 
 
-def _entries(
-    ids: Tensor, bounds: Tensor, inputs: Inputs, spec: MRopeSpec, rule: OmniRule
-) -> tuple[Tensor, Tensor]:
-    """Return where positions count from, and the largest of each row, as `omni_entries` does."""
+def _misfit(placeholders: Tensor, needs: Tensor, *, reads_audio: bool) -> Tensor:
+    """Return, 0-d bool, whether items lack tokens (3, N) of their own, or others have some."""
+    begin, stop = needs[:2].clamp(max=placeholders.shape[1])
+    upto = pad(placeholders.cumsum(1), (1, 0))
+    found = upto[:, stop] - upto[:, begin] != needs[2:5]
+    stray = upto[:, -1] != needs[2:5].sum(1)
+    return found.any() | stray[: None if reads_audio else 2].any()
+
+
+def _follow(
+    ids: Tensor,
+    bounds: Tensor,
+    inputs: Inputs,
+    spec: MRopeSpec,
+    rule: OmniRule,
+    *,
+    reads_audio: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `omni_entries` does."""
     # What comes before the first token of a row is not its neighbour.
     previous = torch.cat((ids.new_full((1,), -1), ids)).index_fill(0, bounds[:-1], -1)[:-1]
     assert spec.image_token_id is not None
@@ -62,8 +98,6 @@ def _entries(
     marked = previous.eq(spec.vision_start_token_id)
     begins = marked & (ids.eq(spec.image_token_id) | ids.eq(spec.video_token_id))
     heard = ids.eq(rule.audio_start_token_id)
-    has_grids = inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
-    reads_audio = has_grids or inputs.audio_seqlens is not None
     begins = begins | (heard if reads_audio else heard & marked)
     none = torch.empty(0, dtype=torch.int64, device=ids.device)
     images, videos, lengths = (
@@ -74,15 +108,17 @@ def _entries(
             (inputs.audio_seqlens, (0,)),
         )
     )
-    num_images = images.shape[0]
-    grids = torch.cat((images, videos))
-    seconds = seconds_of(inputs, spec, videos.shape[0]).to(ids.device, torch.float64)
-    numbers = torch.arange(1, grids.shape[0] + lengths.shape[0] + 1, device=ids.device)
+    num_images, num_videos = images.shape[0], videos.shape[0]
+    seconds = seconds_of(inputs, spec, num_videos).to(ids.device, torch.float64)
+    has_sound = sound_of(inputs, num_videos).to(ids.device)
+    # One item more, so that a surplus shows.
+    numbers = torch.arange(1, num_images + num_videos + lengths.shape[0] + 2, device=ids.device)
     at = search(begins.cumsum(0), numbers, right=False)
     inside = at.clamp(max=ids.shape[0] - 1)
-    answer: tuple[Tensor, Tensor] = omni_entries(
-        at, ids[inside], marked[inside], bounds, grids, num_images,
-        pad(seconds, (num_images, 0), value=1.0), lengths, spec.as_text,
+    answer: tuple[Tensor, Tensor, Tensor] = omni_entries(
+        at, ids[inside], marked[inside], bounds, torch.cat((images, videos)), num_images,
+        pad(seconds, (num_images, 0), value=1.0), pad(has_sound, (num_images, 0)), lengths,
+        spec.as_text,
     )  # fmt: skip
     return answer
 

@@ -249,7 +249,7 @@ def test_exported_equals_eager():
         },
     ).module()
 
-    @settings(max_examples=6)
+    @settings(max_examples=3)
     @given(conversations(spec, use_audio_in_video=True))
     def check(prompt):
         assert_same(program(**arguments(prompt)), rope_index(roomy(prompt)))
@@ -281,7 +281,7 @@ def test_they_are_sound_operators(monkeypatch):
 def test_the_program_over_the_items_answers_as_the_host(model_type, convention):
     spec = spec_of(model_type, convention, 13.0)
 
-    @settings(max_examples=8)
+    @settings(max_examples=4)
     @given(mixtures(spec, max_rows=2))
     def check(prompt):
         assert_same(rope_index(prompt, validate=False), prompt.expected())

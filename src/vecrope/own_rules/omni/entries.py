@@ -24,6 +24,8 @@ Cut = tuple[int, int]
 # how many that count up, stand before each place at which the latter are followed by a frame, and,
 # always, before the end.
 Entry = tuple[float, int, int, Sequence[float], Sequence[Cut]]
+# Tokens of a frame whose rows are kept between calls, at most.
+_KEPT = 2**12
 
 
 def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
@@ -47,7 +49,8 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
                 pieces.append(upwards[: size * counted])
             continue
         still = map(mul, map(pack, offsets), repeat(height * width))
-        down, across = _rows(height, width, code), bytes(upwards[: size * width]) * height
+        rows_of = _rows if height * width <= _KEPT else _rows.__wrapped__
+        down, across = rows_of(height, width, code), bytes(upwards[: size * width]) * height
         columns = [*still], [down] * len(offsets), [across] * len(offsets)
         if not counted:
             for pieces, column in zip(axes, columns, strict=True):

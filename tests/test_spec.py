@@ -3,7 +3,10 @@
 from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
+from omni_support import OMNI
+from omni_support import spec_of as omni_spec_of
 from oracles import CORE, each_core, spec_of
+from own_support import SPECS as OWN_SPECS
 from transformers import Glm4vConfig
 
 import vecrope
@@ -238,6 +241,12 @@ def test_a_specs_repr_builds_it_again(model_type, convention):
 @each_core
 def test_a_spec_is_read_from_its_text(model_type, convention):
     spec = spec_of(model_type, convention)
+    assert MRopeSpec.from_text(spec.as_text) == replace(spec, model_type="")
+
+
+@pytest.mark.parametrize("name", [*OWN_SPECS, *map(" ".join, OMNI)])
+def test_a_spec_with_a_rule_of_its_own_is_read_from_its_text(name):
+    spec = OWN_SPECS.get(name) or omni_spec_of(*name.split(), 13.0)
     assert MRopeSpec.from_text(spec.as_text) == replace(spec, model_type="")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -108,7 +109,7 @@ def check_seconds_argument(
 
 
 def check_seconds_type(name: str, seconds: object) -> None:
-    """Check that seconds are a dense tensor of numbers or a sequence of Python numbers."""
+    """Check that seconds are a dense tensor, or a sequence, of numbers that fit a float."""
     if isinstance(seconds, Tensor):
         check_tensor(name, seconds)
         if seconds.dtype not in (*_FLOATING, *INTEGRAL[:-1]):
@@ -119,6 +120,11 @@ def check_seconds_type(name: str, seconds: object) -> None:
         for value in seconds:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"{name} must hold numbers, got {value!r}")
+            if isinstance(value, int) and abs(value) > sys.float_info.max:
+                raise ValueError(
+                    f"{name} must hold numbers that fit a float, got a whole number of "
+                    f"{value.bit_length()} bits"
+                )
     else:
         raise TypeError(
             f"{name} must be a tensor or a sequence of floats, got {type(seconds).__name__}"

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, get_args
 
-from vecrope.families import class_defaults, read_config
+from vecrope.families import class_defaults, read_config, rules
 from vecrope.families.rules import OwnRule
 
 Convention = Literal["sglang", "transformers", "vllm"]
@@ -135,8 +135,8 @@ class MRopeSpec:
     position_dtype: PositionDtype = "ids"
     own_rule: OwnRule | None = None
 
-    # The fields of the shared rule as text, which a graph carries in their place. Each spec has its
-    # own; as a class variable it is no field.
+    # The fields as text, which a graph carries in their place. Each spec has its own; as a class
+    # variable it is no field.
     as_text: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -153,16 +153,25 @@ class MRopeSpec:
                 raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
         if self.own_rule is None:
             self._check_shared_rule()
-            # By nothing that a trace in which a spec is made cannot follow.
-            names = [field.name for field in fields(self) if field.name not in _NO_RULES]
-            values = [f"{name}={getattr(self, name)!r}" for name in names]
-            object.__setattr__(self, "as_text", " ".join(values))
+        # By nothing that a trace in which a spec is made cannot follow.
+        names = [field.name for field in fields(self) if field.name not in _NO_RULES]
+        values = [f"{name}={getattr(self, name)!r}" for name in names]
+        if (rule := self.own_rule) is not None:
+            values.append(f"own_rule={type(rule).__name__!r}")
+            names = [field.name for field in fields(rule)]
+            values += [f"own_rule.{name}={getattr(rule, name)!r}" for name in names]
+        object.__setattr__(self, "as_text", "\n".join(values))
 
     @classmethod
     def from_text(cls, text: str) -> MRopeSpec:
         """Return the spec of a nameless family whose `as_text` is given."""
-        pairs = (field.split("=") for field in text.split())
-        return cls(model_type="", **{name: ast.literal_eval(value) for name, value in pairs})
+        pairs = (field.split("=", 1) for field in text.split("\n"))
+        given = {name: ast.literal_eval(value) for name, value in pairs}
+        if "own_rule" in given:
+            of_rule = [name for name in given if name.startswith("own_rule.")]
+            values = {name.removeprefix("own_rule."): given.pop(name) for name in of_rule}
+            given["own_rule"] = getattr(rules, given["own_rule"])(**values)
+        return cls(model_type="", **given)
 
     def _check_shared_rule(self) -> None:
         """Check that the fields of the shared rule are there, and do not contradict each other."""

@@ -9,7 +9,7 @@ from support import assert_same
 from tests.cuda.calls import few_examples
 from tests.own_rules.omni.test_static import on_gpu
 from vecrope.forms import select
-from vecrope.own_rules.omni import regions
+from vecrope.own_rules.omni import rope_index as dispatch
 from vecrope.testing import conversations
 
 pytestmark = [
@@ -21,7 +21,7 @@ pytestmark = [
 @each_omni
 def test_without_triton_the_answer_is_that_of_the_cpu(model_type, convention, monkeypatch):
     monkeypatch.setattr(select, "HAS_TRITON", False)
-    monkeypatch.setattr(regions, "in_one_program", None)  # is not to be called
+    monkeypatch.setattr(dispatch, "static_rope_index", None)  # is not to be called
 
     @few_examples
     @given(conversations(spec_of(model_type, convention, 13), zeros=True))

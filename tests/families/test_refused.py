@@ -96,6 +96,8 @@ def test_an_image_of_no_frame_beside_a_block_is_refused(convention):
         (1.0, TypeError, "second_per_grid_ts must be a tensor or a sequence of floats, got float"),
         ([True], TypeError, "second_per_grid_ts must hold numbers, got True"),
         (["1"], TypeError, "second_per_grid_ts must hold numbers, got '1'"),
+        ([10**400], ValueError, "numbers that fit a float, got a whole number of 1329 bits"),
+        ([-(10**400)], ValueError, "numbers that fit a float, got a whole number of 1329 bits"),
         (
             torch.ones(1, dtype=torch.bool),
             TypeError,
@@ -107,7 +109,16 @@ def test_an_image_of_no_frame_beside_a_block_is_refused(convention):
             r"second_per_grid_ts must have shape \(1,\), .* got \(1, 1\)",
         ),
     ],
-    ids=["text", "a number", "true in a list", "text in a list", "bools", "a table"],
+    ids=[
+        "text",
+        "a number",
+        "true in a list",
+        "text in a list",
+        "a huge number",
+        "a huge negative number",
+        "bools",
+        "a table",
+    ],
 )
 @pytest.mark.parametrize("convention", EVERYWHERE)
 def test_refuses_seconds_of_another_type(convention, seconds, error, message):

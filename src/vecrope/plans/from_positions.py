@@ -12,9 +12,8 @@ from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.prompt import read_markers
 from vecrope.own_rules.omni.checks import check_media_types
+from vecrope.own_rules.omni.host import follow_on_host
 from vecrope.own_rules.omni.lines import lines_of_entries
-from vecrope.own_rules.omni.media import Traits
-from vecrope.own_rules.omni.rope_index import follow_on_host
 from vecrope.plans.line_plan import LinePlan, lines_of
 from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
@@ -68,7 +67,8 @@ def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> Lin
         dtype = torch.int64 if spec.position_dtype == "int64" else inputs.input_ids.dtype
     num_tokens = tokens.bounds[-1]
     index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
-    lines = lines_of_entries(entries, Traits.of(spec, rule)) or [(0, 0, 0, 0, (1, 1, 1))]
+    rounds = spec.position_dtype == "float32"
+    lines = lines_of_entries(entries, rounds=rounds) or [(0, 0, 0, 0, (1, 1, 1))]
     table, start = [], 0
     for size, *bases, (time, height, width) in lines:
         table.append((start, *bases, time + 2 * height + 4 * width + 8))

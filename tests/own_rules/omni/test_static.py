@@ -15,10 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import get_rope_index
-from vecrope.own_rules.omni import static
-from vecrope.own_rules.omni.regions import in_one_program, regions
-from vecrope.testing import Prompt, conversations, token_soup
+from vecrope.own_rules.omni import operators, static
+from vecrope.own_rules.omni import rope_index as dispatch
+from vecrope.testing import Prompt, Refusal, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Answer as on a device with Triton: the program is run by its interpreter."""
+    pytest.importorskip("triton", reason="needs Triton")
+    if torch.cuda.is_available():
+        pytest.skip("the program runs on the GPU here")
+    monkeypatch.setattr(dispatch, "triton_takes", lambda _: True)
+
 
 each_validate = pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
 
@@ -59,6 +69,7 @@ def roomy(prompt):
 # Fake tensors have no values
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("sound", [True, False])
 @pytest.mark.parametrize("given", [True, False])
@@ -119,23 +130,28 @@ def warm_up(spec, sound):
 
 
 @pytest.mark.parametrize(
-    ("family", "backend", "sound", "validate"),
+    ("family", "backend", "sound", "validate", "on_device"),
     [
-        pytest.param(OMNI[0], "eager", True, True, id="chunks-checked"),
-        pytest.param(OMNI[1], "eager", True, False, id="vllm-unchecked"),
-        pytest.param(OMNI[2], "aot_eager", True, True, id="float32-checked"),
-        pytest.param(OMNI[3], "eager", False, True, id="float32-without-sound"),
+        pytest.param(OMNI[0], "eager", True, True, False, id="chunks-checked"),
+        pytest.param(OMNI[1], "eager", True, False, True, id="vllm-unchecked-device"),
+        pytest.param(OMNI[2], "aot_eager", True, True, True, id="float32-checked-device"),
+        pytest.param(OMNI[3], "eager", False, True, False, id="float32-without-sound"),
     ],
 )
-def test_compiled_equals_eager_and_compiles_once(family, backend, sound, validate, compiled):
+def test_compiled_equals_eager_and_compiles_once(
+    family, backend, sound, validate, on_device, compiled, request
+):
+    if on_device:
+        request.getfixturevalue("as_on_gpu")
     spec = spec_of(*family, 13)
     function, counter = compiled(backend)
     rope_index(warm_up(spec, sound), function, validate=validate)
 
+    @settings(max_examples=3 if on_device else settings().max_examples)
     @given(conversations(spec, use_audio_in_video=sound))
     def check(prompt):
         prompt = roomy(prompt)
-        assert_same(rope_index(prompt, function, validate=validate), rope_index(prompt))
+        assert_same(rope_index(prompt, function, validate=validate), prompt.expected())
 
     check()
     assert counter.frame_count == 1
@@ -169,6 +185,18 @@ def test_compiled_a_misfit_has_no_answer(compiled):
     assert_no_answer(rope_index(roomy(far), function))
 
 
+@pytest.mark.usefixtures("as_on_gpu")
+def test_compiled_for_a_device_a_misfit_has_no_answer(compiled):
+    spec = spec_of("qwen3_omni_moe", "transformers", 13)
+    function, _ = compiled("eager")
+    prompt = roomy(warm_up(spec, sound=True))
+    assert_same(rope_index(prompt, function), prompt.expected())
+    for name in ("image_grid_thw", "video_grid_thw", "audio_seqlens"):
+        changed = getattr(prompt, name).clone()
+        changed[0] *= 2
+        assert_no_answer(rope_index(replace(prompt, **{name: changed}), function))
+
+
 # torch.export
 
 
@@ -199,6 +227,7 @@ class RopeIndex(torch.nn.Module):
         )
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 def test_exported_equals_eager():
     spec = spec_of("qwen3_omni_moe", "transformers", 13)
 
@@ -220,6 +249,7 @@ def test_exported_equals_eager():
         },
     ).module()
 
+    @settings(max_examples=3)
     @given(conversations(spec, use_audio_in_video=True))
     def check(prompt):
         assert_same(program(**arguments(prompt)), rope_index(roomy(prompt)))
@@ -227,52 +257,51 @@ def test_exported_equals_eager():
     check()
 
 
-# The operator
+# The operators
 
 
-def test_the_walk_over_the_items_is_a_sound_operator():
+@pytest.mark.usefixtures("as_on_gpu")
+def test_they_are_sound_operators(monkeypatch):
     prompt = video_with_sound(
         spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
     )
     calls = []
+    monkeypatch.setattr(
+        static, "omni_entries", lambda *given: calls.append(given) or operators.omni_entries(*given)
+    )
+    rope_index(prompt, validate=False)
+    torch.library.opcheck(operators.omni_entries, calls[0])
+    media = prompt.image_grid_thw, prompt.video_grid_thw, None, None, prompt.second_per_grids
+    sound = prompt.audio_seqlens, torch.tensor([True]), False, False, prompt.spec.as_text
+    torch.library.opcheck(operators.omni_rope_index, (prompt.input_ids, *media, *sound))
 
-    def record(*arguments):
-        calls.append(arguments)
-        return regions(*arguments)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(static, "regions", record)
-        rope_index(prompt, validate=False)
-    torch.library.opcheck(regions, calls[0])
-
-
+@pytest.mark.usefixtures("as_on_gpu")
 @pytest.mark.parametrize(("model_type", "convention"), [OMNI[0], OMNI[1], OMNI[2]])
-def test_the_program_over_the_items_answers_as_the_host(model_type, convention, monkeypatch):
-    """Run by Triton's interpreter."""
-    pytest.importorskip("triton", reason="needs Triton")
-    if torch.cuda.is_available():
-        pytest.skip("the program runs on the GPU here")
-    monkeypatch.setattr(static, "regions", in_one_program)
+def test_the_program_over_the_items_answers_as_the_host(model_type, convention):
     spec = spec_of(model_type, convention, 13.0)
 
     @settings(max_examples=4)
     @given(mixtures(spec, max_rows=2))
     def check(prompt):
         assert_same(rope_index(prompt, validate=False), prompt.expected())
+        assert_same(rope_index(prompt), prompt.expected())
 
     check()
 
-    @settings(max_examples=4)
+    @settings(max_examples=8)
     @given(token_soup(spec))
     def check_soup(prompt):
-        calls = []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                static, "regions", lambda *values: calls.append(values) or regions(*values)
-            )
-            rope_index(prompt, validate=False)
-        for theirs, ours in zip(regions(*calls[0])[1:], in_one_program(*calls[0])[1:], strict=True):
-            assert torch.equal(theirs, ours)
+        answer = rope_index(prompt, validate=False)
+        try:
+            expected = prompt.expected()
+        except Refusal:
+            assert answer[0].shape == (3, *prompt.input_ids.shape)
+            with pytest.raises(ValueError, match=r"row|audio|video|image"):
+                rope_index(prompt)
+        else:
+            assert_same(answer, expected)
+            assert_same(rope_index(prompt), expected)
 
     check_soup()
 
@@ -290,6 +319,7 @@ class Launches(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("as_on_gpu")
 @each_omni
 def test_few_launches(model_type, convention):
     prompt = video_with_sound(
@@ -298,10 +328,17 @@ def test_few_launches(model_type, convention):
     mask = torch.ones_like(prompt.input_ids)
     with Launches() as unchecked:
         rope_index(prompt, validate=False, attention_mask=mask)
+    assert unchecked.number <= 100
+
+
+@each_omni
+def test_few_operators_on_the_host(model_type, convention):
+    prompt = video_with_sound(
+        spec_of(model_type, convention, 13), frames=4, height=2, width=2, seconds=0.5
+    )
     with Launches() as on_host:
         rope_index(prompt)
-    assert unchecked.number <= 100
-    assert on_host.number <= 7
+    assert on_host.number <= 10
 
 
 # A GPU

@@ -13,19 +13,20 @@ def _near(value, ROUNDS: tl.constexpr):
 
 
 @triton.jit
-def _next_grid(grids, row, num_rows, MERGE: tl.constexpr):
-    """Return the first row from `row` on that describes tokens, or `num_rows`."""
-    empty = row < num_rows
+def _next_grid(grids, row, stop, MERGE: tl.constexpr):
+    """Return the first row from `row` on that describes tokens, or `stop`."""
+    empty = row < stop
     while empty:
         at = grids + 3 * row
         empty = (tl.load(at) < 1) | (tl.load(at + 1) < MERGE) | (tl.load(at + 2) < MERGE)
         row += empty.to(tl.int64)
-        empty = empty & (row < num_rows)
+        empty = empty & (row < stop)
     return row
 
 
 @triton.jit
 def _audio_tokens(mel_frames, WINDOW: tl.constexpr):
+    """Return what `audio_tokens` does, and 0 of a negative length."""
     if WINDOW == 0:
         tokens = (mel_frames + 1) // 4
     else:
@@ -34,12 +35,13 @@ def _audio_tokens(mel_frames, WINDOW: tl.constexpr):
 
 
 @triton.jit
-def _next_audio(lengths, row, num_rows, WINDOW: tl.constexpr):
-    empty = row < num_rows
+def _next_audio(lengths, row, stop, WINDOW: tl.constexpr):
+    """Return the first audio from `row` on that has tokens, or `stop`."""
+    empty = row < stop
     while empty:
         empty = _audio_tokens(tl.load(lengths + row), WINDOW) < 1
         row += empty.to(tl.int64)
-        empty = empty & (row < num_rows)
+        empty = empty & (row < stop)
     return row
 
 
@@ -58,7 +60,7 @@ def _time(
 
 
 @triton.jit
-def _put(entries, number, num_entries, place, base, frames, in_frame, width, seconds, audio):
+def _put(entries, number, num_entries, place, base, frames, in_frame, width, seconds):
     """Write an entry; of several at one place the last counts."""
     at = entries + number
     tl.store(at, place.to(tl.float64))
@@ -67,7 +69,6 @@ def _put(entries, number, num_entries, place, base, frames, in_frame, width, sec
     tl.store(at + 3 * num_entries, in_frame)
     tl.store(at + 4 * num_entries, width)
     tl.store(at + 5 * num_entries, seconds)
-    tl.store(at + 6 * num_entries, audio)
     return number + 1
 
 
@@ -77,22 +78,19 @@ def follow(
     token,
     marked,
     bounds,
-    images,
-    videos,
+    grids,
     seconds,
-    lengths,
     has_sound,
+    lengths,
     rates,
     entries,
     largest,
     needs,
-    faults,
     num_items,
     num_rows,
     num_images,
-    num_videos,
+    num_visuals,
     num_audios,
-    num_flags,
     num_entries,
     IMAGE: tl.constexpr,
     VIDEO: tl.constexpr,
@@ -107,102 +105,88 @@ def follow(
     MARKERS: tl.constexpr,
     PIECE: tl.constexpr,
 ):
-    """Write what `vecrope.own_rules.omni.regions.regions` returns, of its arguments."""
+    """Write what `vecrope.own_rules.omni.operators.omni_entries` returns, of its arguments."""
     rate = tl.load(rates)
     num_tokens = tl.load(bounds + num_rows)
     zero = tl.zeros((), tl.int64)
-    row, number, image, video, audio, begin = zero, zero, zero, zero, zero, zero
+    row, number, image, audio, begin = zero, zero, zero, zero, zero
+    video = zero + num_images
     position = tl.zeros((), tl.float64)
     reached = position - 1
     for item in range(num_items + 1):
-        is_last = item == num_items
         place = tl.load(at + item, mask=item < num_items, other=num_tokens)
-        exists = place < num_tokens
-        is_marked = tl.load(marked + item, mask=exists, other=0).to(tl.int64)
-        start = tl.where(is_last, num_tokens, place - is_marked)
-        row_end = tl.load(bounds + row + 1)
-        while (exists | is_last) & (row < num_rows) & ((row_end <= start) | is_last):
-            number = _put(entries, number, num_entries, begin, position, 0, 1, 1, 1, 0)
+        is_marked = tl.load(marked + item, mask=place < num_tokens, other=0).to(tl.int64)
+        start = place - is_marked
+        row_end = tl.load(bounds + row + 1, mask=row < num_rows, other=0)
+        while (row < num_rows) & (row_end <= start):
+            number = _put(entries, number, num_entries, begin, position, 0, 1, 1, 1)
             text = (row_end - begin).to(tl.float64)
             highest = tl.maximum(reached, _near(position + text - 1, ROUNDS))
             tl.store(largest + row, tl.where(text > 0, highest, reached))
             row += 1
             begin, position, reached = row_end, position * 0, reached * 0 - 1
             row_end = tl.load(bounds + row + 1, mask=row < num_rows, other=0)
-        if exists:
+        if place < num_tokens:
             of = tl.load(token + item)
-            is_seen = (of == IMAGE) | (of == VIDEO)
+            is_heard = ((of != IMAGE) & (of != VIDEO)).to(tl.int64)
             is_image = is_marked * (of == IMAGE).to(tl.int64)
-            is_video = is_marked - is_image
-            is_heard = 1 - is_seen.to(tl.int64)
-            image = _next_grid(images, image, num_images, MERGE)
-            video = _next_grid(videos, video, num_videos, MERGE)
+            image = _next_grid(grids, image, num_images, MERGE)
+            video = _next_grid(grids, video, num_visuals, MERGE)
             audio = _next_audio(lengths, audio, num_audios, WINDOW)
-            pictures = images + 3 * image
-            clips = videos + 3 * video
-            has_picture = (is_image > 0) & (image < num_images)
-            has_clip = (is_video > 0) & (video < num_videos)
-            has_audio = (is_heard > 0) & (audio < num_audios)
-            frames = tl.load(pictures, mask=has_picture, other=0)
-            frames += tl.load(clips, mask=has_clip, other=0)
-            height = tl.load(pictures + 1, mask=has_picture, other=0)
-            height = (height + tl.load(clips + 1, mask=has_clip, other=0)) // MERGE
-            width = tl.load(pictures + 2, mask=has_picture, other=0)
-            width = (width + tl.load(clips + 2, mask=has_clip, other=0)) // MERGE
-            step = tl.load(seconds + video, mask=has_clip, other=1.0)
-            heard = _audio_tokens(tl.load(lengths + audio, mask=has_audio, other=0), WINDOW)
-            wants_sound = tl.load(has_sound + video, mask=has_clip & (num_flags > 0), other=0).to(
-                tl.int64
-            )
-            is_misplaced = has_clip & (num_flags > 0) & (wants_sound != is_heard)
-            image += has_picture.to(tl.int64)
-            video += has_clip.to(tl.int64)
-            audio += has_audio.to(tl.int64)
+            visual = tl.where(is_image > 0, image, video)
+            is_given = visual < tl.where(is_image > 0, num_images, num_visuals)
+            is_given = is_given & (is_marked > 0)
+            frames = tl.load(grids + 3 * visual, mask=is_given, other=0)
+            height = tl.load(grids + 3 * visual + 1, mask=is_given, other=0) // MERGE
+            width = tl.load(grids + 3 * visual + 2, mask=is_given, other=0) // MERGE
+            step = tl.load(seconds + visual, mask=is_given, other=1.0)
+            sounds = tl.load(has_sound + visual, mask=is_given, other=0).to(tl.int64)
+            is_misplaced = is_given & (is_image == 0) & (sounds != is_heard)
+            heard = tl.load(lengths + audio, mask=(is_heard > 0) & (audio < num_audios), other=0)
+            heard = _audio_tokens(heard, WINDOW)
+            image += is_image
+            video += is_marked - is_image
+            audio += is_heard
             in_frame = height * width
             area = frames * in_frame
 
-            markers = 1 + is_marked * is_heard
-            pair = markers == 2
-            lead = markers
+            lead = 1 + is_marked * is_heard
             if MARKERS == 2:
-                lead = tl.where(pair, 1, lead)
+                lead = lead * 0 + 1
             moved = lead
             if MARKERS == 1:
-                moved = tl.where(pair, 1, moved)
-            number = _put(entries, number, num_entries, begin, position, 0, 1, 1, 1, 0)
+                moved = lead * 0 + 1
+            number = _put(entries, number, num_entries, begin, position, 0, 1, 1, 1)
             mark = _near(position + (start - begin).to(tl.float64), ROUNDS)
-            number = _put(entries, number, num_entries, start, mark, 0, 1, 1, 1, 0)
+            number = _put(entries, number, num_entries, start, mark, 0, 1, 1, 1)
             if MARKERS == 1:
-                second = tl.where(pair, mark, _near(mark + 1, ROUNDS))
-                number = _put(entries, number, num_entries, start + 1, second, 0, 1, 1, 1, 0)
+                number = _put(entries, number, num_entries, start + 1, mark, 0, 1, 1, 1)
             block = _near(mark + moved.to(tl.float64), ROUNDS)
             audio_end = _near(block + (heard - 1).to(tl.float64), ROUNDS)
             last = tl.maximum(frames - 1, 0).to(tl.float64)
-            last_time = _time(last, step, rate, SECONDS_FIRST, F32, WHOLE)
-            last_frame = _near(block + last_time, ROUNDS)
+            last_frame = block + _time(last, step, rate, SECONDS_FIRST, F32, WHOLE)
+            last_frame = _near(last_frame, ROUNDS)
             across = (tl.maximum(height, width) - 1).to(tl.float64)
             visual_end = tl.maximum(_near(block + across, ROUNDS), last_frame)
-            ends_in_sound = last_frame <= audio_end
-            if (INTERLEAVE > 0) and PIECE:
-                chunk, previous = zero, zero
-                frame = tl.zeros((), tl.float64)
-                most = in_frame - 1  # a token begins one chunk at most, the first one none
-                for _ in range(frames):
-                    time = _time(frame, step, rate, SECONDS_FIRST, F32, WHOLE)
-                    current = tl.floor(time / CHUNK).to(tl.int64)
-                    if INTERLEAVE == 1:
-                        chunk = tl.minimum(current, chunk + most)
-                    else:
-                        chunk += (current != previous).to(tl.int64)
-                    previous, frame, most = current, frame + 1, in_frame
-                ends_in_sound = chunk * CHUNK < heard
-            end = tl.maximum(visual_end, audio_end)
-            highest = tl.where(is_marked > 0, end, audio_end)
+            highest = tl.maximum(visual_end, audio_end)
+            end = highest
             if PIECE:
+                ends_in_sound = last_frame <= audio_end
+                if INTERLEAVE > 0:
+                    chunk, previous = zero, zero
+                    frame = tl.zeros((), tl.float64)
+                    most = in_frame - 1  # a token begins one chunk at most, the first one none
+                    for _ in range(frames):
+                        time = _time(frame, step, rate, SECONDS_FIRST, F32, WHOLE)
+                        current = tl.floor(time / CHUNK).to(tl.int64)
+                        if INTERLEAVE == 1:
+                            chunk = tl.minimum(current, chunk + most)
+                        else:
+                            chunk += (current != previous).to(tl.int64)
+                        previous, frame, most = current, frame + 1, in_frame
+                    ends_in_sound = chunk * CHUNK < heard
                 end = tl.where(ends_in_sound, audio_end, visual_end)
-            end = tl.where(heard > 0, end, visual_end)
-            end = _near(tl.where(is_marked > 0, end, audio_end) + 1, ROUNDS)
-            frame_tokens = tl.maximum(in_frame, 1).to(tl.float64)
+            end = _near(tl.where(heard > 0, end, visual_end) + 1, ROUNDS)
             number = _put(
                 entries,
                 number,
@@ -210,45 +194,35 @@ def follow(
                 start + lead,
                 block,
                 area.to(tl.float64),
-                frame_tokens,
+                tl.maximum(in_frame, 1).to(tl.float64),
                 tl.maximum(width, 1).to(tl.float64),
                 step,
-                (heard * is_marked).to(tl.float64),
             )
             begin = start + lead + area + heard
-            number = _put(entries, number, num_entries, begin, end, 0, 1, 1, 1, 0)
+            number = _put(entries, number, num_entries, begin, end, 0, 1, 1, 1)
             if MARKERS == 1:
-                second = tl.where(pair, end, _near(end + 1, ROUNDS))
-                number = _put(entries, number, num_entries, begin + 1, second, 0, 1, 1, 1, 0)
+                number = _put(entries, number, num_entries, begin + 1, end, 0, 1, 1, 1)
             begin += lead
             tail = (moved - 1).to(tl.float64)
             position = _near(_near(end + 1, ROUNDS) + tail, ROUNDS)
             reached = tl.maximum(reached, tl.maximum(highest, _near(end + tail, ROUNDS)))
 
-            first = start + markers
+            first = place + is_heard
             stop = first + area + heard
             following = tl.load(at + item + 1, mask=item + 1 < num_items, other=num_tokens)
             there = tl.load(marked + item + 1, mask=following < num_tokens, other=0).to(tl.int64)
             limit = tl.minimum(row_end, following - there)
             lacks = ((is_marked > 0) & (area == 0)) | ((is_heard > 0) & (heard == 0))
-            tl.store(needs + item, first)
-            tl.store(needs + num_items + item, stop)
-            tl.store(needs + 2 * num_items + item, area * is_image)
-            tl.store(needs + 3 * num_items + item, area * is_video)
-            tl.store(needs + 4 * num_items + item, heard)
-            faulty = lacks | is_misplaced | (stop + markers > limit)
-            tl.store(faults + item, faulty.to(tl.int64))
-        else:
-            if item < num_items:
-                tl.store(needs + item, num_tokens)
-                tl.store(needs + num_items + item, num_tokens)
-                for column in range(2, 5):
-                    tl.store(needs + column * num_items + item, 0)
-                tl.store(faults + item, 0)
-    image = _next_grid(images, image, num_images, MERGE)
-    video = _next_grid(videos, video, num_videos, MERGE)
+            is_faulty = lacks | is_misplaced | (stop + 1 + is_marked * is_heard > limit)
+            column = needs + item
+            tl.store(column, first)
+            tl.store(column + num_items + 1, stop)
+            tl.store(column + 2 * (num_items + 1), area * is_image)
+            tl.store(column + 3 * (num_items + 1), area * (1 - is_image))
+            tl.store(column + 4 * (num_items + 1), heard)
+            tl.store(column + 5 * (num_items + 1), is_faulty.to(tl.int64))
+    image = _next_grid(grids, image, num_images, MERGE)
+    video = _next_grid(grids, video, num_visuals, MERGE)
     audio = _next_audio(lengths, audio, num_audios, WINDOW)
-    left = (image < num_images) | (video < num_videos) | (audio < num_audios)
-    tl.store(faults + num_items, left.to(tl.int64))
-    while number < num_entries:
-        number = _put(entries, number, num_entries, num_tokens, position * 0, 0, 1, 1, 1, 0)
+    left = (image < num_images) | (video < num_visuals) | (audio < num_audios)
+    tl.store(needs + 6 * num_items + 5, left.to(tl.int64))

@@ -1,27 +1,31 @@
 """The positions of an omni prompt laid out on the host, entry after entry.
 
-Each position is one sum of a base and a whole number, rounded as that sum is. The sums of an entry
-are few, since its frames repeat them, and are made for all entries at once; the rest is bytes.
+Each position is one sum of a base and a number that does not depend on it, rounded as that sum is.
+The numbers are bytes, of which an entry has few that differ, and are added to the bases of all
+tokens at once.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from itertools import accumulate, chain, repeat
+from functools import lru_cache
+from itertools import chain, repeat
 from operator import mul
-from struct import Struct, unpack
+from struct import Struct
 
 import torch
 from torch import Tensor
 
 Cut = tuple[int, int]
-# Tokens that count up from a base on all axes, or a block of frames, which may have sound: base,
-# in a block of rows and columns; tokens; height and width of a frame in tokens, 0 where tokens
-# count up; positions of the frames in time; cuts: of a block with sound, how many tokens of the
-# frames, and how many of the sound, stand before each place at which sound is followed by a frame,
-# and before its end.
-Entry = tuple[float, int, int, int, Sequence[float], Sequence[Cut]]
-_Axes = tuple[list[bytes | memoryview], ...]
+# A block of frames and the tokens that count up from its base, which are its sound, or all there is
+# of text, markers and audio: base, in a block of rows and columns; height and width of a frame in
+# tokens, 0 without frames; temporal offsets of the frames; cuts: how many tokens of the frames, and
+# how many that count up, stand before each place at which the latter are followed by a frame, and,
+# always, before the end.
+Entry = tuple[float, int, int, Sequence[float], Sequence[Cut]]
+# Tokens of a frame whose rows are kept between calls, at most.
+_KEPT = 2**12
 
 
 def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
@@ -32,49 +36,49 @@ def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
         dtype: int64 or float32.
     """
     code, size = ("f", 4) if dtype == torch.float32 else ("q", 8)
-    pack, cell = Struct(code).pack, f"{size}s"
-    counted = [
-        max(height, width, cuts[-1][1] if cuts else 0) if height else tokens
-        for _, tokens, height, width, _, cuts in entries
-    ]
-    upwards = memoryview(bytearray(size * max(counted)))
-    torch.arange(max(counted), out=torch.frombuffer(upwards, dtype=dtype), device="cpu")
-    ends = [*accumulate(map(mul, counted, repeat(size)), initial=0)]
-    sums = bytearray().join(map(mul, (pack(entry[0]) for entry in entries), counted))
-    numbers = bytearray().join([upwards[: size * count] for count in counted])
-    torch.frombuffer(sums, dtype=dtype).add_(torch.frombuffer(numbers, dtype=dtype))
-    of_entries = map(memoryview(sums).__getitem__, map(slice, ends, ends[1:]))
-    axes: _Axes = ([], [], [])
-    time, rows, columns = axes
-    for (_, _, height, width, frames, cuts), counts in zip(entries, of_entries, strict=True):
-        if not height:
-            time.append(counts)
-            rows.append(counts)
-            columns.append(counts)
+    pack = Struct(code).pack
+    most = max([max(width, cuts[-1][1]) for _, _, width, _, cuts in entries])
+    upwards = memoryview(_upwards(1 << most.bit_length(), code))
+    bases: list[bytes] = []
+    axes: tuple[list[bytes | memoryview], ...] = ([], [], [])
+    for base, height, width, offsets, cuts in entries:
+        of_frames, counted = cuts[-1]
+        bases.append(pack(base) * (of_frames + counted))
+        if not of_frames:
+            for pieces in axes:
+                pieces.append(upwards[: size * counted])
             continue
-        lines = unpack(cell * height, counts[: size * height])
-        down = b"".join(map(mul, lines, repeat(width)))
-        across = bytes(counts[: size * width]) * height
-        still = map(mul, map(pack, frames), repeat(height * width))
-        if cuts:
-            before = _between_cuts([*still], down, across, [end for end, _ in cuts], size)
-            heard = [size * sound for _, sound in cuts]
-            sounds = [*map(counts.__getitem__, map(slice, (0, *heard), heard))]
-            for axis, pieces in zip(axes, before, strict=True):
-                axis += chain.from_iterable(zip(pieces, sounds, strict=True))
+        still = map(mul, map(pack, offsets), repeat(height * width))
+        rows_of = _rows if height * width <= _KEPT else _rows.__wrapped__
+        down, across = rows_of(height, width, code), bytes(upwards[: size * width]) * height
+        columns = [*still], [down] * len(offsets), [across] * len(offsets)
+        if not counted:
+            for pieces, column in zip(axes, columns, strict=True):
+                pieces += column
             continue
-        time += still
-        rows += [down] * len(frames)
-        columns += [across] * len(frames)
-    return torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
+        ends, heard = ([size * end for end in side] for side in zip(*cuts, strict=True))
+        sounds = [*map(upwards.__getitem__, map(slice, (0, *heard), heard))]
+        for pieces, column in zip(axes, columns, strict=True):
+            if ends == [*range(0, ends[-1] + 1, len(down))]:
+                before = [b"", *column]
+            else:
+                before = [*map(b"".join(column).__getitem__, map(slice, (0, *ends), ends))]
+            pieces += chain.from_iterable(zip(before, sounds, strict=True))
+    positions = torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
+    of_tokens = torch.frombuffer(bytearray().join(bases), dtype=dtype)
+    for axis in positions:  # one at a time takes no threads up to 2**15 tokens
+        axis.add_(of_tokens)
+    return positions
 
 
-def _between_cuts(
-    still: list[bytes], down: bytes, across: bytes, cuts: list[int], size: int
-) -> list[list[bytes]]:
-    """Return, of each axis, what the frames of a block have before each cut, from cut to cut."""
-    columns = still, [down] * len(still), [across] * len(still)
-    if cuts == [*range(0, cuts[-1] + 1, len(down) // size)]:
-        return [[b"", *frames] for frames in columns]
-    parts = [*map(slice, (size * cut for cut in (0, *cuts)), (size * cut for cut in cuts))]
-    return [[frames[part] for part in parts] for frames in map(b"".join, columns)]
+@lru_cache(maxsize=16)
+def _upwards(length: int, code: str) -> bytes:
+    """Return the numbers from 0 to `length - 1` as bytes."""
+    return array(code, range(length)).tobytes()
+
+
+@lru_cache(maxsize=256)
+def _rows(height: int, width: int, code: str) -> bytes:
+    """Return the row of each token of a frame as bytes."""
+    pack = Struct(code).pack
+    return b"".join(map(mul, map(pack, range(height)), repeat(width)))

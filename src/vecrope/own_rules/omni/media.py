@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
-from itertools import accumulate, chain, repeat
-from operator import mul
 from struct import Struct
 from typing import NamedTuple, TypeVar
 
@@ -38,48 +33,26 @@ class Media(NamedTuple):
     audio: list[int]  # tokens of each audio; 0 for what is not there
 
 
-class Traits(NamedTuple):
-    """What `MRopeSpec` and `OmniRule` say about positions, as fields of the same names."""
+class Dtypes(NamedTuple):
+    """What an answer is made of, which depends on whether there are grids."""
 
-    position_dtype: str
-    time_dtype: str
-    time_order: str
-    interleave: str
-    sound_markers: str
-    sound_end: str
-    whole_times: str  # "whole", or ""
-    tokens_per_second: float
-    seconds_per_chunk: float
+    positions: torch.dtype
+    deltas: torch.dtype
+    padding: int  # the position of masked tokens
+    counts_padding: bool  # whether that counts as a position of the row
 
     @classmethod
-    def of(cls, spec: MRopeSpec, rule: OmniRule) -> Traits:
-        """Return those of a family."""
-        assert spec.tokens_per_second is not None
-        return cls(
-            spec.position_dtype,
-            spec.time_dtype,
-            spec.time_order,
-            rule.interleave,
-            rule.sound_markers,
-            rule.sound_end,
-            "whole" if rule.whole_times else "",
-            spec.tokens_per_second,
-            rule.seconds_per_chunk or 0.0,
-        )
-
-    @classmethod
-    def parse(cls, words: str, tokens_per_second: float, seconds_per_chunk: float) -> Traits:
-        """Return those that `words` names, separated by spaces."""
-        position, time, order, interleave, markers, end, whole = words.split(" ")
-        return cls(
-            position, time, order, interleave, markers, end, whole,
-            tokens_per_second, seconds_per_chunk,
-        )  # fmt: skip
-
-    @property
-    def chunk_length(self) -> int:
-        """Positions of a chunk of a video and its sound."""
-        return int(self.tokens_per_second * self.seconds_per_chunk)
+    def of(cls, inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Dtypes:
+        """Return those of a batch."""
+        ids, padding = inputs.input_ids.dtype, spec.padding_value
+        dtypes = {"ids": ids, "int64": torch.int64, "float32": torch.float32}
+        if inputs.image_grid_thw is not None or inputs.video_grid_thw is not None:
+            dtype, counts = dtypes[spec.position_dtype], False
+        else:
+            dtype, counts = dtypes[rule.text_dtype], rule.text_padding_value is not None
+            padding = padding if rule.text_padding_value is None else rule.text_padding_value
+        deltas = torch.float32 if dtype == torch.float32 else torch.int64
+        return cls(dtype, deltas, padding, counts)
 
 
 def float32(value: float) -> float:
@@ -97,34 +70,36 @@ def audio_tokens(mel_frames: Count, n_window: int | None) -> Count:
         [1, 13, 390]
     """
     if n_window is None:
-        return (_halved(mel_frames) - 2) // 2 + 1
+        return (mel_frames + 1) // 4
     window = 2 * n_window
-    return _halved(_halved(_halved(mel_frames % window))) + mel_frames // window * 13
+    return (mel_frames % window + 7) // 8 + mel_frames // window * 13
 
 
-def _halved(length: Count) -> Count:
-    return (length - 1) // 2 + 1
+def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
+    """Return the positions of a chunk of a video and its sound."""
+    return int((spec.tokens_per_second or 0) * (rule.seconds_per_chunk or 0))
 
 
-def frame_times(visuals: Sequence[int], media: Media, traits: Traits) -> Iterator[Sequence[float]]:
-    """Yield the temporal offsets of each visual's frames.
+def seconds_of(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> Tensor:
+    """Return (V,) the seconds of a frame of each video, rounded to the time dtype."""
+    given = inputs.second_per_grid_ts
+    if given is None:
+        # Without a default a checked call refuses videos.
+        default = -1.0 if spec.default_seconds is None else spec.default_seconds
+        device = inputs.input_ids.device
+        given = torch.full((num_videos,), default, dtype=torch.float64, device=device)
+    elif not isinstance(given, Tensor):
+        given = torch.tensor(given, dtype=torch.float64, device="cpu")
+    return given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64)
 
-    Each product is rounded as the upstream rounds it, those of all visuals at once.
-    """
-    # The product of two float32 is exact in double precision.
-    rounded = partial(array, "f" if traits.time_dtype == "float32" else "d")
-    rate = rounded((traits.tokens_per_second,))[0]
-    depth = [*map(media.depth.__getitem__, visuals)]
-    steps: Iterable[float] = map(media.seconds.__getitem__, visuals)
-    if traits.time_order != "seconds":
-        steps = rounded(map(mul, steps, repeat(rate)))
-    frames = chain.from_iterable(map(range, depth))
-    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
-    if traits.time_order == "seconds":
-        times = rounded(map(mul, times, repeat(rate)))
-    offsets = [*map(int, times)] if traits.whole_times else times
-    ends = [*accumulate(depth, initial=0)]
-    return map(offsets.__getitem__, map(slice, ends, ends[1:]))
+
+def sound_of(inputs: Inputs, num_videos: int) -> Tensor:
+    """Return (V,) bool: which videos have sound."""
+    given = inputs.use_audio_in_video
+    if isinstance(given, bool):
+        device = inputs.input_ids.device
+        return torch.full((num_videos,), given, dtype=torch.bool, device=device)
+    return torch.as_tensor(given, dtype=torch.bool)
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
@@ -143,7 +118,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     num_videos = len(rows) - num_images
-    seconds = _seconds(inputs, spec, num_videos)
+    seconds = seconds_of(inputs, spec, num_videos).tolist()
     grids: tuple[list[int], ...] | None = ([],) * 5
     if rows:
         grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
@@ -155,11 +130,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    flags = inputs.use_audio_in_video
-    if isinstance(flags, bool):
-        has_sound = [flags] * num_videos
-    else:
-        has_sound = flags.tolist() if isinstance(flags, Tensor) else [*flags]
+    has_sound = sound_of(inputs, num_videos).tolist()
     audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
     for row, length in enumerate(audio):
         if length:
@@ -181,17 +152,6 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         [False] * num_images + has_sound,
         audio,
     )
-
-
-def _seconds(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> list[float]:
-    given = inputs.second_per_grid_ts
-    if given is None:
-        # Without a default a video is refused.
-        default = -1.0 if spec.default_seconds is None else spec.default_seconds
-        return [default] * num_videos
-    if isinstance(given, Tensor):
-        given = given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64).tolist()
-    return [*map(float32 if spec.time_dtype == "float32" else float, given)]
 
 
 def _are_sound(seconds: list[float], frames: list[int], spec: MRopeSpec) -> bool:

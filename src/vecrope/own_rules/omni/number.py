@@ -8,18 +8,21 @@ with or without sound.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from itertools import pairwise, repeat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import accumulate, chain, pairwise, repeat
 from math import ceil, frexp
 from operator import add, mul, sub
 
+from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.entries import Cut, Entry
 from vecrope.own_rules.omni.find import Item
-from vecrope.own_rules.omni.media import Media, Traits, float32, frame_times
+from vecrope.own_rules.omni.media import Media, chunk_length, float32
+from vecrope.spec import MRopeSpec
 
 
 def follow(
-    items: list[Item], media: Media, bounds: list[int], traits: Traits
+    items: list[Item], media: Media, bounds: list[int], spec: MRopeSpec, rule: OmniRule
 ) -> tuple[list[Entry], list[float]]:
     """Follow the running position from item to item, rounding where the upstream does.
 
@@ -27,28 +30,31 @@ def follow(
         items: in the order of the prompt.
         media: that they are of.
         bounds: (B + 1) where each row of unmasked tokens begins, and the last one ends.
-        traits: of the family.
+        spec: the family's rules.
+        rule: likewise.
 
     Returns:
         The entries of all tokens, and the largest position of each row, -1 without a token.
     """
-    rounds = traits.position_dtype == "float32"
-    early, share = traits.sound_markers == "early", traits.sound_markers == "shared"
+    rounds = spec.position_dtype == "float32"
+    early, share = rule.sound_markers == "early", rule.sound_markers == "shared"
+    near_time = float32 if rounds else _same
+    by_time, length = rule.interleave == "merge", chunk_length(spec, rule)
     sides = [*map(max, media.height, media.width)]
-    all_offsets = frame_times([item[3] for item in items if item[3] >= 0], media, traits)
+    all_offsets = _frame_times([item[3] for item in items if item[3] >= 0], media, spec, rule)
     entries: list[Entry] = []
     largest: list[float] = []
     base: float = 0
     tokens = number = 0
 
     def count_up(start: float, more: int) -> None:
-        """Add tokens to those that count up, if they go on from there."""
+        """Add tokens to those that count up, if they go on from there; -1 ends those."""
         nonlocal base, tokens
         if start == base + tokens:
             tokens += more
             return
         if tokens:
-            entries.append((base, tokens, 0, 0, (), ()))
+            entries.append((base, 0, 0, (), ((0, tokens),)))
         base, tokens = start, more
 
     for row, (at, stop) in enumerate(pairwise(bounds)):
@@ -65,11 +71,8 @@ def follow(
             text = start - at
             near = _rounding(rounds, position, position + (text + 2 + max(side, audio)))
             mark = near(position + text)
-            if mark == position + text:
-                count_up(position, text + moved)
-            else:
-                count_up(position, text)
-                count_up(mark, moved)
+            count_up(position, text)
+            count_up(mark, moved)
             if shared:
                 count_up(mark, 1)
             block = near(mark + moved)
@@ -79,28 +82,23 @@ def follow(
                 count_up(block, audio)
             else:
                 offsets = next(all_offsets)
-                times: Sequence[float] = (block,)
-                if len(offsets) > 1:
-                    times = [*map(add, repeat(block), offsets)]
-                    if rounds:
-                        times = array("f", times)
-                visual_end = max(near(block + (side - 1)), times[-1])
+                visual_end = max(near(block + (side - 1)), near_time(block + offsets[-1]))
                 highest = max(visual_end, end)
                 height, width, area = media.height[visual], media.width[visual], media.area[visual]
                 cuts: list[Cut] = []
-                if audio:
-                    cuts = _cuts(block, times, offsets, height * width, audio, near, traits)
+                if audio and by_time:
+                    cuts = _cuts_by_time(block, offsets, height * width, audio, near, rounds=rounds)
+                elif audio:
+                    walk = rule.interleave == "walk"
+                    cuts = _cuts_by_chunk(offsets, height * width, audio, length, walk=walk)
                 # A block ends in its sound, or in a frame if all of the sound comes before that.
-                if not audio or (traits.sound_end == "piece" and cuts and cuts[-1][1] == audio):
+                if not audio or (rule.sound_end == "piece" and cuts and cuts[-1][1] == audio):
                     end = visual_end
-                elif traits.sound_end == "block":
+                elif rule.sound_end == "block":
                     end = highest
-                if audio:
-                    cuts.append((area, audio))
-                if tokens:
-                    entries.append((base, tokens, 0, 0, (), ()))
-                    base, tokens = -1, 0
-                entries.append((block, area + audio, height, width, times, cuts))
+                cuts.append((area, audio))
+                count_up(-1, 0)
+                entries.append((block, height, width, offsets, cuts))
                 near = _rounding(rounds, end, end + 4)
             end = near(end + 1)
             count_up(end, moved)
@@ -128,41 +126,64 @@ def _same(value: float) -> float:
     return value
 
 
-def _cuts(
+def _frame_times(
+    visuals: Sequence[int], media: Media, spec: MRopeSpec, rule: OmniRule
+) -> Iterator[Sequence[float]]:
+    """Yield the temporal offsets of each visual's frames.
+
+    Each product is rounded as the upstream rounds it, those of all visuals at once.
+    """
+    # The product of two float32 is exact in double precision.
+    rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
+    rate = rounded((spec.tokens_per_second,))[0]
+    depth = [*map(media.depth.__getitem__, visuals)]
+    steps: Iterable[float] = map(media.seconds.__getitem__, visuals)
+    if spec.time_order != "seconds":
+        steps = rounded(map(mul, steps, repeat(rate)))
+    frames = chain.from_iterable(map(range, depth))
+    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
+    if spec.time_order == "seconds":
+        times = rounded(map(mul, times, repeat(rate)))
+    offsets = [*map(int, times)] if rule.whole_times else times
+    ends = [*accumulate(depth, initial=0)]
+    return map(offsets.__getitem__, map(slice, ends, ends[1:]))
+
+
+# The cuts are those of `Entry`, but for the block's end, from the block's base, the offsets of its
+# frames in time, tokens of a frame, and tokens of the sound, whose positions `near` rounds.
+
+
+def _cuts_by_time(
     block: float,
-    times: Sequence[float],
     offsets: Sequence[float],
     in_frame: int,
     audio: int,
     near: Callable[[float], float],
-    traits: Traits,
+    *,
+    rounds: bool,
 ) -> list[Cut]:
-    """Return the cuts of a block, as `Entry` has them, but for its end.
+    times: Sequence[float] = [*map(add, repeat(block), offsets)]
+    if rounds:
+        times = array("f", times)
+    before = [*map(ceil, map(sub, times, repeat(block)))]
+    if near is not _same:
+        # Rounding moves a token of the sound by less than one: it may join the frame.
+        before = [
+            count - (near(block + (count - 1)) == time)
+            for count, time in zip(before, times, strict=True)
+        ]
+    starts = map(mul, range(len(times)), repeat(in_frame))
+    return [*zip(starts, map(min, before, repeat(audio)), strict=True)]
 
-    Args:
-        block: the block's base.
-        times: positions of the frames in time.
-        offsets: the same, counted from the base.
-        in_frame: tokens of a frame.
-        audio: tokens of the sound.
-        near: what rounds the positions of the sound; `_same` where they are exact.
-        traits: of the family.
-    """
-    if traits.interleave == "merge":
-        before = [*map(ceil, map(sub, times, repeat(block)))]
-        if near is not _same:
-            # Rounding moves a token of the sound by less than one: it may join the frame.
-            before = [
-                count - (near(block + (count - 1)) == time)
-                for count, time in zip(before, times, strict=True)
-            ]
-        starts = map(mul, range(len(times)), repeat(in_frame))
-        return [*zip(starts, map(min, before, repeat(audio)), strict=True)]
+
+def _cuts_by_chunk(
+    offsets: Sequence[float], in_frame: int, audio: int, length: int, *, walk: bool
+) -> list[Cut]:
     cuts: list[Cut] = []
-    length, chunk, previous = traits.chunk_length, 0, 0
+    chunk = previous = 0
     for frame, offset in enumerate(offsets):
         current = int(offset // length)
-        begun = current - chunk if traits.interleave == "walk" else int(current > previous)
+        begun = current - chunk if walk else int(current > previous)
         previous = current
         # Each token begins one chunk at most.
         for token in range(min(begun, in_frame)):

@@ -102,7 +102,7 @@ def get_rope_index_glm4v(
         hf_config.vision_config.spatial_merge_size,
     )
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
-    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, mask)
+    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, attention_mask=mask)
 
 
 @remembered

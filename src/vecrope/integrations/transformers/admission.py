@@ -144,7 +144,7 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
         found = ", ".join(each.name for each in _parameters(original, 1))
         raise RuntimeError(f"get_rope_index of {cls.__name__} must take {takes}, got ({found})")
     is_proven = entry is not None and check != "always"
-    if is_proven:
+    if entry is not None and is_proven:
         rules = {entry["rules"]: rules_of(model_type)[entry["rules"]]}
     return Method(original, cls, code, entry is not None, is_proven, rules)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ import torch
 
 from bench.busy import busy_cores, cores
 from bench.prompts import Layout, Row
+from bench.wheels import Wheel
 from vecrope import Convention, MRopeSpec
 
 SIZES = (300, 1000, 4000, 16000)
@@ -34,9 +35,25 @@ _MARKS: dict[str, tuple[tuple[int, int], tuple[int, ...]]] = {
     "qwen3_vl": (_QWEN_MARKS, ()),
     "glm4v": ((151339, 151340), (151341, 151342)),
     "ernie4_5_vl_moe": ((101304, 101305), (101306, 101307)),
+    "qwen2_5_omni": (_QWEN_MARKS, _QWEN_MARKS),
     "qwen3_omni_moe": (_QWEN_MARKS, _QWEN_MARKS),
 }
 Positions = Callable[[], Any]
+
+
+class Engine(NamedTuple):
+    """An engine whose requests are measured.
+
+    Attributes:
+        name: of the engine; in small letters, of its distribution and its convention.
+        families: those that it is measured with.
+        load: takes its wheel and a family, and returns what makes the calls of a request: with
+            vecrope, and without.
+    """
+
+    name: str
+    families: tuple[str, ...]
+    load: Callable[[Wheel, str], Callable[[Row], tuple[Positions, Positions]]]
 
 
 class Cost(NamedTuple):
@@ -84,12 +101,34 @@ def rows(model_type: str, size: int, convention: Convention) -> Iterator[tuple[s
         yield name, row_of(count, lambda row, patches=patches: row.video(*patches, 0.5))  # type: ignore[misc]
 
 
-def compare(ours: Positions, own: Positions, repeats: int) -> tuple[float, float]:
-    """Return the median CPU time of either, after a comparison of the answers."""
+def measure(
+    engine: Engine, wheel: Wheel, families: Sequence[str], sizes: Sequence[int], repeats: int
+) -> Iterator[Cost]:
+    """Yield what each request of each family costs, after a comparison of the answers."""
+    for model_type in families:
+        calls_of = engine.load(wheel, model_type)
+        for size in sizes:
+            for request, row in rows(model_type, size, engine.name.lower()):  # type: ignore[arg-type]
+                calls = calls_of(row)
+                check_equal(*calls)
+                yield Cost(model_type, request, len(row), *cpu_times(*calls, repeats))
+
+
+def check_equal(ours: Positions, own: Positions) -> None:
+    """Check that two calls have the same positions and delta.
+
+    Raises:
+        ValueError: if they have not.
+    """
     (positions, delta), (expected, expected_delta) = ours(), own()
-    assert torch.equal(positions, expected)
-    assert positions.dtype == expected.dtype
-    assert torch.as_tensor(delta).equal(torch.as_tensor(expected_delta))
+    pairs = (positions, expected), (torch.as_tensor(delta), torch.as_tensor(expected_delta))
+    for name, (found, wanted) in zip(("positions", "deltas"), pairs, strict=True):
+        if found.dtype != wanted.dtype or not torch.equal(found, wanted):
+            raise ValueError(f"{name} differ: the engine has {wanted}, vecrope {found}")
+
+
+def cpu_times(ours: Positions, own: Positions, repeats: int) -> tuple[float, float]:
+    """Return the median CPU time of either, in microseconds."""
     alone = torch.get_num_threads() == 1
     calls, rest = (1, 0.0) if alone else (_CALLS, _REST)
     pairs: list[tuple[Positions, list[float]]] = [(ours, []), (own, [])]
@@ -109,34 +148,30 @@ def compare(ours: Positions, own: Positions, repeats: int) -> tuple[float, float
     return median(pairs[0][1]), median(pairs[1][1])
 
 
-def options_of(
-    engine: str, families: Sequence[str], argv: Sequence[str] | None, description: str | None
-) -> argparse.Namespace:
-    """Read the command line; the wheel is `options.wheel`."""
-    name = f"bench.{engine.lower()}_requests"
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+def main(engine: Engine, description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Print a line for each request; return 1 if vecrope makes any slower, else 0."""
+    distribution = engine.name.lower()
+    prog = f"python -m bench.{distribution}_requests"
+    parser = argparse.ArgumentParser(prog=prog, description=description)
     add = parser.add_argument
-    add(f"--{engine.lower()}", dest="wheel", type=Path, required=True, metavar="WHEEL")
-    add("--family", nargs="+", choices=families, default=families)
+    add(f"--{distribution}", dest="wheel", type=Path, required=True, metavar="WHEEL")
+    add("--family", nargs="+", choices=engine.families, default=engine.families)
     add("--size", nargs="+", type=int, default=SIZES, help="tokens of a prompt")
     add("--repeats", type=int, default=60)
     add("--busy", action="store_true", help="torch's own number of threads beside busy cores")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    wheel = Wheel(options.wheel, distribution)
 
-
-def report(
-    title: str, options: argparse.Namespace, measure: Callable[[], Iterable[Cost]], engine: str
-) -> int:
-    """Print a line for each request; return 1 if vecrope makes any slower, else 0."""
     threads = torch.get_num_threads()
+    used = threads if options.busy else 1
     busy = busy_cores(len(cores()), 24 * 3600) if options.busy else nullcontext()
-    print(f"{title}; CPU microseconds a request, {threads if options.busy else 1} threads\n")
-    print(f"{'family':16}{'request':24}{'tokens':>8}{'vecrope':>9}{engine:>9}{'ratio':>7}")
+    print(f"{engine.name} {wheel.version}; CPU microseconds a request, {used} threads\n")
+    print(f"{'family':16}{'request':24}{'tokens':>8}{'vecrope':>9}{engine.name:>9}{'ratio':>7}")
     slower = 0
     try:
         with busy:
-            torch.set_num_threads(threads if options.busy else 1)
-            for cost in measure():
+            torch.set_num_threads(used)
+            for cost in measure(engine, wheel, options.family, options.size, options.repeats):
                 print(
                     f"{cost.model_type:16}{cost.request:24}{cost.tokens:8}"
                     f"{cost.with_vecrope:9.0f}{cost.without:9.0f}"

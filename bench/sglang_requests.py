@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench.omni import configuration
 from bench.prompts import Row
-from bench.requests import Cost, Positions, compare, options_of, report, rows
+from bench.requests import Engine, Positions, main
 from bench.upstreams import hf_config
 from bench.wheels import Wheel, load
 from vecrope.integrations import sglang as ours
@@ -37,7 +37,6 @@ FUNCTIONS = {
     "glm4v": "get_rope_index_glm4v",
     "ernie4_5_vl_moe": "get_rope_index_ernie45",
 }
-FAMILIES = tuple(FUNCTIONS)
 
 
 class _Image(NamedTuple):
@@ -50,35 +49,22 @@ class _Image(NamedTuple):
         return True
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each request; return 1 if vecrope makes any slower, else 0."""
-    options = options_of("SGLang", FAMILIES, argv, __doc__)
-    wheel = Wheel(options.wheel, "sglang")
-    costs = partial(measure, wheel, options.family, options.size, options.repeats)
-    return report(f"SGLang {wheel.version}", options, costs, "SGLang")
-
-
-def measure(
-    wheel: Wheel, families: Sequence[str], sizes: Sequence[int], repeats: int
-) -> Iterator[Cost]:
-    """Yield what each request of each family costs, after a comparison of the answers."""
+def load_calls(wheel: Wheel, model_type: str) -> Callable[[Row], tuple[Positions, Positions]]:
+    """Return what makes the calls of a request of a family: vecrope's, and SGLang's own."""
     names = {*FUNCTIONS.values(), *HELPERS, *itertools.chain(*HELPERS.values())}
     functions = load(wheel, _MODULE, *sorted(names), torch=torch, itertools=itertools)
     processor = load_processor(wheel)
-    model_types = frozenset().union(*MODEL_TYPES.values())
-    for model_type in families:
-        name = FUNCTIONS[model_type]
-        own = functions[name]
-        numbers = model_types if name == "get_rope_index" else None
-        new = replacement(own, getattr(ours, name), numbers, strict=False)
-        for size in sizes:
-            for request, row in rows(model_type, size, "sglang"):
-                pair: tuple[Positions, ...]
-                if processor.model_type == model_type and row.images and not row.videos:
-                    pair = calls_by_places(processor, row)
-                else:
-                    pair = tuple(call_by_ids(function, row) for function in (new, own))
-                yield Cost(model_type, request, len(row), *compare(*pair, repeats))
+    name = FUNCTIONS[model_type]
+    own = functions[name]
+    numbers = frozenset().union(*MODEL_TYPES.values()) if name == "get_rope_index" else None
+    new = replacement(own, getattr(ours, name), numbers, strict=False)
+
+    def calls_of(row: Row) -> tuple[Positions, Positions]:
+        if processor.model_type == model_type and row.images and not row.videos:
+            return calls_by_places(processor, row)
+        return call_by_ids(new, row), call_by_ids(own, row)
+
+    return calls_of
 
 
 def load_processor(wheel: Wheel) -> Any:
@@ -96,7 +82,7 @@ def processor_of(methods: dict[str, Any]) -> Any:
     return processor
 
 
-def calls_by_places(processor: Any, row: Row) -> tuple[Positions, ...]:
+def calls_by_places(processor: Any, row: Row) -> tuple[Positions, Positions]:
     """Return vecrope's call and SGLang's own for a prompt with images alone."""
     own = getattr(type(processor), pictures.METHOD)
     items = [
@@ -106,7 +92,7 @@ def calls_by_places(processor: Any, row: Row) -> tuple[Positions, ...]:
     new = pictures.replacement(own, frozenset({processor.model_type}))
     device = torch.device("cpu")
     arguments = {"input_len": len(row), "mm_items": items, "dtype": torch.int64, "device": device}
-    return tuple(partial(function, processor, **arguments) for function in (new, own))
+    return partial(new, processor, **arguments), partial(own, processor, **arguments)
 
 
 def call_by_ids(function: Callable[..., Any], row: Row) -> Positions:
@@ -147,5 +133,7 @@ def call_by_ids(function: Callable[..., Any], row: Row) -> Positions:
     )
 
 
+ENGINE = Engine("SGLang", tuple(FUNCTIONS), load_calls)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ENGINE, __doc__))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import UserDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from types import SimpleNamespace
@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 
+from bench.omni import MODEL_TYPES, configuration
 from bench.prompts import VIDEO, Row
-from bench.requests import Cost, compare, options_of, report, rows
+from bench.requests import Engine, Positions, main
 from bench.upstreams import hf_config
 from bench.wheels import Wheel, load
+from vecrope import MRopeSpec
 from vecrope.integrations.vllm.models import CLASSES
 from vecrope.integrations.vllm.plugin import replaced
 
@@ -30,32 +32,27 @@ _MODELS = {
     "qwen3_vl": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
     "glm4v": ("glm4_1v", "Glm4vForConditionalGeneration"),
     "ernie4_5_vl_moe": ("ernie45_vl", "Ernie4_5_VLMoeForConditionalGeneration"),
+    "qwen2_5_omni": ("qwen2_5_omni_thinker", "Qwen2_5OmniThinkerForConditionalGeneration"),
+    "qwen3_omni_moe": ("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinkerForConditionalGeneration"),
 }
-FAMILIES = tuple(_MODELS)
+# Of what the methods call: static methods, and functions of a module.
+_STATIC = ("_iter_mm_grid_hw", "_get_mrope_input_positions")
+_FUNCTIONS = ("_get_feature_tensor", "_get_feat_extract_output_lengths")
+_HOME = "vllm.model_executor.models."
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each request; return 1 if the plugin makes any slower, else 0."""
-    options = options_of("vLLM", FAMILIES, argv, __doc__)
-    wheel = Wheel(options.wheel, "vllm")
-    costs = partial(measure, wheel, options.family, options.size, options.repeats)
-    return report(f"vLLM {wheel.version}", options, costs, "vLLM")
-
-
-def measure(
-    wheel: Wheel, families: Sequence[str], sizes: Sequence[int], repeats: int
-) -> Iterator[Cost]:
-    """Yield what each request of each family costs, after a comparison of the answers."""
+def load_calls(wheel: Wheel, model_type: str) -> Callable[[Row], tuple[Positions, Positions]]:
+    """Return what makes the calls of a request of a family: the plugin's, and vLLM's own."""
     feature_classes = load_feature_classes(wheel)
-    for model_type in families:
-        model = load_model(wheel, model_type)
-        own = type(model).get_mrope_input_positions
-        ours = replaced(own, CLASSES[type(model).__module__][type(model).__name__])
-        for size in sizes:
-            for name, row in rows(model_type, size, "vllm"):
-                arguments = model, row.ids, list(features_of(row, feature_classes))
-                costs = compare(partial(ours, *arguments), partial(own, *arguments), repeats)
-                yield Cost(model_type, name, len(row), *costs)
+    model = load_model(wheel, model_type)
+    own = type(model).get_mrope_input_positions
+    ours = replaced(own, CLASSES[type(model).__module__][type(model).__name__])
+
+    def calls_of(row: Row) -> tuple[Positions, Positions]:
+        arguments = model, row.ids, list(features_of(row, feature_classes))
+        return partial(ours, *arguments), partial(own, *arguments)
+
+    return calls_of
 
 
 def features_of(row: Row, classes: SimpleNamespace) -> Iterator[Any]:
@@ -74,7 +71,7 @@ def features_of(row: Row, classes: SimpleNamespace) -> Iterator[Any]:
                 if not row.layout.video_marks:
                     start -= 1
                     is_embed = torch.cat((torch.tensor([False]), is_embed))
-            elif spec.video_time == "seconds":
+            elif row.seconds:
                 seconds = torch.tensor(row.seconds[0])
         else:
             modality, grid = "image", next(images)
@@ -118,26 +115,35 @@ class _Subscriptable(UserDict):  # type: ignore[type-arg]
 
 def load_model(wheel: Wheel, model_type: str) -> Any:
     """Return an object of a class that has the methods of vLLM's model which number prompts."""
-    module, name = _MODELS[model_type]
-    home = f"vllm.model_executor.models.{module}"
-    member = f"{home.replace('.', '/')}.py"
     import numpy as np
 
-    names = ["get_mrope_input_positions"]
-    static = ["_iter_mm_grid_hw", "_get_mrope_input_positions"] if module == "qwen3_vl" else []
-    names += static or ["iter_mm_grid_thw"]
+    module, name = _MODELS[model_type]
+    home = f"{_HOME}{module}"
+    member = f"{home.replace('.', '/')}.py"
     owner = type(name, (), {"__module__": home})
+    is_omni = model_type in MODEL_TYPES
     given = {"torch": torch, "np": np, name: owner}
-    for key, method in load(wheel, member, *(f"{name}.{key}" for key in names), **given).items():
-        setattr(owner, key, staticmethod(method) if key in static else method)
+    names = ["get_mrope_input_positions", *CLASSES[home][name].helpers]
+    functions = [each for each in names if each in _FUNCTIONS]
+    if is_omni:
+        older = f"{_HOME}qwen2_5_omni_thinker".replace(".", "/") + ".py"
+        given |= load(wheel, older, "_get_feature_tensor", torch=torch)
+    if functions:
+        given |= load(wheel, member, *functions, torch=torch)
+    methods = [f"{name}.{each}" for each in names if each not in functions]
+    for key, method in load(wheel, member, *methods, **given).items():
+        setattr(owner, key, staticmethod(method) if key in _STATIC else method)
     # Where the plugin looks for the functions that a model shares with others.
     sys.modules[home] = SimpleNamespace(**{name: owner})  # type: ignore[assignment]
     model = owner()
-    model.config = hf_config(model_type)  # type: ignore[attr-defined]
+    spec = MRopeSpec.for_model(model_type, convention="vllm")
+    model.config = configuration(spec) if is_omni else hf_config(model_type)  # type: ignore[attr-defined]
     if model.config.vision_config.tokens_per_second is None:  # type: ignore[attr-defined]
         del model.config.vision_config.tokens_per_second  # type: ignore[attr-defined]
     return model
 
 
+ENGINE = Engine("vLLM", tuple(_MODELS), load_calls)
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ENGINE, __doc__))

@@ -1,10 +1,12 @@
 """Requests of an engine, and the lines that say what their positions cost."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from bench import requests
-from bench.requests import Cost
+from bench import requests, sglang_requests, vllm_requests
+from bench.requests import Cost, Engine
 
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "glm4v", "qwen3_omni_moe")
 
@@ -33,28 +35,36 @@ def test_what_is_slower(with_vecrope, without, slower):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_calls_are_compared_before_they_are_timed(threads):
+def test_answers_are_compared_and_calls_timed(threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         answer = torch.zeros(3, 2), torch.zeros(1, 1)
-        assert len(requests.compare(lambda: answer, lambda: answer, 3)) == 2
+        requests.check_equal(lambda: answer, lambda: answer)
+        assert len(requests.cpu_times(lambda: answer, lambda: answer, 3)) == 2
         for other in ((torch.ones(3, 2), answer[1]), (answer[0], 1), (answer[0].int(), answer[1])):
-            with pytest.raises(AssertionError):
-                requests.compare(lambda: answer, lambda other=other: other, 1)
+            with pytest.raises(ValueError, match="s differ: the engine has"):
+                requests.check_equal(lambda: answer, lambda other=other: other)
     finally:
         torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("options", [[], ["--busy"]])
 @pytest.mark.parametrize("slower", [False, True])
-def test_lines_and_exit_code(capsys, slower, options):
-    cost = Cost("glm4v", "2 pictures", 300, 200.0 if slower else 90.0, 100.0)
-    read = requests.options_of("SGLang", ("glm4v",), ["--sglang", "x", *options], None)
-    assert (read.family, read.wheel.name) == (("glm4v",), "x")
+def test_lines_and_exit_code(capsys, monkeypatch, slower, options):
+    engine = Engine("SGLang", ("glm4v",), lambda *_: lambda _: (lambda: (torch.ones(2), 0),) * 2)
+    monkeypatch.setattr(requests, "Wheel", lambda *_: SimpleNamespace(version="1"))
+    cost = 200.0 if slower else 90.0, 100.0
+    monkeypatch.setattr(requests, "cpu_times", lambda *_: cost)
     before = torch.get_num_threads()
-    assert requests.report("SGLang 1", read, lambda: [cost], "SGLang") == slower
+    assert requests.main(engine, None, ["--sglang", "x", "--size", "300", *options]) == slower
     assert torch.get_num_threads() == before
-    line = capsys.readouterr().out.splitlines()[-1]
+    line = capsys.readouterr().out.splitlines()[3 + 2]
     assert line.split()[:5] == ["glm4v", "2", "pictures", "300", "200" if slower else "90"]
     assert line.endswith("slower") == slower
+
+
+def test_every_family_of_an_engine_has_requests():
+    for engine in (sglang_requests.ENGINE, vllm_requests.ENGINE):
+        for family in engine.families:
+            assert dict(requests.rows(family, 300, engine.name.lower()))

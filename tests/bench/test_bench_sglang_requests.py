@@ -4,12 +4,13 @@ from pathlib import Path
 
 from own_support import SGLANG_WHEEL, needs_sglang
 
-from bench import sglang_requests
+from bench import requests, sglang_requests
 
 
 @needs_sglang
 def test_the_wheels_functions_are_measured():
-    wheel = sglang_requests.Wheel(Path(SGLANG_WHEEL), "sglang")
-    costs = [*sglang_requests.measure(wheel, sglang_requests.FAMILIES, (300,), 1)]
-    assert {cost.model_type for cost in costs} == set(sglang_requests.FAMILIES)
+    engine = sglang_requests.ENGINE
+    wheel = requests.Wheel(Path(SGLANG_WHEEL), "sglang")
+    costs = [*requests.measure(engine, wheel, engine.families, (300,), 1)]
+    assert {cost.model_type for cost in costs} == set(engine.families)
     assert all(cost.without > 0 for cost in costs)

@@ -21,7 +21,7 @@ CLASSES = simple(
 )
 
 
-@pytest.mark.parametrize("family", vllm_requests.FAMILIES)
+@pytest.mark.parametrize("family", vllm_requests.ENGINE.families)
 def test_features_say_where_the_items_of_a_request_are(family):
     named = {
         name: vllm_requests.features_of(row, CLASSES)
@@ -40,9 +40,10 @@ def test_features_say_where_the_items_of_a_request_are(family):
 
 
 @needs_vllm
-def test_the_wheels_methods_are_measured(monkeypatch):
+@pytest.mark.parametrize("family", vllm_requests.ENGINE.families)
+def test_the_wheels_methods_are_measured(monkeypatch, family):
     monkeypatch.setattr(vllm_requests.sys, "modules", dict(vllm_requests.sys.modules))
-    wheel = vllm_requests.Wheel(Path(VLLM_WHEEL), "vllm")
-    costs = [*vllm_requests.measure(wheel, ("qwen3_vl",), (300,), 1)]
+    wheel = requests.Wheel(Path(VLLM_WHEEL), "vllm")
+    costs = [*requests.measure(vllm_requests.ENGINE, wheel, (family,), (300,), 1)]
     assert costs
     assert all(cost.without > 0 for cost in costs)

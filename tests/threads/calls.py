@@ -27,7 +27,7 @@ from tests.integrations.sglang import calls as sglang_calls
 from tests.integrations.sglang.glm4v_calls import SPEC as SGLANG_GLM4V
 from tests.integrations.sglang.glm4v_calls import rope_index as sglang_glm4v
 from tests.integrations.transformers.answers import RULES, module_of, spec_of_model
-from tests.integrations.vllm.models import has_other_audio, isaac_model, omni_model
+from tests.integrations.vllm.models import has_other_audio, omni_model
 from vecrope import (
     collate,
     concatenate_plans,
@@ -45,7 +45,7 @@ from vecrope.integrations.transformers.calls_by_ids import (
     by_ids_and_seconds,
     by_optional_types,
 )
-from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_minicpmv4_7, answer_omni
 from vecrope.testing import Prompt, conversations, token_soup
 
 PICTURES = [(40, 1, 14, 14), (300, 1, 10, 14)]
@@ -233,10 +233,6 @@ def _vllm():
     yield "two pictures", partial(positions_of_groups, 847, PICTURES)
     yield "frames", partial(positions_of_groups, 900, [(9 * at, 1, 2, 4) for at in range(100)])
     yield "block", partial(positions_of_groups, 900, [(40, 8, 4, 4, 2.5)])
-    for prompt in drawn(conversations(own_support.SPECS["isaac"], max_rows=1)):
-        (single,) = own_support.single_rows(prompt)
-        features = own_support.vllm_features(single)
-        yield "isaac", partial(answer_isaac, isaac_model(), own_support.unmasked(single), features)
     for model_type in ("qwen2_5_omni", "qwen3_omni_moe"):
         spec = omni_support.spec_of(model_type, "vllm")
         for prompt in drawn(conversations(spec, max_rows=1)):

@@ -29,8 +29,8 @@ class Refusals:
         self._counts[fault] += 1
         if self._counts[fault] == 1:
             self._logger.warning(
-                "vecrope refuses a request, which %s's own function answers: %s. Further requests "
-                "with this fault are counted and not logged.",
+                "vecrope refuses a request, which %s's own function answers (%s); further requests "
+                "with this fault are counted and not logged",
                 self._engine,
                 error,
             )

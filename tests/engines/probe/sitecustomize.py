@@ -16,7 +16,7 @@ from pathlib import Path
 # By the module that others take the function from.
 FUNCTIONS = {
     "vecrope.forms.eager": "positions_of_groups",
-    "vecrope.rope_index": "get_rope_index",
+    "vecrope.rope_index": "rope_index_of",
 }
 
 

@@ -50,7 +50,7 @@ IMAGE = prompt_of("tIIt", image_grid_thw=[[1, 2, 4]])
         ),
         pytest.param(
             ValueError,
-            r"image_grid_thw row 0 must have .* divisible by spatial_merge_size 2, got \(1, 1, 2\)",
+            r"image_grid_thw row 0 must have .* of at least spatial_merge_size 2, got \(1, 1, 2\)",
             prompt_of("I", "t", image_grid_thw=[[1, 1, 2], [1, 2, 2]]),
             id="a grid smaller than a token",
         ),

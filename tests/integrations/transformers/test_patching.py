@@ -5,6 +5,7 @@ import inspect
 import pickle
 import sys
 import warnings
+from functools import partial
 from types import FunctionType, MethodType
 
 import pytest
@@ -14,7 +15,7 @@ from transformers.models.glm4v.modeling_glm4v import Glm4vForConditionalGenerati
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-from vecrope.integrations.transformers import patch, patched, unpatch
+from vecrope.integrations.transformers import admission, patch, patched, unpatch
 from vecrope.testing import Prompt
 
 OWN = Qwen2VLModel.get_rope_index
@@ -283,6 +284,7 @@ def test_a_difference_is_refused_with_its_prompt(monkeypatch):
 
 
 def test_a_class_is_compared_at_its_first_call_and_not_in_a_graph(monkeypatch):
+    monkeypatch.setattr(admission, "_CHECKED", set())
     monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(right))
     module = new_module()
     with patched(Qwen2VLModel, check="always"):
@@ -293,6 +295,9 @@ def test_a_class_is_compared_at_its_first_call_and_not_in_a_graph(monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module.get_rope_index(**PROMPT.arguments())
+        with monkeypatch.context() as tracing:
+            tracing.setattr(torch.compiler, "is_compiling", lambda: True)
+            new_module().get_rope_index(**PROMPT.arguments())  # of the same configuration
 
 
 def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
@@ -310,6 +315,14 @@ def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
     module.get_rope_index = MethodType(wrong, module)
     with pytest.raises(RuntimeError, match="differ"):
         patch(module, check="always")
+
+
+@pytest.mark.parametrize("make", [lambda m: partial(right, m), lambda _: lambda *a: right(*a)])
+def test_a_callable_on_an_instance_is_named_by_where_it_is_defined(make):
+    module = new_module()
+    module.get_rope_index = make(module)
+    with pytest.raises(ValueError, match=r"got that of .*test_patching, .*test_patching.py:"):
+        patch(module)
 
 
 def test_a_pickled_model_follows_its_class():

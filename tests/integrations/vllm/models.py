@@ -27,17 +27,6 @@ FAMILIES = [
 ]
 
 
-def isaac_model(merge=2):
-    def iter_mm_grid_hw(_, features):
-        for feature in features:
-            _, height, width = feature.data["image_grid_thw"].data.tolist()
-            yield feature.mm_position.offset, height // merge, width // merge
-
-    vision = SimpleNamespace(pixel_shuffle_scale_factor=merge)
-    config = SimpleNamespace(vision_config=vision)
-    return SimpleNamespace(config=config, iter_mm_grid_hw=iter_mm_grid_hw)
-
-
 def omni_model(spec):
     """Return a stand-in that describes features as vLLM's models do."""
     config = configuration(spec)

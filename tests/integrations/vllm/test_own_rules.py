@@ -14,9 +14,9 @@ from omni_support import rows_of, vllm_model
 from own_support import from_vllm, minicpm_spec, needs_vllm, single_rows, unmasked
 from support import assert_same
 
-from tests.integrations.vllm.models import has_other_audio, isaac_model, omni_model
+from tests.integrations.vllm.models import has_other_audio, omni_model
 from vecrope import get_rope_index
-from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_minicpmv4_7, answer_omni
 from vecrope.testing import Prompt, conversations
 from vecrope.testing.reference.minicpmv4_7 import pictures_of
 from vecrope.testing.rules import minicpm_rules
@@ -33,35 +33,7 @@ def assert_row(answer, position_ids, rope_deltas):
     assert_same([positions.unsqueeze(1), torch.tensor([[delta]])], [position_ids, rope_deltas])
 
 
-# Isaac
-
-
-def test_isaac_is_answered_as_by_its_tokens():
-    @given(conversations(ISAAC, max_rows=1))
-    def check(prompt):
-        (single,) = single_rows(prompt)
-        tokens = unmasked(single)
-        grids = single.arguments().get("image_grid_thw")
-        want = get_rope_index(torch.tensor([tokens]).long(), ISAAC, image_grid_thw=grids)
-        features = own_support.vllm_features(single)
-        # Which id a placeholder has does not matter.
-        others = [token + 1 for token in tokens]
-        for given_tokens in (tokens, others):
-            assert_row(answer_isaac(isaac_model(), given_tokens, features), *want)
-
-    check()
-
-
-def test_an_image_of_isaac_must_lie_in_the_prompt():
-    prompt = Prompt.from_symbols(ISAAC, ["tIIII"], image_grid_thw=[(1, 4, 4)])
-    features = own_support.vllm_features(prompt)
-    assert answer_isaac(isaac_model(), [0] * 5, features)[0][1].tolist() == [0, 0, 0, 1, 1]
-    message = r"an image of 2 x 2 tokens at 1 is not within the 4 tokens of the prompt"
-    with pytest.raises(ValueError, match=message):
-        answer_isaac(isaac_model(), [0] * 4, features)
-    features[0].mm_position.offset = -1
-    with pytest.raises(ValueError, match="tokens at -1 is not within"):
-        answer_isaac(isaac_model(), [0] * 5, features)
+# Isaac, whose method is not replaced
 
 
 @needs_vllm
@@ -69,7 +41,8 @@ def test_isaac_is_answered_as_by_vllm():
     model_class = "IsaacForConditionalGeneration"
     names = (f"{model_class}.{name}" for name in ("iter_mm_grid_hw", "get_mrope_input_positions"))
     methods = from_vllm("isaac.py", *names, torch=torch, np=np)
-    model = isaac_model()
+    vision = SimpleNamespace(pixel_shuffle_scale_factor=ISAAC.spatial_merge_size)
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision))
     model.iter_mm_grid_hw = MethodType(methods.iter_mm_grid_hw, model)
 
     @given(conversations(ISAAC))
@@ -77,9 +50,9 @@ def test_isaac_is_answered_as_by_vllm():
         for single in single_rows(prompt):
             tokens, features = unmasked(single), own_support.vllm_features(single)
             assume(tokens)
-            positions, delta = methods.get_mrope_input_positions(model, tokens, features)
-            ours = answer_isaac(model, tokens, features[::-1])
-            assert_row(ours, positions.unsqueeze(1), torch.tensor([[delta]]))
+            grids = single.arguments().get("image_grid_thw")
+            ours = get_rope_index(torch.tensor([tokens]), ISAAC, image_grid_thw=grids)
+            assert_row(methods.get_mrope_input_positions(model, tokens, features), *ours)
 
     check()
 

@@ -102,7 +102,7 @@ def get_rope_index_glm4v(
         hf_config.vision_config.spatial_merge_size,
     )
     mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
-    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, mask)
+    return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, attention_mask=mask)
 
 
 @remembered
@@ -134,8 +134,10 @@ def _text_rope_index(
             f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, "
             f"got {tuple(attention_mask.shape)}"
         )
-    positions = attention_mask.cumsum(1, dtype=torch.int64) - 1
+    batch, seq_len = attention_mask.shape
+    positions = attention_mask.cumsum(1, dtype=torch.int64).sub_(1)
     positions.masked_fill_(attention_mask == 0, _GLM4V.padding_value)
-    # The column in front leaves something to take the largest of where T = 0.
-    largest = torch.nn.functional.pad(positions, (1, 0), value=-1).amax(1, keepdim=True)
-    return positions.expand(3, -1, -1), largest + (1 - attention_mask.shape[1])
+    if not seq_len:
+        return positions.expand(3, -1, -1), positions.new_zeros((batch, 1))
+    deltas = positions.amax(1, keepdim=True).add_(1 - seq_len)
+    return positions.expand(3, batch, seq_len), deltas

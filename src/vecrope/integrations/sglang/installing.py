@@ -75,9 +75,10 @@ def install(*, strict: bool = False) -> Installation:
     From 0.5.13 on, requests with images alone of `qwen3_vl` and of what is numbered as it do not
     call these functions: their positions come from
     `QwenVLImageProcessor._compute_image_only_mrope_positions_from_offsets`, which is replaced in
-    the same way, as soon as SGLang imports its module. What is not replaced, in any release:
-    `mimo_v2`, `glm_image`, and requests with one video and nothing else of `qwen2_5_vl` and
-    `paddleocr_vl` that have fewer than 8,192 tokens, for which SGLang's function is faster.
+    the same way, as soon as SGLang imports its module. What is not replaced, in any release: the
+    processors of `mimo_v2`, `glm_image`, `minicpmv4_7` and Bailing, which number by functions of
+    their own; and requests with one video and nothing else of `qwen2_5_vl` and `paddleocr_vl` that
+    have fewer than 8,192 tokens, for which SGLang's function is faster.
 
     Args:
         strict: raise for a prompt that vecrope refuses. Otherwise SGLang's own function answers it;

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vecrope.integrations.arguments import as_seconds
 from vecrope.integrations.sglang.arguments import (
     Grids,
-    Seconds,
-    read_seconds,
     remembered,
     rope_index_of_used,
     text_rope_index,
@@ -48,7 +47,7 @@ def get_rope_index(
     input_ids: Tensor | None = None,
     image_grid_thw: Grids = None,
     video_grid_thw: Grids = None,
-    second_per_grid_ts: Seconds = None,
+    second_per_grid_ts: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids and deltas that SGLang's function of this name returns.
@@ -141,7 +140,7 @@ def get_rope_index(
         spec,
         image_grid_thw,
         video_grid_thw,
-        seconds=_as_multiplied(read_seconds(second_per_grid_ts), tokens_per_second)
+        _as_multiplied(as_seconds(second_per_grid_ts, video_grid_thw), tokens_per_second)
         if timed
         else None,
     )
@@ -198,7 +197,7 @@ def _spec_of(
     return replace(spec, model_type=model_type)
 
 
-def _as_multiplied(seconds: Seconds, rate: float | None) -> Seconds:
+def _as_multiplied(seconds: Any, rate: float | None) -> Any:
     """Return seconds of the type whose products with the rate are rounded as SGLang's are."""
     if isinstance(seconds, Tensor) and not seconds.dtype.is_floating_point:
         return seconds.to(torch.float32 if isinstance(rate, float) else torch.float64)

@@ -5,21 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vecrope.checks import check_metadata
 from vecrope.families.rules import OmniRule
-from vecrope.inputs import Inputs
-from vecrope.integrations.sglang.arguments import (
-    Grids,
-    Seconds,
-    grid_tensor,
-    seconds_of,
-    text_rope_index,
-    whole_tokens,
-)
-from vecrope.rope_index import get_rope_index
+from vecrope.integrations.sglang.arguments import Grids, rope_index_of_used, text_rope_index
 from vecrope.spec import MRopeSpec
 
 _OMNI = MRopeSpec.for_model("qwen3_omni_moe", convention="sglang")
@@ -34,7 +23,7 @@ def get_rope_index_qwen3_omni(
     input_ids: Tensor | None = None,
     image_grid_thw: Grids = None,
     video_grid_thw: Grids = None,
-    second_per_grid_ts: Seconds = None,
+    second_per_grid_ts: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids and deltas that SGLang's function of this name returns.
@@ -106,54 +95,12 @@ def get_rope_index_qwen3_omni(
         tokens_per_second=rate,
         own_rule=rule,
     )
-    videos = grid_tensor("video_grid_thw", video_grid_thw)
-    inputs = Inputs(
+    return rope_index_of_used(
         input_ids,
-        grid_tensor("image_grid_thw", image_grid_thw),
-        videos,
-        second_per_grid_ts=seconds_of(second_per_grid_ts, videos),
+        spec,
+        image_grid_thw,
+        video_grid_thw,
+        second_per_grid_ts,
         audio_seqlens=kwargs.get("audio_seqlens"),
         use_audio_in_video=bool(kwargs.get("use_audio_in_video", False)),
-    )
-    check_metadata(inputs, spec)
-    try:
-        return _answer(inputs, spec)
-    except ValueError:
-        # What SGLang does not mind is rare: it costs nothing as long as it does not occur.
-        inputs = _used_media(inputs, spec, rule)
-    return _answer(inputs, spec)
-
-
-def _answer(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    return get_rope_index(
-        inputs.input_ids,
-        spec,
-        image_grid_thw=inputs.image_grid_thw,
-        video_grid_thw=inputs.video_grid_thw,
-        second_per_grid_ts=inputs.second_per_grid_ts,
-        audio_seqlens=inputs.audio_seqlens,
-        use_audio_in_video=inputs.use_audio_in_video,
-    )
-
-
-def _used_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Inputs:
-    """Return the media less what no marker asks for, with sides that the merge size divides."""
-    ids = inputs.input_ids
-    after_start = ids[:, 1:][ids[:, :-1] == spec.vision_start_token_id].tolist()
-    video = rule.audio_start_token_id if inputs.use_audio_in_video else spec.video_token_id
-    num_images, num_videos = after_start.count(spec.image_token_id), after_start.count(video)
-    num_audios = int(torch.eq(ids, rule.audio_start_token_id).sum())
-    images, videos = (
-        None if grids is None else whole_tokens(grids[:number], spec.spatial_merge_size)
-        for grids, number in (
-            (inputs.image_grid_thw, num_images),
-            (inputs.video_grid_thw, num_videos),
-        )
-    )
-    audios = inputs.audio_seqlens
-    return inputs._replace(
-        image_grid_thw=images,
-        video_grid_thw=videos,
-        second_per_grid_ts=seconds_of(inputs.second_per_grid_ts, videos),
-        audio_seqlens=None if audios is None else audios[:num_audios],
     )

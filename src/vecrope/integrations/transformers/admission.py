@@ -14,7 +14,7 @@ from vecrope.families import FAMILIES
 from vecrope.families.registry import NOT_SUPPORTED
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.transformers.calls import Call
-from vecrope.integrations.transformers.known import Entry, known
+from vecrope.integrations.transformers.known import known
 from vecrope.integrations.transformers.reached import helpers_of
 from vecrope.integrations.transformers.rules import Rules, rules_of
 from vecrope.spec import MRopeSpec
@@ -32,18 +32,18 @@ class Method:
     Attributes:
         original: the function, whose first argument is the model.
         cls: the class of the model.
-        model_type: the family.
         fingerprint: of the function and all that it calls in its package; None: of unknown source.
-        entry: what the table says of it.
-        check: what else is asked for.
+        is_known: whether the table has it.
+        is_proven: whether that is enough.
+        rules: those that it may follow, by their names; the one that is proven.
     """
 
     original: Callable[..., Any]
     cls: type
-    model_type: str
     fingerprint: str | None
-    entry: Entry | None
-    check: Check
+    is_known: bool
+    is_proven: bool
+    rules: dict[str, Rules]
 
     def rules_of(self, config: Any) -> tuple[Call, MRopeSpec]:
         """Return what answers for a model of this configuration.
@@ -52,9 +52,10 @@ class Method:
             RuntimeError: if the method is not in the table and a prompt shows a difference, or if
                 the check cannot be made now.
         """
-        if self.entry is not None and self.check != "always":
-            rules = rules_of(self.model_type)[self.entry["rules"]]
-            return rules.call, rules.spec_of(config)
+        for name, rules in self.rules.items():
+            spec = rules.spec_of(config)
+            if self.is_proven or self._key(name, spec) in _CHECKED:
+                return rules.call, spec
         if torch.compiler.is_compiling() or _is_capturing():
             raise RuntimeError(
                 f"get_rope_index of {self.cls.__name__} was not compared with vecrope's yet, which "
@@ -62,25 +63,25 @@ class Method:
             )
         return self._compare(config)
 
+    def _key(self, name: str, spec: MRopeSpec) -> tuple[object, str, MRopeSpec]:
+        return self.fingerprint or self.original, name, spec
+
     def _compare(self, config: Any) -> tuple[Call, MRopeSpec]:
         # On request: they use vecrope.testing.
         from vecrope.integrations.transformers.self_check import first_difference
         from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
 
         differences = []
-        for name, rules in fitting(self.original, self.model_type).items():
+        for name, rules in self.rules.items():
             spec = rules.spec_of(config)
-            key = (self.fingerprint or self.original, name, spec)
-            if key in _CHECKED:
-                return rules.call, spec
             seed = int(self.fingerprint or "0", 16) % 2**63
             prompts = self_check_prompts(spec, seed)
             difference = first_difference(
                 self.original, self.cls, config, rules.call, spec, prompts
             )
             if difference is None:
-                _CHECKED.add(key)
-                if self.entry is None:
+                _CHECKED.add(self._key(name, spec))
+                if not self.is_known:
                     warnings.warn(
                         f"{_described(self.original, self.cls)} is not known to this vecrope; it "
                         f"agreed with it on all prompts of a check, under the rules {name!r}",
@@ -134,14 +135,18 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
                 f"{_described(original, cls)} is not known to this vecrope (fingerprint {code}): "
                 "install a release that the README lists, or have it compared by check='self'"
             )
-    if not fitting(original, model_type):
+    rules = fitting(original, model_type)
+    if not rules:
         takes = " or ".join(
             f"({', '.join(each.name for each in _parameters(rules.call, 3))})"
             for rules in rules_of(model_type).values()
         )
         found = ", ".join(each.name for each in _parameters(original, 1))
         raise RuntimeError(f"get_rope_index of {cls.__name__} must take {takes}, got ({found})")
-    return Method(original, cls, model_type, code, entry, check)
+    is_proven = entry is not None and check != "always"
+    if entry is not None and is_proven:
+        rules = {entry["rules"]: rules_of(model_type)[entry["rules"]]}
+    return Method(original, cls, code, entry is not None, is_proven, rules)
 
 
 def _fingerprint(original: Callable[..., Any], cls: type) -> str | None:
@@ -173,14 +178,21 @@ def _parameters(function: Callable[..., Any], first: int) -> list[inspect.Parame
 
 def _defined_in(original: Callable[..., Any]) -> str:
     """Return the module of a function's code, which a wrapper does not take over."""
-    name: str = getattr(original, "__globals__", {}).get("__name__", original.__module__)
+    function = _code_of(original)
+    name: str = getattr(function, "__globals__", {}).get("__name__", function.__module__)
     return name
 
 
 def _place(original: Callable[..., Any]) -> str:
-    code = getattr(original, "__code__", None)
+    code = getattr(_code_of(original), "__code__", None)
     where = f", {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
     return f"{_defined_in(original)}{where}"
+
+
+def _code_of(original: Callable[..., Any]) -> Any:
+    """Return a function, or what a callable of an instance, or a `functools.partial`, calls."""
+    function = getattr(original, "of_instance", original)
+    return getattr(function, "func", function)
 
 
 def _described(original: Callable[..., Any], cls: type) -> str:

@@ -17,7 +17,7 @@ from torch.nn import Module
 
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
-from vecrope.integrations.arguments import as_grids, as_seconds, without_left_over
+from vecrope.integrations.arguments import answer, as_grids, as_seconds
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
@@ -47,7 +47,7 @@ def by_types(
         allow_unused_grids=True,
         round_grid_sides=True,
     )
-    return answer(inputs, spec, validate)
+    return answer(inputs, spec, validate=validate)
 
 
 def by_types_and_seconds(
@@ -70,11 +70,11 @@ def by_types_and_seconds(
         as_grids(video_grid_thw),
         _as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        second_per_grid_ts=less_left_over(second_per_grid_ts, video_grid_thw),
+        second_per_grid_ts=as_seconds(second_per_grid_ts, video_grid_thw),
         allow_unused_grids=True,
         round_grid_sides=True,
     )
-    return answer(inputs, spec, validate)
+    return answer(inputs, spec, validate=validate)
 
 
 def by_types_of_images(
@@ -97,7 +97,7 @@ def by_types_of_images(
         allow_unused_grids=True,
         round_grid_sides=True,
     )
-    return answer(inputs, spec, validate)
+    return answer(inputs, spec, validate=validate)
 
 
 def by_types_of_slices(
@@ -127,7 +127,7 @@ def by_types_of_slices(
         allow_unused_grids=True,
         round_grid_sides=True,
     )
-    return answer(inputs, spec, validate)
+    return answer(inputs, spec, validate=validate)
 
 
 # The size of what it keeps depends on values, of which a graph has none.
@@ -195,38 +195,18 @@ def by_ids_with_audio(
         as_grids(image_grid_thw),
         as_grids(video_grid_thw),
         attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask,
-        second_per_grid_ts=less_left_over(second_per_grids, video_grid_thw),
+        second_per_grid_ts=as_seconds(second_per_grids, video_grid_thw),
         audio_seqlens=audio_seqlens if has_grids else None,
         use_audio_in_video=has_grids and bool(use_audio_in_video),
         allow_unused_grids=True,
         round_grid_sides=True,
     )
-    return answer(inputs, spec, validate)
-
-
-def answer(inputs: Inputs, spec: MRopeSpec, validate: bool) -> tuple[Tensor, Tensor]:
-    """Answer, whatever the grids hold that no token asks for."""
-
-    def answer_to(inputs: Inputs) -> tuple[Tensor, Tensor]:
-        return rope_index_of(inputs, spec, validate=validate)
-
-    if torch.compiler.is_compiling():
-        return answer_to(inputs)
-    return without_left_over(answer_to, inputs, spec)
+    return answer(inputs, spec, validate=validate)
 
 
 def _as_bool(attention_mask: Tensor | None) -> Tensor | None:
     """Return the mask as the families' loops read it: whatever is not 0 is a token."""
     return attention_mask.bool() if isinstance(attention_mask, Tensor) else attention_mask
-
-
-def less_left_over(seconds: Any, video_grid_thw: Tensor | None) -> Tensor | Sequence[float] | None:
-    """Return the seconds less those beyond the last video."""
-    seconds = as_seconds(seconds)
-    num_videos = 0 if video_grid_thw is None else video_grid_thw.shape[0]
-    if seconds is None or len(seconds) <= num_videos:
-        return seconds  # type: ignore[no-any-return]
-    return seconds[:num_videos]  # type: ignore[no-any-return]
 
 
 def _types(mm_token_type_ids: Tensor | None) -> Tensor:

@@ -10,8 +10,13 @@ from torch.nn import Module
 
 from vecrope.core.search import spread
 from vecrope.inputs import Inputs
-from vecrope.integrations.arguments import as_grids, count_placeholders, tokens_before
-from vecrope.integrations.transformers.calls import answer, less_left_over
+from vecrope.integrations.arguments import (
+    answer,
+    as_grids,
+    as_seconds,
+    count_placeholders,
+    tokens_before,
+)
 from vecrope.spec import MRopeSpec
 
 
@@ -43,7 +48,7 @@ def by_ids_and_seconds(
 ) -> tuple[Tensor, Tensor]:
     """Answer as qwen2_5_vl did."""
     inputs = _inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask)
-    seconds = less_left_over(second_per_grid_ts, video_grid_thw)
+    seconds = as_seconds(second_per_grid_ts, video_grid_thw)
     return _answer(inputs._replace(second_per_grid_ts=seconds), spec, validate, attention_mask)
 
 
@@ -90,7 +95,7 @@ def _answer(
 ) -> tuple[Tensor, Tensor]:
     if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
         return _text(inputs.input_ids, attention_mask)
-    position_ids, rope_deltas = answer(inputs, spec, validate)
+    position_ids, rope_deltas = answer(inputs, spec, validate=validate)
     needs_markers = spec.marker_rule == "none" and inputs.mm_token_type_ids is None
     if needs_markers and validate and not torch.compiler.is_compiling():
         _check_markers(inputs, spec)

@@ -208,6 +208,7 @@ def _unbound(own: Any, holder: Any) -> _Method:
     parameters = list(inspect.signature(own).parameters.values())
     model = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     functools.update_wrapper(unbound, own)
+    unbound.of_instance = own  # type: ignore[attr-defined]
     unbound.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [model, *(each.replace(kind=each.kind) for each in parameters)]
     )

@@ -15,7 +15,7 @@ from vecrope.integrations.vllm.features import (
     images,
     with_separators,
 )
-from vecrope.integrations.vllm.own_rules import answer_isaac, answer_minicpmv4_7, answer_omni
+from vecrope.integrations.vllm.own_rules import answer_minicpmv4_7, answer_omni
 
 Answer = Callable[[Any, list[int], list[Any]], tuple[Tensor, int]]
 _Groups = Callable[[Any, list[int], list[Any]], Iterable[Group]]
@@ -40,8 +40,7 @@ class Model(NamedTuple):
         fingerprints: of the method and its helpers, in every form that was compared.
         helpers: what it calls, by name: methods of the class, functions of its module, or methods
             of another class there.
-        min_groups: with fewer groups vLLM's own method answers; None: as `has_many_groups` says;
-            NEVER: always, as it is faster.
+        min_groups: with fewer groups vLLM's own method answers; None: as `has_many_groups` says.
     """
 
     answer: Answer
@@ -51,9 +50,8 @@ class Model(NamedTuple):
     min_groups: int | None
 
 
-NEVER = 2**31
-# Of rules that look at the tokens. MiniCPM-V's is as fast as vLLM at 20 pictures.
-_MIN_GROUPS: dict[Answer, int] = {answer_isaac: NEVER, answer_minicpmv4_7: 24}
+# It looks at the tokens, and is as fast as vLLM at 20 pictures.
+_MIN_GROUPS: dict[Answer, int] = {answer_minicpmv4_7: 24}
 _BY_GRIDS, _BY_MARKERS = answer_by_groups(from_grids), answer_by_groups(between_markers)
 _BY_IMAGES, _BY_FRAMES = answer_by_groups(images), answer_by_groups(with_separators)
 _OMNI, _OMNI_MOE = (partial(answer_omni, name) for name in ("qwen2_5_omni", "qwen3_omni_moe"))
@@ -82,14 +80,6 @@ _TABLE: tuple[tuple[str, str, Answer, bool, str, tuple[str, ...]], ...] = (
     ),
     ("ernie45_vl", "Ernie4_5_VLMoe", _BY_GRIDS, False, "fb49b5ce96aaf02a 26ed4aec54927cb0", _GRIDS),
     ("glm4_1v", "Glm4v", _BY_GRIDS, True, "8fc648e080c7a395 64ec230db3245204", _GRIDS),
-    (
-        "isaac",
-        "Isaac",
-        answer_isaac,
-        False,
-        "c1680a102719bb55 d37d4298a508c925",
-        ("iter_mm_grid_hw",),
-    ),
     (
         *("keye", "Keye", _BY_GRIDS, True, "c564e170f6e7e05f"),
         (*_GRIDS, "_split_video_grid_thw"),

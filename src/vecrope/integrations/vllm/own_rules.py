@@ -8,40 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.core.modality import IMAGE
 from vecrope.forms.eager import positions_of_groups
 from vecrope.rope_index import get_rope_index
 from vecrope.spec import MRopeSpec
-
-
-def answer_isaac(model: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-    """Answer for Isaac, by where its images are."""
-    merge = model.config.vision_config.pixel_shuffle_scale_factor
-    # What is an image is told by the features, not by this id.
-    spec = MRopeSpec.for_model(
-        "isaac", convention="vllm", image_token_id=0, spatial_merge_size=merge
-    )
-    num_tokens = len(input_tokens)
-    images = torch.tensor(list(model.iter_mm_grid_hw(input_tokens, mm_features)), dtype=torch.int64)
-    offsets, heights, widths = images.view(-1, 3).unbind(1)
-    lengths = heights * widths
-    outside = (offsets < 0) | (offsets + lengths > num_tokens)
-    for at in outside.nonzero()[:1, 0].tolist():
-        raise ValueError(
-            f"an image of {int(heights[at])} x {int(widths[at])} tokens at {int(offsets[at])} is "
-            f"not within the {num_tokens} tokens of the prompt"
-        )
-    # A type counts up where an image begins, and down behind it.
-    steps = torch.zeros(num_tokens + 1, dtype=torch.int64)
-    steps.index_add_(0, offsets, torch.full_like(offsets, IMAGE))
-    steps.index_add_(0, offsets + lengths, torch.full_like(offsets, -IMAGE))
-    types = steps.cumsum(0)[:num_tokens].unsqueeze(0)
-    return _answer(
-        input_tokens,
-        spec,
-        mm_token_type_ids=types,
-        image_grid_thw=torch.stack((torch.ones_like(heights), heights * merge, widths * merge), 1),
-    )
 
 
 def answer_omni(

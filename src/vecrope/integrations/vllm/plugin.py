@@ -14,7 +14,7 @@ from vecrope.integrations.after_import import AfterImport
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.refusals import Refusals
 from vecrope.integrations.vllm.features import MIN_GROUPS, has_many_groups
-from vecrope.integrations.vllm.models import CLASSES, NEVER, Model
+from vecrope.integrations.vllm.models import CLASSES, Model
 
 # A child of vLLM's logger, whose level, format and place it shares.
 _logger = logging.getLogger("vllm.vecrope")
@@ -37,10 +37,10 @@ def register() -> None:
 
     vecrope numbers a prompt of 4 groups and more (MiniCPM-V 4.7: 24), where a group is an image, a
     separate frame or a video that is one block. With fewer, vLLM's own method is about as fast or
-    faster, and answers; that of Isaac always is, and is not replaced. vLLM's method also answers
-    what vecrope refuses: `refusals` counts these prompts, and the log names each fault once. What
-    is not replaced: the Transformers backend, and the positions that vLLM computes anew where it
-    prunes videos.
+    faster, and answers. vLLM's method also answers what vecrope refuses: `refusals` counts these
+    prompts, and the log names each fault once. What is not replaced: Isaac's method, which is
+    faster; the Transformers backend; and the positions that vLLM computes anew where it prunes
+    videos.
 
     The environment variable `VLLM_PLUGINS` turns plugins off: if it is set, vLLM loads those alone
     whose names it lists, separated by commas.
@@ -83,8 +83,6 @@ def replaced(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
 
 def _replace_methods(module: ModuleType) -> None:
     for name, model in CLASSES[module.__name__].items():
-        if model.min_groups == NEVER:
-            continue
         owner = getattr(module, name, None)
         original = getattr(owner, "__dict__", {}).get(_METHOD)
         if owner is None or original is None:

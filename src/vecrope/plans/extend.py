@@ -15,7 +15,7 @@ from vecrope.inputs import Inputs
 from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import concatenate_plans, select_rows
+from vecrope.plans.rows import concatenate_plans
 from vecrope.plans.table import family_of
 from vecrope.spec import MRopeSpec
 
@@ -113,7 +113,7 @@ def _behind(plan: GroupPlan, own: GroupPlan) -> GroupPlan:
     entries[:, 2:4] += shift.unsqueeze(1).to(entries.dtype)
     joined = concatenate_plans([plan, replace(own, entries=entries, dtype=plan.dtype)])
     order = torch.arange(2 * len(plan), device=plan.device).view(2, -1).t().flatten()
-    both = select_rows(joined, order)
+    both = joined._select(order)
     _, own_length, own_following, own_delta, open_markers = own.rows.unbind(1)
     # A block can reach further than it moves the running position.
     reached = torch.maximum(following, own_following + position)

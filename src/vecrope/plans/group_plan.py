@@ -53,6 +53,7 @@ class GroupPlan(RopeIndexPlan):
     """
 
     time_scale: Tensor
+    _OF_ENTRIES = ("entries", "time_scale")
 
     @property
     def num_axes(self) -> int:
@@ -200,41 +201,29 @@ class GroupPlan(RopeIndexPlan):
             self.padding_value,
         )
 
+    @property
+    def _invalid(self) -> Sequence[int]:
+        # One masked run without an end.
+        return 2**31 - 1, -1, -1, 1, 1, 1 - 2**31
+
     def _masked_tokens(self) -> Tensor:
-        return self.entries[:, 6].neg().clamp_(min=0)
+        return self.entries[:, 6].long().neg().clamp_(min=0)
 
-    def _voided_entries(self) -> Tensor:
-        starts = self.entries[:, 0]
-        tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
-        void = torch.ones_like(self.entries)
-        void[:, 2:4].fill_(-1)
-        for column, values in ((0, starts), (1, tokens), (6, -tokens)):
-            void[:, column].copy_(values)
-        return void
-
-    def _joined(self, plans: Sequence[GroupPlan], num_entries: int) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[GroupPlan]) -> dict[str, Any]:
         scales = [*map(attrgetter("time_scale"), plans)]
-        width = self.time_scale.shape[1]
-        if sum(map(Tensor.numel, scales)) != num_entries * width:
-            raise ValueError("plans must be of one family: some space frames in time, some do not")
-        if not width:
-            return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
         precisions = {*map(attrgetter("dtype"), scales)} - {torch.int32}
-        if len(precisions) > 1:
+        if len(precisions) > 1 and self.time_scale.shape[1]:
             raise ValueError(
                 "plans must have seconds of one precision, got "
                 f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
             )
         return {"time_scale": torch.cat(scales)}
 
-    def _selected(self, entry: Tensor, _rows: Tensor) -> dict[str, Any]:
-        return {"time_scale": self.time_scale.index_select(0, entry)}
-
-    def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
+    def _select(self, rows: Tensor) -> GroupPlan:
         kernels = self._kernels
         if kernels is None or not len(rows):
-            return None
+            return super()._select(rows)
         taken, entries, scale, num_tokens = kernels.select_entries(
             self.rows, self.entries, self.time_scale, rows
         )

@@ -20,7 +20,7 @@ from vecrope.plans.arguments import (
     checked_step,
     per_row,
 )
-from vecrope.plans.rows import concatenate_plans, select_rows
+from vecrope.plans.rows import concatenate_plans
 from vecrope.plans.shards import ShardLayout, columns_of_rank
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
@@ -274,7 +274,7 @@ class RopeIndexPlan(PlanTable):
             >>> plan.select([2, 0])
             <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 152 bytes on cpu>
         """
-        return select_rows(self, checked_rows(per_row("rows", rows, None), self))
+        return self._select(checked_rows(per_row("rows", rows, None), self))
 
     def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
         """Return the plan with other requests in some of its rows, as packed sequences.
@@ -299,4 +299,4 @@ class RopeIndexPlan(PlanTable):
         for number, place in enumerate(places, len(self)):
             order[place] = number
         joined = concatenate_plans([self, other])
-        return select_rows(joined, torch.tensor(order, dtype=torch.int64, device=self.device))
+        return joined._select(torch.tensor(order, dtype=torch.int64, device=self.device))

@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields, replace
 from itertools import chain
 from math import prod
 from struct import pack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from vecrope.core.search import search
+from vecrope.core.search import search, spread_ranges
 from vecrope.plans.shards import Columns
 from vecrope.spec import MRopeSpec
 
@@ -58,6 +58,8 @@ class PlanTable(ABC):
     dtype: torch.dtype
     padding_value: int
     family: str
+    # The tensors that have a row for each entry.
+    _OF_ENTRIES: ClassVar[tuple[str, ...]] = ("entries",)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -73,42 +75,27 @@ class PlanTable(ABC):
     def num_axes(self) -> int:
         """A, the number of axes: 3 but for families with a rule of their own."""
 
+    @property
+    @abstractmethod
+    def _invalid(self) -> Sequence[int]:
+        """The columns behind the start of entries that put every token at -1."""
+
     @abstractmethod
     def _expand(self, index: Tensor) -> Tensor:
         """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
 
     @abstractmethod
     def _masked_tokens(self) -> Tensor:
-        """Return (E,) how many masked tokens each entry begins with."""
+        """Return (E,) int64, how many masked tokens each entry begins with."""
 
     @abstractmethod
-    def _voided_entries(self) -> Tensor:
-        """Return entries that begin where these do and put every token at -1."""
-
-    @abstractmethod
-    def _joined(self, plans: Sequence[Any], num_entries: int) -> dict[str, Any]:
-        """Return the fields of the class's own of several plans, of which this is the first.
-
-        Args:
-            plans: at least one.
-            num_entries: of all.
-
-        Raises:
-            ValueError: where the plans do not go together.
-        """
-
-    @abstractmethod
-    def _selected(self, _entry: Tensor, _rows: Tensor) -> dict[str, Any]:
-        """Return the fields of the class's own for some entries and rows."""
+    def _joined(self, plans: Sequence[Any]) -> dict[str, Any]:
+        """Return the fields of the class's own of several plans, of which this is the first."""
 
     @property
     def _entry_starts(self) -> Tensor:
         starts = self.entries[:, 0]
         return starts.long() if starts.is_floating_point() else starts
-
-    def _selected_by_kernels(self, _rows: Tensor) -> Self | None:
-        """Return the plan of some rows, (n,) int64; None where no kernel does that."""
-        return None
 
     @property
     def num_rows(self) -> int:
@@ -154,12 +141,29 @@ class PlanTable(ABC):
 
     def voided(self, invalid: Tensor) -> Self:
         """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
-        rows, entries = self.rows.clone(), self.entries
-        rows[:, 2].masked_fill_(invalid, -(2**31))
-        rows[:, 3].masked_fill_(invalid, INVALID_DELTA)
-        return replace(
-            self, rows=rows, entries=torch.where(invalid, self._voided_entries(), entries)
-        )
+        rows, entries = self.rows.clone(), self.entries.clone()
+        columns = (*rows[:, 2:4].unbind(1), *entries[:, 1:].unbind(1))
+        for column, value in zip(columns, (-(2**31), INVALID_DELTA, *self._invalid), strict=True):
+            column.masked_fill_(invalid, value)
+        return replace(self, rows=rows, entries=entries)
+
+    def _select(self, rows: Tensor) -> Self:
+        """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+        taken = self.rows.index_select(0, rows)
+        start, tokens = taken[:, :2].long().unbind(1)
+        first, stop = search(self._entry_starts, torch.stack((start, start + tokens)) - 1)
+        number = stop - first
+        num_tokens, num_entries = torch.stack((tokens, number)).sum(1).tolist()
+        if not num_tokens:
+            # No token asks for an entry, but a table has one.
+            number[:1], num_entries = 1, min(1, len(rows))
+            first = first.clamp(max=len(self.entries) - 1)
+        row, entry = spread_ranges(first, number, num_entries)
+        begin = tokens.cumsum(0) - tokens
+        tables = {name: getattr(self, name).index_select(0, entry) for name in self._OF_ENTRIES}
+        tables["entries"][:, 0].add_((begin - start).index_select(0, row))
+        taken[:, 0].copy_(begin)
+        return replace(self, rows=taken, num_tokens=num_tokens, seq_len=None, **tables)
 
     @property
     def _reads_values(self) -> bool:

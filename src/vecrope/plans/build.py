@@ -58,8 +58,9 @@ def plan_of_sequences(
         inputs, spec, sequence_ids, max_sequences, numbering, validate=validate
     )
     plan = plan_of_inputs(packed, spec, validate=validate, max_groups=max_groups)
-    plan = plan.with_deltas(deltas_of_sequences(packed, spec, plan.rope_deltas))
-    plan = replace(plan, seq_len=inputs.input_ids.shape[1])
+    deltas = deltas_of_sequences(packed, spec, plan.rope_deltas)
+    rows = torch.cat((plan.rows[:, :3], deltas, plan.rows[:, 4:]), 1)
+    plan = replace(plan, rows=rows, seq_len=inputs.input_ids.shape[1])
     return plan if invalid is None else plan.voided(invalid)
 
 

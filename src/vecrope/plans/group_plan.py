@@ -102,12 +102,19 @@ class GroupPlan(RopeIndexPlan):
         return positions
 
     def _expand_columns(self, columns: Columns) -> Tensor:
-        kernels = self._kernels
-        if kernels is None:
-            return super()._expand_columns(columns)
-        rows = self._num_input_rows, self._width
-        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
-        return positions
+        kernels, rows, width = self._kernels, self._num_input_rows, self._width
+        if kernels is not None:
+            tables, value = self._tables, self.padding_value
+            positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
+            return positions
+        is_whole = not columns.first and columns.length >= width
+        if is_whole and self._reads_values and self.num_tokens:
+            written = self._written()
+            if written is not None:
+                room = (0, columns.number - width)
+                written = written.view(3, rows, width)
+                return pad(written, room, value=self.padding_value) if room[1] else written
+        return super()._expand_columns(columns)
 
     def _expand_chunks(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
         """Return the positions (3, num_tokens) of chunks of all rows; reads values.
@@ -156,12 +163,6 @@ class GroupPlan(RopeIndexPlan):
         index = index.to(self.entries.dtype)
         entry = self._entries_begun(index) - 1
         return _positions_behind(self.entries, self.time_scale, entry, index)
-
-    def _expand_all(self) -> Tensor:
-        if self._kernels is not None:
-            return self._expand_columns(Columns(self._width, 0, self._width, 0)).flatten(1)
-        positions = self._written() if self._reads_values and self.num_tokens else None
-        return super()._expand_all() if positions is None else positions
 
     def _written(self) -> Tensor | None:
         """Return all positions as the eager form writes them; None for a plan of no answer."""

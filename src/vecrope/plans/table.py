@@ -135,10 +135,6 @@ class PlanTable(ABC):
         moved: Self = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
         return moved
 
-    def with_deltas(self, rope_deltas: Tensor) -> Self:
-        """Return the plan with other deltas (B, 1)."""
-        return replace(self, rows=torch.cat((self.rows[:, :3], rope_deltas, self.rows[:, 4:]), 1))
-
     def voided(self, invalid: Tensor) -> Self:
         """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
         rows, entries = self.rows.clone(), self.entries.clone()
@@ -183,9 +179,6 @@ class PlanTable(ABC):
             return 1 if self.seq_len is None else self.num_rows
         return self.num_tokens // self.seq_len
 
-    def _all_tokens(self) -> Tensor:
-        return torch.arange(self.num_tokens, dtype=self._entry_starts.dtype, device=self.device)
-
     def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
         """Return the (A, ...) positions of tokens by indices of 64 bits in their rows.
 
@@ -215,6 +208,18 @@ class PlanTable(ABC):
         positions = self._at(*_tokens_of_step(computed, scheduled, num_tokens))
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
+    def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
+        """Return the positions (A, rows of the input, n) of columns, or (A, n) of packed input.
+
+        Columns beyond the width are padding. With `text_positions` there is one axis in front.
+        """
+        positions = self._expand_columns(columns)
+        if text_positions:
+            index, inside = self._index_of(columns)
+            text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
+            positions = torch.cat((text[None], positions))
+        return positions[:, 0] if self.seq_len is None else positions
+
     def _index_of(self, columns: Columns) -> tuple[Tensor, Tensor]:
         """Return the index (rows of the input, n) of columns in the batch, and which there are."""
         column = columns.indices(self.device)
@@ -233,10 +238,6 @@ class PlanTable(ABC):
         (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
         """
         return following + index
-
-    def _expand_all(self) -> Tensor:
-        """Return the (A, N) positions of all tokens, in the plan's dtype."""
-        return self._expand(self._all_tokens()).to(self.dtype)
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""

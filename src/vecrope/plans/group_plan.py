@@ -210,11 +210,13 @@ class GroupPlan(RopeIndexPlan):
     def _masked_tokens(self) -> Tensor:
         return self.entries[:, 6].long().neg().clamp_(min=0)
 
-    def _joined(self, plans: Sequence[GroupPlan]) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[GroupPlan], num_entries: int) -> dict[str, Any]:
         scales = [*map(attrgetter("time_scale"), plans)]
+        if not any(map(Tensor.numel, scales)):
+            return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
         precisions = {*map(attrgetter("dtype"), scales)} - {torch.int32}
-        if len(precisions) > 1 and self.time_scale.shape[1]:
+        if len(precisions) > 1:
             raise ValueError(
                 "plans must have seconds of one precision, got "
                 f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"

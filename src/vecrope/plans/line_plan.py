@@ -80,7 +80,7 @@ class LinePlan(RopeIndexPlan):
         plan = super().voided(invalid)
         return replace(plan, generated_rows=torch.where(invalid, 0, self.generated_rows))
 
-    def _joined(self, plans: Sequence[LinePlan]) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[LinePlan], _num_entries: int) -> dict[str, Any]:
         if not self.generated.shape[1]:
             return {}
         tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import NoReturn, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.table import WIDE_FROM, PlanTable
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
-_FIELDS = itemgetter("rows", "entries", "num_tokens", "family", "dtype")
+_FIELDS = attrgetter("rows", "entries", "num_tokens", "family", "dtype")
 
 
 def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
@@ -38,30 +38,30 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         at, other = next(pair for pair in enumerate(plans) if not isinstance(pair[1], PlanTable))
         raise TypeError(f"plans must hold plans, got {type(other).__name__} at {at}")
     # There may be hundreds of plans: all that is done for each is a call of a C function.
-    rows, entries, num_tokens, *kinds = zip(*map(_FIELDS, map(vars, plans)), strict=True)
+    rows, entries, num_tokens, *kinds = zip(*map(_FIELDS, plans), strict=True)
     if any(len({*found}) > 1 for found in kinds):
         _refuse(plans)
     try:
         joined, joined_entries = torch.cat(rows), torch.cat(entries)
-        own = plans[0]._joined(plans)
+        own = plans[0]._joined(plans, len(joined_entries))
     except RuntimeError:  # of another device, or with other columns
         _refuse(plans)
     *begins, total = accumulate(num_tokens, initial=0)
     if total >= WIDE_FROM and not joined_entries.is_floating_point():
         joined_entries = joined_entries.long()
-    width = joined_entries.shape[1]
-    sizes = [size // width for size in map(Tensor.numel, entries)]
     if takes_kernels(joined_entries):
         add_begins = plan_kernels().add_begins
         add_begins(joined[:, 0], [*map(len, rows)], begins)
-        add_begins(joined_entries[:, 0], sizes, begins)
+        add_begins(joined_entries[:, 0], [*map(len, entries)], begins)
     else:
         torch.sub(joined[:, 1].cumsum(0), joined[:, 1], out=joined[:, 0])
         # By how much more the entries of each plan begin later than those of the plan before it.
-        begun = torch.zeros(len(joined_entries) + 1, dtype=torch.int64, device=joined.device)
-        numbers = torch.frombuffer(array("q", (*accumulate(sizes), *num_tokens)), dtype=torch.int64)
-        ends, later = numbers.to(joined.device).view(2, -1).unbind()
-        joined_entries[:, 0].add_(begun.index_add_(0, ends, later).cumsum_(0)[:-1])
+        sizes = array("q", (*map(Tensor.numel, entries), *num_tokens))
+        numbers = torch.frombuffer(sizes, dtype=torch.int64).to(joined.device).view(2, -1)
+        ends, later = numbers[0].cumsum(0) // joined_entries.shape[1], numbers[1]
+        begun = joined_entries.new_zeros(len(joined_entries) + 1)
+        begun.index_add_(0, ends, later.to(begun)).cumsum_(0)
+        joined_entries[:, 0].add_(begun[:-1])
     tables = {"rows": joined, "entries": joined_entries, "num_tokens": total, "seq_len": None}
     return replace(plans[0], **tables, **own)
 

@@ -89,7 +89,7 @@ class PlanTable(ABC):
         """Return (E,) int64, how many masked tokens each entry begins with."""
 
     @abstractmethod
-    def _joined(self, plans: Sequence[Any]) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[Any], num_entries: int) -> dict[str, Any]:
         """Return the fields of the class's own of several plans, of which this is the first."""
 
     @property

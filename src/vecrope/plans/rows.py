@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vecrope.forms.select import plan_kernels, takes_kernels
-from vecrope.plans.table import WIDE_FROM, PlanTable
+from vecrope.plans.table import WIDE_FROM, PlanTable, host_table
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
 _FIELDS = attrgetter("rows", "entries", "num_tokens", "family", "dtype")
@@ -56,9 +55,9 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     else:
         torch.sub(joined[:, 1].cumsum(0), joined[:, 1], out=joined[:, 0])
         # By how much more the entries of each plan begin later than those of the plan before it.
-        sizes = array("q", (*map(Tensor.numel, entries), *num_tokens))
-        numbers = torch.frombuffer(sizes, dtype=torch.int64).to(joined.device).view(2, -1)
-        ends, later = numbers[0].cumsum(0) // joined_entries.shape[1], numbers[1]
+        numbers = host_table(([*map(Tensor.numel, entries)], num_tokens), wide=True)
+        sizes, later = numbers.to(joined.device).unbind()
+        ends = sizes.cumsum(0) // joined_entries.shape[1]
         begun = joined_entries.new_zeros(len(joined_entries) + 1)
         begun.index_add_(0, ends, later.to(begun)).cumsum_(0)
         joined_entries[:, 0].add_(begun[:-1])

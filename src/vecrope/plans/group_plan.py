@@ -177,7 +177,8 @@ class GroupPlan(RopeIndexPlan):
                     whole[at] = whole[at + 1]
         area = [*map(mul, height, width)]
         depth = [*map(floordiv, whole, area)]
-        if [*map(mul, depth, area)] != whole or bool((self.rows[:, 3] == INVALID_DELTA).any()):
+        bounds, _, _, deltas, _ = self.rows.t().tolist()
+        if [*map(mul, depth, area)] != whole or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
         advance, between, extent = [*map(sub, behind, base)], None, depth
@@ -196,7 +197,7 @@ class GroupPlan(RopeIndexPlan):
             mask = torch.frombuffer(bytearray().join(chain(*runs)), dtype=torch.bool)
         return write_positions(
             make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
-            self.row_bounds.tolist(),
+            [*bounds, self.num_tokens],
             self.dtype,
             mask,
             self.padding_value,

@@ -55,7 +55,12 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     else:
         torch.sub(joined[:, 1].cumsum(0), joined[:, 1], out=joined[:, 0])
         # By how much more the entries of each plan begin later than those of the plan before it.
-        numbers = host_table(([*map(Tensor.numel, entries)], num_tokens), wide=True)
+        of_plans = [*map(Tensor.numel, entries)], num_tokens
+        # What is read from bytes is no tensor of a fake device, or of a graph.
+        is_plain = plans[0]._reads_values
+        numbers = (
+            host_table(of_plans, wide=True) if is_plain else torch.tensor(of_plans, device="cpu")
+        )
         sizes, later = numbers.to(joined.device).unbind()
         ends = sizes.cumsum(0) // joined_entries.shape[1]
         begun = joined_entries.new_zeros(len(joined_entries) + 1)

@@ -27,3 +27,6 @@ class Inputs(NamedTuple):
     # merge size does not divide, which are rounded down.
     allow_unused_grids: bool = False
     round_grid_sides: bool = False
+    # (B,) markers that are open before each row, as `PlanTable.rows` has them behind it, where the
+    # rows go on from others; None: none are. Only the static form takes them.
+    open_markers: Tensor | None = None

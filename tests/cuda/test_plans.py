@@ -39,7 +39,7 @@ def test_plans_are_those_of_the_cpu(spec):
         joined, joined_on_cpu = (concatenate_plans([own, own]) for own in (plan, expected))
         for got, want_ in ((joined, joined_on_cpu), (plan.select(rows), expected.select(rows))):
             assert_same([got.position_ids().cpu()], [want_.position_ids()])
-            assert_same([got.rows[:, :4].cpu()], [want_.rows[:, :4]])
+            assert_same([got.rows.cpu()], [want_.rows])
 
     check()
 

@@ -45,12 +45,12 @@ REFUSED = {
     "one of the starts before the end": (
         lambda: PLAN.decode(start=integers([2, -3])),
         ValueError,
-        "start must not be negative, got -3 for row 1",
+        r"start must be from 0 to 1073741823, got -3 at \[1\]",
     ),
     "one of the starts where positions wrap": (
         lambda: PLAN.decode(start=integers([2, 2**40])),
         ValueError,
-        re.escape(f"{NO_START}less than 2**30, got {2**40}"),
+        re.escape(f"{NO_START}from 0 to {2**30 - 1}, got {2**40} at [1]"),
     ),
     "a float of tokens to decode": (
         lambda: PLAN.decode(2.0),
@@ -187,12 +187,22 @@ REFUSED = {
     "computed less than nothing": (
         lambda: PLAN.step([0, -2], [1, 1]),
         ValueError,
-        "num_computed_tokens must not be negative, got -2 for row 1",
+        r"num_computed_tokens must not be negative, got -2 at \[1\]",
     ),
     "scheduled less than nothing": (
         lambda: PLAN.step([0, 2], integers([-1, 1])),
         ValueError,
-        "num_scheduled_tokens must not be negative, got -1 for row 0",
+        r"num_scheduled_tokens must not be negative, got -1 at \[0\]",
+    ),
+    "tokens of no row": (
+        lambda: PLAN.select([]).step([], [], num_tokens=2),
+        ValueError,
+        "num_tokens must be 0 for a plan without rows, got 2",
+    ),
+    "tokens of no row, unchecked": (
+        lambda: PLAN.select([]).step([], [], num_tokens=2, validate=False),
+        ValueError,
+        "num_tokens must be 0 for a plan without rows, got 2",
     ),
     "fewer tokens than scheduled": (
         lambda: PLAN.step([0, 2], [2, 3], num_tokens=4),

@@ -266,7 +266,9 @@ def test_refused():
         )
     ]
     for other in plans[1:]:
-        with pytest.raises(ValueError, match=r"plans must (be of|have) one family"):
+        with pytest.raises(
+            ValueError, match=r"plans must have one (family|number of columns), got"
+        ):
             concatenate_plans([plans[0], other])
     with pytest.raises(ValueError, match=r"out must have shape \(4, at least 3\)"):
         plans[1].step([0], [3], out=torch.zeros((3, 3), dtype=torch.int64))

@@ -198,7 +198,8 @@ def _token_faults(
     if spec.marker_rule == "adjacent" and stream.token_types is None:
         assert spec.vision_start_token_id is not None
         marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
-        marked = marked & (rows == pad(rows[:-1], (1, 0), value=-1))
+        before = False if stream.open_markers is None else stream.open_markers[rows] > 0
+        marked = torch.where(rows == pad(rows[:-1], (1, 0), value=-1), marked, before)
         missing = locations.visual & ~(marked | later)
     if not spec.frames_may_touch and locations.video is not None:
         touching = locations.video & follows & ~later

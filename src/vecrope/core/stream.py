@@ -20,6 +20,7 @@ class Stream:
     kept: Tensor | None  # (N,) bool, True = token; None: every one is
     row_bounds: Tensor  # (B + 1,) in the index dtype: where each row starts, then N
     shape: tuple[int, ...]  # of input_ids as given
+    open_markers: Tensor | None = None  # (B,) that are open before each row; None: none are
 
     @property
     def num_tokens(self) -> int:
@@ -97,6 +98,7 @@ def make_stream(
     mm_token_type_ids: Tensor | None,
     *,
     exact: bool,
+    open_markers: Tensor | None = None,
 ) -> Stream:
     """Flatten the input; shapes and dtypes have been checked.
 
@@ -113,7 +115,7 @@ def make_stream(
         bounds = bounds.clamp(0, input_ids.shape[0])
     mask = None if attention_mask is None else _flat(attention_mask.to(device)).bool()
     types = None if mm_token_type_ids is None else _flat(mm_token_type_ids.to(device))
-    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape))
+    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape), open_markers)
 
 
 def _flat(values: Tensor) -> Tensor:

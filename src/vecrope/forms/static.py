@@ -82,7 +82,12 @@ def locate_inputs(inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: boo
         faults.check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
         faults.check_seconds(seconds, videos, spec)
     stream = make_stream(
-        ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
+        ids,
+        inputs.attention_mask,
+        inputs.cu_seqlens,
+        inputs.mm_token_type_ids,
+        exact=exact,
+        open_markers=inputs.open_markers,
     )
     items = make_items(images, videos, spec, stream.index_dtype, seconds)
     if stream.num_tokens == 0:
@@ -183,15 +188,16 @@ def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
     """Return (N,) the markers that are open: above 0 a placeholder would be a video's."""
     _, video_start, video_end = spec.markers
     opens, closes = stream.input_ids == video_start, stream.input_ids == video_end
+    before = 0 if stream.open_markers is None else stream.open_markers.to(stream.index_dtype)[rows]
     if stream.kept is not None:
         opens, closes = opens & stream.kept, closes & stream.kept
     if spec.marker_rule == "count":
         opened = opens.to(stream.index_dtype) - closes.to(stream.index_dtype)
-        return stream.running_sums(opened, rows)[0]
+        return stream.running_sums(opened, rows)[0] + before
     # The last marker so far, by its number: its row, and whether it is a start.
     markers = opens | closes
-    last = value_at_last(markers, 2 * rows + opens, default=-1)
-    return (last == 2 * rows + 1).to(stream.index_dtype)
+    last = value_at_last(markers, 2 * rows + opens, default=-1) - 2 * rows
+    return torch.where(last < 0, before, last).to(stream.index_dtype)
 
 
 def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:

@@ -26,7 +26,8 @@ def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
-    if spec.own_rule is None and takes_kernels(inputs.input_ids):
+    goes_on = inputs.open_markers is not None
+    if spec.own_rule is None and not goes_on and takes_kernels(inputs.input_ids):
         plan = _plan_by_kernels(inputs, spec, validate, max_groups)
         if plan is not None:
             return plan
@@ -34,7 +35,7 @@ def plan_of_inputs(
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
         return plan_of_positions(prepared, spec, validate)
-    if prepared.exact and inputs.input_ids.numel():
+    if prepared.exact and not goes_on and inputs.input_ids.numel():
         batch = find_groups(prepared.inputs, spec)
         if batch is not None:
             return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
@@ -57,8 +58,9 @@ def plan_of_sequences(
         inputs, spec, sequence_ids, max_sequences, numbering, validate=validate
     )
     plan = plan_of_inputs(packed, spec, validate=validate, max_groups=max_groups)
-    plan = plan.with_deltas(deltas_of_sequences(packed, spec, plan.rope_deltas))
-    plan = replace(plan, seq_len=inputs.input_ids.shape[1])
+    deltas = deltas_of_sequences(packed, spec, plan.rope_deltas)
+    rows = torch.cat((plan.rows[:, :3], deltas, plan.rows[:, 4:]), 1)
+    plan = replace(plan, rows=rows, seq_len=inputs.input_ids.shape[1])
     return plan if invalid is None else plan.voided(invalid)
 
 

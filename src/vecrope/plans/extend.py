@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.modality import UNKNOWN_MARKERS
-from vecrope.core.search import search, spread
+from vecrope.core.search import search
 from vecrope.inputs import Inputs
 from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import concatenate_plans, select_rows
+from vecrope.plans.rows import concatenate_plans
 from vecrope.plans.table import family_of
 from vecrope.spec import MRopeSpec
 
@@ -85,52 +84,22 @@ def extend_plan(
             f"got {tuple(cu_seqlens.shape)}"
         )
     checks.check_cu_seqlens(cu_seqlens, input_ids.shape[0])
-    markers = plan.rows[:, 4]
-    if spec.marker_rule == "none" or types is not None or not bool(markers.any()):
-        own = plan_of_inputs(inputs, spec, validate=True)
-    else:
-        own = _plan_behind_markers(inputs, markers, spec)
+    if spec.marker_rule != "none" and types is None:
+        inputs = inputs._replace(open_markers=_known_markers(plan))
+    own = plan_of_inputs(inputs, spec, validate=True)
     assert isinstance(own, GroupPlan)
     return _behind(plan, own)
 
 
-def _plan_behind_markers(inputs: Inputs, markers: Tensor, spec: MRopeSpec) -> RopeIndexPlan:
-    """Return the plan of new tokens as if the open markers (B,) stood before those of each row."""
-    if bool((markers == UNKNOWN_MARKERS).any()):
-        unknown = int((markers == UNKNOWN_MARKERS).nonzero()[0])
+def _known_markers(plan: GroupPlan) -> Tensor | None:
+    """Return (B,) the markers that are open behind the rows of a plan; None: none are."""
+    markers = plan.rows[:, 4]
+    for row in (markers == UNKNOWN_MARKERS).nonzero()[:1, 0].tolist():
         raise ValueError(
-            f"mm_token_type_ids must be given: row {unknown} of the plan was made of types, of "
-            "placeholders or by kernels, without the markers by which the spec tells videos"
+            f"mm_token_type_ids must be given: row {row} of the plan was made of types or of "
+            "placeholders, without the markers by which the spec tells videos"
         )
-    ids, bounds = inputs.input_ids, inputs.cu_seqlens
-    assert bounds is not None
-    number, bounds = markers.abs(), bounds.to(ids.device).long()
-    before = pad(number.cumsum(0), (1, 0))
-    start, end = spec.video_start_token_id, spec.video_end_token_id
-    if spec.marker_rule == "adjacent":
-        start = end = spec.vision_start_token_id
-    assert start is not None
-    assert end is not None
-    owner = spread(number, int(before[-1]))
-    joined = ids.new_empty(len(ids) + len(owner))
-    places = torch.arange(len(owner), device=ids.device) + bounds[owner]
-    joined[places] = torch.where(markers[owner] > 0, start, end).to(ids.dtype)
-    places = torch.arange(len(ids), device=ids.device)
-    joined[places + before[spread(bounds.diff(), len(ids)) + 1]] = ids
-    inputs = inputs._replace(input_ids=joined, cu_seqlens=bounds + before)
-    own = plan_of_inputs(inputs, spec, validate=True)
-    # Without the markers, which are text, all that is behind them is earlier by their number.
-    rows, entries = own.rows.clone(), own.entries.clone()
-    row = search(rows[:, 0].contiguous(), own._entry_starts) - 1
-    fewer = number[row].to(entries.dtype)
-    at_start = entries[:, 0] == rows[row, 0]
-    kept = torch.where(at_start, fewer, 0)
-    entries[:, 0] += kept - before[row + 1].to(entries.dtype)
-    entries[:, 2] -= fewer
-    entries[:, 3] += kept - fewer
-    rows[:, 0] -= before[:-1]
-    rows[:, 1:3] -= number.unsqueeze(1)
-    return replace(own, rows=rows, entries=entries, num_tokens=len(ids))
+    return markers if bool(markers.any()) else None
 
 
 def _behind(plan: GroupPlan, own: GroupPlan) -> GroupPlan:
@@ -144,7 +113,7 @@ def _behind(plan: GroupPlan, own: GroupPlan) -> GroupPlan:
     entries[:, 2:4] += shift.unsqueeze(1).to(entries.dtype)
     joined = concatenate_plans([plan, replace(own, entries=entries, dtype=plan.dtype)])
     order = torch.arange(2 * len(plan), device=plan.device).view(2, -1).t().flatten()
-    both = select_rows(joined, order)
+    both = joined._select(order)
     _, own_length, own_following, own_delta, open_markers = own.rows.unbind(1)
     # A block can reach further than it moves the running position.
     reached = torch.maximum(following, own_following + position)

@@ -9,7 +9,6 @@ from operator import add, itemgetter, neg, sub
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core.items import has_time_scale
 from vecrope.forms.eager.items import Items
@@ -84,12 +83,7 @@ def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
     still = spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1
     if items.time_scale is None and not still:
         return torch.ones((len(item), 2), dtype=torch.int32, device="cpu")
-    if items.time_scale is None:
-        factors = torch.ones((2, len(items.area) - num_images), dtype=torch.int32, device="cpu")
-    else:
-        dtype, *numbers = items.time_scale
-        factors = torch.tensor([[*each] for each in numbers], dtype=dtype, device="cpu")
-    scale = pad(factors, (num_images, 1), value=1)
-    if still:
-        scale[0, :num_images].fill_(0)
-    return scale.t()[item]
+    videos = len(items.area) - num_images
+    dtype, *factors = items.time_scale or (torch.int32, [1] * videos, [1] * videos)
+    scales = [(int(not still), 1)] * num_images + [*zip(*factors, strict=True), (1, 1)]
+    return torch.tensor(scales, dtype=dtype, device="cpu").index_select(0, item)

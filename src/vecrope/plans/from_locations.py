@@ -83,10 +83,10 @@ def _open_markers(tokens: TokenLocations, spec: MRopeSpec, bounds: Tensor) -> Te
         return torch.zeros_like(bounds[1:])
     if tokens.stream.token_types is not None:
         return torch.full_like(bounds[1:], UNKNOWN_MARKERS)
-    last = bounds[1:] - 1
-    if tokens.open_markers is None:
+    stream, open_markers = tokens.stream, tokens.open_markers
+    if open_markers is None:
         assert spec.vision_start_token_id is not None
-        at_end = tokens.stream.input_ids[last].eq(spec.vision_start_token_id).long()
-    else:
-        at_end = tokens.open_markers[last].long()
-    return at_end.masked_fill(bounds.diff() == 0, 0)
+        open_markers = stream.input_ids == spec.vision_start_token_id
+        open_markers = open_markers if stream.kept is None else open_markers & stream.kept
+    before = 0 if stream.open_markers is None else stream.open_markers
+    return torch.where(bounds.diff() == 0, before, open_markers[bounds[1:] - 1].long())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, OmniRule
+from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail
@@ -23,70 +27,51 @@ from vecrope.spec import MRopeSpec
 def plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch; exact, or with a line for every token, by how it is prepared."""
     inputs, exact, tracing, _ = prepared
-    if isinstance(spec.own_rule, OmniRule) and exact and validate and inputs.attention_mask is None:
-        return _plan_of_entries(prepared, spec, spec.own_rule)
-    position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
-    stream = make_stream(
-        inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact
-    )
-    positions, bounds = position_ids.flatten(1), stream.row_bounds.long()
+    rule, ids = spec.own_rule, inputs.input_ids
+    stream = make_stream(ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact)
+    index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
+    if isinstance(rule, OmniRule) and exact and validate and inputs.attention_mask is None:
+        entries, rope_deltas = _lines_of_items(inputs, spec, rule, index_dtype)
+        dtype = rope_deltas.dtype
+        if dtype != torch.float32:
+            dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    else:
+        position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
+        positions, dtype = position_ids.flatten(1), position_ids.dtype
+        entries = lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact)
+    bounds = stream.row_bounds.long()
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
-    index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
-    none = torch.empty((3, 0), dtype=torch.int64, device=positions.device)
+    none = torch.empty((3, 0), dtype=torch.int64, device=ids.device)
     tail, misfit = Tail(none, none), None
-    if isinstance(spec.own_rule, GlmImage):
+    if isinstance(rule, GlmImage):
         reading = read_markers(inputs, spec, validate=False)
         tail, misfit = tail_of(reading, spec), reading.misfit
     deltas = rope_deltas.view(-1)
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
+    rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
     plan = LinePlan(
-        rows=torch.stack(
-            (
-                *(bounds[:-1].to(deltas), lengths.to(deltas), deltas + measured, deltas),
-                torch.zeros_like(deltas),
-            ),
-            1,
-        ),
-        entries=lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact),
+        rows=torch.stack([column.to(deltas) for column in rows], 1),
+        entries=entries,
         generated=tail.images,
         generated_rows=tail.rows,
-        **fields_of(inputs.input_ids.shape, spec, position_ids.dtype),
+        **fields_of(ids.shape, spec, dtype),
     )
     return plan.voided(misfit) if misfit is not None and validate and tracing else plan
 
 
-def _plan_of_entries(prepared: Prepared, spec: MRopeSpec, rule: OmniRule) -> LinePlan:
-    """Return the plan of an omni batch without masked tokens, from what its items are."""
-    inputs = prepared.inputs
+def _lines_of_items(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, index_dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return the lines of an omni batch without masked tokens, and its deltas (B, 1)."""
     check_media_types(inputs, spec, rule)
-    tokens, entries, rope_deltas, _ = follow_on_host(inputs, spec, rule)
-    dtype = rope_deltas.dtype
-    if dtype != torch.float32:
-        dtype = torch.int64 if spec.position_dtype == "int64" else inputs.input_ids.dtype
-    num_tokens = tokens.bounds[-1]
-    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
+    _, entries, rope_deltas, _ = follow_on_host(inputs, spec, rule)
     rounds = spec.position_dtype == "float32"
     lines = lines_of_entries(entries, rounds=rounds) or [(0, 0, 0, 0, (1, 1, 1))]
-    table, start = [], 0
-    for size, *bases, (time, height, width) in lines:
-        table.append((start, *bases, time + 2 * height + 4 * width + 8))
-        start += size
-    deltas = rope_deltas.view(-1)
-    deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
-    bounds = torch.tensor(tokens.bounds, device="cpu")
-    lengths = bounds.diff().to(deltas)
-    none = torch.empty((3, 0), dtype=torch.int64, device="cpu")
-    rows = (bounds[:-1].to(deltas), lengths, deltas + lengths, deltas, torch.zeros_like(deltas))
-    return LinePlan(
-        rows=torch.stack(rows, 1),
-        entries=torch.tensor(
-            table,
-            dtype=torch.float64 if dtype.is_floating_point else index_dtype,
-            device="cpu",
-        ),
-        generated=none,
-        generated_rows=none,
-        **fields_of(inputs.input_ids.shape, spec, dtype),
-    )
+    sizes, *bases, slopes = zip(*lines, strict=True)
+    starts = accumulate(sizes[:-1], initial=0)
+    bits = (time + 2 * height + 4 * width + 8 for time, height, width in slopes)
+    dtype = torch.float64 if rope_deltas.is_floating_point() else index_dtype
+    columns = [[*starts], *bases, [*bits]]
+    return torch.tensor(columns, dtype=dtype, device="cpu").t().contiguous(), rope_deltas

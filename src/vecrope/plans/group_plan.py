@@ -53,6 +53,7 @@ class GroupPlan(RopeIndexPlan):
     """
 
     time_scale: Tensor
+    _OF_ENTRIES = ("entries", "time_scale")
 
     @property
     def num_axes(self) -> int:
@@ -101,12 +102,19 @@ class GroupPlan(RopeIndexPlan):
         return positions
 
     def _expand_columns(self, columns: Columns) -> Tensor:
-        kernels = self._kernels
-        if kernels is None:
-            return super()._expand_columns(columns)
-        rows = self._num_input_rows, self._width
-        positions: Tensor = kernels.expand_columns(self._tables, *rows, columns, self.padding_value)
-        return positions
+        kernels, rows, width = self._kernels, self._num_input_rows, self._width
+        if kernels is not None:
+            tables, value = self._tables, self.padding_value
+            positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
+            return positions
+        is_whole = not columns.first and columns.length >= width
+        if is_whole and self._reads_values and self.num_tokens:
+            written = self._written()
+            if written is not None:
+                room = (0, columns.number - width)
+                written = written.view(3, rows, width)
+                return pad(written, room, value=self.padding_value) if room[1] else written
+        return super()._expand_columns(columns)
 
     def _expand_chunks(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
         """Return the positions (3, num_tokens) of chunks of all rows; reads values.
@@ -156,12 +164,6 @@ class GroupPlan(RopeIndexPlan):
         entry = self._entries_begun(index) - 1
         return _positions_behind(self.entries, self.time_scale, entry, index)
 
-    def _expand_all(self) -> Tensor:
-        if self._kernels is not None:
-            return self._expand_columns(Columns(self._width, 0, self._width, 0)).flatten(1)
-        positions = self._written() if self._reads_values and self.num_tokens else None
-        return super()._expand_all() if positions is None else positions
-
     def _written(self) -> Tensor | None:
         """Return all positions as the eager form writes them; None for a plan of no answer."""
         in_group = (self.entries[:, 1] > 0) & (self.entries[:, 6] >= 0)
@@ -175,7 +177,8 @@ class GroupPlan(RopeIndexPlan):
                     whole[at] = whole[at + 1]
         area = [*map(mul, height, width)]
         depth = [*map(floordiv, whole, area)]
-        if [*map(mul, depth, area)] != whole or bool((self.rows[:, 3] == INVALID_DELTA).any()):
+        bounds, _, _, deltas, _ = self.rows.t().tolist()
+        if [*map(mul, depth, area)] != whole or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
         advance, between, extent = [*map(sub, behind, base)], None, depth
@@ -194,30 +197,23 @@ class GroupPlan(RopeIndexPlan):
             mask = torch.frombuffer(bytearray().join(chain(*runs)), dtype=torch.bool)
         return write_positions(
             make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
-            self.row_bounds.tolist(),
+            [*bounds, self.num_tokens],
             self.dtype,
             mask,
             self.padding_value,
         )
 
-    def _masked_tokens(self) -> Tensor:
-        return self.entries[:, 6].neg().clamp_(min=0)
+    @property
+    def _invalid(self) -> Sequence[int]:
+        # One masked run without an end.
+        return 2**31 - 1, -1, -1, 1, 1, 1 - 2**31
 
-    def _voided_entries(self) -> Tensor:
-        starts = self.entries[:, 0]
-        tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
-        void = torch.ones_like(self.entries)
-        void[:, 2:4].fill_(-1)
-        for column, values in ((0, starts), (1, tokens), (6, -tokens)):
-            void[:, column].copy_(values)
-        return void
+    def _masked_tokens(self) -> Tensor:
+        return self.entries[:, 6].long().neg().clamp_(min=0)
 
     def _joined(self, plans: Sequence[GroupPlan], num_entries: int) -> dict[str, Any]:
         scales = [*map(attrgetter("time_scale"), plans)]
-        width = self.time_scale.shape[1]
-        if sum(map(Tensor.numel, scales)) != num_entries * width:
-            raise ValueError("plans must be of one family: some space frames in time, some do not")
-        if not width:
+        if not any(map(Tensor.numel, scales)):
             return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
         precisions = {*map(attrgetter("dtype"), scales)} - {torch.int32}
@@ -228,13 +224,10 @@ class GroupPlan(RopeIndexPlan):
             )
         return {"time_scale": torch.cat(scales)}
 
-    def _selected(self, entry: Tensor, _rows: Tensor) -> dict[str, Any]:
-        return {"time_scale": self.time_scale.index_select(0, entry)}
-
-    def _selected_by_kernels(self, rows: Tensor) -> GroupPlan | None:
+    def _select(self, rows: Tensor) -> GroupPlan:
         kernels = self._kernels
         if kernels is None or not len(rows):
-            return None
+            return super()._select(rows)
         taken, entries, scale, num_tokens = kernels.select_entries(
             self.rows, self.entries, self.time_scale, rows
         )

@@ -66,16 +66,14 @@ class LinePlan(RopeIndexPlan):
         of_images = positions_on_tail(tail, _rows, index)
         return torch.where(index < tail.rows[1, _rows], of_images, positions)
 
+    @property
+    def _invalid(self) -> Sequence[int]:
+        return *(-1,) * self.num_axes, 0
+
     def _masked_tokens(self) -> Tensor:
-        starts = self._entry_starts
+        starts = self._entry_starts.long()
         tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
         return tokens * (1 - self._bits(self.entries[:, -1])[-1])
-
-    def _voided_entries(self) -> Tensor:
-        void = torch.full_like(self.entries, -1)
-        void[:, 0].copy_(self.entries[:, 0])
-        void[:, -1].fill_(0)
-        return void
 
     def voided(self, invalid: Tensor) -> LinePlan:
         """Return the plan, or where `invalid` (0-d bool) one that stands still at -1."""
@@ -83,16 +81,16 @@ class LinePlan(RopeIndexPlan):
         return replace(plan, generated_rows=torch.where(invalid, 0, self.generated_rows))
 
     def _joined(self, plans: Sequence[LinePlan], _num_entries: int) -> dict[str, Any]:
-        if len({(plan.num_axes, plan.generated.shape[1] > 0) for plan in plans}) > 1:
-            raise ValueError("plans must be of one family: some have other axes or generate images")
-        tail = Tail(self.generated, self.generated_rows)
-        if self.generated.shape[1]:
-            tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
+        if not self.generated.shape[1]:
+            return {}
+        tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
         return {"generated": tail.images, "generated_rows": tail.rows}
 
-    def _selected(self, _entry: Tensor, rows: Tensor) -> dict[str, Any]:
-        has_tail = self.generated_rows.shape[1]
-        return {"generated_rows": self.generated_rows[:, rows]} if has_tail else {}
+    def _select(self, rows: Tensor) -> LinePlan:
+        plan = super()._select(rows)
+        if not self.generated.shape[1]:
+            return plan
+        return replace(plan, generated_rows=self.generated_rows[:, rows])
 
 
 def lines_of(

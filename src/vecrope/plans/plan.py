@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.checks import check_int
 from vecrope.plans.arguments import (
+    check_integers,
     check_out,
-    check_rows,
-    checked_index,
-    checked_rows,
+    check_range,
     checked_start,
-    checked_step,
-    per_row,
+    checked_total,
+    numbers_of_rows,
 )
-from vecrope.plans.rows import concatenate_plans, select_rows
-from vecrope.plans.shards import ShardLayout, columns_of_rank
+from vecrope.plans.rows import concatenate_plans
+from vecrope.plans.shards import Columns, ShardLayout, columns_of_rank
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
 
@@ -66,15 +64,7 @@ class RopeIndexPlan(PlanTable):
             ValueError: if `pad_to_multiple_of` is less than 1.
         """
         width = padded_width(self._width, pad_to_multiple_of)
-        positions = self._expand_all()
-        if self.seq_len is not None:
-            positions = positions.view(self.num_axes, self._num_input_rows, self.seq_len)
-        room = (0, width - positions.shape[-1])
-        padded = pad(positions, room, value=self.padding_value) if room[1] else positions
-        if not text_positions:
-            return padded
-        text = self._text_positions(self._all_tokens()).to(self.dtype).view(positions.shape[1:])
-        return torch.cat((pad(text, room)[None], padded))
+        return self._at_columns(Columns(width, 0, width, 0), text_positions=text_positions)
 
     def shard(
         self,
@@ -117,12 +107,7 @@ class RopeIndexPlan(PlanTable):
         """
         width = padded_width(self._width, pad_to_multiple_of)
         columns = columns_of_rank(width, rank, world_size, layout)
-        positions = self._expand_columns(columns)
-        if text_positions:
-            index, inside = self._index_of(columns)
-            text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
-            positions = torch.cat((text[None], positions))
-        return positions[:, 0] if self.seq_len is None else positions
+        return self._at_columns(columns, text_positions=text_positions)
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Return the positions of the tokens from `start` to before `stop` in every row.
@@ -170,10 +155,21 @@ class RopeIndexPlan(PlanTable):
             TypeError: for indices that are not tensors of integers.
             ValueError: for a negative index, a row that is not there, or a wrong first dimension.
         """
-        token_index = checked_index(token_index, self, with_rows=rows is not None, check=validate)
+        check_integers("token_index", token_index)
         if rows is not None:
-            rows = checked_rows(rows, self, check=validate)
-        return self._at(token_index, rows)
+            check_integers("rows", rows)
+        elif token_index.shape[:1] != (len(self),):
+            raise ValueError(
+                f"token_index must have shape ({len(self)}, ...), a dimension for the rows first, "
+                f"got {tuple(token_index.shape)}; or give rows"
+            )
+        if validate:
+            check_range("token_index", token_index)
+            if rows is not None:
+                check_range("rows", rows, len(self))
+        # In 64 bits: a byte is no index but a mask.
+        token_index = token_index.to(self.device, torch.int64)
+        return self._at(token_index, None if rows is None else rows.to(self.device, torch.int64))
 
     def decode(self, num_tokens: int = 1, *, start: int | Tensor = 0) -> Tensor:
         """Return the positions of tokens after the prompt; does not synchronise.
@@ -246,13 +242,18 @@ class RopeIndexPlan(PlanTable):
                     [0, 1, 1, 1, 3, 4, 9],
                     [0, 1, 2, 2, 3, 4, 9]])
         """
-        numbers = num_computed_tokens, num_scheduled_tokens
-        computed, scheduled, num_tokens = checked_step(
-            *numbers, self, num_tokens, validate=validate
-        )
+        computed = numbers_of_rows("num_computed_tokens", num_computed_tokens, len(self))
+        scheduled = numbers_of_rows("num_scheduled_tokens", num_scheduled_tokens, len(self))
+        if validate:
+            check_range("num_computed_tokens", computed)
+            check_range("num_scheduled_tokens", scheduled)
+        if num_tokens is None or validate:
+            num_tokens = checked_total(scheduled, num_tokens)
+        if num_tokens and not len(self):
+            raise ValueError(f"num_tokens must be 0 for a plan without rows, got {num_tokens}")
         if out is not None:
             check_out(out, self, num_tokens)
-        return self._step(computed, scheduled, num_tokens, out)
+        return self._step(computed.to(self.device), scheduled.to(self.device), num_tokens, out)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
         """Return the plan of some of the rows, in any order, as packed sequences.
@@ -274,7 +275,9 @@ class RopeIndexPlan(PlanTable):
             >>> plan.select([2, 0])
             <GroupPlan of qwen2_vl (vllm): 2 rows, 4 tokens, torch.int64, 152 bytes on cpu>
         """
-        return select_rows(self, checked_rows(per_row("rows", rows, None), self))
+        index = numbers_of_rows("rows", rows, None)
+        check_range("rows", index, len(self))
+        return self._select(index.to(self.device, torch.int64))
 
     def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
         """Return the plan with other requests in some of its rows, as packed sequences.
@@ -290,8 +293,8 @@ class RopeIndexPlan(PlanTable):
             ValueError: for a row that is not there or given twice, for another number of rows, or
                 plans that `vecrope.concatenate_plans` does not join.
         """
-        index = per_row("rows", rows, len(other), "other")
-        check_rows(index, self)
+        index = numbers_of_rows("rows", rows, len(other), "other")
+        check_range("rows", index, len(self))
         places = index.tolist()
         if len({*places}) < len(places):
             raise ValueError(f"rows must not hold a row twice, got {places}")
@@ -299,4 +302,4 @@ class RopeIndexPlan(PlanTable):
         for number, place in enumerate(places, len(self)):
             order[place] = number
         joined = concatenate_plans([self, other])
-        return select_rows(joined, torch.tensor(order, dtype=torch.int64, device=self.device))
+        return joined._select(torch.tensor(order, dtype=torch.int64, device=self.device))

@@ -1,19 +1,18 @@
-"""Rows of plans put together, taken out and replaced: each a fixed number of operators."""
+"""Rows of several plans put together, by a fixed number of operators."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
-from vecrope.core.search import search, spread_ranges
 from vecrope.forms.select import plan_kernels, takes_kernels
-from vecrope.plans.table import WIDE_FROM, PlanTable
+from vecrope.plans.table import WIDE_FROM, PlanTable, host_table
 
 _Plan = TypeVar("_Plan", bound=PlanTable)
 _FIELDS = attrgetter("rows", "entries", "num_tokens", "family", "dtype")
@@ -39,52 +38,50 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         raise TypeError(f"plans must hold plans, got {type(other).__name__} at {at}")
     # There may be hundreds of plans: all that is done for each is a call of a C function.
     rows, entries, num_tokens, *kinds = zip(*map(_FIELDS, plans), strict=True)
-    kinds.append(tuple(map(attrgetter("device"), rows)))
-    for name, found in zip(("family", "dtype", "device"), kinds, strict=True):
-        if len({*found}) > 1:
-            at, other = next(pair for pair in enumerate(found) if pair[1] != found[0])
-            raise ValueError(
-                f"plans must have one {name}, got {found[0]} and, in plan {at}, {other}"
-            )
-    first, width = plans[0], entries[0].shape[1]
-    sizes = [size // width for size in map(Tensor.numel, entries)]
-    own = first._joined(plans, sum(sizes))
-    joined, joined_entries = torch.cat(rows), torch.cat(entries)
+    if any(len({*found}) > 1 for found in kinds):
+        _refuse(plans)
+    try:
+        joined, joined_entries = torch.cat(rows), torch.cat(entries)
+        own = plans[0]._joined(plans, len(joined_entries))
+    except RuntimeError:  # of another device, or with other columns
+        _refuse(plans)
     *begins, total = accumulate(num_tokens, initial=0)
     if total >= WIDE_FROM and not joined_entries.is_floating_point():
         joined_entries = joined_entries.long()
     if takes_kernels(joined_entries):
         add_begins = plan_kernels().add_begins
         add_begins(joined[:, 0], [*map(len, rows)], begins)
-        add_begins(joined_entries[:, 0], sizes, begins)
+        add_begins(joined_entries[:, 0], [*map(len, entries)], begins)
     else:
         torch.sub(joined[:, 1].cumsum(0), joined[:, 1], out=joined[:, 0])
         # By how much more the entries of each plan begin later than those of the plan before it.
-        begun = torch.zeros(sum(sizes) + 1, dtype=torch.int64, device=joined.device)
-        numbers = torch.tensor([*accumulate(sizes), *num_tokens], device="cpu")
-        ends, later = numbers.to(joined.device).view(2, -1).unbind()
-        joined_entries[:, 0].add_(begun.index_add_(0, ends, later).cumsum_(0)[:-1])
+        of_plans = [*map(Tensor.numel, entries)], num_tokens
+        # What is read from bytes is no tensor of a fake device, or of a graph.
+        is_plain = plans[0]._reads_values
+        numbers = (
+            host_table(of_plans, wide=True) if is_plain else torch.tensor(of_plans, device="cpu")
+        )
+        sizes, later = numbers.to(joined.device).unbind()
+        ends = sizes.cumsum(0) // joined_entries.shape[1]
+        begun = joined_entries.new_zeros(len(joined_entries) + 1)
+        begun.index_add_(0, ends, later.to(begun)).cumsum_(0)
+        joined_entries[:, 0].add_(begun[:-1])
     tables = {"rows": joined, "entries": joined_entries, "num_tokens": total, "seq_len": None}
-    return replace(first, **tables, **own)
+    return replace(plans[0], **tables, **own)
 
 
-def select_rows(plan: _Plan, rows: Tensor) -> _Plan:
-    """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
-    selected = plan._selected_by_kernels(rows)
-    if selected is not None:
-        return selected
-    taken = plan.rows.index_select(0, rows)
-    start, tokens = taken[:, :2].long().unbind(1)
-    first, stop = search(plan._entry_starts, torch.stack((start, start + tokens)) - 1)
-    number = stop - first
-    num_tokens, num_entries = torch.stack((tokens, number)).sum(1).tolist()
-    if not num_tokens:
-        # No token asks for an entry, but a table has one.
-        number[:1], num_entries = 1, min(1, len(rows))
-        first = first.clamp(max=len(plan.entries) - 1)
-    row, entry = spread_ranges(first, number, num_entries)
-    entries, begin = plan.entries.index_select(0, entry), tokens.cumsum(0) - tokens
-    entries[:, 0].add_((begin - start).index_select(0, row))
-    taken[:, 0].copy_(begin)
-    own = plan._selected(entry, rows)
-    return replace(plan, rows=taken, entries=entries, num_tokens=num_tokens, seq_len=None, **own)
+def _refuse(plans: Sequence[_Plan]) -> NoReturn:
+    """Raise the ValueError that says which plan differs from the first, and in what."""
+    of_kinds: dict[str, Callable[[_Plan], object]] = {
+        "family": attrgetter("family"),
+        "dtype": attrgetter("dtype"),
+        "device": attrgetter("device"),
+        "number of columns": lambda plan: [getattr(plan, of).shape[1] for of in plan._OF_ENTRIES],
+    }
+    for name, of in of_kinds.items():
+        for at, plan in enumerate(plans):
+            if of(plan) != of(plans[0]):
+                raise ValueError(
+                    f"plans must have one {name}, got {of(plans[0])} and, in plan {at}, {of(plan)}"
+                )
+    raise AssertionError("the plans go together")

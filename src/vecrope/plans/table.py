@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields, replace
 from itertools import chain
 from math import prod
 from struct import pack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from vecrope.core.search import search
+from vecrope.core.search import search, spread_ranges
 from vecrope.plans.shards import Columns
 from vecrope.spec import MRopeSpec
 
@@ -58,6 +58,8 @@ class PlanTable(ABC):
     dtype: torch.dtype
     padding_value: int
     family: str
+    # The tensors that have a row for each entry.
+    _OF_ENTRIES: ClassVar[tuple[str, ...]] = ("entries",)
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -73,42 +75,27 @@ class PlanTable(ABC):
     def num_axes(self) -> int:
         """A, the number of axes: 3 but for families with a rule of their own."""
 
+    @property
+    @abstractmethod
+    def _invalid(self) -> Sequence[int]:
+        """The columns behind the start of entries that put every token at -1."""
+
     @abstractmethod
     def _expand(self, index: Tensor) -> Tensor:
         """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
 
     @abstractmethod
     def _masked_tokens(self) -> Tensor:
-        """Return (E,) how many masked tokens each entry begins with."""
-
-    @abstractmethod
-    def _voided_entries(self) -> Tensor:
-        """Return entries that begin where these do and put every token at -1."""
+        """Return (E,) int64, how many masked tokens each entry begins with."""
 
     @abstractmethod
     def _joined(self, plans: Sequence[Any], num_entries: int) -> dict[str, Any]:
-        """Return the fields of the class's own of several plans, of which this is the first.
-
-        Args:
-            plans: at least one.
-            num_entries: of all.
-
-        Raises:
-            ValueError: where the plans do not go together.
-        """
-
-    @abstractmethod
-    def _selected(self, _entry: Tensor, _rows: Tensor) -> dict[str, Any]:
-        """Return the fields of the class's own for some entries and rows."""
+        """Return the fields of the class's own of several plans, of which this is the first."""
 
     @property
     def _entry_starts(self) -> Tensor:
         starts = self.entries[:, 0]
         return starts.long() if starts.is_floating_point() else starts
-
-    def _selected_by_kernels(self, _rows: Tensor) -> Self | None:
-        """Return the plan of some rows, (n,) int64; None where no kernel does that."""
-        return None
 
     @property
     def num_rows(self) -> int:
@@ -148,18 +135,31 @@ class PlanTable(ABC):
         moved: Self = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
         return moved
 
-    def with_deltas(self, rope_deltas: Tensor) -> Self:
-        """Return the plan with other deltas (B, 1)."""
-        return replace(self, rows=torch.cat((self.rows[:, :3], rope_deltas, self.rows[:, 4:]), 1))
-
     def voided(self, invalid: Tensor) -> Self:
         """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
-        rows, entries = self.rows.clone(), self.entries
-        rows[:, 2].masked_fill_(invalid, -(2**31))
-        rows[:, 3].masked_fill_(invalid, INVALID_DELTA)
-        return replace(
-            self, rows=rows, entries=torch.where(invalid, self._voided_entries(), entries)
-        )
+        rows, entries = self.rows.clone(), self.entries.clone()
+        columns = (*rows[:, 2:4].unbind(1), *entries[:, 1:].unbind(1))
+        for column, value in zip(columns, (-(2**31), INVALID_DELTA, *self._invalid), strict=True):
+            column.masked_fill_(invalid, value)
+        return replace(self, rows=rows, entries=entries)
+
+    def _select(self, rows: Tensor) -> Self:
+        """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+        taken = self.rows.index_select(0, rows)
+        start, tokens = taken[:, :2].long().unbind(1)
+        first, stop = search(self._entry_starts, torch.stack((start, start + tokens)) - 1)
+        number = stop - first
+        num_tokens, num_entries = torch.stack((tokens, number)).sum(1).tolist()
+        if not num_tokens:
+            # No token asks for an entry, but a table has one.
+            number[:1], num_entries = 1, min(1, len(rows))
+            first = first.clamp(max=len(self.entries) - 1)
+        row, entry = spread_ranges(first, number, num_entries)
+        begin = tokens.cumsum(0) - tokens
+        tables = {name: getattr(self, name).index_select(0, entry) for name in self._OF_ENTRIES}
+        tables["entries"][:, 0].add_((begin - start).index_select(0, row))
+        taken[:, 0].copy_(begin)
+        return replace(self, rows=taken, num_tokens=num_tokens, seq_len=None, **tables)
 
     @property
     def _reads_values(self) -> bool:
@@ -178,9 +178,6 @@ class PlanTable(ABC):
         if not self.seq_len:
             return 1 if self.seq_len is None else self.num_rows
         return self.num_tokens // self.seq_len
-
-    def _all_tokens(self) -> Tensor:
-        return torch.arange(self.num_tokens, dtype=self._entry_starts.dtype, device=self.device)
 
     def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
         """Return the (A, ...) positions of tokens by indices of 64 bits in their rows.
@@ -211,6 +208,18 @@ class PlanTable(ABC):
         positions = self._at(*_tokens_of_step(computed, scheduled, num_tokens))
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
+    def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
+        """Return the positions (A, rows of the input, n) of columns, or (A, n) of packed input.
+
+        Columns beyond the width are padding. With `text_positions` there is one axis in front.
+        """
+        positions = self._expand_columns(columns)
+        if text_positions:
+            index, inside = self._index_of(columns)
+            text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
+            positions = torch.cat((text[None], positions))
+        return positions[:, 0] if self.seq_len is None else positions
+
     def _index_of(self, columns: Columns) -> tuple[Tensor, Tensor]:
         """Return the index (rows of the input, n) of columns in the batch, and which there are."""
         column = columns.indices(self.device)
@@ -229,10 +238,6 @@ class PlanTable(ABC):
         (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
         """
         return following + index
-
-    def _expand_all(self) -> Tensor:
-        """Return the (A, N) positions of all tokens, in the plan's dtype."""
-        return self._expand(self._all_tokens()).to(self.dtype)
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""

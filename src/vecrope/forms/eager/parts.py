@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, compress, pairwise
+from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
 
@@ -40,10 +40,11 @@ class Parts(NamedTuple):
         return [*map(sub, bases, self.masked_before(self.starts))] if self.masked[0] else bases
 
     def masked_before(self, at: Sequence[int]) -> list[int]:
-        """Return how many masked tokens stand before tokens, of which none is inside a run."""
+        """Return how many masked tokens stand before ascending tokens outside of masked runs."""
         starts, stops = self.masked
-        sums = [0, *accumulate(map(sub, stops, starts))]
-        return [sums[bisect_left(starts, index)] for index in at]
+        sums = accumulate(map(sub, stops, starts), initial=0)
+        before = [0, *map(bisect_right, repeat(at), starts), len(at)]
+        return [*chain.from_iterable(map(repeat, sums, map(sub, before[1:], before)))]
 
 
 def make_parts(

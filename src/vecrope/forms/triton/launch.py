@@ -294,7 +294,9 @@ class Launcher:
         images_and_videos = spec.image_token_id, spec.video_token_id
         markers = spec.video_start_token_id, spec.video_end_token_id
         ignore_mask = spec.mask_rule == "ignore"
-        adjacent = self._check and spec.marker_rule == "adjacent" and not by_types
+        adjacent = spec.marker_rule == "adjacent" and not by_types
+        # None: they are counted.
+        open_markers = UNKNOWN_MARKERS if by_types else None
         classes = (*images_and_videos, *markers, _RULES[spec.marker_rule], ignore_mask)
         times = (spec.image_time == "none", *self._time(seconds))
         return (
@@ -312,11 +314,12 @@ class Launcher:
             (
                 *classes,
                 spec.vision_start_token_id if adjacent else None,
+                self._check,
                 self._check and not spec.frames_may_touch,
                 spec.padding_value,
                 spec.delta_length == "padded",
                 self._allow_unused_grids,
-                0 if spec.marker_rule == "none" else UNKNOWN_MARKERS,
+                0 if spec.marker_rule == "none" else open_markers,
                 *times,
             ),
         )

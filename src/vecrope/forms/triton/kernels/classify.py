@@ -77,3 +77,35 @@ def kinds_of(
         placeholder = kept & (token == IMAGE)
         image, video = placeholder & (in_video == 0), placeholder & (in_video == 1)
     return image, video, codes
+
+
+@triton.jit
+def open_markers_of(
+    token,
+    kept,
+    codes,
+    opened,
+    RULE: tl.constexpr,
+    VISION_START: tl.constexpr,
+    OPEN_MARKERS: tl.constexpr,
+):
+    """Return the markers that are open behind each token, as `PlanTable.rows` counts them.
+
+    Args:
+        token: the ids.
+        kept: which are not masked.
+        codes: the third that `kinds_of` returns.
+        opened: what it is given.
+        RULE: by which placeholders are told apart.
+        VISION_START: the marker that must stand right before a group; None: none must.
+        OPEN_MARKERS: the answer where it does not depend on the tokens, or None.
+    """
+    if OPEN_MARKERS is not None:
+        answer = token * 0 + OPEN_MARKERS
+    elif RULE == "count":
+        answer = codes
+    elif RULE == "last":
+        answer = tl.where(codes < 0, opened, codes & 1)
+    else:
+        answer = (kept & (token == VISION_START)).to(tl.int32)
+    return answer

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from vecrope.forms.triton.constants import ARGUMENTS
 from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
-from vecrope.forms.triton.kernels.classify import kinds_of, larger
+from vecrope.forms.triton.kernels.classify import kinds_of, larger, open_markers_of
 from vecrope.forms.triton.kernels.entries import (
     count_entries,
     entry_starts,
@@ -110,6 +110,7 @@ def write(
     RULE: tl.constexpr,
     IGNORE_MASK: tl.constexpr,
     VISION_START: tl.constexpr,
+    CHECK_MARKERS: tl.constexpr,
     APART: tl.constexpr,
     PADDING: tl.constexpr,
     PADDED: tl.constexpr,
@@ -241,7 +242,9 @@ def write(
             length = _measured_length(
                 kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
             )
-            write_row(rows, deltas, row, begin, end, length, OPEN_MARKERS, room)
+            write_row(rows, deltas, row, begin, end, length, room)
+        open_markers = open_markers_of(token, kept, codes, opened, RULE, VISION_START, OPEN_MARKERS)
+        tl.store(rows + row * 5 + 4 + at * 0, open_markers, mask=inside & (at + 1 == end))
         if (block == 0) & (room == 0):
             tl.atomic_add(faults_of(work) + 1, 1, sem="relaxed")
     else:
@@ -260,7 +263,7 @@ def write(
         faults = faults_of(work)
         passed = (counts >> 32) + (all_kept - images - videos + row)
         is_last = found & (place == group - 1)
-        if VISION_START is not None:
+        if CHECK_MARKERS and VISION_START is not None:
             wrong |= lacks_marker(ids, at, begin, visual & (place == 0), VISION_START)
         if APART:
             later = begins & video & (rank > start)

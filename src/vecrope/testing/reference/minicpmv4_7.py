@@ -235,11 +235,8 @@ def _write_picture(
 ) -> int:
     """Write the positions of one picture, the later over the earlier; return what it advances."""
     thumbnail, *slices = picture
-    columns = len(slices)
-    for number in range(len(slices) - 1):
-        if slices[number + 1].start - slices[number].end > 2:
-            columns = number + 1
-            break
+    ends = (n for n in range(1, len(slices)) if slices[n].start - slices[n - 1].end > 2)
+    columns = next(ends, len(slices))
     lines = len(slices) // columns if slices else 0
     if lines * columns != len(slices):
         lines, columns = 1, len(slices)

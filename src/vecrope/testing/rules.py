@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache
 from inspect import signature
 from itertools import count
 from typing import Any, NamedTuple
@@ -154,11 +155,12 @@ def _minicpm(spec: MRopeSpec, lists: Lists) -> Answer:
     return reference.minicpmv4_7.get_rope_index(**lists, **minicpm_rules(spec))
 
 
+@cache
 def _fields_for(function: Callable[..., Any], spec: MRopeSpec) -> Lists:
     """Return the arguments of a reference that are fields of the spec or, first, its own rule."""
-    names = signature(function).parameters
-    found = [(owner, name) for owner in (spec, spec.own_rule) for name in names]
-    return {name: getattr(owner, name) for owner, name in found if hasattr(owner, name)}
+    names, rule = signature(function).parameters, spec.own_rule
+    given = {name: value for name, value in vars(spec).items() if name in names}
+    return given | {name: getattr(rule, name) for name in names if hasattr(rule, name)}
 
 
 def _by_fields(function: Callable[..., Answer]) -> Callable[[MRopeSpec, Lists], Answer]:

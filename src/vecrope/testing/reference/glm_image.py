@@ -29,13 +29,12 @@ def get_rope_index(
         Refusal: if markers, image tokens and grids do not fit each other.
     """
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         own: Rows = image_grid_thw or ()
         if images_per_sample is not None:
             first = sum(images_per_sample[:row])
             own = own[first : first + images_per_sample[row]]
         grids = list(grids_of("image_grid_thw", own, 1))
-        ids = [input_ids[row][i] for i in kept]
         starts = [i + 1 for i, token in enumerate(ids) if token == image_start_token_id]
         ends = [i for i, token in enumerate(ids) if token == image_end_token_id]
         positions: list[Position] = []

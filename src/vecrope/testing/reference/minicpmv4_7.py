@@ -106,8 +106,7 @@ def get_rope_index(
     }
     by_markers = crop_rule == "markers" and any(pending.values())
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        ids = [input_ids[row][index] for index in kept]
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         types = mm_token_type_ids
         pictures = pictures_of(
             ids,

@@ -120,11 +120,10 @@ class OmniReference(NamedTuple):
             raise Refusal("an audio is too short to have a token")
         walk = _Walk(self, images, videos, audios)
 
-        def number_row(row: int, kept: list[int]) -> tuple[list[Position], float]:
-            ids = input_ids[row]
-            positions = walk.row([ids[index] for index in kept])
+        def number_row(row: int, _kept: list[int], ids: list[int]) -> tuple[list[Position], float]:
+            positions = walk.row(ids)
             following = next_position(positions)
-            if self.padding_counts and len(kept) < len(ids):
+            if self.padding_counts and len(ids) < len(input_ids[row]):
                 following = max(following, self.padding_value + 1)
             return positions, self.round(following)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -95,6 +96,7 @@ def token_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> Prom
     return _prompt(draw, spec, rows, lines, mask, draw(st.booleans()), zeros=True, amiss=True)
 
 
+@cache
 def _media(
     spec: MRopeSpec, max_side: int, max_frames: int
 ) -> tuple[st.SearchStrategy[Segment], ...]:
@@ -159,18 +161,13 @@ def _prompt(
     amiss: bool = False,
 ) -> Prompt:
     images = all_of(rows, "images")
-    videos = list(zip(all_of(rows, "videos"), all_of(rows, "seconds"), strict=True))
+    videos: list[Any] = list(zip(all_of(rows, "videos"), all_of(rows, "seconds"), strict=True))
     audios = all_of(rows, "audios")
     if zeros:
         nothing = st.lists(st.integers(0, 3), max_size=1)
-        empty: list[tuple[list[Any], Any]] = [
-            (images, (0, 0, 0)),
-            (videos, ((0, 0, 0), 1.0)),
-            (audios, 0),
-        ]
-        for given, value in empty:
+        for given, empty in ((images, (0, 0, 0)), (videos, ((0, 0, 0), 1.0)), (audios, 0)):
             for at in draw(nothing):
-                given.insert(at, value)
+                given.insert(at, empty)
     if amiss and draw(st.booleans()):
         images = replaced(draw, images, st.just((1, 1, 1)))
         del videos[draw(st.integers(0, 3)) :]

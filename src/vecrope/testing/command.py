@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from textwrap import indent
 from types import MethodType
 from typing import Any, get_args
 
@@ -172,9 +173,8 @@ def _report(prompt: Prompt, error: Exception, loaded: str) -> str:
     reason = str(error).partition("\nfor Prompt")[0]
     if not isinstance(error, AssertionError):
         reason = f"{type(error).__name__}: {reason}"
-    lines = [*reason.splitlines(), "", *(f"  {row}" for row in prompt.symbols)]
-    shown = "\n".join(f"  {line}" for line in lines)
-    return f"""{shown}
+    shown = "\n".join([reason, "", *(f"  {row}" for row in prompt.symbols)])
+    return f"""{indent(shown, "  ")}
 
     from vecrope import MRopeSpec
     from vecrope.testing import Prompt, assert_matches
@@ -195,8 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a model type, such as glm4v")
     parser.add_argument("--convention", required=True, choices=get_args(Convention))
     parser.add_argument("--adapter", help="package.module:function, called with it and arguments")
-    parser.add_argument("--examples", type=int, default=200, help="prompts drawn for a property")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts drawn")
+    parser.add_argument(
+        "--examples", type=int, default=200, help="prompts of each property (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
     parser.add_argument(
         "--slow", action="store_true", help="also what upstreams may fail at; ten times the prompts"
     )

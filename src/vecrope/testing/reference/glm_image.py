@@ -15,6 +15,7 @@ def get_rope_index(
     image_end_token_id: int,
     padding_value: int,
     convention: str,
+    multi_frame_images: bool,
     image_grid_thw: Rows | None = None,
     images_per_sample: Sequence[int] | None = None,
     attention_mask: Rows | None = None,
@@ -35,6 +36,8 @@ def get_rope_index(
             first = sum(images_per_sample[:row])
             own = own[first : first + images_per_sample[row]]
         grids = list(grids_of("image_grid_thw", own, 1))
+        if not multi_frame_images and any(grid.t > 1 for grid in grids):
+            raise Refusal(f"row {row} has an image of several frames")
         starts = [i + 1 for i, token in enumerate(ids) if token == image_start_token_id]
         ends = [i for i, token in enumerate(ids) if token == image_end_token_id]
         positions: list[Position] = []

@@ -1,5 +1,6 @@
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+TESTS = Path(__file__).parent
 # Folders, files and tests that take more than a few seconds: `-m "not slow"` leaves them out.
 SLOW = (
     "bench",
@@ -66,13 +68,26 @@ SLOW = (
 )
 
 settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile("fast", max_examples=6, derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("ci", max_examples=10, derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("thorough", max_examples=5000, deadline=None)
 
 
 def pytest_configure(config):
-    few = os.environ.get("CI") or config.option.markexpr == "not slow"
-    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if few else "dev"))
+    ci = "ci" if os.environ.get("CI") else "dev"
+    profile = "fast" if is_fast(config) else ci
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", profile))
+
+
+def is_fast(config):
+    return config.option.markexpr == "not slow"
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave files of slow tests unread, which takes a third of the time of collecting."""
+    if is_fast(config) and collection_path.is_relative_to(TESTS):
+        return collection_path.relative_to(TESTS).as_posix() in SLOW or None
+    return None
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Sequences arranged in rows, for the tests of packing, shards and plans of several sequences."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from hypothesis import strategies as st
@@ -44,6 +45,8 @@ def alone(prompt):
     )
 
 
+@cache
+@cache
 def sequences(spec, *, hostile=True):
     """Draw a prompt of one row without padding, of one token at least."""
     prompts = conversations(spec, max_rows=1, max_segments=3)

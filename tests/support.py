@@ -3,9 +3,10 @@
 import random
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from vecrope import MRopeSpec, get_rope_index
@@ -29,6 +30,12 @@ FITTING = {
 misfitting = partial(token_soup, fit=False, touching=True, zero_grids=True)
 
 
+def at_most(number):
+    """Return settings of so many examples, or of fewer where the profile has fewer."""
+    return settings(max_examples=min(number, settings.default.max_examples))
+
+
+@cache
 def fitting(spec):
     """Draw any prompt that the reference accepts."""
     return st.one_of(*(strategy(spec) for strategy in FITTING.values()))

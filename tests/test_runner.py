@@ -3,11 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from own_support import SPECS as OWN
 from support import (
     CONVENTIONS,
     assert_same,
+    at_most,
     fitting,
     no_synchronisation,
     random_traffic,
@@ -56,7 +57,7 @@ def test_the_runner_answers_as_the_loop(convention, device):
     spec = spec_of("glm4v", convention)
     runner = make(device, spec)
 
-    @settings(max_examples=40, deadline=None)
+    @at_most(40)
     @given(fitting(spec))
     def check(prompt):
         answer = call(runner, prompt)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import spec_of
 from packings import packings
 from shard_ranks import LAYOUTS, exchange, plan_of
+from support import at_most
 from torch.distributed.tensor.experimental._context_parallel._load_balancer import (
     _HeadTailLoadBalancer,
 )
@@ -94,7 +95,7 @@ def test_refused(arguments, message):
 
 @each_layout
 @given(packing=packings(SPEC), world_size=st.integers(1, 4), text=st.booleans())
-@settings(max_examples=25)
+@at_most(25)
 def test_shards_are_the_columns_of_the_whole(packing, world_size, text, layout):
     plan = plan_rope_index(packing.input_ids, SPEC, **packing.arguments())
     options = {"text_positions": text, "pad_to_multiple_of": 2 * world_size}

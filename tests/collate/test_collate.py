@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import spec_of, transformers_rope_index
 from packings import sequences
-from support import assert_same
+from support import assert_same, at_most
 from torch.utils.data import DataLoader
 
 from tests.collate.samples import IMAGE, QWEN, SAMPLES
@@ -186,7 +186,7 @@ def sample_of(prompt):
 @each_spec
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_a_batch_is_the_samples_one_by_one(packed, spec, data):
     prompts = data.draw(st.lists(sequences(spec), min_size=1, max_size=4))
     side = data.draw(st.sampled_from(["left", "right"]))
@@ -221,7 +221,7 @@ def test_a_batch_is_the_samples_one_by_one(packed, spec, data):
 
 
 @given(prompts=st.lists(sequences(QWEN, hostile=False), min_size=1, max_size=4))
-@settings(max_examples=25)
+@at_most(25)
 def test_a_padded_batch_is_numbered_as_transformers_does(prompts):
     batch = collate([sample_of(prompt) for prompt in prompts], QWEN, pad_token_id=0)
     types = torch.zeros_like(batch["input_ids"])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from omni_support import spec_of
 from own_support import SPECS, minicpm_spec
-from support import assert_same
+from support import assert_same, at_most
 from torch.nn.functional import pad
 
 from vecrope import get_rope_index, plan_rope_index
@@ -18,7 +18,7 @@ each_spec = pytest.mark.parametrize("spec", ALL.values(), ids=ALL)
 
 @each_spec
 def test_nothing_depends_on_the_default_device(spec):
-    @settings(max_examples=5)
+    @at_most(5)
     @given(conversations(spec))
     def check(prompt):
         arguments = {"spec": spec, **prompt.arguments()}
@@ -35,7 +35,7 @@ def test_nothing_depends_on_the_default_device(spec):
 
 @each_spec
 def test_rows_may_be_a_slice_of_longer_ones(spec):
-    @settings(max_examples=5)
+    @at_most(5)
     @given(conversations(spec))
     def check(prompt):
         ids = prompt.input_ids

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packings import packings
+from support import at_most
 from transformers.masking_utils import find_packed_sequence_indices
 
 from tests.plans.sequence_cases import (
@@ -19,7 +20,7 @@ from vecrope import (
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_transformers_finds_the_sequences_in_the_text_row(spec, data):
     packing = data.draw(packings(spec))
     position_ids, _ = get_rope_index(
@@ -40,7 +41,7 @@ def test_transformers_finds_the_sequences_in_the_text_row(spec, data):
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_the_numbers_are_found_in_the_text_row(spec, data):
     packing = data.draw(packings(spec))
     position_ids, _ = get_rope_index(

@@ -5,11 +5,11 @@ import operator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import families_of, spec_of, transformers_rope_index
 from packings import packings
-from support import assert_same, grid_tensor, rope_index
+from support import assert_same, at_most, grid_tensor, rope_index
 
 import vecrope
 import vecrope.plans.from_groups
@@ -154,7 +154,7 @@ def assert_is_one_by_one(answer, packing, spec, answer_alone=None):
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=12)
+@at_most(12)
 def test_packed_equals_the_sequences_one_by_one(spec, data):
     packing = data.draw(packings(spec))
     arguments = packing.arguments()
@@ -166,7 +166,7 @@ def test_packed_equals_the_sequences_one_by_one(spec, data):
 
 @pytest.mark.parametrize("model_type", families_of("transformers"))
 @given(data=st.data())
-@settings(max_examples=8)
+@at_most(8)
 def test_packed_equals_transformers_one_by_one(model_type, data):
     spec = spec_of(model_type, "transformers")
     packing = data.draw(packings(spec, hostile=False))
@@ -176,7 +176,7 @@ def test_packed_equals_transformers_one_by_one(model_type, data):
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_numbers_equal_bounds(spec, data):
     packing = data.draw(packings(spec))
     flat = packing.sequence_ids.flatten() > 0
@@ -191,7 +191,7 @@ def test_numbers_equal_bounds(spec, data):
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_the_static_form_equals_the_exact_one(spec, data):
     packing = data.draw(packings(spec))
     room = data.draw(st.integers(0, 2))
@@ -210,7 +210,7 @@ def test_the_static_form_equals_the_exact_one(spec, data):
 
 
 @given(packing=packings(QWEN))
-@settings(max_examples=12)
+@at_most(12)
 def test_a_plan_has_the_sequences_for_rows(packing):
     plan = plan_rope_index(packing.input_ids, QWEN, **packing.arguments())
     want = get_rope_index(packing.input_ids, QWEN, **packing.arguments())

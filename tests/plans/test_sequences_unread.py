@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oracles import spec_of
 from packings import packings
-from support import LEAST, assert_no_answer, assert_same
+from support import LEAST, assert_no_answer, assert_same, at_most
 from torch._subclasses import FakeTensorMode
 
 from tests.plans.sequence_cases import (
@@ -46,7 +46,7 @@ def test_too_few_groups_give_no_answer_where_deltas_are_of_padded_rows():
 
 @each_spec
 @given(data=st.data())
-@settings(max_examples=10)
+@at_most(10)
 def test_the_least_capacity_suffices_and_no_less(spec, data):
     """However many sequences there is room for: those that are not there need no entry."""
     packing = data.draw(packings(spec))

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from textwrap import indent
 from types import MethodType
 from typing import Any, get_args
 
@@ -42,25 +43,24 @@ def load(path: str, adapter: str | None = None) -> Function:
     if adapter is not None:
         call = _resolved(adapter)
         return lambda **arguments: call(function, **arguments)
-    parameters = inspect.signature(function).parameters.values()
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    names = {parameter.name for parameter in parameters}
+    parameters = inspect.signature(function).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
 
     def matched(**arguments: Any) -> Any:
-        missing = [
-            parameter.name
-            for parameter in parameters
-            if parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            and parameter.name not in arguments
-        ]
+        missing = [name for name in needed if name not in arguments]
         if missing:
             raise UnmatchedError(
                 f"{path} needs {', '.join(missing)}, a prompt has {', '.join(arguments)}; "
                 "name an --adapter that takes the function and a prompt's arguments"
             )
         return function(
-            **{name: value for name, value in arguments.items() if takes_all or name in names}
+            **{name: value for name, value in arguments.items() if takes_all or name in parameters}
         )
 
     return matched
@@ -100,10 +100,9 @@ def _properties(spec: MRopeSpec, *, slow: bool) -> Iterator[Property]:
     yield "hostile prompts are answered as by the reference", with_tokens, _if_any
     if slow:
         yield "a row may hold no token", token_soup(spec, **soup), _if_any
-    if slow and spec.own_rule is None:
-        touching = conversations(spec, touching=True)
-        yield "images and frames that touch are told apart", touching, assert_matches
-    if slow:
+        if spec.own_rule is None:
+            touching = conversations(spec, touching=True)
+            yield "images and frames that touch are told apart", touching, assert_matches
         misfits = token_soup(spec, **({"fit": False} if soup else {}))
         yield "a prompt without positions is refused", misfits, assert_matches
 
@@ -132,8 +131,10 @@ def _assert_unchanged(function: Function, prompt: Prompt) -> None:
             raise AssertionError(f"{name} was {value.tolist()}, and is {now.tolist()} now")
 
 
-def _search(function: Function, one: Property, examples: int, seed: int) -> str | None:
-    """Return what is wrong with the shortest prompt that fails, or None."""
+def _search(
+    function: Function, one: Property, examples: int, seed: int
+) -> tuple[Prompt, Exception] | None:
+    """Return the shortest prompt that fails and its error, or None."""
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import seed as seeded
 
@@ -153,8 +154,6 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
     def run(prompt: Prompt) -> None:
         try:
             check(function, prompt)
-        except UnmatchedError:
-            raise
         except Exception as error:
             # The last one is the shortest.
             failed[:] = [(prompt, error)]
@@ -162,18 +161,28 @@ def _search(function: Function, one: Property, examples: int, seed: int) -> str 
 
     try:
         run()
-    except UnmatchedError:
-        raise
-    except Exception:
-        if not failed:
+    except Exception as error:
+        if not failed or isinstance(error, UnmatchedError):
             raise
-        prompt, error = failed[0]
-        reason = str(error).partition("\nfor Prompt")[0]
-        if not isinstance(error, AssertionError):
-            reason = f"{type(error).__name__}: {reason}"
-        rows = "\n".join(f"  {row}" for row in prompt.symbols)
-        return f"{reason}\n\n{rows}\n\n{prompt!r}"
+        return failed[0]
     return None
+
+
+def _report(prompt: Prompt, error: Exception, loaded: str) -> str:
+    """Describe a failure: what is wrong, the prompt as symbols, and a snippet to paste."""
+    reason = str(error).partition("\nfor Prompt")[0]
+    if not isinstance(error, AssertionError):
+        reason = f"{type(error).__name__}: {reason}"
+    shown = "\n".join([reason, "", *(f"  {row}" for row in prompt.symbols)])
+    return f"""{indent(shown, "  ")}
+
+    from vecrope import MRopeSpec
+    from vecrope.testing import Prompt, assert_matches
+    from vecrope.testing.command import load
+
+    prompt = {prompt!r}
+    assert_matches({loaded}, prompt)
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -186,8 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="a model type, such as glm4v")
     parser.add_argument("--convention", required=True, choices=get_args(Convention))
     parser.add_argument("--adapter", help="package.module:function, called with it and arguments")
-    parser.add_argument("--examples", type=int, default=200, help="prompts drawn for a property")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts drawn")
+    parser.add_argument(
+        "--examples", type=int, default=200, help="prompts of each property (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts (%(default)s)")
     parser.add_argument(
         "--slow", action="store_true", help="also what upstreams may fail at; ten times the prompts"
     )
@@ -203,19 +214,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("FAILED" if failure else "passed", one[0])
             if failure:
                 failures += 1
-                reason, _, prompt = failure.rpartition("\n\n")
-                adapter = f", {options.adapter!r}" if options.adapter else ""
-                print("\n".join(f"  {line}" for line in reason.splitlines()))
-                print(
-                    f"""
-    from vecrope import MRopeSpec
-    from vecrope.testing import Prompt, assert_matches
-    from vecrope.testing.command import load
-
-    prompt = {prompt}
-    assert_matches(load({options.function!r}{adapter}), prompt)
-"""
-                )
+                paths = [repr(path) for path in (options.function, options.adapter) if path]
+                print(_report(*failure, f"load({', '.join(paths)})"))
     except ValueError as error:
         parser.error(str(error))
     return int(failures > 0)

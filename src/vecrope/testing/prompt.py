@@ -234,13 +234,13 @@ _FROM_ROWS = ("mm_token_type_ids", "attention_mask")
 
 
 def _token_types(spec: MRopeSpec, ids: list[list[int]], mask: list[list[int]] | None) -> Rows:
+    if mask is None or spec.mask_rule == "ignore":
+        mask = [[1] * len(row) for row in ids]
     rows = []
-    for row, row_ids in enumerate(ids):
-        values = [1] * len(row_ids) if mask is None or spec.mask_rule == "ignore" else mask[row]
-        kept = [value == 1 for value in values]
-        valid = (token for token, keep in zip(row_ids, kept, strict=True) if keep)
+    for row, kept in zip(ids, mask, strict=True):
+        valid = (token for token, keep in zip(row, kept, strict=True) if keep == 1)
         types = iter(reference.token_types(valid, **type_rules_of(spec)))
-        rows.append([next(types) if keep else reference.TEXT for keep in kept])
+        rows.append([next(types) if keep == 1 else reference.TEXT for keep in kept])
     return rows
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache
+from inspect import signature
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -54,10 +56,6 @@ _SYMBOLS_OF_OWN_RULES = {
 # What names a spec or describes the tensors of an answer; every other field is a rule, and an
 # argument of the reference by the same name.
 _NO_RULES = ("model_type", "convention", "position_dtype", "own_rule")
-_TYPE_RULES = (
-    *("image_token_id", "video_token_id", "video_start_token_id", "video_end_token_id"),
-    "marker_rule",
-)
 
 
 class Family(NamedTuple):
@@ -106,7 +104,7 @@ def rules_of(spec: MRopeSpec) -> Lists:
 
 def type_rules_of(spec: MRopeSpec) -> Lists:
     """Return the arguments of `reference.token_types` that a spec stands for."""
-    return {name: getattr(spec, name) for name in _TYPE_RULES}
+    return _fields_for(reference.token_types, spec)
 
 
 def seconds_of(seconds: torch.Tensor | Sequence[float] | None) -> Lists:
@@ -128,10 +126,8 @@ def omni_reference(spec: MRopeSpec) -> reference.omni.OmniReference:
     rule = spec.own_rule
     if not isinstance(rule, OmniRule):
         raise TypeError(f"spec must be that of an omni family, got own_rule {rule!r}")
-    names = reference.omni.OmniReference._fields
-    given = {name: getattr(spec, name) for name in names if hasattr(spec, name)}
-    given |= {name: getattr(rule, name) for name in names if hasattr(rule, name)}
-    return reference.omni.OmniReference(**given, rounds=spec.position_dtype == "float32")
+    rules = reference.omni.OmniReference
+    return rules(**_fields_for(rules, spec), rounds=spec.position_dtype == "float32")
 
 
 def _omni(spec: MRopeSpec, lists: Lists) -> Answer:
@@ -149,16 +145,9 @@ def minicpm_rules(spec: MRopeSpec) -> Lists:
     rule = spec.own_rule
     if not isinstance(rule, MiniCPMV47):
         raise ValueError(f"{spec.model_type!r} has no MiniCPMV47, got {rule!r}")
-    return {
-        "image_token_id": spec.image_token_id,
-        "video_token_id": spec.video_token_id,
+    return _fields_for(reference.minicpmv4_7.get_rope_index, spec) | {
         "markers": tuple(getattr(rule, name) for name in _MINICPM_MARKERS),
         "downsample_factor": {"16x": 4, "4x": 2}[rule.downsample_mode],
-        "newline_closes": rule.newline_closes,
-        "crop_rule": rule.crop_rule,
-        "mask_rule": spec.mask_rule,
-        "padding_value": spec.padding_value,
-        "delta_length": spec.delta_length,
     }
 
 
@@ -166,15 +155,16 @@ def _minicpm(spec: MRopeSpec, lists: Lists) -> Answer:
     return reference.minicpmv4_7.get_rope_index(**lists, **minicpm_rules(spec))
 
 
-def _of_fields(function: Callable[..., Answer], *names: str) -> Callable[..., Answer]:
-    """Return a reference that takes fields of the spec, or of its own rule, by their names."""
+@cache
+def _fields_for(function: Callable[..., Any], spec: MRopeSpec) -> Lists:
+    """Return the arguments of a reference that are fields of the spec or, first, its own rule."""
+    names, rule = signature(function).parameters, spec.own_rule
+    given = {name: value for name, value in vars(spec).items() if name in names}
+    return given | {name: getattr(rule, name) for name in names if hasattr(rule, name)}
 
-    def answer(spec: MRopeSpec, lists: Lists) -> Answer:
-        fields_of = (spec if hasattr(spec, name) else spec.own_rule for name in names)
-        given = {name: getattr(owner, name) for name, owner in zip(names, fields_of, strict=True)}
-        return function(**_skipping(spec, lists), **given)
 
-    return answer
+def _by_fields(function: Callable[..., Answer]) -> Callable[[MRopeSpec, Lists], Answer]:
+    return lambda spec, lists: function(**_skipping(spec, lists), **_fields_for(function, spec))
 
 
 def _skipping(spec: MRopeSpec, lists: Lists) -> Lists:
@@ -197,33 +187,12 @@ _FAMILIES = {
         ("mm_token_type_ids", "target_sizes", "target_sizes_videos", "attention_mask"), _minicpm
     ),
     Hunyuan: Family(
-        ("image_grid_thw", "attention_mask"),
-        _of_fields(
-            reference.hunyuan_vl.get_rope_index,
-            *("num_axes", "image_token_id", "spatial_merge_size"),
-        ),
+        ("image_grid_thw", "attention_mask"), _by_fields(reference.hunyuan_vl.get_rope_index)
     ),
     GlmImage: Family(
         ("image_grid_thw", "images_per_sample", "attention_mask"),
-        _of_fields(
-            reference.glm_image.get_rope_index,
-            *("image_token_id", "image_start_token_id", "image_end_token_id", "padding_value"),
-            "convention",
-        ),
+        _by_fields(reference.glm_image.get_rope_index),
     ),
-    Isaac: Family(
-        ("image_grid_thw", "attention_mask"),
-        _of_fields(
-            reference.isaac.get_rope_index,
-            *("image_token_id", "spatial_merge_size", "padding_value"),
-        ),
-    ),
-    Bailing: Family(
-        (*_GRIDS, "attention_mask"),
-        _of_fields(
-            reference.bailing.get_rope_index,
-            *("image_token_id", "video_token_id", "vision_start_token_id", "video_start_token_id"),
-            *("separate_frames", "spatial_merge_size", "least_position", "position_limit"),
-        ),
-    ),
+    Isaac: Family(("image_grid_thw", "attention_mask"), _by_fields(reference.isaac.get_rope_index)),
+    Bailing: Family((*_GRIDS, "attention_mask"), _by_fields(reference.bailing.get_rope_index)),
 }

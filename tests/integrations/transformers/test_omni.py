@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omni_support import configuration, kept, spec_of, without_zeros
 from support import assert_same
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import (
     Qwen2_5OmniTalkerForConditionalGeneration,
     Qwen2_5OmniThinkerForConditionalGeneration,
-    Qwen2_5OmniThinkerModel,
 )
 from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import (
     Qwen3OmniMoeTalkerForConditionalGeneration,
@@ -114,9 +114,13 @@ def test_without_grids_audio_is_not_looked_at():
         assert_same(ours, theirs)
 
 
+@pytest.mark.skipif(
+    not hasattr(modeling_qwen2_5_omni, "Qwen2_5OmniThinkerModel"),
+    reason="this release of transformers has no model within a thinker",
+)
 def test_the_model_in_a_thinker_is_patched_as_well():
     module = bare("qwen2_5_omni_thinker")
-    module.model = bare("qwen2_5_omni_thinker", Qwen2_5OmniThinkerModel)
+    module.model = bare("qwen2_5_omni_thinker", modeling_qwen2_5_omni.Qwen2_5OmniThinkerModel)
     patch(module)
     assert all("get_rope_index" in vars(each) for each in (module, module.model))
 

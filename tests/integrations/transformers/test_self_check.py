@@ -262,10 +262,11 @@ def test_a_method_without_source_is_not_known_and_compared():
 
 
 def test_hy_v4_vl_is_refused_for_its_newline_column():
-    from transformers.models.hy_v4_vl.modeling_hy_v4_vl import HYV4VLModel
+    reason = "this release of transformers has no hy_v4_vl"
+    modeling = pytest.importorskip("transformers.models.hy_v4_vl.modeling_hy_v4_vl", reason=reason)
 
     module = bare(
-        HYV4VLModel,
+        modeling.HYV4VLModel,
         model_type="hy_v4_vl",
         vision_config=SimpleNamespace(spatial_merge_size=2),
     )

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from omni_support import each_omni, rope_index, rows_of, spec_of
-from support import assert_same
+from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
@@ -15,7 +15,7 @@ from vecrope.testing import conversations
 
 @each_omni
 def test_a_plan_expands_to_the_positions(model_type, convention):
-    @settings(max_examples=12)
+    @at_most(12)
     @given(mixtures(spec_of(model_type, convention, 13.0), max_rows=1))
     def check(prompt):
         plan = rope_index(prompt, plan_rope_index)
@@ -32,7 +32,7 @@ def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
 
     monkeypatch.setattr("vecrope.plans.from_positions.lines_of", refuse)
 
-    @settings(max_examples=12)
+    @at_most(12)
     @given(conversations(spec_of("qwen3_omni_moe", "transformers", 13.0)))
     def check(prompt):
         for row in rows_of(prompt):

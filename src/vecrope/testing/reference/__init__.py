@@ -5,14 +5,7 @@ being right. `get_rope_index` is the rule that most families share; a module for
 rule of its own has a function of the same name. `rows` is the loop that all of them go through.
 """
 
-from vecrope.testing.reference import (
-    bailing,
-    glm_image,
-    hunyuan_vl,
-    isaac,
-    minicpmv4_7,
-    omni,
-)
+from vecrope.testing.reference import bailing, glm_image, hunyuan_vl, isaac, minicpmv4_7, omni
 from vecrope.testing.reference.rows import IMAGE, TEXT, VIDEO, Answer, Refusal
 from vecrope.testing.reference.shared import get_rope_index, token_types
 

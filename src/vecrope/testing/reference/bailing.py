@@ -47,8 +47,7 @@ def get_rope_index(
         video_token_id: vision_start_token_id if separate_frames else video_start_token_id,
     }
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        ids = [input_ids[row][i] for i in kept]
+    def number_row(row: int, _kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         positions: list[Position] = []
         now = 0
         while len(positions) < len(ids):

@@ -15,6 +15,7 @@ def get_rope_index(
     image_end_token_id: int,
     padding_value: int,
     convention: str,
+    multi_frame_images: bool,
     image_grid_thw: Rows | None = None,
     images_per_sample: Sequence[int] | None = None,
     attention_mask: Rows | None = None,
@@ -29,13 +30,14 @@ def get_rope_index(
         Refusal: if markers, image tokens and grids do not fit each other.
     """
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         own: Rows = image_grid_thw or ()
         if images_per_sample is not None:
             first = sum(images_per_sample[:row])
             own = own[first : first + images_per_sample[row]]
         grids = list(grids_of("image_grid_thw", own, 1))
-        ids = [input_ids[row][i] for i in kept]
+        if not multi_frame_images and any(grid.t > 1 for grid in grids):
+            raise Refusal(f"row {row} has an image of several frames")
         starts = [i + 1 for i, token in enumerate(ids) if token == image_start_token_id]
         ends = [i for i, token in enumerate(ids) if token == image_end_token_id]
         positions: list[Position] = []

@@ -35,13 +35,11 @@ def get_rope_index(
     grids = grids_of("image_grid_thw", image_grid_thw, spatial_merge_size)
     pending = iter(list(enumerate(grids)))
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        types = [
-            input_ids[row][i] == image_token_id
-            if mm_token_type_ids is None
-            else mm_token_type_ids[row][i] == IMAGE
-            for i in kept
-        ]
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
+        if mm_token_type_ids is None:
+            types = [token == image_token_id for token in ids]
+        else:
+            types = [mm_token_type_ids[row][index] == IMAGE for index in kept]
         positions: list[Position] = []
         for is_image, run in groupby(types):
             length, start = len(list(run)), len(positions)

@@ -31,8 +31,7 @@ def get_rope_index(
     """
     grids = iter(list(grids_of("image_grid_thw", image_grid_thw, spatial_merge_size)))
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        ids = [input_ids[row][i] for i in kept]
+    def number_row(row: int, _kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         positions: list[Position] = []
         now = after_last = 0
         text_since = 0

@@ -106,8 +106,7 @@ def get_rope_index(
     }
     by_markers = crop_rule == "markers" and any(pending.values())
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        ids = [input_ids[row][index] for index in kept]
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         types = mm_token_type_ids
         pictures = pictures_of(
             ids,
@@ -235,11 +234,8 @@ def _write_picture(
 ) -> int:
     """Write the positions of one picture, the later over the earlier; return what it advances."""
     thumbnail, *slices = picture
-    columns = len(slices)
-    for number in range(len(slices) - 1):
-        if slices[number + 1].start - slices[number].end > 2:
-            columns = number + 1
-            break
+    ends = (n for n in range(1, len(slices)) if slices[n].start - slices[n - 1].end > 2)
+    columns = next(ends, len(slices))
     lines = len(slices) // columns if slices else 0
     if lines * columns != len(slices):
         lines, columns = 1, len(slices)

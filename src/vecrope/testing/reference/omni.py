@@ -12,6 +12,7 @@ a video with sound without it, and a missing end marker.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -119,11 +120,10 @@ class OmniReference(NamedTuple):
             raise Refusal("an audio is too short to have a token")
         walk = _Walk(self, images, videos, audios)
 
-        def number_row(row: int, kept: list[int]) -> tuple[list[Position], float]:
-            ids = input_ids[row]
-            positions = walk.row([ids[index] for index in kept])
+        def number_row(row: int, _kept: list[int], ids: list[int]) -> tuple[list[Position], float]:
+            positions = walk.row(ids)
             following = next_position(positions)
-            if self.padding_counts and len(kept) < len(ids):
+            if self.padding_counts and len(ids) < len(input_ids[row]):
                 following = max(following, self.padding_value + 1)
             return positions, self.round(following)
 
@@ -153,18 +153,14 @@ class OmniReference(NamedTuple):
         return [int(time) for time in times] if self.whole_times else times
 
 
+@dataclass
 class _Walk:
     """One pass over a batch; the media are taken as they are met, on across rows."""
 
-    def __init__(
-        self,
-        rules: OmniReference,
-        images: list[Grid],
-        videos: list[_Video],
-        audios: list[int],
-    ) -> None:
-        self.rules = rules
-        self.images, self.videos, self.audios = images, videos, audios
+    rules: OmniReference
+    images: list[Grid]
+    videos: list[_Video]
+    audios: list[int]
 
     def row(self, ids: list[int]) -> list[Position]:
         """Number the unmasked tokens of one row."""
@@ -183,7 +179,7 @@ class _Walk:
                 continue
             position = add(start, text)
             markers = 2 if kind == "sound" else 1
-            block = self._block(kind, ids, index + markers)
+            offsets, heard = self._media(kind, ids, index + markers)
             if kind == "sound" and rules.sound_markers == "early":
                 markers = 1
             shared = rules.sound_markers == "shared"
@@ -191,7 +187,7 @@ class _Walk:
                 (add(position, 0 if shared else marker),) * 3 for marker in range(markers)
             ]
             base = add(position, 1 if shared else markers)
-            numbered, last = block(base)
+            numbered, last = self._number(offsets, heard, base)
             positions += numbered
             end = add(max(map(max, last)), 1)
             ends = [add(end, 0 if shared else marker) for marker in range(markers)]
@@ -225,33 +221,30 @@ class _Walk:
             return "sound"
         return ""
 
-    def _block(
+    def _media(
         self, kind: str, ids: list[int], begin: int
-    ) -> Callable[[float], tuple[list[Position], list[Position]]]:
+    ) -> tuple[list[tuple[float, int, int]], int]:
         """Take an item's media, and check that the prompt holds its tokens and its end markers.
 
         Returns:
-            What numbers it from a base: its positions, and those that its end markers follow.
+            The offsets of its tokens of images or videos, and the number of those of audio.
         """
         rules = self.rules
-        frames: list[tuple[float, int, int]] = []
-        num_frames = heard = 0
+        grid: Grid | None = None
+        seconds, heard = 1.0, 0
         try:
             if kind == "image":
-                (_, _, num_frames, height, width), seconds = self.images.pop(0), 1.0
+                grid = self.images.pop(0)
             elif kind != "audio":
-                (_, _, num_frames, height, width), seconds, _ = self.videos.pop(0)
+                grid, seconds, _ = self.videos.pop(0)
             if kind in ("audio", "sound"):
                 heard = self.audios.pop(0)
         except IndexError:
             raise Refusal(f"there is no more {kind}") from None
-        if num_frames:
-            frames = [
-                (time, y, x)
-                for time in rules.times(num_frames, seconds)
-                for y in range(height)
-                for x in range(width)
-            ]
+        frames: list[tuple[float, int, int]] = []
+        if grid is not None:
+            times = rules.times(grid.t, seconds)
+            frames = [(time, y, x) for time in times for y in range(grid.h) for x in range(grid.w)]
         placeholder = rules.image_token_id if kind == "image" else rules.video_token_id
         needed = [placeholder] * len(frames) + [rules.audio_token_id] * heard
         body = ids[begin : begin + len(needed)]
@@ -262,7 +255,7 @@ class _Walk:
         for index in markers:
             if index >= len(ids) or self._kind(ids, index) or self._is_placeholder(ids[index]):
                 raise Refusal(f"a {kind} has no end markers")
-        return lambda base: self._number(frames, heard, base)
+        return frames, heard
 
     def _number(
         self, frames: list[tuple[float, int, int]], heard: int, base: float
@@ -279,17 +272,16 @@ class _Walk:
         else:
             assert rules.seconds_per_chunk is not None
             length = int(rules.tokens_per_second * rules.seconds_per_chunk)
-            times = [time for time, _, _ in frames]
-            if rules.interleave == "walk":
-                films = _walk_chunks(video, times, length)
-            else:
-                numbers = [int(time // length) for time in times]
-                films = [
-                    [position for position, _ in run]
-                    for _, run in groupby(
-                        zip(video, numbers, strict=True), key=lambda pair: pair[1]
-                    )
-                ]
+            number, numbers = 0, []
+            for time, _, _ in frames:
+                following = int(time // length)
+                number = min(following, number + 1) if rules.interleave == "walk" else following
+                numbers.append(number)
+            numbered_video = zip(numbers, video, strict=True)
+            films = [
+                [position for _, position in run]
+                for _, run in groupby(numbered_video, key=lambda pair: pair[0])
+            ]
             sounds = [audio[at : at + length] for at in range(0, heard, length)]
             pieces = []
             for number in range(max(len(films), len(sounds))):
@@ -325,12 +317,3 @@ def _merge(video: list[Position], audio: list[Position]) -> list[list[Position]]
         pieces.append([taken[0]])
         del taken[0]
     return [*pieces, video or audio]
-
-
-def _walk_chunks(video: list[Position], times: list[float], length: int) -> list[list[Position]]:
-    chunks: list[list[Position]] = [[]]
-    for position, time in zip(video, times, strict=True):
-        if time >= len(chunks) * length:
-            chunks.append([])
-        chunks[-1].append(position)
-    return chunks

@@ -40,7 +40,7 @@ class Grid(NamedTuple):
 def number_rows(
     input_ids: Rows,
     attention_mask: Rows | None,
-    number_row: Callable[[int, list[int]], tuple[Sequence[Position], Any]],
+    number_row: Callable[[int, list[int], list[int]], tuple[Sequence[Position], Any]],
     *,
     num_axes: int = 3,
     padding_value: int,
@@ -51,8 +51,8 @@ def number_rows(
     Args:
         input_ids: B rows of T token ids.
         attention_mask: B rows of T values, 1 for a token and 0 for none, or None: all are tokens.
-        number_row: takes the index of a row and those of its unmasked tokens; returns the position
-            of each of these, and the position at which decoding goes on.
+        number_row: takes the index of a row, those of its unmasked tokens and their ids; returns
+            the position of each of these, and the position at which decoding goes on.
         num_axes: the numbers of a position.
         padding_value: the position of masked tokens.
         delta_length: what deltas are measured against, the `"padded"` or the `"valid"` length.
@@ -62,7 +62,7 @@ def number_rows(
     for row, ids in enumerate(input_ids):
         mask = [1] * len(ids) if attention_mask is None else attention_mask[row]
         kept = [index for index, value in enumerate(mask) if value]
-        positions, following = number_row(row, kept)
+        positions, following = number_row(row, kept, [ids[index] for index in kept])
         for axis in range(num_axes):
             line: list[Any] = [padding_value] * len(ids)
             for index, position in zip(kept, positions, strict=True):

@@ -162,12 +162,11 @@ def get_rope_index(
     for row, mask in enumerate(attention_mask or ()):
         _check_row("attention_mask", row, mask, allowed=(0, 1))
 
-    def number_row(row: int, kept: list[int]) -> tuple[list[Position], int]:
-        tokens = [input_ids[row][index] for index in kept]
+    def number_row(row: int, kept: list[int], ids: list[int]) -> tuple[list[Position], int]:
         marked = None
         if mm_token_type_ids is None:
             types = token_types(
-                tokens,
+                ids,
                 image_token_id=image_token_id,
                 video_token_id=video_token_id,
                 video_start_token_id=video_start_token_id,
@@ -175,7 +174,7 @@ def get_rope_index(
                 marker_rule=marker_rule,
             )
             if marker_rule == "adjacent":
-                marked = [token == vision_start_token_id for token in [None, *tokens]]
+                marked = [token == vision_start_token_id for token in [None, *ids]]
         else:
             types = [mm_token_type_ids[row][index] for index in kept]
             _check_row("mm_token_type_ids", row, types, allowed=(TEXT, IMAGE, VIDEO))

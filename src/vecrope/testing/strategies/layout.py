@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ class Segment(NamedTuple):
     audios: tuple[int, ...] = ()
 
 
+@cache
 def text(max_length: int) -> st.SearchStrategy[Segment]:
     """Draw text tokens."""
     return st.integers(1, max_length).map(lambda length: Segment("t" * length))
@@ -69,6 +71,7 @@ def patches(spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
     return [(t, h * merge, w * merge) for t, h, w in grids]
 
 
+@cache
 def any_grid(spec: MRopeSpec) -> st.SearchStrategy[Grid]:
     """Draw a grid in patches: a sound one, one of zeros, or an ill-formed one."""
     small = st.integers(1, 3)

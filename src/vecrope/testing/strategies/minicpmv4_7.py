@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -119,6 +120,7 @@ def _picture(draw: st.DrawFn, kind: int, max_side: int) -> tuple[str, list[Size]
     return symbols, sizes
 
 
+@cache
 def _piece() -> st.SearchStrategy[str]:
     run = st.tuples(st.sampled_from("IV"), st.integers(1, 6)).map(lambda drawn: drawn[0] * drawn[1])
     thumbnail = run.map(lambda symbols: f"({symbols})")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -10,7 +12,16 @@ from vecrope.spec import MRopeSpec
 from vecrope.testing.prompt import Prompt
 from vecrope.testing.rules import omni_reference
 from vecrope.testing.sound import sound_block
-from vecrope.testing.strategies.layout import Grid, Segment, all_of, lines_of, pad, patches, text
+from vecrope.testing.strategies.layout import (
+    Grid,
+    Segment,
+    all_of,
+    lines_of,
+    pad,
+    patches,
+    replaced,
+    text,
+)
 
 # Steps at usual and at unusual frame rates; few are fractions of two.
 SECONDS = (1.0, 0.5, 0.75, 2 / 3, 0.08, 2 / 29.97, 2.0, 2 / 0.3, 0.001, 0.0)
@@ -47,16 +58,8 @@ def conversations(
         zeros: whether grids and lengths of zeros, which are nothing, may stand among the others.
     """
     sound = draw(st.booleans()) if use_audio_in_video is None else use_audio_in_video
-    side = st.integers(1, max_side)
-    video = st.tuples(st.integers(1, max_frames), side, side)
-    segment = st.one_of(
-        text(max_text),
-        st.tuples(st.integers(1, 2), side, side).map(_image),
-        mel_frames(spec).map(lambda length: _audio(spec, length)),
-        st.tuples(video, st.sampled_from(SECONDS), mel_frames(spec)).map(
-            lambda drawn: _sound(spec, *drawn) if sound else _video(*drawn[:2])
-        ),
-    )
+    image, audio, video, video_with_sound = _media(spec, max_side, max_frames)
+    segment = st.one_of(text(max_text), image, audio, video_with_sound if sound else video)
     row = st.lists(segment, min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
     lines, mask = _with_holes(draw, spec, lines_of(rows))
@@ -74,15 +77,7 @@ def token_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> Prom
         spec: the rules under which the prompt is read.
         max_pieces: the most pieces in a row.
     """
-    side = st.integers(1, 2)
-    video = st.tuples(st.integers(1, 3), side, side)
-    seconds = st.sampled_from(SECONDS)
-    whole = st.one_of(
-        st.tuples(st.integers(1, 2), side, side).map(_image),
-        mel_frames(spec).map(lambda length: _audio(spec, length)),
-        st.tuples(video, seconds).map(lambda drawn: _video(*drawn)),
-        st.tuples(video, seconds, mel_frames(spec)).map(lambda drawn: _sound(spec, *drawn)),
-    )
+    whole = st.one_of(_media(spec, max_side=2, max_frames=3))
     stray = st.sampled_from("tttt<>()").map(Segment)
     placeholder = st.sampled_from("IVA").map(Segment)
     cut = st.tuples(whole, st.integers(0, 2), st.integers(0, 2)).map(
@@ -101,10 +96,23 @@ def token_soup(draw: st.DrawFn, spec: MRopeSpec, *, max_pieces: int = 6) -> Prom
     return _prompt(draw, spec, rows, lines, mask, draw(st.booleans()), zeros=True, amiss=True)
 
 
-def mel_frames(spec: MRopeSpec) -> st.SearchStrategy[int]:
-    """Draw an audio length that gives at least one token and few of them."""
-    n_window = omni_reference(spec).n_window
-    return st.integers(3, 40) if n_window is None else st.integers(1, 230)
+@cache
+def _media(
+    spec: MRopeSpec, max_side: int, max_frames: int
+) -> tuple[st.SearchStrategy[Segment], ...]:
+    """Draw an image, an audio, a video, and a video with its sound."""
+    side = st.integers(1, max_side)
+    grid = st.tuples(st.integers(1, max_frames), side, side)
+    seconds = st.sampled_from(SECONDS)
+    # An audio length that gives at least one token and few of them.
+    windows = omni_reference(spec).n_window is not None
+    mel_frames = st.integers(1, 230) if windows else st.integers(3, 40)
+    return (
+        st.tuples(st.integers(1, 2), side, side).map(_image),
+        mel_frames.map(lambda length: _audio(spec, length)),
+        st.tuples(grid, seconds).map(lambda drawn: _video(*drawn)),
+        st.tuples(grid, seconds, mel_frames).map(lambda drawn: _sound(spec, *drawn)),
+    )
 
 
 def _image(grid: Grid) -> Segment:
@@ -153,21 +161,15 @@ def _prompt(
     amiss: bool = False,
 ) -> Prompt:
     images = all_of(rows, "images")
-    videos = list(zip(all_of(rows, "videos"), all_of(rows, "seconds"), strict=True))
+    videos: list[Any] = list(zip(all_of(rows, "videos"), all_of(rows, "seconds"), strict=True))
     audios = all_of(rows, "audios")
     if zeros:
         nothing = st.lists(st.integers(0, 3), max_size=1)
-        for at in draw(nothing):
-            images.insert(at, (0, 0, 0))
-        for at in draw(nothing):
-            videos.insert(at, ((0, 0, 0), 1.0))
-        for at in draw(nothing):
-            audios.insert(at, 0)
+        for given, empty in ((images, (0, 0, 0)), (videos, ((0, 0, 0), 1.0)), (audios, 0)):
+            for at in draw(nothing):
+                given.insert(at, empty)
     if amiss and draw(st.booleans()):
-        start = draw(st.integers(0, len(images)))
-        images[start : start + draw(st.integers(0, 1))] = draw(
-            st.lists(st.just((1, 1, 1)), max_size=1)
-        )
+        images = replaced(draw, images, st.just((1, 1, 1)))
         del videos[draw(st.integers(0, 3)) :]
         del audios[draw(st.integers(0, 3)) :]
     # Drawn first: a choice fewer would count as simpler.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 from hypothesis import strategies as st
@@ -32,7 +33,6 @@ def conversations(
     max_rows: int = 3,
     max_segments: int = 4,
     max_side: int = 4,
-    max_text: int = 4,
     holes: bool = True,
 ) -> Prompt:
     """Draw a prompt that the reference accepts. Shrinks towards one row of one text token.
@@ -48,10 +48,9 @@ def conversations(
         max_rows: the largest B.
         max_segments: the most texts, images and videos in a row.
         max_side: the largest height and width of an image or a frame, in tokens.
-        max_text: the most tokens of a text.
         holes: whether the mask may have holes.
     """
-    row = st.lists(_segment(spec, max_side, max_text), min_size=1, max_size=max_segments)
+    row = st.lists(_segment(spec, max_side), min_size=1, max_size=max_segments)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
     flag = st.booleans()
     grids = [[grid for segment in row for grid in segment.images] for row in rows]
@@ -127,12 +126,13 @@ def _changed(draw: st.DrawFn, spec: MRopeSpec, grids: torch.Tensor | None) -> to
     return torch.tensor(changed) if changed else None
 
 
-def _segment(spec: MRopeSpec, max_side: int, max_text: int) -> st.SearchStrategy[Segment]:
+@cache
+def _segment(spec: MRopeSpec, max_side: int) -> st.SearchStrategy[Segment]:
     side = st.integers(1, max_side)
     # glm_image numbers the frames of an image, hunyuan_vl ignores them, vLLM has single ones.
     frames = st.integers(1, 3) if spec.multi_frame_images else st.just(1)
     image = st.tuples(frames, side, side).flatmap(lambda grid: _image(spec, grid))
-    segment = text(max_text) | image
+    segment = text(4) | image
     if isinstance(spec.own_rule, Bailing):
         segment |= st.tuples(st.integers(1, 3), side, side).map(lambda grid: _video(spec, grid))
     return segment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -22,8 +23,6 @@ from vecrope.testing.strategies.layout import (
     replaced,
     text,
 )
-
-_FLOATS = (torch.float32, torch.float64)
 
 
 @st.composite
@@ -58,17 +57,10 @@ def conversations(
             upstreams go by runs of one token type, they fail on such rows. With the marker rule
             `"adjacent"` there is always a marker in between.
     """
-    touching = touching and spec.marker_rule != "adjacent"
     side = st.integers(1, max_side)
     size = draw(st.none() | st.tuples(side, side))
-    sizes = st.tuples(side, side) if size is None else st.just(size)
-    depths = st.integers(1, 3) if size is None and spec.multi_frame_images else st.just(1)
-    segment = text(max_text)
-    if spec.image_token_id is not None:
-        segment |= _image(depths, sizes, touching)
-    if spec.video_token_id is not None or spec.video_start_token_id is not None:
-        segment |= _video(spec, sizes, touching)
-    row = st.lists(segment, min_size=1, max_size=max_segments)
+    touching = touching and spec.marker_rule != "adjacent"
+    row = _row(spec, size, max_segments, max_side, max_text, touching)
     rows = draw(st.lists(row, min_size=1, max_size=max_rows))
 
     lines, mask = pad(draw, lines_of(rows))
@@ -122,7 +114,7 @@ def token_soup(
     )
     seq_len = max(len("".join(row)) for row in pieces)
     rows = ["".join(row).ljust(seq_len, "t") for row in pieces]
-    mask = draw(st.none() | st.tuples(*(_mask(row, seq_len) for row in pieces)))
+    mask = [_mask(draw, row, seq_len) for row in pieces] if draw(st.booleans()) else None
 
     images: list[Grid] = []
     videos: list[Grid] = []
@@ -134,15 +126,13 @@ def token_soup(
         for place, tokens in enumerate(filter(None, (cut, length - cut))):
             apart += place * (not spec.frames_may_touch)
             if kind == IMAGE:
-                images.append(
-                    draw(_grid_of(tokens, max_t=tokens if spec.multi_frame_images else 1))
-                )
+                images.append(draw(_grids_of(tokens, flat=not spec.multi_frame_images)))
             elif not spec.separate_frames:
-                videos.append(draw(_grid_of(tokens, max_t=tokens)))
+                videos.append(draw(_grids_of(tokens, flat=False)))
             else:
                 again = bool(frames) and frames[-1][1] * frames[-1][2] == tokens
                 again = again and draw(st.booleans())
-                _, h, w = frames[-1] if again else draw(_grid_of(tokens, max_t=1))
+                _, h, w = frames[-1] if again else draw(_grids_of(tokens, flat=True))
                 frames.append((apart, h, w))
     for (_, h, w), run in groupby(frames):
         left = len(list(run))
@@ -158,58 +148,65 @@ def token_soup(
                 grids.insert(index, (0, 0, 0))
         if not fit:
             grids = replaced(draw, grids, any_grid(spec))
-        absent = not grids and not draw(st.booleans())
+        # Drawn first: a choice fewer would count as simpler.
+        absent = not draw(st.booleans()) and not grids
         given.append(None if absent else grids)
     number = len(given[1] or ())
-    seconds = _seconds(spec, number) if fit else _any_seconds(spec, number)
     return Prompt.from_symbols(
         spec,
         rows,
         mask=mask,
         image_grid_thw=given[0],
         video_grid_thw=given[1],
-        second_per_grid_ts=draw(seconds),
+        second_per_grid_ts=draw(_seconds(spec, number, fit=fit)),
     )
 
 
-@st.composite
-def _image(
-    draw: st.DrawFn,
-    depths: st.SearchStrategy[int],
-    sizes: st.SearchStrategy[tuple[int, int]],
+# A strategy is cached where it is the same for many prompts: to make one takes longer than to draw.
+@cache
+def _row(
+    spec: MRopeSpec,
+    size: tuple[int, int] | None,
+    max_segments: int,
+    max_side: int,
+    max_text: int,
     touching: bool,
-) -> Segment:
-    grid = st.tuples(depths, sizes).map(lambda drawn: (drawn[0], *drawn[1]))
-    grids = draw(st.lists(grid, min_size=1, max_size=3 if touching else 1))
+) -> st.SearchStrategy[list[Segment]]:
+    """Draw the segments of a row, whose images and frames are of one size where one is given."""
+    side = st.integers(1, max_side)
+    sizes = st.tuples(side, side) if size is None else st.just(size)
+    segment = text(max_text)
+    if spec.image_token_id is not None:
+        depths = st.integers(1, 3) if size is None and spec.multi_frame_images else st.just(1)
+        grid = st.tuples(depths, sizes).map(lambda drawn: (drawn[0], *drawn[1]))
+        segment |= st.lists(grid, min_size=1, max_size=3 if touching else 1).map(_image)
+    if spec.video_token_id is not None or spec.video_start_token_id is not None:
+        stamps = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+        joined = st.booleans() if touching and spec.frames_may_touch else st.just(False)
+        segment |= st.tuples(stamps, sizes, joined).map(lambda drawn: _video(spec, *drawn))
+    return st.lists(segment, min_size=1, max_size=max_segments)
+
+
+def _image(grids: Sequence[Grid]) -> Segment:
     return Segment("<" + "".join("I" * (t * h * w) for t, h, w in grids) + ">", images=(*grids,))
 
 
-@st.composite
-def _video(
-    draw: st.DrawFn,
-    spec: MRopeSpec,
-    sizes: st.SearchStrategy[tuple[int, int]],
-    touching: bool,
-) -> Segment:
-    t = draw(st.integers(1, 3))
-    h, w = draw(sizes)
+def _video(spec: MRopeSpec, stamps: Sequence[int], size: tuple[int, int], joined: bool) -> Segment:
+    """Return a video of a frame for each timestamp, `joined` where none stands between them."""
+    t, (h, w) = len(stamps), size
     symbol = "I" if spec.video_token_id is None else "V"
     before, after = "[]" if spec.video_token_id is None else "<>"
-    may_touch = touching and spec.frames_may_touch
-    if not spec.separate_frames or (may_touch and draw(st.booleans())):
+    frame = "<" + symbol * (h * w) + ">"
+    if joined or not spec.separate_frames:
         symbols = before + symbol * (t * h * w) + after
+    elif spec.video_token_id is None:
+        symbols = before + "".join(frame + "t" * length for length in stamps) + after
     else:
-        frame = "<" + symbol * (h * w) + ">"
-        stamps = [
-            "t" * length for length in draw(st.lists(st.integers(1, 3), min_size=t, max_size=t))
-        ]
-        if spec.video_token_id is None:
-            symbols = before + "".join(frame + stamp for stamp in stamps) + after
-        else:
-            symbols = "".join(stamp + frame for stamp in stamps)
+        symbols = "".join("t" * length + frame for length in stamps)
     return Segment(symbols, videos=((t, h, w),))
 
 
+@cache
 def _piece(spec: MRopeSpec, *, marked: bool) -> st.SearchStrategy[str]:
     """Draw a text token, a marker, or placeholders: where `marked`, each run behind its marker."""
     symbols = "t"
@@ -236,16 +233,17 @@ def _piece(spec: MRopeSpec, *, marked: bool) -> st.SearchStrategy[str]:
     return symbol | run | runs
 
 
-def _mask(pieces: Sequence[str], seq_len: int) -> st.SearchStrategy[str]:
+def _mask(draw: st.DrawFn, pieces: Sequence[str], seq_len: int) -> str:
     """Keep all tokens of a row, whole pieces of it, any of its tokens, or none."""
-    lengths = [len(piece) for piece in pieces]
+    kept = draw(st.sampled_from(("all", "pieces", "tokens", "none")))
+    if kept in ("all", "none"):
+        return ("1" if kept == "all" else "0") * seq_len
+    lengths = [len(piece) for piece in pieces] if kept == "pieces" else [1] * seq_len
     lengths.append(seq_len - sum(lengths))
-    flags = st.tuples(*(st.sampled_from("110") for _ in lengths))
-    whole = flags.map(
-        lambda drawn: "".join(flag * length for flag, length in zip(drawn, lengths, strict=True))
-    )
-    holes = st.lists(st.sampled_from("110"), min_size=seq_len, max_size=seq_len).map("".join)
-    return st.just("1" * seq_len) | whole | holes | st.just("0" * seq_len)
+    # A list of as many flags takes a draw for each of them.
+    drawn = draw(st.binary(min_size=len(lengths), max_size=len(lengths)))
+    flags = ("110"[byte % 3] for byte in drawn)
+    return "".join(flag * length for flag, length in zip(flags, lengths, strict=True))
 
 
 def _visual_runs(
@@ -262,11 +260,12 @@ def _visual_runs(
     return runs
 
 
-@st.composite
-def _grid_of(draw: st.DrawFn, tokens: int, *, max_t: int) -> Grid:
-    t = draw(st.sampled_from([n for n in range(1, min(max_t, tokens) + 1) if tokens % n == 0]))
-    h = draw(st.sampled_from([n for n in range(1, tokens // t + 1) if tokens // t % n == 0]))
-    return t, h, tokens // t // h
+@cache
+def _grids_of(tokens: int, *, flat: bool) -> st.SearchStrategy[Grid]:
+    """Draw a grid of so many tokens, of one frame where `flat`."""
+    divisors = [n for n in range(1, tokens + 1) if tokens % n == 0]
+    grids = [(t, h, tokens // t // h) for t in divisors for h in divisors if tokens // t % h == 0]
+    return st.sampled_from([grid for grid in grids if grid[0] == 1 or not flat])
 
 
 def _video_patches(draw: st.DrawFn, spec: MRopeSpec, grids: Sequence[Grid]) -> list[Grid]:
@@ -277,27 +276,27 @@ def _video_patches(draw: st.DrawFn, spec: MRopeSpec, grids: Sequence[Grid]) -> l
     return [(t * merge + rest, h, w) for (t, h, w), rest in zip(whole, rests, strict=True)]
 
 
-def _seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:
+@cache
+def _seconds(
+    spec: MRopeSpec, number: int, *, fit: bool = True
+) -> st.SearchStrategy[Seconds | None]:
     """Draw seconds as the family takes them: of the usual frame rates, or any."""
     if spec.video_time != "seconds":
         return st.none()
     rates = st.sampled_from([0.3, 1.0, 2.0, 3.0, 23.976, 24.0, 25.0, 30.0]).map(lambda fps: 2 / fps)
     value = st.sampled_from([1.0, 0.5, 0.0, 0.08]) | rates | st.floats(0, 10)
     absent = st.none() if spec.default_seconds is not None or not number else st.nothing()
-    values = st.lists(value, min_size=number, max_size=number)
-    return absent | values | st.builds(_tensor, values, st.sampled_from(_FLOATS))
+    fitting = absent | _listed(value, number, number)
+    if fit:
+        return fitting
+    misfit = st.sampled_from([1.0, 0.5, -0.5, float("nan"), float("inf")])
+    return fitting | fitting | fitting | _listed(misfit, max(number - 1, 0), number + 1)
 
 
-def _any_seconds(spec: MRopeSpec, number: int) -> st.SearchStrategy[Seconds | None]:
-    if spec.video_time != "seconds":
-        return st.none()
-    fitting = _seconds(spec, number)
-    value = st.sampled_from([1.0, 0.5, -0.5, float("nan"), float("inf")])
-    values = st.lists(value, min_size=max(number - 1, 0), max_size=number + 1)
-    return (
-        fitting | fitting | fitting | values | st.builds(_tensor, values, st.sampled_from(_FLOATS))
+def _listed(value: st.SearchStrategy[float], least: int, most: int) -> st.SearchStrategy[Seconds]:
+    """Draw a list of such values, or a tensor of it."""
+    values = st.lists(value, min_size=least, max_size=most)
+    dtypes = st.sampled_from((torch.float32, torch.float64))
+    return values | st.tuples(values, dtypes).map(
+        lambda drawn: torch.tensor(drawn[0], dtype=drawn[1])
     )
-
-
-def _tensor(values: list[float], dtype: torch.dtype) -> torch.Tensor:
-    return torch.tensor(values, dtype=dtype)

@@ -34,6 +34,8 @@ class Runs(NamedTuple):
     def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
         """Return where the runs of some kinds start, where they stop, and the kind of each."""
         of_kinds = self.kinds.translate(_is_one_of(kinds))
+        if 1 not in of_kinds:
+            return [], [], []
         starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
         return [*starts], [*stops], [*compress(self.kinds, of_kinds)]
 
@@ -148,6 +150,9 @@ def _is_one_of(kinds: tuple[int, ...]) -> bytes:
     return bytes(kind in kinds for kind in range(256))
 
 
+_WIDTHS = ((torch.uint8, 2**8, 0), (torch.int16, 2**16, 2**15), (torch.int32, 2**32, 2**31))
+
+
 class _Codes(NamedTuple):
     """Numbers that tell tokens apart as far as that matters, of a byte each if that is enough."""
 
@@ -163,11 +168,12 @@ def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, maske
     """Return the codes of ids of a dtype."""
     kinds = {token: kind for token, kind in given if token is not None}
     low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
-    narrow = high - low < 255
+    dtype, size, half = next(width for width in _WIDTHS if high - low < width[1] - 1)
+    if not masked:
+        high = low + size  # which is low again in these bits: text on either side is one run
+    high = min(high, torch.iinfo(ids).max)
     shift = low - 1 if masked else 0
-    dtype, size = (torch.uint8, 256) if narrow else (torch.int32, 2**32)
-    kinds = {(token - shift) % size: kind for token, kind in kinds.items()}
+    kinds = {(token - shift + half) % size - half: kind for token, kind in kinds.items()}
     if masked:
         kinds[0] = MASKED
-    high = min(high, torch.iinfo(ids).max)
-    return _Codes(low, high, dtype, shift % size if narrow else shift, kinds)
+    return _Codes(low, high, dtype, (shift + half) % size - half, kinds)

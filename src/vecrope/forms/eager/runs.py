@@ -33,11 +33,13 @@ class Runs(NamedTuple):
 
     def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
         """Return where the runs of some kinds start, where they stop, and the kind of each."""
-        of_kinds = self.kinds.translate(_is_one_of(kinds))
-        if 1 not in of_kinds:
+        is_one, others = _is_one_of(kinds)
+        found = [*self.kinds.translate(None, others)]
+        if not found:
             return [], [], []
+        of_kinds = self.kinds.translate(is_one)
         starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
-        return [*starts], [*stops], [*compress(self.kinds, of_kinds)]
+        return [*starts], [*stops], found
 
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""
@@ -127,7 +129,7 @@ def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
     Returns `Runs.open_markers`.
     """
     kinds, starts, rows, _ = runs
-    is_marker = kinds.translate(_is_one_of((START, END)))
+    is_marker = kinds.translate(_is_one_of((START, END))[0])
     open_markers = []
     for first, stop in pairwise(rows):
         depth = 0
@@ -145,16 +147,18 @@ def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
 
 
 @lru_cache
-def _is_one_of(kinds: tuple[int, ...]) -> bytes:
-    """Return the table for `bytes.translate` that makes these kinds 1, and all others 0."""
-    return bytes(kind in kinds for kind in range(256))
+def _is_one_of(kinds: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Return the table for `bytes.translate` that makes these kinds 1, others 0; and the others."""
+    is_one = bytes(kind in kinds for kind in range(256))
+    return is_one, bytes(kind for kind in range(256) if not is_one[kind])
 
 
+# As what codes are kept, how many numbers that holds, and how many of them are negative.
 _WIDTHS = ((torch.uint8, 2**8, 0), (torch.int16, 2**16, 2**15), (torch.int32, 2**32, 2**31))
 
 
 class _Codes(NamedTuple):
-    """Numbers that tell tokens apart as far as that matters, of a byte each if that is enough."""
+    """Numbers that tell tokens apart as far as that matters, of as few bytes as hold them."""
 
     low: int  # ids are clamped to these two, which are text
     high: int

@@ -140,13 +140,16 @@ def check_index_range(input_ids: Tensor) -> None:
         )
 
 
-def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = None) -> None:
-    """Check that `values`, at least one, are among 0 .. `allowed` wherever `kept`; synchronises."""
+def least_code(name: str, values: Tensor, allowed: int | None, kept: Tensor | None = None) -> int:
+    """Return the least of `values`, at least one; synchronises.
+
+    Unless `allowed` is None, check that they are among 0 .. `allowed` wherever `kept`.
+    """
     if values.dtype == torch.bool:
-        return
-    low, high = values.aminmax()
-    if int(low) >= 0 and int(high) <= allowed:
-        return
+        values = values.view(torch.uint8)
+    low, high = map(int, values.aminmax())
+    if allowed is None or 0 <= low <= high <= allowed:
+        return low
     faults = (values < 0) | (values > allowed)
     if kept is not None:
         faults &= kept.to(faults.device)
@@ -157,11 +160,7 @@ def check_codes(name: str, values: Tensor, allowed: int, kept: Tensor | None = N
         many = value > allowed and name == "attention_mask" and len(at) == 2
         remedy = "; the numbers of several sequences are sequence_ids" if many else ""
         raise ValueError(f"{name} must hold {expected}, got {value} in {where}{remedy}")
-
-
-def all_set(flags: Tensor) -> bool:
-    """Return whether every one of `flags`, at least one bool, is set; synchronises."""
-    return bool(flags.view(torch.uint8).amin())
+    return low
 
 
 def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:

@@ -44,13 +44,10 @@ def prepare(
             if (values := getattr(inputs, name)) is not None:
                 checks.check_has_values(name, values)
         if mask is not None and mask.numel():
-            if validate:
-                checks.check_codes("attention_mask", mask, 1)
-            mask = mask.bool()
-            if spec.mask_rule == "ignore" or checks.all_set(mask):
-                mask = None
+            least = checks.least_code("attention_mask", mask, 1 if validate else None)
+            mask = None if least == 1 or spec.mask_rule == "ignore" else mask.bool()
         if validate and types is not None and types.numel():
-            checks.check_codes("mm_token_type_ids", types, 2, mask)
+            checks.least_code("mm_token_type_ids", types, 2, mask)
         if validate and inputs.cu_seqlens is not None:
             checks.check_cu_seqlens(inputs.cu_seqlens, input_ids.shape[0])
     if spec.mask_rule == "ignore":

@@ -86,8 +86,10 @@ def read_items(
         if found is None:
             return None
         extent, between, time_scale = found
-    sizes = (height, width, extent) if spec.span_rule == "thw" else (height, width)
-    advance = [*map(max, *sizes)]
+    # `max` takes four times as long for two numbers.
+    advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]
+    if spec.span_rule == "thw":
+        advance = [*map(max, advance, extent)]
     return Items(
         num_images, groups, depth, height, width, area, advance, extent, between, time_scale
     )
@@ -109,18 +111,18 @@ def read_grids(
     """
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
-    zeros = min(min(frames), min(tall), min(wide)) < 1
+    sides = {*tall, *wide}
+    zeros = min(min(frames), min(sides)) < 1
     if zeros and any(min(row) < 1 for row in rows if any(row)):
         return None
-    sides = {*tall, *wide}
     if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
         return None
     height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
     if spec.temporal_merge_size > 1:
         in_video = frames[num_images:]
-        frames[num_images:] = [number // spec.temporal_merge_size for number in in_video]
-        if any(more and not less for more, less in zip(in_video, frames[num_images:], strict=True)):
+        if any(0 < number < spec.temporal_merge_size for number in {*in_video}):
             return None
+        frames[num_images:] = [number // spec.temporal_merge_size for number in in_video]
     if not spec.multi_frame_images and max(frames[:num_images], default=1) > 1:
         return None
     depth, groups = frames, [1] * len(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
@@ -56,12 +56,14 @@ def make_parts(
     masked: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Parts:
     """Return parts that are given in the order of the batch."""
-    moves = map(items.advance.__getitem__, item)
-    tokens = [*map(sub, stops, starts)]
     if any(before):
+        tokens = [*map(sub, stops, starts)]
+        moves = map(items.advance.__getitem__, item)
         last = map(eq, map(add, before, tokens), map(items.area.__getitem__, item))
-        moves = map(mul, moves, last)
-    moved = [0, *accumulate(map(sub, moves, tokens))]
+        further: Iterable[int] = map(sub, map(mul, moves, last), tokens)
+    else:
+        further = map([*map(sub, items.advance, items.area)].__getitem__, item)
+    moved = [*accumulate(further, initial=0)]
     return Parts(items, starts, stops, item, before, moved, masked)
 
 

@@ -129,10 +129,14 @@ def ends_of_rows(
     # By the rule "hw" a block, which is one group, can reach further than it moves the position.
     further = [*map(gt, items.extent, items.advance)]
     if any(further):
-        groups = zip(parts.bases(), parts.starts, parts.item, strict=True)
-        for base, start, item in compress(groups, map(further.__getitem__, parts.item)):
+        flags = [*map(further.__getitem__, parts.item)]
+        starts = [*compress(parts.starts, flags)]
+        item = compress(parts.item, flags)
+        for base, start, extent in zip(
+            parts.running(starts), starts, map(items.extent.__getitem__, item), strict=True
+        ):
             row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], base - running[row] + items.extent[item])
+            ends[row] = max(ends[row], base - running[row] + extent)
     lengths = [*map(sub, bounds[1:], bounds)]
     if parts.masked[0] and spec.delta_length == "valid":
         masked = parts.masked_before(bounds)

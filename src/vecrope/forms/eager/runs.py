@@ -33,9 +33,13 @@ class Runs(NamedTuple):
 
     def of(self, *kinds: int) -> tuple[list[int], list[int], list[int]]:
         """Return where the runs of some kinds start, where they stop, and the kind of each."""
-        of_kinds = self.kinds.translate(_is_one_of(kinds))
+        is_one, others = _is_one_of(kinds)
+        found = [*self.kinds.translate(None, others)]
+        if not found:
+            return [], [], []
+        of_kinds = self.kinds.translate(is_one)
         starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
-        return [*starts], [*stops], [*compress(self.kinds, of_kinds)]
+        return [*starts], [*stops], found
 
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""
@@ -125,7 +129,7 @@ def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
     Returns `Runs.open_markers`.
     """
     kinds, starts, rows, _ = runs
-    is_marker = kinds.translate(_is_one_of((START, END)))
+    is_marker = kinds.translate(_is_one_of((START, END))[0])
     open_markers = []
     for first, stop in pairwise(rows):
         depth = 0
@@ -143,13 +147,18 @@ def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
 
 
 @lru_cache
-def _is_one_of(kinds: tuple[int, ...]) -> bytes:
-    """Return the table for `bytes.translate` that makes these kinds 1, and all others 0."""
-    return bytes(kind in kinds for kind in range(256))
+def _is_one_of(kinds: tuple[int, ...]) -> tuple[bytes, bytes]:
+    """Return the table for `bytes.translate` that makes these kinds 1, others 0; and the others."""
+    is_one = bytes(kind in kinds for kind in range(256))
+    return is_one, bytes(kind for kind in range(256) if not is_one[kind])
+
+
+# As what codes are kept, how many numbers that holds, and how many of them are negative.
+_WIDTHS = ((torch.uint8, 2**8, 0), (torch.int16, 2**16, 2**15), (torch.int32, 2**32, 2**31))
 
 
 class _Codes(NamedTuple):
-    """Numbers that tell tokens apart as far as that matters, of a byte each if that is enough."""
+    """Numbers that tell tokens apart as far as that matters, of as few bytes as hold them."""
 
     low: int  # ids are clamped to these two, which are text
     high: int
@@ -163,11 +172,12 @@ def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, maske
     """Return the codes of ids of a dtype."""
     kinds = {token: kind for token, kind in given if token is not None}
     low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
-    narrow = high - low < 255
+    dtype, size, half = next(width for width in _WIDTHS if high - low < width[1] - 1)
+    if not masked:
+        high = low + size  # which is low again in these bits: text on either side is one run
+    high = min(high, torch.iinfo(ids).max)
     shift = low - 1 if masked else 0
-    dtype, size = (torch.uint8, 256) if narrow else (torch.int32, 2**32)
-    kinds = {(token - shift) % size: kind for token, kind in kinds.items()}
+    kinds = {(token - shift + half) % size - half: kind for token, kind in kinds.items()}
     if masked:
         kinds[0] = MASKED
-    high = min(high, torch.iinfo(ids).max)
-    return _Codes(low, high, dtype, shift % size if narrow else shift, kinds)
+    return _Codes(low, high, dtype, (shift + half) % size - half, kinds)

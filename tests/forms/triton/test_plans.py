@@ -101,6 +101,15 @@ def test_a_plan_holds_seconds_as_the_cpu_does(name, seconds):
     assert plan.time_scale.dtype == expected.time_scale.dtype
 
 
+@pytest.mark.parametrize("types", [None, torch.tensor([0])], ids=["ids", "types"])
+def test_an_empty_sequence_holds_the_markers_that_the_others_hold(types):
+    arguments = {"cu_seqlens": torch.tensor([0, 1, 1]), "mm_token_type_ids": types}
+    expected = plan_rope_index(torch.tensor([7]), QWEN, **arguments)
+    with by_kernels():
+        plan = plan_rope_index(torch.tensor([7]), QWEN, **arguments)
+    assert torch.equal(plan.rows, expected.rows)
+
+
 def test_a_plan_without_room_gives_no_answer():
     with by_kernels():
         enough = rope_index(MASKED, plan_rope_index, max_groups=9, validate=False)

@@ -153,7 +153,7 @@ def write_time_scale(
 
 
 @triton.jit
-def write_row(rows, deltas, row, begin, end, measured, room):
+def write_row(rows, deltas, row, begin, end, measured, OPEN_MARKERS: tl.constexpr, room):
     """Write the columns of `PlanTable.rows` for a row, but for the markers behind its tokens."""
     at = rows + row * 5
     delta = tl.load(deltas + row)
@@ -161,4 +161,5 @@ def write_row(rows, deltas, row, begin, end, measured, room):
     tl.store(at + 1, end - begin)
     tl.store(at + 2, tl.where(room > 0, delta + measured, -(2**31)))
     tl.store(at + 3, tl.where(room > 0, delta, -(2**63)))
-    tl.store(at + 4, 0, mask=begin == end)
+    open_markers = 0 if OPEN_MARKERS is None else OPEN_MARKERS
+    tl.store(at + 4, open_markers, mask=begin == end)

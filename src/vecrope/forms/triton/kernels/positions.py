@@ -242,7 +242,7 @@ def write(
             length = _measured_length(
                 kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
             )
-            write_row(rows, deltas, row, begin, end, length, room)
+            write_row(rows, deltas, row, begin, end, length, OPEN_MARKERS, room)
         open_markers = open_markers_of(token, kept, codes, opened, RULE, VISION_START, OPEN_MARKERS)
         tl.store(rows + row * 5 + 4 + at * 0, open_markers, mask=inside & (at + 1 == end))
         if (block == 0) & (room == 0):

@@ -173,7 +173,6 @@ ON_REQUEST = {
     **{
         f"vecrope.forms.triton.{name}": "triton"
         for name in (
-            "constants",
             "launch",
             *(f"kernels.{path.stem}" for path in KERNELS.glob("[a-z]*.py")),
         )

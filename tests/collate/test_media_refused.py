@@ -34,7 +34,12 @@ REFUSED = {
     ),
     "seconds twice": (
         OMNI,
-        {"input_ids": [5], "second_per_grid_ts": [1.0], "video_second_per_grid": [1.0]},
+        {
+            "input_ids": [5],
+            "video_grid_thw": [[1, 2, 2]],
+            "second_per_grid_ts": [1.0],
+            "video_second_per_grid": [1.0],
+        },
         "sample 0 has second_per_grid_ts and video_second_per_grid, which are the same",
     ),
     "features of one audio without their dimension": (

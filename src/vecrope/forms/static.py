@@ -188,16 +188,20 @@ def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
     """Return (N,) the markers that are open: above 0 a placeholder would be a video's."""
     _, video_start, video_end = spec.markers
     opens, closes = stream.input_ids == video_start, stream.input_ids == video_end
-    before = 0 if stream.open_markers is None else stream.open_markers.to(stream.index_dtype)[rows]
+    before: Tensor | None = None
+    if stream.open_markers is not None:
+        before = stream.open_markers.to(stream.index_dtype)[rows]
     if stream.kept is not None:
         opens, closes = opens & stream.kept, closes & stream.kept
     if spec.marker_rule == "count":
         opened = opens.to(stream.index_dtype) - closes.to(stream.index_dtype)
-        return stream.running_sums(opened, rows)[0] + before
+        counted = stream.running_sums(opened, rows)[0]
+        return counted if before is None else counted + before
     # The last marker so far, by its number: its row, and whether it is a start.
     markers = opens | closes
-    last = value_at_last(markers, 2 * rows + opens, default=-1) - 2 * rows
-    return torch.where(last < 0, before, last).to(stream.index_dtype)
+    number_of_end = 2 * rows
+    last = value_at_last(markers, number_of_end + opens, default=-1) - number_of_end
+    return last.clamp(min=0) if before is None else torch.where(last < 0, before, last)
 
 
 def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:

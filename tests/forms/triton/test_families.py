@@ -72,6 +72,7 @@ def test_the_loop_is_equalled_packed_as_in_rows(spec):
     check()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's
 @each_rule
 def test_what_the_loop_refuses_is_noticed(spec):
     @few_examples

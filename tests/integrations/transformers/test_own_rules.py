@@ -227,7 +227,7 @@ def test_sizes_that_minicpm_does_not_mind(row, sizes):
     [
         pytest.param("t(II)t", [[8, 8], [4, 4]], "truncated inside the image", id="cut"),
         pytest.param("t(I)(I)t", [[4, 4]], "beyond the last size", id="one too few"),
-        pytest.param("t(I)t", [[3, 4]], "height and width of at least 4", id="no token"),
+        pytest.param("t(I)t", [[3, 4]], "sides from 4 on", id="no token"),
     ],
 )
 def test_prompts_that_minicpm_has_no_positions_for(row, sizes, message):

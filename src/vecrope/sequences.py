@@ -102,12 +102,15 @@ def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:
     ids = inputs.input_ids
     mask = inputs.attention_mask if spec.mask_rule == "skip" else None
     stream = make_stream(ids, mask, inputs.cu_seqlens, None, exact=ids.numel() >= 2**31)
-    index = torch.arange(stream.num_tokens, dtype=stream.index_dtype, device=ids.device)
-    counted = torch.ones_like(index) if stream.kept is None else stream.kept
-    text = stream.running_sums(counted, stream.row_of(index))[0] - 1
+    steps = ids.new_ones(stream.num_tokens + 1)
     if stream.kept is not None:
-        text = text.masked_fill(~stream.kept, 0)
-    return text.to(ids.dtype).view(ids.shape)
+        steps[:-1] = stream.kept
+    if ids.dim() == 1:
+        # The token behind a sequence takes back what that has counted.
+        counted = stream.row_bounds.diff() if stream.kept is None else stream.row_sums(stream.kept)
+        steps.index_add_(0, stream.row_bounds[1:], -counted.to(ids.dtype))
+    text = steps[:-1].view(ids.shape).cumsum(-1, dtype=ids.dtype).sub_(1)
+    return text if stream.kept is None else text.masked_fill_(~stream.kept.view(ids.shape), 0)
 
 
 def padded_width(width: int, multiple: int | None) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.bailing import bailing_rope_index
+from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index
 from vecrope.own_rules.isaac import isaac_rope_index
@@ -45,6 +46,5 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     copied = validate and few and not ids.is_cpu and type(ids) is Tensor
     if not copied or torch.compiler.is_compiling():
         return implementation(inputs, spec, validate=validate)
-    on_host = Inputs._make(value.cpu() if isinstance(value, Tensor) else value for value in inputs)
-    position_ids, rope_deltas = implementation(on_host, spec, validate=True)
+    position_ids, rope_deltas = implementation(on_cpu(inputs), spec, validate=True)
     return position_ids.to(ids.device), rope_deltas.to(ids.device)

@@ -156,7 +156,7 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
 
 def _sum_in_rows(reading: Reading, values: Tensor) -> Tensor:
     """Sum (G,) int64 values of grids to (B,) values of rows."""
-    sums = torch.zeros(reading.valid.shape, dtype=torch.int64, device=values.device)
+    sums = torch.zeros(reading.stream.num_rows, dtype=torch.int64, device=values.device)
     return sums.scatter_add(0, reading.grid_rows.long(), values)
 
 

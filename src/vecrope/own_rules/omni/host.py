@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.omni.entries import Entry, write_entries
 from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
 from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media
@@ -24,11 +25,6 @@ class Followed(NamedTuple):
     entries: list[Entry]  # of the unmasked tokens
     rope_deltas: Tensor  # (B, 1) on the CPU
     dtypes: Dtypes
-
-
-def on_cpu(inputs: Inputs) -> Inputs:
-    """Return the arguments with every tensor copied to the CPU."""
-    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
 
 
 def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:

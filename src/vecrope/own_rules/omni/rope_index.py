@@ -8,8 +8,9 @@ from torch import Tensor
 from vecrope.families.rules import OmniRule
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.omni.checks import check_media_types
-from vecrope.own_rules.omni.host import number_on_host, on_cpu
+from vecrope.own_rules.omni.host import number_on_host
 from vecrope.own_rules.omni.media import read_media
 from vecrope.own_rules.omni.operators import traced_rope_index
 from vecrope.own_rules.omni.static import static_rope_index

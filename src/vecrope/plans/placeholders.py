@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.modality import IMAGE, VIDEO
@@ -154,9 +155,9 @@ def _plan_by_types(prompts: Placeholders, spec: MRopeSpec, *, validate: bool) ->
     """Return the plan of tokens that have just a type, which names what is wrong, too."""
     counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
     device, tracing = offsets.device, torch.compiler.is_compiling()
-    if validate and not tracing:
-        _check_values(prompts)
     rows = torch.zeros_like(offsets) if rows is None else rows
+    if validate and not tracing:
+        _check_values(prompts, rows)
     num_tokens = sum(counts)
     bounds = torch.tensor([0, *counts], dtype=torch.int64, device=device).cumsum(0)
     begin = bounds[rows.long()] + offsets
@@ -207,21 +208,27 @@ def _check_metadata(prompts: Placeholders, spec: MRopeSpec) -> None:
     checks.check_seconds_argument(seconds, num_videos, spec)
 
 
-def _check_values(prompts: Placeholders) -> None:
+def _check_values(prompts: Placeholders, rows: Tensor) -> None:
     """Check that the runs lie in their prompts, one behind the other; synchronises."""
-    counts, *columns, rows = prompts[:5]
-    numbers = [column.tolist() for column in columns]
-    numbers.append([0] * len(prompts.offsets) if rows is None else rows.tolist())
-    last = least = 0
-    for at, (offset, length, modality, row) in enumerate(zip(*numbers, strict=True)):
-        if not last <= row < len(counts):
-            raise ValueError(f"rows must ascend from 0 to {len(counts) - 1}, got {row} at run {at}")
-        if modality not in (IMAGE, VIDEO):
-            raise ValueError(f"modalities must hold 1 or 2, got {modality} at run {at}")
-        least = least if row == last else 0
-        if offset < least or length < 1 or offset + length > counts[row]:
-            raise ValueError(
-                f"row {row}, run {at} of placeholders must lie between tokens {least} and "
-                f"{counts[row]} and hold one at least, got offset {offset} and length {length}"
-            )
-        last, least = row, offset + length
+    counts, offsets, lengths, modalities, *_ = prompts
+    if not offsets.shape[0]:
+        return
+    ends = offsets + lengths
+    before = pad(torch.where(rows[1:] == rows[:-1], ends[:-1], 0), (1, 0))
+    strange = (rows < 0) | (rows >= len(counts)) | pad(rows[1:] < rows[:-1], (1, 0))
+    for at in strange.nonzero()[:1, 0].tolist():
+        raise ValueError(
+            f"rows must ascend from 0 to {len(counts) - 1}, got {int(rows[at])} at run {at}"
+        )
+    limit = torch.tensor(counts, device=rows.device)[rows]
+    unknown = (modalities != IMAGE) & (modalities != VIDEO)
+    # The end of a run of any length would wrap.
+    misplaced = (offsets < before) | (lengths < 1) | (lengths > limit - offsets)
+    for at in (unknown | misplaced).nonzero()[:1, 0].tolist():
+        if bool(unknown[at]):
+            raise ValueError(f"modalities must hold 1 or 2, got {int(modalities[at])} at run {at}")
+        raise ValueError(
+            f"row {int(rows[at])}, run {at} of placeholders must lie between tokens "
+            f"{int(before[at])} and {int(limit[at])} and hold one at least, got offset "
+            f"{int(offsets[at])} and length {int(lengths[at])}"
+        )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import attrgetter
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         own = plans[0]._joined(plans, len(joined_entries))
     except RuntimeError:  # of another device, or with other columns
         _refuse(plans)
+        raise
     *begins, total = accumulate(num_tokens, initial=0)
     if total >= WIDE_FROM and not joined_entries.is_floating_point():
         joined_entries = joined_entries.long()
@@ -70,8 +71,8 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
     return replace(plans[0], **tables, **own)
 
 
-def _refuse(plans: Sequence[_Plan]) -> NoReturn:
-    """Raise the ValueError that says which plan differs from the first, and in what."""
+def _refuse(plans: Sequence[_Plan]) -> None:
+    """Raise a ValueError that says which plan differs from the first, if any does, and in what."""
     of_kinds: dict[str, Callable[[_Plan], object]] = {
         "family": attrgetter("family"),
         "dtype": attrgetter("dtype"),
@@ -84,4 +85,3 @@ def _refuse(plans: Sequence[_Plan]) -> NoReturn:
                 raise ValueError(
                     f"plans must have one {name}, got {of(plans[0])} and, in plan {at}, {of(plan)}"
                 )
-    raise AssertionError("the plans go together")

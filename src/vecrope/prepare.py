@@ -45,7 +45,7 @@ def prepare(
                 checks.check_has_values(name, values)
         if mask is not None and mask.numel():
             least = checks.least_code("attention_mask", mask, 1 if validate else None)
-            mask = None if least == 1 or spec.mask_rule == "ignore" else mask.bool()
+            mask = None if least > 0 or spec.mask_rule == "ignore" else mask.bool()
         if validate and types is not None and types.numel():
             checks.least_code("mm_token_type_ids", types, 2, mask)
         if validate and inputs.cu_seqlens is not None:

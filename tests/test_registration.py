@@ -164,11 +164,10 @@ def test_a_typo_or_a_checkpoints_name_is_answered_with_the_nearest_families(mode
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", 5])
-def test_a_model_without_mrope_is_answered_with_the_list(model_type):
-    message = f"^model_type {model_type!r} is not a family that vecrope knows: vecrope.list_fam"
+def test_a_model_without_mrope_is_answered_with_the_list():
+    message = "^model_type 'gpt2' is not a family that vecrope knows: vecrope.list_fam"
     with pytest.raises(ValueError, match=message):
-        MRopeSpec.from_config({"model_type": model_type}, convention="transformers")
+        MRopeSpec.from_config({"model_type": "gpt2"}, convention="transformers")
 
 
 def test_a_text_configuration_is_told_from_the_whole_models():
@@ -178,8 +177,24 @@ def test_a_text_configuration_is_told_from_the_whole_models():
 
 
 def test_a_name_is_no_configuration():
-    with pytest.raises(TypeError, match=r"got the name 'glm4v': load it first"):
+    with pytest.raises(TypeError, match=r"got the name 'glm4v': MRopeSpec.for_model takes"):
         MRopeSpec.from_config("glm4v", convention="transformers")
+    with pytest.raises(TypeError, match=r"got the name 'Qwen/Qwen2-VL': load it first"):
+        MRopeSpec.from_config("Qwen/Qwen2-VL", convention="transformers")
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (SimpleNamespace(model_type="glm4v"), "; MRopeSpec.from_config takes a configuration"),
+        ({"model_type": "glm4v"}, "; MRopeSpec.from_config takes a configuration"),
+        (["glm4v"], ""),
+        (5, ""),
+    ],
+)
+def test_what_is_no_name_is_refused(given, remedy):
+    with pytest.raises(TypeError, match=rf"^model_type must be a name, got \w+{remedy}$"):
+        MRopeSpec.for_model(given, convention="transformers")
 
 
 @pytest.mark.parametrize("config", [{"model_type": "glm4v"}, SimpleNamespace(model_type="glm4v")])

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from vecrope.families.names import nearest
+from vecrope.families.registry import FAMILIES
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -20,12 +22,7 @@ _MAX_TOKENS = 2**30
 
 def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = None) -> None:
     """Check types, shapes, dtypes and limits; reads no value of any tensor."""
-    if not isinstance(spec, MRopeSpec):
-        what = type(spec).__name__
-        remedy = ""
-        if hasattr(spec, "model_type") or isinstance(spec, dict):
-            remedy = "; MRopeSpec.from_config makes one of a configuration"
-        raise TypeError(f"spec must be an MRopeSpec, got {what}{remedy}")
+    check_spec(spec)
     input_ids, cu_seqlens = inputs.input_ids, inputs.cu_seqlens
     check_tensor("input_ids", input_ids)
     if input_ids.dtype not in (torch.int64, torch.int32):
@@ -75,6 +72,19 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = Non
         raise ValueError(f"use_audio_in_video must be False: {spec.model_type} does not take audio")
     if max_groups is not None:
         check_int("max_groups", max_groups, 1, _MAX_TOKENS)
+
+
+def check_spec(spec: object) -> None:
+    """Check that an argument is a spec, and otherwise name what makes one of it."""
+    if isinstance(spec, MRopeSpec):
+        return
+    found, remedy = type(spec).__name__, ""
+    if isinstance(spec, str):
+        model_type = next(map(repr, nearest(spec, FAMILIES)), "model_type")
+        found, remedy = repr(spec), f"; use MRopeSpec.for_model({model_type}, convention=...)"
+    elif hasattr(spec, "model_type") or isinstance(spec, dict):
+        remedy = "; use MRopeSpec.from_config(config, convention=...)"
+    raise TypeError(f"spec must be an MRopeSpec, got {found}{remedy}")
 
 
 def check_grid_shapes(image_grid_thw: Tensor | None, video_grid_thw: Tensor | None) -> None:
@@ -128,6 +138,7 @@ def check_seconds_type(name: str, seconds: object) -> None:
     else:
         raise TypeError(
             f"{name} must be a tensor or a sequence of floats, got {type(seconds).__name__}"
+            + conversion(name, seconds)
         )
 
 
@@ -181,18 +192,21 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> None:
 def check_tensor(name: str, value: object) -> None:
     """Check that an argument is a dense tensor; reads metadata only."""
     if not isinstance(value, Tensor):
-        how = ""
-        if isinstance(value, list | tuple):
-            how = f"; torch.tensor({name}) makes one"
-        elif hasattr(value, "__array__"):
-            how = f"; torch.as_tensor({name}) makes one"
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}{how}")
+        found = type(value).__name__ + conversion(name, value)
+        raise TypeError(f"{name} must be a tensor, got {found}")
     if value.is_nested:
         raise TypeError(f"{name} must be a dense tensor, got a nested one")
     if value.layout is not torch.strided:
         raise TypeError(f"{name} must be a dense tensor, got one of layout {value.layout}")
     if value.is_quantized:
         raise TypeError(f"{name} must not be quantized, got {value.dtype}")
+
+
+def conversion(name: str, value: object) -> str:
+    """Return, for a message, what makes a tensor of a list or an array."""
+    if isinstance(value, list | tuple):
+        return f"; torch.tensor({name}) makes one"
+    return f"; torch.as_tensor({name}) makes one" if hasattr(value, "__array__") else ""
 
 
 def check_readable(name: str, value: object) -> None:

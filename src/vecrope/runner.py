@@ -124,6 +124,7 @@ class RopeIndexRunner:
             )
         if dtype not in (torch.int64, torch.int32):
             raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+        checks.check_spec(spec)
         if spec.arguments - {"second_per_grid_ts"}:
             names = ", ".join(sorted(spec.arguments))
             raise ValueError(

@@ -259,7 +259,7 @@ class MRopeSpec:
         Raises:
             ValueError: if the model type or the convention is not known, if that upstream has no
                 such family, or if a field has no default and is not given.
-            TypeError: for an unknown field.
+            TypeError: for an unknown field, and for a configuration in the place of its name.
 
         Example:
             >>> import vecrope

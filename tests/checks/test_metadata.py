@@ -59,7 +59,25 @@ METADATA = pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         pytest.param(
-            {**BASE, "spec": "glm4v"}, TypeError, "spec must be an MRopeSpec, got str", id="spec"
+            {**BASE, "spec": "glm4v"},
+            TypeError,
+            "spec must be an MRopeSpec, got 'glm4v'; use MRopeSpec.for_model('glm4v', "
+            "convention=...)",
+            id="a model type as the spec",
+        ),
+        pytest.param(
+            {**BASE, "spec": "Qwen/Qwen2.5-VL-7B-Instruct"},
+            TypeError,
+            "spec must be an MRopeSpec, got 'Qwen/Qwen2.5-VL-7B-Instruct'; use "
+            "MRopeSpec.for_model('qwen2_5_vl', convention=...)",
+            id="a hub name as the spec",
+        ),
+        pytest.param(
+            {**BASE, "spec": {}},
+            TypeError,
+            "spec must be an MRopeSpec, got dict; use MRopeSpec.from_config(config, "
+            "convention=...)",
+            id="a dict as the spec",
         ),
         *(
             pytest.param(

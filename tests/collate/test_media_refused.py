@@ -83,7 +83,7 @@ def test_extras_of_unlike_shapes_are_not_stacked():
     ids=["dummy_image", "truncate"],
 )
 def test_a_spec_is_asked_for(call):
-    with pytest.raises(TypeError, match="spec must be an MRopeSpec, got str"):
+    with pytest.raises(TypeError, match="spec must be an MRopeSpec, got '"):
         call("qwen2_vl")
 
 

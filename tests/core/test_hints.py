@@ -6,6 +6,7 @@ import torch
 from vecrope import MRopeSpec, get_rope_index
 
 QWEN = MRopeSpec.for_model("qwen2_vl", convention="transformers")
+OMNI = MRopeSpec.for_model("qwen3_omni_moe", convention="transformers")
 GLM = MRopeSpec.for_model("glm4v", convention="sglang")
 IMAGE, VIDEO = QWEN.image_token_id, QWEN.video_token_id
 
@@ -40,6 +41,20 @@ IMAGE, VIDEO = QWEN.image_token_id, QWEN.video_token_id
             {"image_grid_thw": [[1, 2, 4]], "mm_token_type_ids": [[0, 0, 0]]},
             "mm_token_type_ids holds no 1",
             id="types of zeros",
+        ),
+        pytest.param(
+            OMNI,
+            [7, 8],
+            {"image_grid_thw": [[1, 2, 4]]},
+            f"image_token_id {OMNI.image_token_id} does not occur in input_ids",
+            id="ids of another family, omni",
+        ),
+        pytest.param(
+            OMNI,
+            [7, 8],
+            {"audio_seqlens": [50]},
+            f"audio_token_id {OMNI.own_rule.audio_token_id} does not occur in input_ids",
+            id="ids of another family, audio",
         ),
         pytest.param(QWEN, [7, IMAGE], {}, "image_grid_thw was not given", id="no grids"),
         pytest.param(

@@ -275,8 +275,9 @@ def test_a_wrong_number_of_axes_is_refused(num_axes, error, match):
         pytest.param(
             ["tt"],
             {"image_grid_thw": [[0, 0, 0], [1, 2, 2]]},
-            r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 1 runs",
-            id="left over",
+            r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 1 runs of image tokens in "
+            r"the batch, got 0 \(image_token_id \d+ does not occur in input_ids\)",
+            id="left over, as no token is an image's",
         ),
         pytest.param(
             ["II", "II"],

@@ -25,7 +25,7 @@ TWO = runs((1, 4, IMAGE, 0), (2, 4, IMAGE, 1), image_grid_thw=PICTURE.repeat(2, 
 
 
 REFUSED = {
-    "no spec": (8, GOOD | {"spec": "qwen2_vl"}, TypeError, "spec must be an MRopeSpec, got str"),
+    "no spec": (8, GOOD | {"spec": "qwen2_vl"}, TypeError, "spec must be an MRopeSpec, got 'q"),
     "a family of its own rule": (
         8,
         GOOD | {"spec": spec_of("glm_image", "sglang")},

@@ -146,8 +146,7 @@ def collate(
         >>> batch["cu_seq_lens_q"]
         tensor([0, 4, 6], dtype=torch.int32)
     """
-    if not isinstance(spec, MRopeSpec):
-        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    checks.check_spec(spec)
     if pad_token_id is None:
         raise TypeError(
             "pad_token_id must be an int, got None: a tokenizer without a padding token pads with "

@@ -52,8 +52,7 @@ def dummy_image(
         >>> dummy["image_grid_thw"], dummy["pixel_values"].shape
         (tensor([[1, 2, 2]]), torch.Size([4, 1176]))
     """
-    if not isinstance(spec, MRopeSpec):
-        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    checks.check_spec(spec)
     rule = spec.own_rule
     if spec.image_token_id is None or isinstance(rule, Bailing | Isaac):
         raise ValueError(

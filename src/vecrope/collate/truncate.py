@@ -84,8 +84,7 @@ def truncate(
         >>> shorter, dropped.images
         ({'input_ids': tensor([7])}, 1)
     """
-    if not isinstance(spec, MRopeSpec):
-        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    checks.check_spec(spec)
     checks.check_int("max_length", max_length, 1)
     if side not in get_args(Literal["left", "right"]):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")

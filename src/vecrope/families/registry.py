@@ -89,9 +89,11 @@ def read_config(config: Any, convention: str) -> tuple[str, dict[str, Any]]:
         ValueError: if there is no such family or upstream, or a field is missing.
     """
     if isinstance(config, str):
+        of_name = "MRopeSpec.for_model takes the name of a family"
+        of_hub = "load it first, with transformers.AutoConfig.from_pretrained for example"
         raise TypeError(
-            f"config must be a configuration or the dict of a config.json, got the name {config!r}:"
-            " load it first, with transformers.AutoConfig.from_pretrained for example"
+            "config must be a configuration or the dict of a config.json, got the name "
+            f"{config!r}: {of_name if config in FAMILIES else of_hub}"
         )
     model_type = _lookup(config, "model_type")
     model_type = _CHECKPOINT_NAMES.get(model_type, model_type)
@@ -119,7 +121,11 @@ def _own_rule(family: Family, convention: str) -> Callable[..., OwnRule] | None:
 
 
 def _family_of(model_type: object, convention: str) -> Family:
-    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if not isinstance(model_type, str):
+        config = hasattr(model_type, "model_type") or isinstance(model_type, Mapping)
+        remedy = "; MRopeSpec.from_config takes a configuration" if config else ""
+        raise TypeError(f"model_type must be a name, got {type(model_type).__name__}{remedy}")
+    family = FAMILIES.get(model_type)
     if family is not None and convention in family.rules:
         return family
     if model_type in NOT_MROPE:
@@ -128,7 +134,7 @@ def _family_of(model_type: object, convention: str) -> Family:
             "plain index of each token, which the model makes itself"
         )
     if model_type in NOT_SUPPORTED:
-        raise ValueError(f"{model_type!r} is not supported: {NOT_SUPPORTED[str(model_type)]}")
+        raise ValueError(f"{model_type!r} is not supported: {NOT_SUPPORTED[model_type]}")
     whole = whole_model_of(model_type, FAMILIES)
     if whole is not None:
         raise ValueError(

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
+from vecrope.core.hints import likely_mistake
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
@@ -97,7 +98,11 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
         if validate:
             fault = _misfit(images)
             if not tracing and bool(fault):
-                _raise_misfit(images, placeholder, rows, grids)
+                by_types = inputs.mm_token_type_ids is not None
+                remark = likely_mistake(
+                    0, int(placeholder.sum()), 1, len(grids), spec, by_types=by_types
+                )
+                _raise_misfit(images, placeholder, rows, grids, remark)
         positions = torch.cat((positions[:-3], _cells(images, placeholder, index)))
     largest = torch.full_like(valid, -1).scatter_reduce(
         0, rows.long(), torch.where(kept, positions.amax(0), -1), "amax"
@@ -218,7 +223,9 @@ def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> Tensor:
     return torch.where(inside, torch.stack((place % width, place // width, images.run)), index)
 
 
-def _raise_misfit(images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor) -> NoReturn:
+def _raise_misfit(
+    images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor, remark: str
+) -> NoReturn:
     """Raise the ValueError that describes the first run, or the first grid, that does not fit."""
     num_runs, num_grids = map(int, images.numbers)
     odd = _odd_lengths(images)[: min(num_runs, num_grids)].nonzero()
@@ -226,7 +233,7 @@ def _raise_misfit(images: _Images, placeholder: Tensor, rows: Tensor, grids: Ten
         grid = int(images.grid[num_runs])
         raise ValueError(
             f"image_grid_thw row {grid} {tuple(grids[grid].tolist())} is left over: expected "
-            f"{num_grids} runs of image tokens in the batch, got {num_runs}"
+            f"{num_grids} runs of image tokens in the batch, got {num_runs}{remark}"
         )
     run = int(odd[0]) if odd.shape[0] else num_grids
     row = int(rows[(placeholder & (images.run == run)).nonzero()[0]])

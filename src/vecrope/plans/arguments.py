@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_int, check_tensor
+from vecrope.checks import check_int, check_tensor, conversion
 from vecrope.plans.table import PlanTable
 
 # So that no position wraps, whatever the dtype.
@@ -38,8 +38,8 @@ def numbers_of_rows(
 ) -> Tensor:
     """Return a number for each row as (num_rows,), where they are; None: of any number."""
     if not isinstance(numbers, Tensor):
-        if not isinstance(numbers, Sequence):
-            found = type(numbers).__name__
+        if not isinstance(numbers, Sequence) or isinstance(numbers, str):
+            found = type(numbers).__name__ + conversion(name, numbers)
             raise TypeError(f"{name} must be a list or a tensor of integers, got {found}")
         # Without a number there is none that says its type.
         dtype = None if len(numbers) else torch.int64

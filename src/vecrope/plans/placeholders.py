@@ -177,8 +177,7 @@ def _plan_by_types(prompts: Placeholders, spec: MRopeSpec, *, validate: bool) ->
 def _check_metadata(prompts: Placeholders, spec: MRopeSpec) -> None:
     """Check types, shapes and dtypes of runs of placeholders and of grids."""
     counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
-    if not isinstance(spec, MRopeSpec):
-        raise TypeError(f"spec must be an MRopeSpec, got {type(spec).__name__}")
+    checks.check_spec(spec)
     if spec.own_rule is not None:
         raise ValueError(
             f"{spec.model_type} has no plan from placeholders: it is numbered by a rule of its own"

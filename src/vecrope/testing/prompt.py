@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vecrope.checks import check_spec
 from vecrope.spec import MRopeSpec
 from vecrope.testing import reference
 from vecrope.testing.rules import family_of, seconds_of, symbols_of, type_rules_of
@@ -109,8 +110,7 @@ class Prompt:
             TypeError: if `spec` is no MRopeSpec.
             ValueError: if `rows` are not strings of one length of these characters.
         """
-        if not isinstance(spec, MRopeSpec):
-            raise TypeError(f"spec must be an MRopeSpec, got {spec!r}")
+        check_spec(spec)
         token_ids = symbols_of(spec)
         _check_symbols("rows", rows, "".join(token_ids))
         if mask is not None:
@@ -258,7 +258,9 @@ def _check_symbols(name: str, rows: object, symbols: str) -> None:
     if isinstance(rows, str) or not isinstance(rows, Sequence):
         raise ValueError(f"{name} must be a list of strings, one a row, got {rows!r}")
     for number, row in enumerate(rows):
-        if not isinstance(row, str) or len(row) != len(rows[0]):
+        if not isinstance(row, str):
+            raise ValueError(f"{name} must be strings, got {row!r} as row {number}")
+        if len(row) != len(rows[0]):
             raise ValueError(
                 f"{name} must be strings of one length, got {row!r} as row {number} and "
                 f"{rows[0]!r} as row 0"

@@ -180,10 +180,13 @@ class _Finder:
         for kind, given in self.given.items():
             rest = [*self.left[kind]]
             if rest:
+                token, remark = self.ids[kind], ""
+                if not (self.tokens.ids == token).any():
+                    remark = f" ({_NAMES[kind]}_token_id {token} does not occur in input_ids)"
                 raise ValueError(
                     f"{_ARGUMENTS[kind]} row {self._row(kind, rest[0])} "
                     f"{self._value(kind, rest[0])} is left over: expected {len(given)} "
-                    f"{_NAMES[kind]}s in the batch, got {len(given) - len(rest)}"
+                    f"{_NAMES[kind]}s in the batch, got {len(given) - len(rest)}{remark}"
                 )
 
     def _row(self, kind: int, at: int) -> int:

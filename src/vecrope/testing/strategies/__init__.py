@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from vecrope.checks import check_spec
 from vecrope.families.rules import MiniCPMV47, OmniRule
 from vecrope.spec import MRopeSpec
 from vecrope.testing.prompt import Prompt
@@ -47,6 +48,7 @@ def token_soup(spec: MRopeSpec, **options: Any) -> st.SearchStrategy[Prompt]:
 
 
 def _module_of(spec: MRopeSpec) -> ModuleType:
+    check_spec(spec)
     if spec.own_rule is None:
         return shared
     return {OmniRule: omni, MiniCPMV47: minicpmv4_7}.get(type(spec.own_rule), own_rules)

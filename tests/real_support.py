@@ -7,11 +7,20 @@ from types import ModuleType
 from unittest import mock
 
 import numpy as np
+import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
+
+# 5.20, the last release for Python 3.10, cannot make MiniCPM-V 4.7 clips of different sizes, and
+# leaves the sound of these omni clips out of the ids.
+needs_later_processors = pytest.mark.skipif(
+    not hasattr(transformers.processing_utils, "OmniModalProcessorMixin"),
+    reason="the processors of this transformers release cannot make these prompts",
+)
 
 # What MiniCPM-V 4.7's tokenizer is asked for by name.
 MINICPM_TOKENS = {

@@ -7,7 +7,7 @@ operations of the processor of clips, and a check that asks for a class exported
 import pytest
 import torch
 from real_support import MINICPM_TOKENS as TOKENS
-from real_support import TorchOnly, clip, picture
+from real_support import TorchOnly, clip, needs_later_processors, picture
 from support import assert_same
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -87,6 +87,7 @@ def prepare(tokenizer, mode, *, padding_side):
     )
 
 
+@needs_later_processors
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 @pytest.mark.parametrize("mode", ["16x", "4x"])
 def test_what_the_processor_makes_is_answered_as_by_the_model(tokenizer, mode, padding_side):

@@ -258,6 +258,24 @@ def test_the_wheel_needs_torch_alone(built):
 
 
 @pytest.mark.slow
+def test_the_description_has_whole_addresses_of_files_that_exist(built):
+    _, wheel = built
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        fields, _, description = archive.read(metadata).decode().partition("\n\n")
+    (source,) = re.findall(r"^Project-URL: Source, (.*)$", fields, re.MULTILINE)
+    raw = source.replace("github.com", "raw.githubusercontent.com")
+    ours = {"": f"{source}/blob/v{vecrope.__version__}/", "!": f"{raw}/v{vecrope.__version__}/"}
+    found = re.findall(r"(!?)\[[^]]*]\(([^)]*)\)", description)
+    files = [target.removeprefix(ours[kind]).partition("#")[0] for kind, target in found]
+    assert "Content-Type: text/markdown" in fields
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(found) == len(re.findall(r"]\((?!#)", readme)) > 9
+    assert "<img" not in description
+
+
+@pytest.mark.slow
 def test_the_sdist_holds_what_the_tests_need(built):
     sdist, _ = built
     with tarfile.open(sdist) as archive:

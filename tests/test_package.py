@@ -266,7 +266,7 @@ def test_the_description_has_whole_addresses_of_files_that_exist(built):
     (source,) = re.findall(r"^Project-URL: Source, (.*)$", fields, re.MULTILINE)
     raw = source.replace("github.com", "raw.githubusercontent.com")
     ours = {"": f"{source}/blob/v{vecrope.__version__}/", "!": f"{raw}/v{vecrope.__version__}/"}
-    found = re.findall(r"(!?)\[[^]]*]\(([^)]*)\)", description)
+    found = re.findall(r"(!?)\[[^]]*]\(([^)#][^)]*)\)", description)
     files = [target.removeprefix(ours[kind]).partition("#")[0] for kind, target in found]
     assert "Content-Type: text/markdown" in fields
     assert [file for file in files if not (ROOT / file).exists()] == []

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn, get_args
 
@@ -45,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.module is not None:
+        sys.path.insert(0, "")
+        try:
+            import_module(arguments.module)
+        except ImportError as error:
+            raise CommandError(f"argument --import: {error}") from error
     if arguments.config is None:
         name = arguments.model or _MODEL
         try:
@@ -90,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="PROMPT.json holds an object: input_ids, a list of ids or a list of rows; and where "
         "wanted attention_mask and mm_token_type_ids, of the same form, image_grid_thw and "
         "video_grid_thw, lists of [t, h, w] in patches, and second_per_grid_ts, a list of numbers.",
+    )
+    parser.add_argument(
+        "--import",
+        dest="module",
+        metavar="MODULE",
+        help="a module to import first, which registers a family",
     )
     family = parser.add_mutually_exclusive_group()
     family.add_argument(

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 - the multiplication sign is the right sign for a grid
 import json
+import sys
 
 import pytest
 from oracles import WITHOUT_DEFAULT, each_core
@@ -9,6 +10,7 @@ from oracles import WITHOUT_DEFAULT, each_core
 from tests.cli.prompts import CONFIG, DEMO_SEGMENTS, GLM, section, words
 from vecrope.cli.demo import NAMES, conversation
 from vecrope.cli.prompt import image_markers
+from vecrope.families.registry import FAMILIES
 from vecrope.spec import MRopeSpec
 
 
@@ -46,7 +48,7 @@ def test_the_conversation_is_laid_out_and_confirmed(run):
         assert unit in ("µs", "ms")
         assert rest[:2] == ["median", "of"]
     assert words(ratio)[:4] == ["the", "loop", "/", "vecrope"]
-    assert ratio.endswith("   one CPU thread each")
+    assert ratio.endswith("   CPU time of one thread")
 
 
 NO_VIDEOS = [("cohere_compass", "vllm")]
@@ -194,3 +196,28 @@ def test_the_configurations_merge_size_is_used(run, tmp_path):
     assert code == 0
     assert "a 2016 × 1512 picture" in out
     assert DEMO_SEGMENTS in out
+
+
+MODULE = """
+import vecrope
+names = ("image_token_id", "video_token_id", "spatial_merge_size")
+rule = dict(marker_rule="none", separate_frames=True, span_rule="thw")
+vecrope.register_family(
+    "invented_vl",
+    rules={"vllm": {**rule, "padding_value": 0, "delta_length": "valid"}},
+    paths=dict(zip(names, names)),
+    defaults=dict(zip(names, (9, 10, 2))),
+)
+"""
+
+
+def test_a_family_that_an_imported_module_registers_is_shown(run_prompt, tmp_path, monkeypatch):
+    (tmp_path / "invented_module.py").write_text(MODULE)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    arguments = ("--import", "invented_module", "--model", "invented_vl", "--convention", "vllm")
+    try:
+        code, out, _ = run_prompt(*arguments, input_ids=[1, 9, 9, 3], image_grid_thw=[[1, 2, 4]])
+    finally:
+        FAMILIES.pop("invented_vl", None)
+    assert code == 0
+    assert "model invented_vl, convention vllm, 1 row of 4 tokens" in out

@@ -16,6 +16,11 @@ from tests.cli.prompts import CONFIG, IMAGE, assert_refused
             "vecrope.list_families() lists what is known",
             id="model",
         ),
+        pytest.param(
+            ["--import", "no_such_module"],
+            "argument --import: No module named 'no_such_module'",
+            id="no module",
+        ),
         pytest.param(["--bogus"], "unrecognized arguments: --bogus", id="option"),
         pytest.param(["--input"], "argument --input: expected one argument", id="no value"),
         pytest.param(

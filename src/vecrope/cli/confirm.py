@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ _LOOP = "the loop, plain Python over lists"
 
 @dataclass(frozen=True)
 class Timing:
-    """The median wall time of some calls, each on one CPU thread."""
+    """The median CPU time of some calls, each on one thread: other processes do not change it."""
 
     seconds: float
     calls: int
@@ -103,15 +103,15 @@ def _disagreement(
 def _time(
     call: Callable[[], object], least: int = 3, most: int = 25, budget: float = 0.2
 ) -> Timing:
-    """Time calls of a function that has been called before, on one CPU thread."""
+    """Measure the CPU time of calls of a function that has been called before, on one thread."""
     seconds: list[float] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         while len(seconds) < least or (len(seconds) < most and sum(seconds) < budget):
-            start = perf_counter()
+            start = thread_time()
             call()
-            seconds.append(perf_counter() - start)
+            seconds.append(thread_time() - start)
     finally:
         torch.set_num_threads(threads)
     return Timing(median(seconds), len(seconds))

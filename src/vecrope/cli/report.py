@@ -187,7 +187,7 @@ def _confirmation(prompt: Prompt, answer: Answer) -> Iterator[str]:
         yield f"  {name:<{width}} {_duration(timing):>9}   median of {timing.calls} calls"
     ratio = answer.peer.seconds / answer.library.seconds
     label = f"{answer.peer_name.partition(',')[0]} / vecrope"
-    yield f"  {label:<{width}} {ratio:>9.{1 if ratio >= 1 else 2}f}   one CPU thread each"
+    yield f"  {label:<{width}} {ratio:>9.{1 if ratio >= 1 else 2}f}   CPU time of one thread"
 
 
 def _duration(timing: Timing) -> str:

@@ -22,24 +22,24 @@ def register_family(
     paths: Mapping[str, Path],
     defaults: Mapping[str, Any] | None = None,
 ) -> None:
-    """Make a family known by its name to `MRopeSpec.for_model` and `MRopeSpec.from_config`.
+    """Add a family that `MRopeSpec.for_model` and `MRopeSpec.from_config` then know by its name.
 
-    It holds for this process. A serving engine's workers are processes of their own: call it in the
-    module that registers the model with the engine, which each of them imports. The same family
-    may be registered again.
+    The registration holds for this process. The workers of a serving engine are processes of their
+    own: call this function in the module that registers the model with the engine, which each
+    worker imports. Registering the same family again is allowed.
 
     Args:
         model_type: the `model_type` of the family's configuration.
-        rules: by the convention, `"transformers"`, `"sglang"` or `"vllm"`, the fields of
-            `MRopeSpec` that are the same for all of its checkpoints.
-        paths: by the field of `MRopeSpec`, where a configuration keeps those that differ: a dotted
-            path, or several, of which the first that is there is read.
-        defaults: the values of these fields in the class of the configuration, for `for_model`.
+        rules: for each convention (`"transformers"`, `"sglang"` or `"vllm"`), the fields of
+            `MRopeSpec` that are the same for all checkpoints.
+        paths: for each other field, where a configuration keeps it: a dotted path, or several, of
+            which the first that exists is read.
+        defaults: the values of these fields in the configuration class, for `for_model`.
 
     Raises:
         TypeError: if a field has a value of the wrong type.
-        ValueError: for an unknown convention or field, a field that is missing, fields that
-            contradict each other, and a name that is another family's.
+        ValueError: for an unknown convention or field, a missing field, fields that contradict
+            each other, and the name of another family.
 
     Example:
         >>> import vecrope
@@ -79,7 +79,7 @@ def list_families(convention: Convention | None = None) -> list[str]:
     """Return the model types that `MRopeSpec.for_model` knows, sorted.
 
     Args:
-        convention: an upstream, for those families alone that it has; None: all.
+        convention: an upstream, to list only the families that it has; None: all.
 
     Raises:
         ValueError: for an unknown convention.

@@ -57,64 +57,63 @@ def get_rope_index(
 ) -> tuple[Tensor, Tensor]:
     """Return the M-RoPE position ids of a batch and the offsets that decoding continues from.
 
-    Unmasked text tokens count up on all three axes; the tokens of an image or a video frame read
-    their row and column off its grid; masked tokens hold `spec.padding_value`. Image and video
-    grids are consumed in the order of the prompt, row by row, each kind on its own, on across rows.
+    Unmasked text tokens count up on all three axes. The tokens of an image or a video frame get
+    their row and column from its grid. Masked tokens hold `spec.padding_value`. Images and videos
+    consume their grids separately, in the order of the prompt, through all rows of the batch.
 
     Args:
         input_ids: (B, T) int64 or int32, on any device; or (N,) with `cu_seqlens`.
         spec: the family's rules and the upstream's convention.
         image_grid_thw: (num_images, 3) integers, in patches, in the order of the prompt. Rows of
-            zeros are no image, so that the tensor may be padded to a fixed capacity.
+            zeros are ignored, so that the tensor may be padded to a fixed capacity.
         video_grid_thw: (num_videos, 3) likewise.
         attention_mask: (B, T) bool or integers, 1 or True for a token; None: all are.
         cu_seqlens: (num_sequences + 1,) integers from 0 to N, for packed `input_ids`.
         sequence_ids: (B, T) integers, for rows that hold several sequences: 1, 2, ... in ascending
             order in each row, 0 at padding, as in `[1, 1, 2, 2, 2, 0]`. Positions start over in
-            each sequence. It takes the place of `attention_mask`.
-            `vecrope.sequence_ids_from_position_ids` finds it in text positions.
+            each sequence. They replace `attention_mask`. `vecrope.sequence_ids_from_position_ids`
+            derives them from text positions.
         sequence_numbering: `"from_one"`; or `"from_zero"` for `sequence_ids` that are 0 in the
             first sequence, as transformers' `seq_idx`, and -1 at padding.
-        mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video, to be believed instead of the
-            ids in `input_ids`.
+        mm_token_type_ids: (B, T) integers, 0 text, 1 image, 2 video. If given, they decide which
+            tokens are placeholders, not `input_ids`.
         second_per_grid_ts: (num_videos,) seconds between the temporal steps of each video, of any
-            floating-point dtype, or a list of floats, for families that space videos in time.
-            None: the family's default. The upstreams round by its type, and so does this.
-        second_per_grids: the same, by the name that the omni families give it.
-        audio_seqlens: (num_audios,) integers, mel frames of each audio; of the omni families.
-        use_audio_in_video: whether videos come with their sound, interleaved, in the whole batch;
-            or (num_videos,) bools, a tensor or a list, that say so for each; of the same.
-        images_per_sample: (B,) integers, grids of each row; of glm_image.
-        target_sizes: (num_crops, 2) integers, of minicpmv4_7.
-        target_sizes_videos: likewise, of the frames of videos.
-        text_positions: put a row in front that counts the unmasked tokens of each sequence, 0 at
-            masked ones. transformers' text models tell packed sequences apart by it, where they are
-            given neither an `attention_mask` nor a cache (`use_cache=False`).
-        pad_to_multiple_of: add columns of padding at the right up to a multiple.
-        validate: check the values of the input. On a device other than the CPU this synchronises:
-            once, where the Triton kernels answer, if the values are good. False promises no
-            synchronisation; what invalid values then give is not specified.
-            Under tracing (`torch.compile`, `torch.export`) nothing can be raised: there a prompt
-            that does not fit its grids gets the answer described below.
-        max_sequences: with `sequence_ids`, the number of rows of `rope_deltas`: those beyond the
-            last sequence hold 0. None: the exact number, which reads values; it has to be given
-            under tracing, and with `validate=False` on a device other than the CPU.
-        form: the implementation that answers: `"eager"` (tensors on a CPU), `"static"` (any device,
-            reads no value) or `"kernels"` (Triton). None: the fastest that can take the call, of
-            which `vecrope.explain_form` tells the reasons. All give the same answers.
+            floating-point dtype, or a list of floats, for families whose video time is in seconds.
+            None: the family's default. Their type decides how they are rounded, as upstream.
+        second_per_grids: the same, under the name that the omni families use.
+        audio_seqlens: (num_audios,) integers, mel frames of each audio, for the omni families.
+        use_audio_in_video: whether all videos have interleaved sound; or (num_videos,) bools, a
+            tensor or a list, one for each video. For the omni families.
+        images_per_sample: (B,) integers, the number of grids of each row, for glm_image.
+        target_sizes: (num_crops, 2) integers, for minicpmv4_7.
+        target_sizes_videos: the same for the frames of videos.
+        text_positions: prepend a row that counts the unmasked tokens of each sequence and is 0 at
+            masked tokens. transformers' text models use it to tell packed sequences apart, if they
+            get neither an `attention_mask` nor a cache (`use_cache=False`).
+        pad_to_multiple_of: pad with columns at the right, up to a multiple of this number.
+        validate: check the values of the input. Off the CPU this synchronises; with the Triton
+            kernels and valid input, once. With False nothing synchronises, and the answer to
+            invalid values is unspecified. Under tracing (`torch.compile`, `torch.export`) nothing
+            can be raised: a prompt that does not fit its grids gets the answer described below.
+        max_sequences: the number of rows of `rope_deltas` with `sequence_ids`; rows beyond the last
+            sequence hold 0. None: the exact number, which has to be read. Required under tracing,
+            and with `validate=False` on a device other than the CPU.
+        form: the implementation to use: `"eager"` (tensors on a CPU), `"static"` (any device, reads
+            no value) or `"kernels"` (Triton). None: the fastest that can take the call;
+            `vecrope.explain_form` says why. All return equal answers.
 
     Returns:
         `position_ids` (3, B, T) in the dtype of `input_ids`, or (3, N); and `rope_deltas` (B, 1)
         int64, or (num_sequences, 1) with `cu_seqlens` or `sequence_ids`: the row's largest position
         plus one (0 for a row without an unmasked token), less its padded or its valid length as
         `spec.delta_length` says; with `sequence_ids` its valid length. The axes are temporal,
-        height, width; with `text_positions` there is a fourth in front. Neither aliases an input. A
-        family with a rule of its own may have other axes, and deltas in the dtype of `input_ids`:
-        its room says so.
+        height and width, after a first row of `text_positions` if asked for. The answer never
+        aliases an input. Families with a rule of their own may have other axes, and deltas in the
+        dtype of `input_ids`, as the module of the family in `vecrope.own_rules` documents.
 
-        If `max_sequences` is too small and cannot be refused (`validate=False`, or tracing), or if
-        under tracing `validate` finds a misfit, every position on the three axes is -1 and every
-        delta the least int64: no valid answer, and never a plausible one.
+        Every position on the three axes is -1, and every delta the least int64, if `max_sequences`
+        is too small where nothing can be raised (`validate=False`, or tracing), and if a prompt
+        does not fit its grids under tracing with `validate`.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
@@ -137,9 +136,8 @@ def get_rope_index(
         tensor([[-2]])
 
     The rules are those of the upstreams' own functions, such as SGLang's `get_rope_index_glm4v` and
-    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton a call of a family that
-    shares the rule takes two or three kernels, under `torch.compile` as one operator; the other
-    forms are tensor operators.
+    transformers' `Glm4vModel.get_rope_index`. On a CUDA device with Triton, families of the shared
+    rule take two or three kernels, which are one operator under `torch.compile`.
     """
     inputs = Inputs(
         input_ids,
@@ -218,7 +216,7 @@ def _number(
 
 
 def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormChoice:
-    """Return which implementation answers a call of `get_rope_index`, and why not the others.
+    """Return which form a call of `get_rope_index` uses, and why it does not use the others.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
@@ -274,10 +272,10 @@ def plan_rope_index(
     max_groups: int | None = None,
     max_sequences: int | None = None,
 ) -> RopeIndexPlan:
-    """Return the positions of a batch as a plan: some bytes a group, expanded where needed.
+    """Return the positions of a batch as a plan: a few bytes per group, expanded where needed.
 
-    The plan of a family with a rule of its own is made from its positions, and holds a line or two
-    for each of a grid.
+    The plan of a family with a rule of its own is made from the positions, and has one or two
+    entries for each row of a grid.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
@@ -296,14 +294,14 @@ def plan_rope_index(
         images_per_sample: (B,), of glm_image.
         target_sizes: (num_crops, 2).
         target_sizes_videos: likewise.
-        validate: check the values of the input. False promises no synchronisation, where
-            `get_rope_index` does.
-        max_groups: capacity of the plan, at least the number of its entries: images, separate
-            frames and videos that are one block, masked runs, what masked tokens leave of a group
-            behind them, and sequences that begin with text. None: on a CPU the exact number,
-            elsewhere and under tracing the number of tokens, which makes a plan larger than the
-            positions. With a capacity given no operation depends on values. The plan of a family
-            with a rule of its own has as many lines as tokens wherever it is not exact.
+        validate: check the values of the input. With False nothing synchronises, as in
+            `get_rope_index`.
+        max_groups: capacity of the plan, at least the number of its entries. Entries are images,
+            separate frames, videos that are one block, masked runs, the parts of a group that
+            masked tokens cut off, and sequences that begin with text. None: the exact number on a
+            CPU; elsewhere, and under tracing, the number of tokens, which makes the plan larger
+            than the positions. With a capacity no operation depends on values. If the plan of a
+            family with a rule of its own is not exact, it has as many entries as tokens.
         max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:

@@ -55,12 +55,12 @@ class _Replay(NamedTuple):
 class RopeIndexRunner:
     """`get_rope_index` for one spec, within limits, without allocation or synchronisation.
 
-    On a CUDA device the runner owns the buffers that a call writes, and launches two kernels (three
-    where markers are counted). It owns buffers for prompts as well: what has been written there,
-    see `inputs`, is answered by replaying a CUDA graph, which takes the least time. There is one
+    On a CUDA device a call launches two kernels (three if markers are counted), which write into
+    buffers of the runner. The runner also has buffers for prompts, see `inputs`. If a prompt was
+    written there, the runner answers it by replaying a CUDA graph, which is fastest. There is one
     graph for each bucket: the numbers of rows and of tokens are rounded up to powers of two, and
-    prompts with a mask, and packed ones, have their own. On a CPU a call is `get_rope_index`, with
-    the same limits.
+    prompts with a mask and packed prompts have graphs of their own. On a CPU a call is
+    `get_rope_index`, with the same limits.
 
     Args:
         spec: the family's rules.
@@ -70,14 +70,14 @@ class RopeIndexRunner:
         max_videos: likewise of `video_grid_thw`.
         device: of the arguments and the answers.
         dtype: of `input_ids` and the positions, int64 or int32.
-        seconds_dtype: of the buffer of `second_per_grid_ts`, by whose type the upstreams round.
+        seconds_dtype: of the buffer of `second_per_grid_ts`; it decides how seconds are rounded.
 
     Raises:
         TypeError: if `dtype` is another.
-        ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or if together
-            they allow 2**30 tokens; for a family that is numbered by more than these arguments; on
-            a CUDA device for one with a rule of its own; or if the upstream's positions are always
-            int64 and `dtype` is not.
+        ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or together they
+            allow 2**30 tokens; if the family needs other arguments than these; on a CUDA device, if
+            it has a rule of its own; or if the upstream's positions are always int64 and `dtype` is
+            not.
         RuntimeError: on a CUDA device without Triton, which comes with torch's builds for CUDA.
 
     Example:

@@ -123,16 +123,16 @@ def padded_width(width: int, multiple: int | None) -> int:
 def sequence_ids_from_position_ids(
     position_ids: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
-    """Return the sequence numbers that text positions tell by starting over.
+    """Return the number of each token's sequence, from text positions that start over in each one.
 
-    A token whose position is not the one after that of the unmasked token before it starts a
-    sequence, which is how transformers recognises packed rows. Does not synchronise.
+    A token starts a sequence if its position does not follow that of the unmasked token before it.
+    transformers recognises packed rows in the same way. Does not synchronise.
 
     Args:
-        position_ids: (B, T) integers, the text positions; or (4, B, T), of which they are the first
-            row. The three axes of M-RoPE alone do not do: they jump in front of and behind images.
-        attention_mask: (B, T) bool or integers, 0 or False at padding. None: all are tokens, so
-            that every token of a padding of zeros is a sequence of its own.
+        position_ids: (B, T) integers, the text positions; or (4, B, T), with them as the first row.
+            The three axes of M-RoPE are not enough: they also jump at images.
+        attention_mask: (B, T) bool or integers, 0 or False at padding. None: all are tokens; each
+            token of padding with zeros then counts as a sequence.
 
     Returns:
         (B, T) int64: 1, 2, ... in each row, 0 at padding. `vecrope.get_rope_index` takes it as

@@ -47,44 +47,44 @@ _CHOICES = {
 class MRopeSpec:
     """The rules by which one model family numbers its tokens, under one convention.
 
-    Build it with `from_config` or `for_model`, or, for a family that is not known here, from the
-    fields below. A spec is immutable and hashable, so that it can be a constant of a compiled
-    graph.
+    Build it with `from_config` or `for_model`; for an unknown family, from the fields below. A spec
+    is immutable and hashable, so that it can be a constant of a compiled graph.
 
     Args:
         model_type: the `model_type` of the family's configuration.
         convention: the upstream whose answers are reproduced, `"sglang"`, `"transformers"` or
             `"vllm"`.
         image_token_id: the placeholder id of images; None where every token is text.
-        video_token_id: the placeholder id of videos; None where they have that of images, and
-            markers tell the two apart.
+        video_token_id: the placeholder id of videos; None if videos use that of images, and markers
+            tell the two apart.
         video_start_token_id: the id after which placeholders belong to a video. Needed by the
             marker rules `"last"` and `"count"`, as is `video_end_token_id`.
-        video_end_token_id: the id after which they no longer do.
+        video_end_token_id: the id after which placeholders belong to an image again.
         vision_start_token_id: the id right before every image and every separate frame. Needed by
             the marker rule `"adjacent"`.
         spatial_merge_size: patches per token along each spatial side of a grid, at least 1.
         temporal_merge_size: frames of a video's grid that share their tokens, at least 1.
-        marker_rule: how placeholders are told apart. `"none"`: by their ids alone. `"last"`: a
-            placeholder is a video's if the last marker before it, in its row, is a start (SGLang).
-            `"count"`: if more starts than ends stand before it in its row (transformers'
-            processors). `"adjacent"`: by their ids, and where images, videos or separate frames
-            start there must be a `vision_start_token_id` (SGLang).
-        separate_frames: whether each frame of a video is numbered as an image of its own, with or
-            without text before the next one; otherwise a video is one block.
-        frames_may_touch: whether separate frames of one video may stand with nothing in between.
-            vLLM takes those of GLM-4V for a block, which no prompt of its processor holds.
-        image_time: the temporal offsets of the frames of one image: their number (`"frames"`) or 0
-            (`"none"`).
-        video_time: the temporal offsets of the frames of one video that is a block: their number
-            (`"frames"`) or the time passed (`"seconds"`), in units of `1 / tokens_per_second`,
-            rounded down.
+        marker_rule: how images and videos are told apart. `"none"`: by their ids. `"last"`: a
+            placeholder belongs to a video if the last marker before it in its row is a start
+            (SGLang). `"count"`: if its row has more starts than ends before it (transformers'
+            processors). `"adjacent"`: by their ids; a `vision_start_token_id` must precede every
+            image, video and separate frame (SGLang).
+        separate_frames: whether each frame of a video is numbered like an image, with or without
+            text between frames; otherwise a video is one block.
+        frames_may_touch: whether separate frames of a video may follow each other directly. vLLM
+            takes such frames of GLM-4V for a block, which its processor never produces.
+        image_time: the temporal offset of each frame of an image: the frame's index (`"frames"`) or
+            0 (`"none"`).
+        video_time: the temporal offset of each frame of a video that is a block: the frame's index
+            (`"frames"`), or the elapsed time in units of `1 / tokens_per_second`, rounded down
+            (`"seconds"`).
         tokens_per_second: positions per second, for `"seconds"`.
-        time_order: which product is rounded first, `tokens_per_second` times the seconds of a step
-            (`"rate"`) or the seconds of a step times the number of steps (`"seconds"`).
-        time_dtype: in which precision. `"given"`: that of `second_per_grid_ts`. `"int64"`: the
-            seconds of a step are first cut to whole numbers (transformers 4.52 to 5.17).
-        default_seconds: seconds of a step where they are not given; None: they must be given.
+        time_order: which product is rounded first: `tokens_per_second` times the seconds of a step
+            (`"rate"`), or the seconds of a step times the number of steps (`"seconds"`).
+        time_dtype: the precision of these products. `"given"`: that of `second_per_grid_ts`.
+            `"int64"`: the seconds of a step are first cut to whole numbers (transformers 4.52 to
+            5.17).
+        default_seconds: seconds of a step if none are given; None: they must be given.
         multi_frame_images: whether an image may have a temporal extent.
         span_rule: how far a block moves the running position. `"thw"`: past its largest position
             (SGLang, vLLM). `"hw"`: by the larger of height and width (transformers). They differ
@@ -252,9 +252,9 @@ class MRopeSpec:
         """Return the spec of a family with the default ids of its transformers configuration class.
 
         Args:
-            model_type: one of the families in the README's table.
+            model_type: one of `vecrope.list_families()`.
             convention: the upstream whose answers are reproduced.
-            **fields: fields of the spec to be set to other values, or that have no default.
+            **fields: other values for fields of the spec, and values for those without a default.
 
         Raises:
             ValueError: if the model type or the convention is not known, if that upstream has no

@@ -54,13 +54,13 @@ def collate(
 ) -> dict[str, Any]:
     """Return the samples of a batch padded to one length, or packed, with their positions.
 
-    With everything but the samples bound, as by `functools.partial`, it is the `collate_fn` of a
-    data loader, in its workers too, and the `data_collator` of transformers' `Trainer`. A sample is
-    what a processor of transformers returns for one prompt. Media are counted against the tokens of
-    the sample that brings them, and what does not fit is refused by the number of that sample.
+    Bind all arguments but the samples, for example with `functools.partial`, to get the
+    `collate_fn` of a data loader or the `data_collator` of transformers' `Trainer`. A sample is
+    what a processor of transformers returns for one prompt. The media of each sample are compared
+    with that sample's own tokens, and an error gives the number of the sample.
 
     Args:
-        samples: mappings, at least one, of these names. `input_ids`, and if given `labels`,
+        samples: mappings, at least one, with these keys. `input_ids`, and optionally `labels`,
             `attention_mask`, `mm_token_type_ids` and `moe_mm_token_type_ids`: T integers each, as a
             tensor, an array or a list, or in a batch of one, (1, T). `image_grid_thw` and
             `video_grid_thw`: (n, 3) integers. `pixel_values` and `pixel_values_videos`: the patches
@@ -69,53 +69,50 @@ def collate(
             `input_features`, `feature_attention_mask` and `audio_seqlens`: audio.
             `use_audio_in_video`: a bool. `images_per_sample`, `target_sizes` and
             `target_sizes_videos`. `position_ids` and `rope_deltas`, as this function returned them
-            for the sample alone: then nothing is numbered again. None counts as absent.
+            for the sample alone; they are then not computed again. None counts as absent.
         spec: the family's rules and the convention of the upstream, `"transformers"` for its
             models.
-        pad_token_id: the id that padding is written with.
-        packed: put the samples one behind the other in a single row, instead of each in a row of
-            its own.
-        padding_side: where rows are padded, `"right"` or `"left"`; a packed row always is on the
-            right.
-        pad_to_multiple_of: pad rows up to a multiple of this many tokens. Behind packed samples
-            that padding is one more sequence.
-        pad_sequences_to_multiple_of: pad each packed sample by itself, as context parallelism that
-            shards within sequences asks for.
-        text_positions: put the row in front that transformers tells packed samples apart by. None:
-            if `packed`, but for hunyuan_vl, whose model refuses it.
+        pad_token_id: the id of padding tokens.
+        packed: put all samples into one row, one after the other, instead of one row per sample.
+        padding_side: `"right"` or `"left"`; a packed row is always padded on the right.
+        pad_to_multiple_of: pad rows up to a multiple of this many tokens. After packed samples this
+            padding forms one more sequence.
+        pad_sequences_to_multiple_of: pad each packed sample on its own, for context parallelism
+            that shards within sequences.
+        text_positions: prepend the row by which transformers tells packed samples apart. None: if
+            `packed`, except for hunyuan_vl, whose model refuses it.
         batch_first: return positions as (B, 3, T) or (B, 4, T), for frameworks that slice by rows.
-        return_flash_attn_kwargs: return where packed samples begin and end.
+        return_flash_attn_kwargs: return the bounds of packed samples.
         return_seq_idx: return the number of each packed token's sample. None: for the families
             that need it, those with linear attention.
-        return_use_cache: return `use_cache=False` with packed samples. With a cache attention under
-            eager and sdpa does not look at the text row, and transformers' `Trainer` (5.23) turns
-            off the cache of the model's own configuration, but not that of its text model.
-        extra: what to do with names that are not listed above: `"stack"` them as tensors of one
-            shape, keep a `"list"` with a place for each sample, or `"drop"` them. None: refuse
-            them.
-        dummy_image: what `vecrope.dummy_image` returns, to stand in a batch without images and
-            videos behind its last token, so that the vision tower runs on every rank.
+        return_use_cache: return `use_cache=False` with packed samples. With a cache, eager and sdpa
+            attention ignore the text row; transformers' `Trainer` (5.23) turns the cache off in the
+            model's own configuration, but not in that of its text model.
+        extra: what to do with other keys: `"stack"` their values as tensors of one shape, keep a
+            `"list"` with one entry per sample, or `"drop"` them. None: refuse them.
+        dummy_image: what `vecrope.dummy_image` returns. It is put after the last token of a batch
+            without images and videos, so that the vision tower runs on every rank.
 
     Returns:
         `input_ids`, (B, T) int64, or (1, N) if packed; `position_ids`, (3, B, T) or (4, B, T), and
-        `rope_deltas`, (B, 1), as `vecrope.get_rope_index` returns them for each sample (the images
-        of hunyuan_vl are counted in each, where its model counts on through a padded batch); and
-        what else the samples hold: `labels` with -100 at padding, and if packed at the first token
-        of each sample too, which no token before it is to predict; types; grids, seconds, pixels
-        and audio in the order of the samples; and for `glm_image` `images_per_sample`, (B,) int64,
-        or (B + 1,) with a dummy picture. Pixels and features stay on their device; all else is on
-        the CPU.
+        `rope_deltas`, (B, 1), as `vecrope.get_rope_index` returns them for each sample (images of
+        hunyuan_vl are counted per sample, while its model counts through a padded batch). The rest
+        of the samples: `labels`, with -100 at padding and, if packed, at the first token of each
+        sample, which must not be predicted from another sample; types; grids, seconds, pixels and
+        audio in the order of the samples; for `glm_image` also `images_per_sample`, (B,) int64, or
+        (B + 1,) with a dummy picture. Pixels and features stay on their device; all else is on the
+        CPU.
 
-        A padded batch has an `attention_mask` (B, T) int64. A packed one has none, because with it
-        transformers does not tell the samples apart. It has `cu_seq_lens_q` and `cu_seq_lens_k`,
-        (num_sequences + 1,) int32, which are one tensor, as in transformers' own collator;
-        `max_length_q` and `max_length_k`, ints; `seq_idx`, (1, N) int32 from 0; and `use_cache`,
-        False. Padding behind the samples is the last sequence of these,
-        counts up from 0 in the text row, holds `spec.padding_value` on the other axes, and has no
-        row of `rope_deltas`. With `pad_sequences_to_multiple_of` these bounds are those of the
-        padded samples, and `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32, are what
-        TransformerEngine takes. TRL's `SFTTrainer` (1.16) logs a packed batch as one token: it
-        takes the second dimension of `position_ids` for the length.
+        A padded batch has an `attention_mask` (B, T) int64. A packed batch has none, because with a
+        mask transformers does not tell the samples apart. It has `cu_seq_lens_q` and
+        `cu_seq_lens_k`, (num_sequences + 1,) int32, which are one tensor, as in transformers' own
+        collator; `max_length_q` and `max_length_k`, ints; `seq_idx`, (1, N) int32 from 0; and
+        `use_cache`, False. Padding after the samples is the last of these sequences: it counts up
+        from 0 in the text row, holds `spec.padding_value` on the other axes, and has no row of
+        `rope_deltas`. With `pad_sequences_to_multiple_of` the bounds are those of the padded
+        samples, and TransformerEngine takes `cu_seqlens_q` and `cu_seqlens_q_padded`, both int32.
+        TRL's `SFTTrainer` (1.16) logs a packed batch as one token, because it takes the second
+        dimension of `position_ids` for the length.
 
     Raises:
         TypeError: for a name that is not known, and for values of a wrong type.

@@ -21,21 +21,20 @@ def dummy_image(
     start_token_ids: Sequence[int] = (),
     end_token_ids: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return one smallest picture as a sample, for `vecrope.collate(dummy_image=...)`.
+    """Return a sample with the smallest possible picture, for `vecrope.collate(dummy_image=...)`.
 
-    Under FSDP and ZeRO-3 every rank must run the vision tower, or the others wait for it. A batch
-    without pictures then takes this one behind its last token, where no token attends to it and no
-    label asks for it.
+    Under FSDP and ZeRO-3 every rank must run the vision tower, or the others wait for it. `collate`
+    puts this picture after the last token of a batch without pictures, where no token attends to it
+    and no label is predicted from it.
 
     Args:
-        spec: of a family that transformers has. In glm_image the picture is one to look at, with a
-            second grid, that of a picture to be generated, because transformers takes the last grid
-            of a sample for that.
-        pixel_features: the size of a row of `pixel_values`, or its shape; of minicpmv4_7, whose
-            patches stand side by side, the channels and the rows of a patch, such as `(3, 14)`.
-        start_token_ids: ids to put before the picture, where the model asks for them. In the omni
-            families an image needs a marker on each side: those are given here.
-        end_token_ids: ids to put behind it.
+        spec: of a family that transformers has. For glm_image there is a second grid, of a picture
+            to be generated, because transformers takes the last grid of a sample for one.
+        pixel_features: the size of a row of `pixel_values`, or its shape. For minicpmv4_7, whose
+            patches lie side by side, the channels and the rows of a patch, such as `(3, 14)`.
+        start_token_ids: ids to put before the picture, if the model needs any. The omni families
+            need a marker on each side of an image.
+        end_token_ids: ids to put after the picture.
 
     Returns:
         `input_ids`, `labels`, `mm_token_type_ids` and `moe_mm_token_type_ids`, (1, k) int64;

@@ -52,24 +52,24 @@ def truncate(
 ) -> tuple[dict[str, Any], Dropped]:
     """Return a sample of at most `max_length` tokens that still fits its media.
 
-    A picture or a clip that the cut touches is dropped entirely, with its markers, sound, grids,
-    pixels and seconds, so that the result may be shorter than `max_length`. A clip is never
-    shortened.
+    A picture or a clip that the cut goes through is dropped entirely, with its markers, sound,
+    grids, pixels and seconds. The result may therefore be shorter than `max_length`. A clip is
+    never shortened.
 
     Args:
         sample: as for `vecrope.collate`.
-        spec: of any family. In minicpmv4_7 frames of clips that touch count as one clip, because
-            nothing in the sample tells them apart.
-        max_length: the most tokens that may remain, at least 1.
-        side: the side that is cut off.
-        start_token_ids: ids that stand right before a picture and belong to it, such as
-            `[config.vision_start_token_id]`, besides those that the spec has.
-        end_token_ids: ids that stand right behind it.
+        spec: of any family. Touching clips of minicpmv4_7 count as one clip, because nothing in the
+            sample tells them apart.
+        max_length: the largest number of tokens to keep, at least 1.
+        side: the side to cut off.
+        start_token_ids: ids right before a picture that belong to it, such as
+            `[config.vision_start_token_id]`, in addition to those of the spec.
+        end_token_ids: ids right after a picture that belong to it.
 
     Returns:
-        The sample, with tokens of shape (T,), and what was dropped. Positions of a sample that was
-        numbered are left out where anything is dropped. Names that `collate` does not know are
-        kept as they are. A sample without a token left is returned, too: `collate` refuses it.
+        The sample, with tokens of shape (T,), and what was dropped. If anything was dropped, the
+        positions of the sample are left out. Keys that `collate` does not know are kept as they
+        are. A sample may have no token left; `collate` refuses it.
 
     Raises:
         TypeError: for a wrong type.

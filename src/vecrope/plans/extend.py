@@ -31,22 +31,23 @@ def extend_plan(
     mm_token_type_ids: Tensor | None = None,
     second_per_grid_ts: Tensor | Sequence[float] | None = None,
 ) -> GroupPlan:
-    """Return the plan of requests that go on, as in the next turn of a conversation.
+    """Return the plan of requests that continue, as in the next turn of a conversation.
 
-    It is the plan of the whole prompts, of which only what is new is given: the tokens behind those
-    that are planned, decoded ones included, and their grids. The plan knows which markers are open
-    at its end, so that a video that has been opened goes on. Values are checked and read, for which
-    it waits on a device other than the CPU.
+    The result is the plan of the whole prompts, but only the new tokens and their grids have to be
+    given: the tokens after the planned ones, including decoded tokens. The plan knows which markers
+    are open at its end, so an open video continues. The function checks and reads values, so it
+    synchronises on a device other than the CPU.
 
     Args:
         plan: of the requests so far, of a family of the shared rule.
-        input_ids: (N,) the new tokens of all requests, one after the other; none may be new.
+        input_ids: (N,) the new tokens of all requests, one request after the other. A request may
+            have none.
         spec: of the plan.
-        cu_seqlens: (B + 1,) where those of each request begin, then N.
+        cu_seqlens: (B + 1,) where the new tokens of each request begin, then N.
         image_grid_thw: (num_images, 3), of the new images.
-        video_grid_thw: (num_videos, 3), of the new videos; no video lies on both sides of a cut.
-        mm_token_type_ids: (N,) as for `vecrope.get_rope_index`. Needed where the plan was made of
-            types or of placeholders, and the spec has a `marker_rule`.
+        video_grid_thw: (num_videos, 3), of the new videos. No video may be partly in the plan.
+        mm_token_type_ids: (N,) as for `vecrope.get_rope_index`. Needed if the plan was made from
+            types or from placeholders, and the spec has a `marker_rule`.
         second_per_grid_ts: (num_videos,) likewise, in the precision of the plan's.
 
     Returns:
@@ -55,7 +56,7 @@ def extend_plan(
     Raises:
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit, another family, or one with a rule of its
-            own: what such a rule does behind a cut depends on all that is in front of it.
+            own, in which later positions depend on all earlier tokens.
 
     Example:
         >>> import torch, vecrope

@@ -51,9 +51,9 @@ def plan_from_placeholders(
 ) -> RopeIndexPlan:
     """Return the plan of requests from the runs of placeholders in their prompts.
 
-    A run is a stretch of placeholders of one image or one video, without anything else in between:
-    an image, a video that is one block, or a frame of a video that has text between its frames. The
-    plan is that of `plan_rope_index` for packed `input_ids` that hold these runs.
+    A run is a stretch of consecutive placeholders of one image or one video: an image, a video that
+    is one block, or a frame of a video with text between its frames. The plan is the one that
+    `plan_rope_index` makes from packed `input_ids` with these runs.
 
     Args:
         num_tokens: tokens of each prompt, B numbers; or one, for one prompt.
@@ -67,10 +67,10 @@ def plan_from_placeholders(
         video_grid_thw: (num_videos, 3) likewise.
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
-        validate: check the values, which synchronises where they are not on a CPU. False reads none
-            that are not on a CPU, but copies `num_tokens` from the host. There, and under tracing,
-            a run that holds more than a frame of a video whose frames are separate may give a plan
-            of -1 throughout: give a run for each.
+        validate: check the values, which synchronises if they are not on a CPU. With False no value
+            on another device is read, but `num_tokens` is copied from the host. With False, and
+            under tracing, a run with several separate frames may give a plan of only -1: pass one
+            run per frame.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -119,7 +119,7 @@ def get_rope_index_from_placeholders(
 ) -> tuple[Tensor, Tensor]:
     """Return the position ids and deltas of requests from the runs of placeholders in them.
 
-    They are those of the plan that `plan_from_placeholders` makes of the same arguments.
+    They are those of the plan that `plan_from_placeholders` makes from the same arguments.
 
     Returns:
         `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)

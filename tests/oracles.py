@@ -22,20 +22,16 @@ from vecrope import MRopeSpec
 from vecrope.families import FAMILIES
 from vecrope.testing import Prompt
 
-# What their configuration classes have no default of.
-WITHOUT_DEFAULT = {
-    ("paddleocr_vl", "sglang"): {"tokens_per_second": 2},
-    **{
-        (name, "vllm"): {"image_token_id": 9, "video_token_id": 10}
-        for name in ("keye", "keye_vl1_5", "openpangu_vl")
-    },
+# What stands in for fields that a configuration class has no default of.
+STAND_INS = {
+    "image_token_id": 9,
+    "video_token_id": 10,
+    "video_start_token_id": 11,
+    "video_end_token_id": 12,
+    "vision_start_token_id": 13,
+    "spatial_merge_size": 2,
+    "tokens_per_second": 2,
 }
-
-
-def spec_of(model_type, convention, **fields):
-    given = {**WITHOUT_DEFAULT.get((model_type, convention), {}), **fields}
-    return MRopeSpec.for_model(model_type, convention=convention, **given)
-
 
 CORE = [
     (model_type, convention)
@@ -43,6 +39,22 @@ CORE = [
     for convention in family.rules
     if family.own_rule is None or convention in family.shared_in
 ]
+
+
+def without_default(model_type, convention):
+    """Return stand-ins for the fields that `for_model` must be given."""
+    family = FAMILIES[model_type]
+    paths = {**family.paths, **family.paths_by_convention.get(convention, {})}
+    defaults = {**family.defaults, **family.defaults_by_convention.get(convention, {})}
+    return {name: STAND_INS[name] for name in paths if name not in defaults}
+
+
+WITHOUT_DEFAULT = {family: given for family in CORE if (given := without_default(*family))}
+
+
+def spec_of(model_type, convention, **fields):
+    given = {**WITHOUT_DEFAULT.get((model_type, convention), {}), **fields}
+    return MRopeSpec.for_model(model_type, convention=convention, **given)
 
 
 def families_of(convention):

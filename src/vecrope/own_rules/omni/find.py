@@ -181,7 +181,7 @@ class _Finder:
             rest = [*self.left[kind]]
             if rest:
                 token, remark = self.ids[kind], ""
-                if not (self.tokens.ids == token).any():
+                if token not in self.tokens.ids.tolist():
                     remark = f" ({_NAMES[kind]}_token_id {token} does not occur in input_ids)"
                 raise ValueError(
                     f"{_ARGUMENTS[kind]} row {self._row(kind, rest[0])} "

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import accumulate, chain, repeat
+from operator import mul
 from struct import Struct
 from typing import NamedTuple, TypeVar
 
@@ -21,14 +26,18 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Media(NamedTuple):
-    """What the rows of the grids describe, all images before all videos, and the audios."""
+    """What the rows of the grids describe, all images before all videos, and the audios.
+
+    Behind the videos there is what text and audio have: one frame without a token.
+    """
 
     num_images: int
     depth: list[int]  # frames
     height: list[int]  # in tokens
     width: list[int]
     area: list[int]  # tokens of all frames; 0 for what is not there
-    seconds: list[float]  # of a frame, as the time dtype has it
+    offsets: list[Sequence[float]]  # in time, of each frame
+    begun: list[Sequence[int]]  # chunks that each frame begins; none without sound, or chunks
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
     audio: list[int]  # tokens of each audio; 0 for what is not there
 
@@ -119,7 +128,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     rows += [] if videos is None else videos.tolist()
     num_videos = len(rows) - num_images
     seconds = seconds_of(inputs, spec, num_videos).tolist()
-    grids: tuple[list[int], ...] | None = ([],) * 5
+    grids: Sequence[list[int]] | None = ([],) * 5
     if rows:
         grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
     if grids is None or not _are_sound(seconds, grids[1], spec):
@@ -130,7 +139,6 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    has_sound = sound_of(inputs, num_videos).tolist()
     audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
     for row, length in enumerate(audio):
         if length:
@@ -141,17 +149,54 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
                     f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
                     f"got {length} for audio {row}"
                 )
-    _, depth, height, width, area = grids
-    return Media(
-        num_images,
-        depth,
-        height,
-        width,
-        area,
-        [1.0] * num_images + seconds,
-        [False] * num_images + has_sound,
-        audio,
+    depth, height, width, area = (
+        [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
     )
+    has_sound = [False] * num_images + sound_of(inputs, num_videos).tolist() + [False]
+    offsets = _frame_times(depth, [1.0] * num_images + seconds + [0.0], spec, rule)
+    begun: list[Sequence[int]] = [()] * len(depth)
+    if rule.interleave != "merge" and any(has_sound):
+        sizes = [*map(mul, height, width)]
+        begun = [
+            _chunks_begun(*of, chunk_length(spec, rule), walk=rule.interleave == "walk")
+            for of in zip(offsets, sizes, strict=True)
+        ]
+    return Media(num_images, depth, height, width, area, offsets, begun, has_sound, audio)
+
+
+def _frame_times(
+    depth: list[int], seconds: list[float], spec: MRopeSpec, rule: OmniRule
+) -> list[Sequence[float]]:
+    """Return the temporal offsets of each visual's frames.
+
+    Each product is rounded as the upstream rounds it, those of all visuals at once.
+    """
+    # The product of two float32 is exact in double precision.
+    rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
+    rate = rounded((spec.tokens_per_second,))[0]
+    steps: Iterable[float] = seconds
+    if spec.time_order != "seconds":
+        steps = rounded(map(mul, steps, repeat(rate)))
+    frames = chain.from_iterable(map(range, depth))
+    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
+    if spec.time_order == "seconds":
+        times = rounded(map(mul, times, repeat(rate)))
+    offsets = [*map(int, times)] if rule.whole_times else times
+    ends = [*accumulate(depth, initial=0)]
+    return [*map(offsets.__getitem__, map(slice, ends, ends[1:]))]
+
+
+def _chunks_begun(
+    offsets: Sequence[float], in_frame: int, length: int, *, walk: bool
+) -> list[int]:
+    """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
+    begun: list[int] = []
+    chunk = previous = 0
+    for offset in offsets:
+        current = int(offset // length)
+        begun.append(min(current - chunk if walk else int(current > previous), in_frame))
+        chunk, previous = chunk + begun[-1], current
+    return begun
 
 
 def _are_sound(seconds: list[float], frames: list[int], spec: MRopeSpec) -> bool:

@@ -8,8 +8,8 @@ from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.omni.entries import write_entries
-from vecrope.own_rules.omni.lines import lines_of_entries
+from vecrope.own_rules.omni.entries import lines_of, positions_of
+from vecrope.own_rules.omni.media import Media
 from vecrope.testing import conversations
 
 
@@ -45,11 +45,12 @@ def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
 
 def test_rounded_sound_is_a_line_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
-    base = 2.0**23 - 1.5
-    entries = [(base, 1, 3, (0, 3), [(3, 1), (6, 3)])]
-    positions = write_entries(entries, torch.float32)
+    spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
+    offsets = [(0, 3), (0,)]
+    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], offsets, [(), ()], [True, False], [6])
+    given = [(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule
     along = []
-    for tokens, *bases, slopes in lines_of_entries(entries, rounds=True):
+    for tokens, *bases, slopes in lines_of(*given):
         first = torch.tensor(bases, dtype=torch.float32).unsqueeze(1)
         along.append(first + torch.tensor(slopes).unsqueeze(1) * torch.arange(tokens))
-    assert torch.equal(torch.cat(along, 1), positions)
+    assert torch.equal(torch.cat(along, 1), positions_of(*given))

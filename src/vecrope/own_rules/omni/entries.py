@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, chain, repeat
 from math import ceil
-from operator import add, eq, getitem, mul, sub
+from operator import add, eq, itemgetter, mul, sub
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -30,41 +30,37 @@ Line = tuple[int, float, float, float, tuple[int, int, int]]
 
 
 class Pieces(NamedTuple):
-    """Some tokens of a frame, and behind them some that count up; P of them, a column each."""
+    """The same tokens of some frames, and behind them some that count up; P, a column each."""
 
-    base: Sequence[float]  # position that both count from
-    offset: Sequence[float]  # of the frame in time
-    width: Sequence[int]  # of the frame, in tokens
-    first: Sequence[int]  # of the tokens of the frame
-    stop: Sequence[int]
+    base: Sequence[float]  # position that all count from
+    offsets: Sequence[Sequence[float]]  # of each frame in time
+    # Of a frame's tokens the first, and where they stop; and the width of the frame.
+    cells: Sequence[tuple[int, int, int]]
     begin: Sequence[int]  # of the numbers that are counted
     end: Sequence[int]
 
 
 def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Pieces:
-    """Cut entries, at least one, where a frame follows sound, and after each frame."""
+    """Cut entries, at least one, where frames follow sound."""
     bases, visuals, counted = zip(*entries, strict=True)
-    size_of = [*map(mul, media.height, media.width)]
-    before: Iterable[int] = repeat(0)  # tokens that count up and stand in front of a piece
-    if any(map(any, media.begun)):
-        parts = [_parts(media.offsets[at], media.begun[at], size_of[at]) for at in visuals]
-        offset, first, stop, chunks = zip(*chain.from_iterable(parts), strict=True)
-        before = map(mul, chunks, repeat(chunk_length(spec, rule)))
-        per = [*map(len, parts)]
-    else:
-        offset = [*chain.from_iterable(map(media.offsets.__getitem__, visuals))]
-        per = [*map(media.depth.__getitem__, visuals)]
-        stop = _spread(map(size_of.__getitem__, visuals), per)
-        first = [0] * len(stop)
+    of = media.offsets, media.begun, media.has_sound, media.height, media.width
+    all_parts = [*map(_parts, *of)]
+    parts = [*map(all_parts.__getitem__, visuals)]
+    per = [*map(len, parts)]
+    offsets, cells, chunks = zip(*chain.from_iterable(parts), strict=True)
     base = _spread(bases, per)
-    if rule.interleave == "merge" and any(media.has_sound):
-        before = _before_by_time(base, offset, rounds=spec.position_dtype == "float32")
-    begin = [*map(min, before, _spread(counted, per))]
+    begin = [0] * len(base)
+    if any(media.has_sound):
+        # How many of the tokens that count up stand in front of each piece.
+        before: Iterable[int] = map(mul, chunks, repeat(chunk_length(spec, rule)))
+        if rule.interleave == "merge":
+            times = map(itemgetter(0), offsets)
+            before = _before_by_time(base, times, rounds=spec.position_dtype == "float32")
+        begin = [*map(min, before, _spread(counted, per))]
     end = [*begin[1:], 0]
     for following, number in zip(accumulate(per), counted, strict=True):
         end[following - 1] = number
-    width = _spread(map(media.width.__getitem__, visuals), per)
-    return Pieces(base, offset, width, first, stop, begin, end)
+    return Pieces(base, offsets, cells, begin, end)
 
 
 def _spread(values: Iterable[Any], numbers: Sequence[int]) -> list[Any]:
@@ -73,7 +69,7 @@ def _spread(values: Iterable[Any], numbers: Sequence[int]) -> list[Any]:
 
 
 def _before_by_time(
-    base: Sequence[float], offset: Sequence[float], *, rounds: bool
+    base: Sequence[float], offset: Iterable[float], *, rounds: bool
 ) -> Iterator[int]:
     """Return how many of the numbers from a base on come before a time."""
     rounded = partial(array, "f" if rounds else "d")
@@ -85,50 +81,52 @@ def _before_by_time(
 
 
 def _parts(
-    offsets: Sequence[float], begun: Sequence[int], in_frame: int
-) -> list[tuple[float, int, int, int]]:
-    """Cut frames in front of each token that begins a chunk.
+    offsets: Sequence[float], begun: Sequence[int], has_sound: bool, height: int, width: int
+) -> list[tuple[Sequence[float], tuple[int, int, int], int]]:
+    """Cut frames where sound may stand in front of one, or of a token that begins a chunk.
 
     Returns:
-        Of each part the temporal offset, its tokens of the frame, and the chunks begun so far.
+        `offsets` and `cells` of each of `Pieces`, and how many chunks have begun.
     """
-    parts = []
+    if not has_sound:
+        return [(offsets, (0, height * width, width), 0)]
+    parts: list[tuple[Sequence[float], tuple[int, int, int], int]] = []
     chunk = 0
-    for offset, number in zip(offsets, begun or repeat(0), strict=False):
+    for offset, number in zip(offsets, begun or repeat(0)):
         for first in range(number or 1):
             chunk += number > 0
-            parts.append((offset, first, first + 1 if first + 1 < number else in_frame, chunk))
+            stop = first + 1 if first + 1 < number else height * width
+            parts.append(((offset,), (first, stop, width), chunk))
     return parts
 
 
-def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
-    """Return the positions (3, N) of the tokens of pieces, int64 or float32."""
-    code, size = ("f", 4) if dtype == torch.float32 else ("q", 8)
-    pack, scale = Struct(code).pack, repeat(size)
-    base, offset, width, first, stop, begin, end = pieces
-    # Of each width the largest frame, which comes last.
-    tables = {
-        of: (_table if most <= _KEPT else _table.__wrapped__)(of, 1 << most.bit_length(), code)
-        for of, most in dict(sorted({*zip(width, stop, strict=True)})).items()
-    }
-    upwards = memoryview(_upwards(1 << max(end).bit_length(), code))
+def positions_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Tensor:
+    """Return the positions (3, N) of the tokens of entries, int64 or float32."""
+    pieces = pieces_of(entries, media, spec, rule)
+    code, dtype = ("f", torch.float32) if spec.position_dtype == "float32" else ("q", torch.int64)
+    pack, size = Struct(code).pack, Struct(code).size
+    upwards = memoryview(_upwards(1 << max(pieces.end).bit_length(), code))
     counted = [
-        *map(upwards.__getitem__, map(slice, map(mul, begin, scale), map(mul, end, scale)))
+        upwards[size * begin : size * end]
+        for begin, end in zip(pieces.begin, pieces.end, strict=True)
     ]
-    sizes = [*map(sub, stop, first)]
-    inside = [*map(slice, map(mul, first, scale), map(mul, stop, scale))]
-    rows, columns = zip(*map(tables.__getitem__, width), strict=True)
-    axes = (
-        map(mul, map(pack, offset), sizes),
-        map(getitem, rows, inside),
-        map(getitem, columns, inside),
-    )
+    grids = {
+        of: (_grid if of[1] <= _KEPT else _grid.__wrapped__)(*of, code) for of in {*pieces.cells}
+    }
+    sizes, rows, columns = zip(*map(grids.__getitem__, pieces.cells), strict=True)
+    frames = [*map(len, pieces.offsets)]
+    times = [
+        b"".join([pack(offset) * number for offset in offsets])
+        for offsets, number in zip(pieces.offsets, sizes, strict=True)
+    ]
+    axes = times, map(mul, rows, frames), map(mul, columns, frames)
     joined = chain.from_iterable(chain.from_iterable(zip(axis, counted)) for axis in axes)
     positions = torch.frombuffer(bytearray().join(joined), dtype=dtype).view(3, -1)
-    numbers = map(add, sizes, map(sub, end, begin))
-    of_tokens = bytearray().join(map(mul, map(pack, base), numbers))
+    bases, visuals, numbers = zip(*entries, strict=True)
+    numbers = map(add, map(media.area.__getitem__, visuals), numbers)
+    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, bases), numbers)), dtype=dtype)
     for axis in positions:  # one at a time takes no threads up to 2**15 tokens
-        axis.add_(torch.frombuffer(of_tokens, dtype=dtype))
+        axis.add_(of_tokens)
     return positions
 
 
@@ -138,30 +136,30 @@ def _upwards(length: int, code: str) -> bytes:
     return array(code, range(length)).tobytes()
 
 
-@lru_cache(maxsize=256)
-def _table(width: int, tokens: int, code: str) -> tuple[memoryview, memoryview]:
-    """Return the row and the column of at least so many tokens of a frame as bytes."""
-    pack, height = Struct(code).pack, -(-tokens // (width or 1))
+@lru_cache(maxsize=128)
+def _grid(first: int, stop: int, width: int, code: str) -> tuple[int, bytes, bytes]:
+    """Return the number of some tokens of a frame, their rows and their columns as bytes."""
+    pack, height = Struct(code).pack, -(-stop // width) if stop else 0
     rows = b"".join(map(mul, map(pack, range(height)), repeat(width)))
-    return memoryview(rows), memoryview(array(code, range(width)).tobytes() * height)
+    inside = slice(first * len(pack(0)), stop * len(pack(0)))
+    columns = array(code, range(width)).tobytes() * height
+    return stop - first, rows[inside], columns[inside]
 
 
-def lines_of(pieces: Pieces, *, rounds: bool) -> list[Line]:
-    """Return pieces as lines, along which every axis stands still or counts up.
-
-    Args:
-        pieces: in the order of the tokens.
-        rounds: whether positions are float32.
-    """
-    near = float32 if rounds else float
+def lines_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> list[Line]:
+    """Return entries as lines, along which every axis stands still or counts up."""
+    near = float32 if spec.position_dtype == "float32" else float
     lines: list[Line] = []
-    for base, offset, width, first, stop, begin, end in zip(*pieces, strict=True):
-        time, at = near(base + offset), first
-        while at < stop:
-            row, column = divmod(at, width)
-            number = min(width - column, stop - at)
-            lines.append((number, time, near(base + row), base + column, (0, 0, 1)))
-            at += number
+    pieces = pieces_of(entries, media, spec, rule)
+    for base, offsets, (first, stop, width), begin, end in zip(*pieces, strict=True):
+        rows = [
+            (max(first - at, 0), min(stop - at, width), near(base + row))
+            for row, at in enumerate(range(0, stop, width or 1))
+            if at + width > first
+        ]
+        for offset in offsets:
+            time = near(base + offset)
+            lines += [(b - a, time, row, base + a, (0, 0, 1)) for a, b, row in rows]
         # Where the first is rounded, a line that starts there may be rounded otherwise.
         each = end - begin if near(base + begin) == base + begin else 1
         for number in range(begin, end, each or 1):

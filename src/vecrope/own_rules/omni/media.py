@@ -186,9 +186,7 @@ def _frame_times(
     return [*map(offsets.__getitem__, map(slice, ends, ends[1:]))]
 
 
-def _chunks_begun(
-    offsets: Sequence[float], in_frame: int, length: int, *, walk: bool
-) -> list[int]:
+def _chunks_begun(offsets: Sequence[float], in_frame: int, length: int, *, walk: bool) -> list[int]:
     """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
     begun: list[int] = []
     chunk = previous = 0

@@ -16,8 +16,8 @@ from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.prompt import read_markers
 from vecrope.own_rules.omni.checks import check_media_types
-from vecrope.own_rules.omni.entries import lines_of as lines_of_entries
 from vecrope.own_rules.omni.host import follow_on_host
+from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.plans.line_plan import LinePlan, lines_of
 from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
@@ -66,8 +66,9 @@ def _lines_of_items(
 ) -> tuple[Tensor, Tensor]:
     """Return the lines of an omni batch without masked tokens, and its deltas (B, 1)."""
     check_media_types(inputs, spec, rule)
-    _, entries, media, rope_deltas, _ = follow_on_host(inputs, spec, rule)
-    lines = lines_of_entries(entries, media, spec, rule) if entries else [(0, 0, 0, 0, (1, 1, 1))]
+    _, entries, rope_deltas, _ = follow_on_host(inputs, spec, rule)
+    rounds = spec.position_dtype == "float32"
+    lines = lines_of_entries(entries, rounds=rounds) or [(0, 0, 0, 0, (1, 1, 1))]
     sizes, *bases, slopes = zip(*lines, strict=True)
     starts = accumulate(sizes[:-1], initial=0)
     bits = (time + 2 * height + 4 * width + 8 for time, height, width in slopes)

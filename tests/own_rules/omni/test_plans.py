@@ -8,7 +8,8 @@ from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.omni.entries import lines_of, positions_of
+from vecrope.own_rules.omni.entries import pieces_of, positions_of
+from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.own_rules.omni.media import Media
 from vecrope.testing import conversations
 
@@ -48,9 +49,9 @@ def test_rounded_sound_is_a_line_a_token():
     spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
     offsets = [(0, 3), (0,)]
     media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], offsets, [(), ()], [True, False], [6])
-    given = [(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule
+    pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
     along = []
-    for tokens, *bases, slopes in lines_of(*given):
+    for tokens, *bases, slopes in lines_of_entries(pieces, rounds=True):
         first = torch.tensor(bases, dtype=torch.float32).unsqueeze(1)
         along.append(first + torch.tensor(slopes).unsqueeze(1) * torch.arange(tokens))
-    assert torch.equal(torch.cat(along, 1), positions_of(*given))
+    assert torch.equal(torch.cat(along, 1), positions_of(pieces, torch.float32))

@@ -19,14 +19,12 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
-from vecrope.own_rules.omni.media import Media, chunk_length, float32
+from vecrope.own_rules.omni.media import Media, chunk_length
 from vecrope.own_rules.omni.number import Entry
 from vecrope.spec import MRopeSpec
 
 # Tokens of a table of rows and columns that is kept between calls, at most.
 _KEPT = 2**12
-# Tokens; the first one's position in time, height and width; by how much each counts up.
-Line = tuple[int, float, float, float, tuple[int, int, int]]
 
 
 class Pieces(NamedTuple):
@@ -41,7 +39,9 @@ class Pieces(NamedTuple):
 
 
 def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Pieces:
-    """Cut entries, at least one, where frames follow sound."""
+    """Cut entries where frames follow sound."""
+    if not entries:
+        return Pieces((), (), (), (), ())
     bases, visuals, counted = zip(*entries, strict=True)
     of = media.offsets, media.begun, media.has_sound, media.height, media.width
     all_parts = [*map(_parts, *of)]
@@ -92,7 +92,7 @@ def _parts(
         return [(offsets, (0, height * width, width), 0)]
     parts: list[tuple[Sequence[float], tuple[int, int, int], int]] = []
     chunk = 0
-    for offset, number in zip(offsets, begun or repeat(0)):
+    for offset, number in zip(offsets, begun or [0] * len(offsets), strict=True):
         for first in range(number or 1):
             chunk += number > 0
             stop = first + 1 if first + 1 < number else height * width
@@ -100,31 +100,29 @@ def _parts(
     return parts
 
 
-def positions_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Tensor:
-    """Return the positions (3, N) of the tokens of entries, int64 or float32."""
-    pieces = pieces_of(entries, media, spec, rule)
-    code, dtype = ("f", torch.float32) if spec.position_dtype == "float32" else ("q", torch.int64)
+def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
+    """Return the positions (3, N) of the tokens of pieces, at least one, int64 or float32."""
+    code = "f" if dtype == torch.float32 else "q"
+    base, all_offsets, cells, begin, end = pieces
     pack, size = Struct(code).pack, Struct(code).size
-    upwards = memoryview(_upwards(1 << max(pieces.end).bit_length(), code))
-    counted = [
-        upwards[size * begin : size * end]
-        for begin, end in zip(pieces.begin, pieces.end, strict=True)
-    ]
-    grids = {
-        of: (_grid if of[1] <= _KEPT else _grid.__wrapped__)(*of, code) for of in {*pieces.cells}
-    }
-    sizes, rows, columns = zip(*map(grids.__getitem__, pieces.cells), strict=True)
-    frames = [*map(len, pieces.offsets)]
+    upwards = memoryview(_upwards(1 << max(end).bit_length(), code))
+    counted = [upwards[size * a : size * b] for a, b in zip(begin, end, strict=True)]
+    grids = {of: (_grid if of[1] <= _KEPT else _grid.__wrapped__)(*of, code) for of in {*cells}}
+    sizes, rows, columns = zip(*map(grids.__getitem__, cells), strict=True)
+    frames = [*map(len, all_offsets)]
     times = [
-        b"".join([pack(offset) * number for offset in offsets])
-        for offsets, number in zip(pieces.offsets, sizes, strict=True)
+        pack(offsets[0]) * number
+        if len(offsets) == 1
+        else b"".join([pack(offset) * number for offset in offsets])
+        for offsets, number in zip(all_offsets, sizes, strict=True)
     ]
     axes = times, map(mul, rows, frames), map(mul, columns, frames)
-    joined = chain.from_iterable(chain.from_iterable(zip(axis, counted)) for axis in axes)
+    joined = chain.from_iterable(
+        chain.from_iterable(zip(axis, counted, strict=True)) for axis in axes
+    )
     positions = torch.frombuffer(bytearray().join(joined), dtype=dtype).view(3, -1)
-    bases, visuals, numbers = zip(*entries, strict=True)
-    numbers = map(add, map(media.area.__getitem__, visuals), numbers)
-    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, bases), numbers)), dtype=dtype)
+    numbers = map(add, map(mul, sizes, frames), map(sub, end, begin))
+    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, base), numbers)), dtype=dtype)
     for axis in positions:  # one at a time takes no threads up to 2**15 tokens
         axis.add_(of_tokens)
     return positions
@@ -144,25 +142,3 @@ def _grid(first: int, stop: int, width: int, code: str) -> tuple[int, bytes, byt
     inside = slice(first * len(pack(0)), stop * len(pack(0)))
     columns = array(code, range(width)).tobytes() * height
     return stop - first, rows[inside], columns[inside]
-
-
-def lines_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> list[Line]:
-    """Return entries as lines, along which every axis stands still or counts up."""
-    near = float32 if spec.position_dtype == "float32" else float
-    lines: list[Line] = []
-    pieces = pieces_of(entries, media, spec, rule)
-    for base, offsets, (first, stop, width), begin, end in zip(*pieces, strict=True):
-        rows = [
-            (max(first - at, 0), min(stop - at, width), near(base + row))
-            for row, at in enumerate(range(0, stop, width or 1))
-            if at + width > first
-        ]
-        for offset in offsets:
-            time = near(base + offset)
-            lines += [(b - a, time, row, base + a, (0, 0, 1)) for a, b, row in rows]
-        # Where the first is rounded, a line that starts there may be rounded otherwise.
-        each = end - begin if near(base + begin) == base + begin else 1
-        for number in range(begin, end, each or 1):
-            head = near(base + number)
-            lines.append((each, head, head, head, (1, 1, 1)))
-    return lines

@@ -11,10 +11,10 @@ from torch import Tensor
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import on_cpu
-from vecrope.own_rules.omni.entries import positions_of
+from vecrope.own_rules.omni.entries import Pieces, pieces_of, positions_of
 from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
-from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, Media, float32, read_media
-from vecrope.own_rules.omni.number import Entry, follow
+from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media
+from vecrope.own_rules.omni.number import follow
 from vecrope.spec import MRopeSpec
 
 
@@ -22,8 +22,7 @@ class Followed(NamedTuple):
     """A batch whose items have been followed on the host."""
 
     tokens: Tokens
-    entries: list[Entry]  # of the unmasked tokens
-    media: Media
+    entries: Pieces  # of the unmasked tokens
     rope_deltas: Tensor  # (B, 1) on the CPU
     dtypes: Dtypes
 
@@ -63,7 +62,7 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     taken = lengths if spec.delta_length == "padded" else kept
     deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
     rope_deltas = torch.tensor(deltas, dtype=dtypes.deltas, device="cpu").view(-1, 1)
-    return Followed(tokens, entries, media, rope_deltas, dtypes)
+    return Followed(tokens, pieces_of(entries, media, spec, rule), rope_deltas, dtypes)
 
 
 def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
@@ -75,10 +74,11 @@ def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Ten
         rule: likewise.
     """
     input_ids = inputs.input_ids
-    tokens, entries, media, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
+    tokens, pieces, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtypes.positions, device="cpu")
-    if entries:
-        positions = positions_of(entries, media, spec, rule).to(dtypes.positions)
+    if pieces.base:
+        laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
+        positions = positions_of(pieces, laid_out).to(dtypes.positions)
     if tokens.given_index is not None:
         packed = positions
         size = 3, input_ids.numel()

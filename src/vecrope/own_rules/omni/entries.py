@@ -44,10 +44,9 @@ def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: Omn
         return Pieces((), (), (), (), ())
     bases, visuals, counted = zip(*entries, strict=True)
     of = media.offsets, media.begun, media.has_sound, media.height, media.width
-    all_parts = [*map(_parts, *of)]
-    parts = [*map(all_parts.__getitem__, visuals)]
-    per = [*map(len, parts)]
-    offsets, cells, chunks = zip(*chain.from_iterable(parts), strict=True)
+    parts = [*map([*map(_parts, *of)].__getitem__, visuals)]
+    per = [len(chunks) for _, _, chunks in parts]
+    offsets, cells, chunks = ([*chain(*column)] for column in zip(*parts, strict=True))
     base = _spread(bases, per)
     begin = [0] * len(base)
     if any(media.has_sound):
@@ -56,7 +55,8 @@ def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: Omn
         if rule.interleave == "merge":
             times = map(itemgetter(0), offsets)
             before = _before_by_time(base, times, rounds=spec.position_dtype == "float32")
-        begin = [*map(min, before, _spread(counted, per))]
+        most = _spread(counted, per)
+        begin = [a if a < b else b for a, b in zip(before, most, strict=True)]
     end = [*begin[1:], 0]
     for following, number in zip(accumulate(per), counted, strict=True):
         end[following - 1] = number
@@ -82,22 +82,25 @@ def _before_by_time(
 
 def _parts(
     offsets: Sequence[float], begun: Sequence[int], has_sound: bool, height: int, width: int
-) -> list[tuple[Sequence[float], tuple[int, int, int], int]]:
+) -> tuple[list[Sequence[float]], list[tuple[int, int, int]], list[int]]:
     """Cut frames where sound may stand in front of one, or of a token that begins a chunk.
 
     Returns:
         `offsets` and `cells` of each of `Pieces`, and how many chunks have begun.
     """
-    if not has_sound:
-        return [(offsets, (0, height * width, width), 0)]
-    parts: list[tuple[Sequence[float], tuple[int, int, int], int]] = []
-    chunk = 0
-    for offset, number in zip(offsets, begun or [0] * len(offsets), strict=True):
-        for first in range(number or 1):
-            chunk += number > 0
-            stop = first + 1 if first + 1 < number else height * width
-            parts.append(((offset,), (first, stop, width), chunk))
-    return parts
+    area = height * width
+    frames: list[Sequence[float]] = [*zip(offsets, strict=True)] if has_sound else [offsets]
+    cells, chunks = [(0, area, width)] * len(frames), [0] * len(frames)
+    if not has_sound or not any(begun):
+        return frames, cells, chunks
+    # Each token begins one chunk at most.
+    per = [number or 1 for number in begun]
+    firsts = [*chain.from_iterable(map(range, per))]
+    stops = [
+        first + 1 if after else area for first, after in zip(firsts, [*firsts[1:], 0], strict=True)
+    ]
+    chunks = [*accumulate(chain.from_iterable([[1] * number or [0] for number in begun]))]
+    return _spread(frames, per), [*zip(firsts, stops, repeat(width))], chunks
 
 
 def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:

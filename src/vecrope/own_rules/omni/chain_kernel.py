@@ -105,7 +105,7 @@ def follow(
     MARKERS: tl.constexpr,
     PIECE: tl.constexpr,
 ):
-    """Write what `vecrope.own_rules.omni.operators.omni_entries` returns, of its arguments."""
+    """Write what `vecrope.own_rules.omni.static` reads."""
     rate = tl.load(rates)
     num_tokens = tl.load(bounds + num_rows)
     zero = tl.zeros((), tl.int64)

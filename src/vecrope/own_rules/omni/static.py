@@ -143,8 +143,8 @@ def _follow(
     at = search(begins.cumsum(0), numbers, right=False)
     inside = at.clamp(max=ids.shape[0] - 1)
     values = (
-        at, ids[inside], marked[inside].to(torch.uint8), bounds, torch.cat((images, videos)),
-        pad(seconds, (num_images, 0), value=1.0), pad(has_sound.to(torch.uint8), (num_images, 0)),
+        at, ids[inside], marked[inside].view(torch.uint8), bounds, torch.cat((images, videos)),
+        pad(seconds, (num_images, 0), value=1.0), pad(has_sound.view(torch.uint8), (num_images, 0)),
         lengths, at.new_full((1,), rate, dtype=torch.float64),
     )  # fmt: skip
     num_items, num_rows = at.shape[0], bounds.shape[0] - 1

@@ -48,7 +48,8 @@ def test_rounded_sound_is_a_line_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
     spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
     offsets = [(0, 3), (0,)]
-    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], offsets, [(), ()], [True, False], [6])
+    sound = [True, False], [6], offsets, [(), ()]
+    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
     pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
     along = []
     for tokens, *bases, slopes in lines_of_entries(pieces, rounds=True):

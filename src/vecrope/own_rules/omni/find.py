@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from itertools import compress, pairwise
-from operator import sub
 from typing import NamedTuple, NoReturn
 
 from torch import Tensor
@@ -22,6 +21,8 @@ AUDIO, AUDIO_START = START + 2, START + 3
 _NAMES = {IMAGE: "image", VIDEO: "video", AUDIO: "audio"}
 _ARGUMENTS = {IMAGE: "image_grid_thw", VIDEO: "video_grid_thw", AUDIO: "audio_seqlens"}
 
+
+_CLIP = bytes((VIDEO, AUDIO))
 
 # An image, a video, an audio, or a video with its sound: its leading markers, its placeholders, and
 # as many trailing markers. Row; token of the first marker; markers on either side; number in
@@ -166,8 +167,8 @@ class _Finder:
         """Say whether runs, of which the first is of video, hold so many video tokens and audio."""
         kinds, starts, _, _ = runs
         # Neighbours differ: two kinds take turns.
-        of_video = map(sub, starts[first + 1 : stop + 1 : 2], starts[first:stop:2])
-        return sum(of_video) == area and set(kinds[first:stop]) == {VIDEO, AUDIO}
+        of_video = sum(starts[first + 1 : stop + 1 : 2]) - sum(starts[first:stop:2])
+        return of_video == area and not kinds[first:stop].strip(_CLIP)
 
     def check_none_left_over(self) -> None:
         """Check that every image, video and audio was met."""

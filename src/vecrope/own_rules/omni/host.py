@@ -13,7 +13,7 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.omni.entries import Pieces, pieces_of, positions_of
 from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
-from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media
+from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media, timed
 from vecrope.own_rules.omni.number import follow
 from vecrope.spec import MRopeSpec
 
@@ -42,6 +42,7 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
         inputs = on_cpu(inputs)
     tokens, media = unmasked_tokens(inputs), read_media(inputs, spec, rule)
     items = find_items(tokens, media, inputs, spec, rule)
+    media = timed(media, [item[3] for item in items], spec, rule)
     entries, largest = follow(items, media, tokens.bounds, spec, rule)
     for row, most in enumerate(largest):
         if spec.position_dtype == "float32" and most >= MOST_FLOAT:

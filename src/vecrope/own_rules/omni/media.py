@@ -36,10 +36,11 @@ class Media(NamedTuple):
     height: list[int]  # in tokens
     width: list[int]
     area: list[int]  # tokens of all frames; 0 for what is not there
-    offsets: list[Sequence[float]]  # in time, of each frame
-    begun: list[Sequence[int]]  # chunks that each frame begins; none without sound, or chunks
+    seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
     audio: list[int]  # tokens of each audio; 0 for what is not there
+    offsets: Sequence[Sequence[float]] = ()  # in time, of each frame, as `timed` returns them
+    begun: Sequence[Sequence[int]] = ()  # chunks of the sound that each frame begins, likewise
 
 
 class Dtypes(NamedTuple):
@@ -139,51 +140,51 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
-    for row, length in enumerate(audio):
-        if length:
-            audio[row] = audio_tokens(length, rule.n_window)
-            if min(length, audio[row]) < 1:
-                least = 1 if rule.n_window is not None else 3
-                raise ValueError(
-                    f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
-                    f"got {length} for audio {row}"
-                )
+    lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
+    audio = [audio_tokens(length, rule.n_window) if length else 0 for length in lengths]
+    for row, length in enumerate(lengths):
+        if length and not length >= 1 <= audio[row]:
+            least = 1 if rule.n_window is not None else 3
+            raise ValueError(
+                f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
+                f"got {length} for audio {row}"
+            )
     depth, height, width, area = (
         [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
     )
     has_sound = [False] * num_images + sound_of(inputs, num_videos).tolist() + [False]
-    offsets = _frame_times(depth, [1.0] * num_images + seconds + [0.0], spec, rule)
-    begun: list[Sequence[int]] = [()] * len(depth)
-    if rule.interleave != "merge" and any(has_sound):
-        sizes = [*map(mul, height, width)]
-        begun = [
-            _chunks_begun(*of, chunk_length(spec, rule), walk=rule.interleave == "walk")
-            for of in zip(offsets, sizes, strict=True)
-        ]
-    return Media(num_images, depth, height, width, area, offsets, begun, has_sound, audio)
+    seconds = [1.0] * num_images + seconds + [0.0]
+    return Media(num_images, depth, height, width, area, seconds, has_sound, audio)
 
 
-def _frame_times(
-    depth: list[int], seconds: list[float], spec: MRopeSpec, rule: OmniRule
-) -> list[Sequence[float]]:
-    """Return the temporal offsets of each visual's frames.
+def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
+    """Return media with `offsets` and `begun`, of some visuals and of text.
 
     Each product is rounded as the upstream rounds it, those of all visuals at once.
     """
     # The product of two float32 is exact in double precision.
     rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
     rate = rounded((spec.tokens_per_second,))[0]
-    steps: Iterable[float] = seconds
+    given = {*visuals, len(media.depth) - 1}
+    depth = [frames if at in given else 0 for at, frames in enumerate(media.depth)]
+    steps: Iterable[float] = media.seconds
     if spec.time_order != "seconds":
         steps = rounded(map(mul, steps, repeat(rate)))
     frames = chain.from_iterable(map(range, depth))
     times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
     if spec.time_order == "seconds":
         times = rounded(map(mul, times, repeat(rate)))
-    offsets = [*map(int, times)] if rule.whole_times else times
+    whole = [*map(int, times)] if rule.whole_times else times
     ends = [*accumulate(depth, initial=0)]
-    return [*map(offsets.__getitem__, map(slice, ends, ends[1:]))]
+    offsets: list[Sequence[float]] = [*map(whole.__getitem__, map(slice, ends, ends[1:]))]
+    begun: list[Sequence[int]] = [()] * len(depth)
+    if rule.interleave != "merge" and any(media.has_sound):
+        length, walk = chunk_length(spec, rule), rule.interleave == "walk"
+        begun = [
+            _chunks_begun(of, height * width, length, walk=walk)
+            for of, height, width in zip(offsets, media.height, media.width, strict=True)
+        ]
+    return media._replace(offsets=offsets, begun=begun)
 
 
 def _chunks_begun(offsets: Sequence[float], in_frame: int, length: int, *, walk: bool) -> list[int]:

@@ -43,20 +43,23 @@ def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: Omn
     if not entries:
         return Pieces((), (), (), (), ())
     bases, visuals, counted = zip(*entries, strict=True)
+    if not any(media.has_sound):
+        whole = [*zip(repeat(0), map(mul, media.height, media.width), media.width, strict=False)]
+        frames = map(media.offsets.__getitem__, visuals)
+        in_frame = map(whole.__getitem__, visuals)
+        return Pieces(bases, [*frames], [*in_frame], [0] * len(bases), counted)
     of = media.offsets, media.begun, media.has_sound, media.height, media.width
     parts = [*map([*map(_parts, *of)].__getitem__, visuals)]
     per = [len(chunks) for _, _, chunks in parts]
     offsets, cells, chunks = ([*chain(*column)] for column in zip(*parts, strict=True))
     base = _spread(bases, per)
-    begin = [0] * len(base)
-    if any(media.has_sound):
-        # How many of the tokens that count up stand in front of each piece.
-        before: Iterable[int] = map(mul, chunks, repeat(chunk_length(spec, rule)))
-        if rule.interleave == "merge":
-            times = map(itemgetter(0), offsets)
-            before = _before_by_time(base, times, rounds=spec.position_dtype == "float32")
-        most = _spread(counted, per)
-        begin = [a if a < b else b for a, b in zip(before, most, strict=True)]
+    # How many of the tokens that count up stand in front of each piece.
+    before: Iterable[int] = map(mul, chunks, repeat(chunk_length(spec, rule)))
+    if rule.interleave == "merge":
+        times = map(itemgetter(0), offsets)
+        before = _before_by_time(base, times, rounds=spec.position_dtype == "float32")
+    most = _spread(counted, per)
+    begin = [a if a < b else b for a, b in zip(before, most, strict=True)]
     end = [*begin[1:], 0]
     for following, number in zip(accumulate(per), counted, strict=True):
         end[following - 1] = number

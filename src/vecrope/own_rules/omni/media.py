@@ -158,15 +158,16 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
 
 
 def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
-    """Return media with `offsets` and `begun`, of some visuals and of text.
+    """Return media with `offsets` and `begun`, of some visuals.
 
     Each product is rounded as the upstream rounds it, those of all visuals at once.
     """
+    # The first frame comes at once, and there may be no second.
+    given = {*visuals}
+    depth = [frames if frames > 1 and at in given else 0 for at, frames in enumerate(media.depth)]
     # The product of two float32 is exact in double precision.
     rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
     rate = rounded((spec.tokens_per_second,))[0]
-    given = {*visuals, len(media.depth) - 1}
-    depth = [frames if at in given else 0 for at, frames in enumerate(media.depth)]
     steps: Iterable[float] = media.seconds
     if spec.time_order != "seconds":
         steps = rounded(map(mul, steps, repeat(rate)))
@@ -175,8 +176,10 @@ def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule)
     if spec.time_order == "seconds":
         times = rounded(map(mul, times, repeat(rate)))
     whole = [*map(int, times)] if rule.whole_times else times
-    ends = [*accumulate(depth, initial=0)]
-    offsets: list[Sequence[float]] = [*map(whole.__getitem__, map(slice, ends, ends[1:]))]
+    offsets: list[Sequence[float]] = [
+        whole[end - frames : end] if frames else (0,)
+        for frames, end in zip(depth, accumulate(depth), strict=True)
+    ]
     begun: list[Sequence[int]] = [()] * len(depth)
     if rule.interleave != "merge" and any(media.has_sound):
         length, walk = chunk_length(spec, rule), rule.interleave == "walk"

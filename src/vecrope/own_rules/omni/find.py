@@ -61,14 +61,7 @@ def unmasked_tokens(inputs: Inputs) -> Tokens:
 def find_items(
     tokens: Tokens, media: Media, inputs: Inputs, spec: MRopeSpec, rule: OmniRule
 ) -> list[Item]:
-    """Return the items in the order of the prompt.
-
-    Args:
-        tokens: the unmasked ones.
-        media: what the grids and lengths describe.
-        inputs: that they were read from.
-        spec: the family's rules.
-        rule: likewise.
+    """Return the items in the order of the prompt; `media` is what `inputs` describe.
 
     Raises:
         ValueError: for media and tokens that do not fit.

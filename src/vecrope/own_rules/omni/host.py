@@ -30,11 +30,6 @@ class Followed(NamedTuple):
 def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     """Find the items of a batch, and follow the running position over them.
 
-    Args:
-        inputs: types, shapes and the mask's values have been checked.
-        spec: the family's rules.
-        rule: likewise.
-
     Raises:
         ValueError: for media that are not sound, or do not fit the tokens.
     """
@@ -69,10 +64,8 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
 def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of a batch, from any device and on it; it is waited for.
 
-    Args:
-        inputs: as for `follow_on_host`, which raises.
-        spec: the family's rules.
-        rule: likewise.
+    Raises:
+        ValueError: as `follow_on_host` does.
     """
     input_ids = inputs.input_ids
     tokens, pieces, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)

@@ -113,12 +113,7 @@ def sound_of(inputs: Inputs, num_videos: int) -> Tensor:
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
-    """Return the media of a batch.
-
-    Args:
-        inputs: on a CPU; types and shapes have been checked.
-        spec: the family's rules.
-        rule: likewise.
+    """Return the media of a batch on a CPU.
 
     Raises:
         ValueError: for a grid, the seconds of a video or a length that is not sound.

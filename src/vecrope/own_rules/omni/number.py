@@ -26,7 +26,7 @@ def follow(
         media: that they are of.
         bounds: (B + 1) where each row of unmasked tokens begins, and the last one ends.
         spec: the family's rules.
-        rule: likewise.
+        rule: those of its own.
 
     Returns:
         The entries of all tokens, and the largest position of each row, -1 without a token.

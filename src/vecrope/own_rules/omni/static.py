@@ -29,14 +29,8 @@ def static_rope_index(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Number a batch of at least one token.
 
-    Args:
-        inputs: types and shapes have been checked.
-        spec: the family's rules.
-        rule: likewise.
-        validate: say whether media and tokens fit.
-
     Returns:
-        The positions and deltas; and, 0-d bool, whether something does not fit, or None.
+        The positions and deltas; and with `validate`, 0-d bool, whether something does not fit.
     """
     dtypes = Dtypes.of(inputs, spec, rule)
     stream = make_stream(

@@ -28,8 +28,7 @@ def test_text_and_cells_follow_each_other():
     layout = layout_of(12)
     layout.count(0, 2)
     layout.cells(2, range(2, 4), range(-1, 1))
-    layout.cell(9, 7, 8, 2)
-    layout.cell(9, 9, 9, 0)
+    layout.cells(9, (7,), (8, 8))
     layout.cells(9, (3,), (0, 1, 2, 5))
     expected = [
         [0, 1, 2, 2, 2, 2, 9, 9, 9, 9, 9, 9],
@@ -38,9 +37,6 @@ def test_text_and_cells_follow_each_other():
     ]
     assert layout.positions().tolist() == along(layout.lines()) == expected
     assert len(layout.lines()) == 6
-    assert layout.largest == 9
-    layout.end_row()
-    assert layout.ends == [10]
 
 
 @pytest.mark.parametrize("added", [0, 2])
@@ -59,7 +55,6 @@ def test_text_may_count_past_the_number_of_tokens():
     layout.count(3, 2)
     layout.count(9, 0)
     assert layout.positions().tolist() == [[3, 4]] * 3
-    assert layout.largest == 4
 
 
 def test_nothing_is_laid_out():

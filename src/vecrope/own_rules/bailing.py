@@ -120,12 +120,12 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
                 rows = range(top + shift, top + shift + height)
                 layout.cells(now + shift, rows, range(left + shift, left + shift + width))
             now += _FRAME_STEP * (frames - 1) + 1
-            least = min(least, top, left)
+            least, most = min(least, top, left), max(most, now - 1 + max(height, width) // 2)
             done, part = stops[part], part + 1
         layout.count(now, end - done)
-        most = max(most, layout.largest)
-        # Rows and columns beyond the last frame's position move nothing.
-        layout.end_row(now + end - done)
+        now += end - done
+        most = max(most, now - 1)
+        layout.ends.append(now)
     outside = rule.least_position is not None and least < rule.least_position
     if outside or (rule.position_limit is not None and most >= rule.position_limit):
         return None

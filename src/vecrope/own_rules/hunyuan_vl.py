@@ -126,20 +126,22 @@ def lay_out_hunyuan(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
         return None
     layout, run = Layout(tokens, index_axes=rule.num_axes - 3), 0
     for at, end in pairwise(bounds):
-        done = at
+        done, reach = at, 0
         while run < len(starts) and starts[run] < end:
             number, height, width = grids[run]
             around = stops[run] - starts[run] - height * width
             if around not in (0, _WRAPPERS):
                 return None
             first = starts[run] + around // 2
+            reach = max(reach, height, width, run + 1, first - at if first > done else 0)
             layout.count(done - at, first - done)
             layout.cells(run, range(height), range(width))
             layout.media.append((starts[run], stops[run], number))
             done, run = first + height * width, run + 1
         layout.count(done - at, end - done)
         # A fourth axis is the index of every token.
-        layout.end_row(max(layout.largest + 1, end - at) if rule.num_axes > 3 else None)
+        has_index = end > done or rule.num_axes > 3
+        layout.ends.append(max(reach, end - at) if has_index else reach)
     return layout
 
 

@@ -99,7 +99,7 @@ def lay_out_isaac(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
             now = max(now + 1, height, width)
             part += 1
         layout.count(past_image, end - done)
-        layout.end_row()
+        layout.ends.append(max(now, past_image + end - done))
     return layout
 
 

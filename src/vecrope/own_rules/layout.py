@@ -9,8 +9,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise
-from operator import sub
+from itertools import accumulate, chain, pairwise, repeat
+from operator import mul, sub
 from struct import Struct
 from typing import Any
 
@@ -40,45 +40,32 @@ class Layout:
             index of each token in its row, then width, height and time.
 
     Attributes:
+        pieces: in the order of the tokens. What is a piece does not go on into another row.
         ends: of each row, the position that its delta leads to.
         media: in the order of the prompt, the first token of a medium, the one behind its last,
             and its number among the rows of all images, and of all videos behind them; of a video
             whose frames are separate, of each frame.
-        largest: the largest position of the row so far, -1 without one.
     """
 
     def __init__(self, tokens: Tokens, index_axes: int | None = None) -> None:
         self.tokens = tokens
+        self.pieces: list[Piece] = []
         self.ends: list[int] = []
         self.media: list[tuple[int, int, int]] = []
-        self.largest = -1
         self.num_axes = 3 + (index_axes or 0)
         self._index_axes = index_axes
-        self._pieces: list[Piece] = []
 
     def count(self, first: int, tokens: int) -> None:
-        """Add tokens of text, which count up from `first` on all axes."""
+        """Add tokens of text, if any, which count up from `first` on all axes."""
         if tokens:
-            self._pieces.append((first, None, range(first, first + tokens)))
-            self.largest = max(self.largest, first + tokens - 1)
+            self.pieces.append((first, None, range(first, first + tokens)))
 
     def cells(self, time: int, rows: Sequence[int], columns: Sequence[int]) -> None:
         """Add a frame, line after line: its position in time, those of its rows and columns.
 
-        Neither are descending.
+        The columns of a line do not descend.
         """
-        self._pieces.append((time, rows, columns))
-        self.largest = max(self.largest, time, rows[-1], columns[-1])
-
-    def cell(self, time: int, row: int, column: int, tokens: int) -> None:
-        """Add tokens, if any, that stand in one cell."""
-        if tokens > 0:
-            self.cells(time, (row,), (column,) * tokens)
-
-    def end_row(self, end: int | None = None) -> None:
-        """End the row; what follows it stands at `end`, or past the row's largest position."""
-        self.ends.append(self.largest + 1 if end is None else end)
-        self.largest = -1
+        self.pieces.append((time, rows, columns))
 
     def deltas(self, spec: MRopeSpec) -> list[int]:
         """Return the delta of each row."""
@@ -88,7 +75,7 @@ class Layout:
 
     def positions(self) -> Tensor:
         """Return the positions (A, N) int64 of the unmasked tokens."""
-        bounds, pieces = self.tokens.bounds, self._pieces
+        bounds, pieces = self.tokens.bounds, self.pieces
         if self._index_axes is None:
             return write_pieces(pieces, bounds[-1])
         positions = write_pieces(pieces, bounds[-1]).flip(0)
@@ -101,7 +88,7 @@ class Layout:
     def lines(self) -> list[Line]:
         """Return the lines of the unmasked tokens, along which each axis counts up or stands."""
         lines: list[Line] = []
-        for time, rows, columns in self._pieces:
+        for time, rows, columns in self.pieces:
             if rows is None:
                 lines.append((len(columns), time, time, time, (1, 1, 1)))
             else:
@@ -136,25 +123,25 @@ def _straight(columns: Sequence[int]) -> list[Line]:
 def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:
     """Return the positions (3, N) int64 of pieces of N tokens."""
     upwards = _upwards if num_tokens <= _KEPT else _upwards.__wrapped__
-    numbers = upwards(max(_FEW, 1 << num_tokens.bit_length()))
+    most = max(_FEW, 1 << num_tokens.bit_length())
+    numbers = upwards(most)
     in_time: list[bytes] = []
     in_height: list[bytes] = []
     in_width: list[bytes] = []
     for time, rows, columns in pieces:
-        across = b""
-        if isinstance(columns, range) and columns.start >= 0:
-            across = numbers[_SIZE * columns.start : _SIZE * columns.stop]
         width = len(columns)
-        if len(across) != _SIZE * width:
+        if type(columns) is range and columns.start >= 0 and columns.stop <= most:
+            across = numbers[_SIZE * columns.start : _SIZE * columns.stop]
+        else:
             across = array("q", columns).tobytes()
         if rows is None:
             in_time.append(across)
             in_height.append(across)
+            in_width.append(across)
         else:
             in_time.append(_pack(time) * (len(rows) * width))
-            in_height.append(b"".join([_pack(row) * width for row in rows]))
-            across *= len(rows)
-        in_width.append(across)
+            in_height += map(mul, map(_pack, rows), repeat(width))
+            in_width.append(across * len(rows))
     joined = bytearray().join(chain(in_time, in_height, in_width))
     if not joined:
         return torch.empty((3, 0), dtype=torch.int64, device="cpu")

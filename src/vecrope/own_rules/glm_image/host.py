@@ -129,7 +129,7 @@ def lay_out_glm_image(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
             now, done = now + max(height, width), stop
         layout.count(now, row.stop - done)
         # What follows is numbered by `decode_positions`, and no delta leads there.
-        layout.end_row(row.stop - row.start)
+        layout.ends.append(row.stop - row.start)
     return layout
 
 

@@ -190,17 +190,19 @@ def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> Layout:
     """Lay a batch out by the rule of `minicpmv4_7_rope_index`; the errors are of `Pictures`."""
     check_shapes(tokens.inputs, spec)
     layout = Layout(tokens)
+    add = layout.pieces.append
     images = tokens.inputs.target_sizes
     num_images = 0 if images is None else len(images)
     given_rows = pairwise(tokens.given_bounds)
     of_rows = zip(pairwise(tokens.bounds), Pictures(tokens, spec).rows, given_rows, strict=True)
     for (done, end), pictures, (given, given_end) in of_rows:
-        now = 0
+        now = picture = 0
         for crops, stop, apart, per_line, tall, wide in pictures:
             marker = crops[0].start - 1
             layout.count(now, marker - done)
             now += marker - done + apart
             *_, unit_height, unit_width, _, _ = crops[:2][-1]
+            picture = len(layout.pieces)
             ends = [*(crop.start - 1 for crop in crops[1:]), stop]
             for at, ((first, last, height, width, kind, number), following) in enumerate(
                 zip(crops, ends, strict=True), -1
@@ -217,15 +219,22 @@ def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> Layout:
                     columns = spread_over(width, wide, now)
                 elif at < len(crops) - 2:
                     further = top + unit_height - 1, now + wide
-                layout.cell(now, *before, 1)
-                layout.cells(now, rows, columns)
-                layout.cell(now, *behind, min(following - last, 1))
-                layout.cell(now, *further, following - last - 1)
+                add((now, before[:1], before[1:]))
+                add((now, rows, columns))
+                if following > last:
+                    add((now, behind[:1], behind[1:]))
+                if following > last + 1:
+                    add((now, further[:1], further[1:] * (following - last - 1)))
                 layout.media.append((first, last, number + num_images * (kind == VIDEO)))
             now, done = now + max(tall, wide) + 1, stop
         layout.count(now, end - done)
+        now += end - done
+        if end == done and pictures:
+            now = 1 + max(
+                max(rows[-1], columns[-1]) for _, rows, columns in layout.pieces[picture:]
+            )
         # Masked tokens are at 0 for that.
-        layout.end_row(max(layout.largest + 1, given_end > given))
+        layout.ends.append(max(now, given_end > given))
     return layout
 
 

@@ -92,8 +92,8 @@ class Layout:
             if rows is None:
                 lines.append((len(columns), time, time, time, (1, 1, 1)))
             else:
-                parts = [*_straight(columns)]
-                lines += [(size, time, row, *part) for row in rows for size, *part in parts]
+                parts = _straight(columns)
+                lines += [(size, time, row, at, to) for row in rows for size, at, to in parts]
         if self._index_axes is None:
             return lines
         bounds, added = self.tokens.bounds, self._index_axes
@@ -107,8 +107,8 @@ class Layout:
 
 def _straight(columns: Sequence[int]) -> list[Line]:
     """Return the columns of a line of cells as lines without a row: tokens, column and slopes."""
-    if isinstance(columns, range):
-        return [(len(columns), columns.start, (0, 0, 1))]
+    if isinstance(columns, range) or len(columns) == 1:
+        return [(len(columns), columns[0], (0, 0, 1))]
     parts: list[list[int]] = []
     for before, column in pairwise((columns[0] - 2, *columns)):
         step = column - before

@@ -7,8 +7,9 @@ and of a batch that is not to be checked.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from operator import add, sub
 from typing import NamedTuple
 
@@ -79,7 +80,10 @@ def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Lin
 
 
 def _table(columns: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    return torch.tensor(columns, dtype=dtype, device="cpu").t().contiguous()
+    """Return columns, of one number at least or all of none, as a table."""
+    code, wide = ("d", torch.float64) if dtype == torch.float64 else ("q", torch.int64)
+    table = torch.frombuffer(array(code, chain(*columns)), dtype=wide)
+    return table.view(len(columns), -1).t().to(dtype).contiguous()
 
 
 def _in_lines(inputs: Inputs, spec: MRopeSpec) -> _Lined | None:
@@ -117,19 +121,22 @@ def _with_masked(
     starts = sorted({0, *edges, *tokens.given_bounds} - {len(mask)})
     flags = mask[torch.tensor(starts, dtype=torch.int64, device="cpu")].tolist()
     rest, cut = iter(lines), list[Line]()
-    size, places, slopes = 0, list[float](), tuple[int, ...]()
+    line: Line = (0,)
     for start, stop, flag in zip(starts, [*starts[1:], len(mask)], flags, strict=True):
         left = stop - start
         if not flag:
             cut.append((left, *padding, ()))
             continue
         while left:
-            if not size:
-                size, *places, slopes = next(rest)
-            part = min(size, left)
-            cut.append((part, *places, slopes))
-            places = [place + part * slope for place, slope in zip(places, slopes, strict=True)]
-            size, left = size - part, left - part
+            line = line if line[0] else next(rest)
+            if line[0] <= left:
+                cut.append(line)
+                left, line = left - line[0], (0,)
+            else:
+                size, *places, slopes = line
+                cut.append((left, *places, slopes))
+                places = [place + left * slope for place, slope in zip(places, slopes, strict=True)]
+                left, line = 0, (size - left, *places, slopes)
     return cut
 
 

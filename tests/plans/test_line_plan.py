@@ -183,13 +183,12 @@ def test_of_a_capacity_nothing_is_read():
             plan_of(positions, kept, bounds, exact=True)
 
 
-def test_a_line_of_a_grid_is_one_or_two():
+def test_a_frame_is_an_entry():
     spec = OWN_SPECS["isaac"]
     prompt = Prompt.from_symbols(spec, ["t" * 9 + "I" * 16 + "t" * 9], image_grid_thw=[(1, 8, 8)])
     plan = plan_rope_index(**arguments_of(prompt))
-    # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
-    assert len(plan.entries) <= 2 + 2 * 4
-    assert plan.nbytes == 20 * len(plan.entries) + 40
+    assert len(plan.entries) == 3
+    assert plan.nbytes == 28 * 3 + 40
 
 
 @pytest.mark.parametrize("delta_length", ["padded", "valid"])

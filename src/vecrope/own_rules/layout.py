@@ -1,6 +1,6 @@
 """What a batch holds, laid out on the host: runs of text and blocks of cells, one after the other.
 
-Positions are written from it, and so are the lines of a plan.
+Positions are written from it, and so are the blocks of a plan.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ from vecrope.spec import MRopeSpec
 
 # Text or a frame: position in time; positions of the rows, None for text; those of the columns.
 Piece = tuple[int, Sequence[int] | None, Sequence[int]]
-# Tokens, the position of the first on each axis, and by how much each axis counts up, 0 or 1.
-Line = tuple[Any, ...]
+# How an axis counts in a block of lines: not at all, by the lines, by the tokens of a line, or by
+# all tokens, as every axis of text does.
+STILL, DOWN, ACROSS, ALONG = range(4)
+TEXT, FRAME = (ALONG,) * 3, (STILL, DOWN, ACROSS)
+# A block of lines: its tokens; where each axis counts from; tokens of a line; tokens that the block
+# has before these; how each axis counts.
+Block = tuple[Any, ...]
 
 _pack = Struct("q").pack
 _SIZE = 8
@@ -85,30 +90,32 @@ class Layout:
         index = write_pieces(rows, bounds[-1])[:1]
         return torch.cat((index.expand(self._index_axes, -1), positions))
 
-    def lines(self) -> list[Line]:
-        """Return the lines of the unmasked tokens, along which each axis counts up or stands."""
-        lines: list[Line] = []
+    def blocks(self) -> list[Block]:
+        """Return the unmasked tokens as blocks, none of which goes on into another row."""
+        blocks: list[Block] = []
         for time, rows, columns in self.pieces:
+            size = len(columns)
             if rows is None:
-                lines.append((len(columns), time, time, time, (1, 1, 1)))
+                blocks.append((size, time, time, time, 1, 0, TEXT))
+            elif isinstance(rows, range) and isinstance(columns, range):
+                tokens = size * len(rows)
+                blocks.append((tokens, time, rows.start, columns.start, size, 0, FRAME))
             else:
                 parts = _straight(columns)
-                lines += [(size, time, row, at, to) for row in rows for size, at, to in parts]
+                blocks += [(n, time, row, at, n, 0, to) for row in rows for n, at, to in parts]
         if self._index_axes is None:
-            return lines
+            return blocks
         bounds, added = self.tokens.bounds, self._index_axes
-        starts = accumulate([line[0] for line in lines[:-1]], initial=0)
+        starts = accumulate([block[0] for block in blocks[:-1]], initial=0)
         index = [start - bounds[bisect_right(bounds, start) - 1] for start in starts]
         return [
-            (size, *(at,) * added, *places[::-1], (1,) * added + slopes[::-1])
-            for at, (size, *places, slopes) in zip(index, lines, strict=False)
+            (size, *(at,) * added, *bases[::-1], width, 0, (ALONG,) * added + steps[::-1])
+            for at, (size, *bases, width, _, steps) in zip(index, blocks, strict=False)
         ]
 
 
-def _straight(columns: Sequence[int]) -> list[Line]:
-    """Return the columns of a line of cells as lines without a row: tokens, column and slopes."""
-    if isinstance(columns, range) or len(columns) == 1:
-        return [(len(columns), columns[0], (0, 0, 1))]
+def _straight(columns: Sequence[int]) -> list[tuple[int, int, tuple[int, int, int]]]:
+    """Cut the columns of a line where they do not go on: tokens, first column, and its axes."""
     parts: list[list[int]] = []
     for before, column in pairwise((columns[0] - 2, *columns)):
         step = column - before
@@ -117,7 +124,7 @@ def _straight(columns: Sequence[int]) -> list[Line]:
             parts[-1][2] = step
         else:
             parts.append([1, column, 0])
-    return [(size, column, (0, 0, step)) for size, column, step in parts]
+    return [(size, column, (STILL, STILL, step * ACROSS)) for size, column, step in parts]
 
 
 def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:

@@ -11,8 +11,8 @@ from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
 from vecrope.forms.static import locate_inputs
 from vecrope.inputs import Inputs
+from vecrope.plans.from_blocks import plan_of_own_rule
 from vecrope.plans.from_groups import plan_of_groups
-from vecrope.plans.from_lines import plan_of_own_rule
 from vecrope.plans.from_locations import plan_of_locations
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan

@@ -1,4 +1,4 @@
-"""The plan of a family with a rule of its own: lines, along which every axis counts up or not."""
+"""The plan of a family with a rule of its own: blocks of lines, in which axes count or do not."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from vecrope.core.modality import compact
 from vecrope.core.search import search
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
+from vecrope.own_rules.layout import ALONG
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.table import columns_at, register_plan
 
@@ -20,19 +21,21 @@ from vecrope.plans.table import columns_at, register_plan
 @register_plan
 @dataclass(frozen=True, eq=False, repr=False)
 class LinePlan(RopeIndexPlan):
-    """The positions of a batch as lines, an entry each.
+    """The positions of a batch as blocks of lines, an entry each.
 
-    There are at most one or two lines for each of a grid, at 20 bytes, 24 with a fourth axis, and
-    twice that where positions are fractions. The one family that generates images, glm_image, adds
-    24 bytes a grid, 24 a row and 24 more.
+    There is one entry for each stretch of text and each frame, at 28 bytes, 32 with a fourth axis,
+    and twice that where positions are fractions; of a thumbnail that is spread over a canvas, one
+    or a few a line. Where no value was read, a token is an entry. The one family that generates
+    images, glm_image, adds 24 bytes a grid, 24 a row and 24 more.
 
     Attributes:
-        entries: (E, A + 2): of each line
+        entries: (E, A + 4): of each block
 
             - index in the batch of its first token;
-            - the position of that token on each axis;
-            - a bit for each axis, the first lowest, 1 where it counts up from token to token and 0
-              where it stands still; and one more, 1 where the tokens are unmasked.
+            - on each axis, the position that it counts from;
+            - tokens of a line;
+            - tokens that the block has before its first, where masked tokens interrupt it;
+            - how it counts, as `code_of` says; 0 for masked tokens.
         generated: (3, U) int64: the images that are generated behind the rows, as
             `vecrope.own_rules.glm_image.generated.Tail` has them; U is 0 where text is.
         generated_rows: (3, B) int64: which of them each row generates, likewise; or (3, 0).
@@ -44,19 +47,18 @@ class LinePlan(RopeIndexPlan):
     @property
     def num_axes(self) -> int:
         """A, the number of axes."""
-        return self.entries.shape[1] - 2
+        return self.entries.shape[1] - 4
 
     def _expand(self, index: Tensor) -> Tensor:
         starts = self._entry_starts
         index = index.to(starts.dtype)
-        first, *bases, bits = columns_at(self.entries, search(starts, index) - 1)
-        return torch.stack(bases) + self._bits(bits)[:-1] * (index - first)
-
-    def _bits(self, bits: Tensor) -> Tensor:
-        """Return (A + 1, ...) the bits of each of a tensor (...) of lines' last column."""
-        shape = (self.num_axes + 1,) + (1,) * bits.dim()
-        axes = torch.arange(self.num_axes + 1, device=bits.device).view(shape)
-        return (bits.long() >> axes) & 1
+        first, *bases, width, before, code = columns_at(self.entries, search(starts, index) - 1)
+        place = index - first + before
+        row = place // width
+        steps = torch.stack((torch.zeros_like(row), row, place - row * width, place))
+        axes = torch.arange(0, 2 * self.num_axes, 2, device=code.device)
+        which = (code.long() >> axes.view(-1, *(1,) * code.dim())) & 3
+        return torch.stack(bases) + steps.gather(0, which)
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         positions = super()._decoded(_rows, following, index)
@@ -68,12 +70,12 @@ class LinePlan(RopeIndexPlan):
 
     @property
     def _invalid(self) -> Sequence[int]:
-        return *(-1,) * self.num_axes, 0
+        return *(-1,) * self.num_axes, 1, 0, 0
 
     def _masked_tokens(self) -> Tensor:
         starts = self._entry_starts.long()
         tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
-        return tokens * (1 - self._bits(self.entries[:, -1])[-1])
+        return tokens * (self.entries[:, -1] == 0)
 
     def voided(self, invalid: Tensor) -> LinePlan:
         """Return the plan, or where `invalid` (0-d bool) one that stands still at -1."""
@@ -93,6 +95,16 @@ class LinePlan(RopeIndexPlan):
         return replace(plan, generated_rows=self.generated_rows[:, rows])
 
 
+def code_of(steps: Sequence[int]) -> int:
+    """Return how a block counts as a number: two bits an axis, the first lowest, then a 1.
+
+    Args:
+        steps: of each axis what `vecrope.own_rules.layout` names; none for masked tokens, whose
+            code is 0.
+    """
+    return sum(step << 2 * axis for axis, step in enumerate((*steps, 1))) if steps else 0
+
+
 def lines_of(
     positions: Tensor,
     kept: Tensor | None,
@@ -101,7 +113,7 @@ def lines_of(
     *,
     exact: bool,
 ) -> Tensor:
-    """Cut positions (A, N) into lines, and return them as the entries of a plan.
+    """Cut positions (A, N) into lines, and return these as the entries of a plan, a block each.
 
     Args:
         positions: whole numbers or fractions.
@@ -115,8 +127,9 @@ def lines_of(
     wide = positions.double() if positions.is_floating_point() else positions
     dtype = wide.dtype if positions.is_floating_point() else index_dtype
     if not num_tokens:
-        none = torch.zeros((1, num_axes + 2), dtype=dtype, device=positions.device)
-        none[:, -1].fill_(1 << num_axes)
+        none = torch.zeros((1, num_axes + 4), dtype=dtype, device=positions.device)
+        none[:, -3].fill_(1)
+        none[:, -1].fill_(code_of((ALONG,) * num_axes))
         return none
     steps = wide.diff(dim=1)
     goes_on = ((steps == 0) | (steps == 1)).all(0)
@@ -134,7 +147,9 @@ def lines_of(
     # A line of one token has none: behind it another begins, or it is the last, which is itself.
     second = (at + 1).clamp(max=num_tokens - 1)
     slopes = (wide[:, second] - wide[:, at]).masked_fill(begins[second], 0)
-    bits = kept[at].long() << num_axes
+    code = kept[at].long() << 2 * num_axes
     for axis, slope in enumerate(slopes.long()):
-        bits = bits + (slope << axis)
-    return torch.stack((starts, *wide[:, at], bits)).t().to(dtype)
+        code = code + (slope * ALONG << 2 * axis)
+    code = code.masked_fill(~kept[at], 0)
+    one, none = torch.ones_like(starts), torch.zeros_like(starts)
+    return torch.stack((starts, *wide[:, at], one, none, code)).t().to(dtype)

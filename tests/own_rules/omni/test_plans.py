@@ -8,8 +8,8 @@ from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
+from vecrope.own_rules.omni.blocks import blocks_of_entries
 from vecrope.own_rules.omni.entries import write_entries
-from vecrope.own_rules.omni.lines import lines_of_entries
 from vecrope.testing import conversations
 
 
@@ -30,7 +30,7 @@ def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("the plan was made of positions")
 
-    monkeypatch.setattr("vecrope.plans.from_lines.lines_of", refuse)
+    monkeypatch.setattr("vecrope.plans.from_blocks.lines_of", refuse)
 
     @at_most(12)
     @given(conversations(spec_of("qwen3_omni_moe", "transformers", 13.0)))
@@ -43,13 +43,17 @@ def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
     check()
 
 
-def test_rounded_sound_is_a_line_a_token():
+def test_rounded_sound_is_a_block_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
     base = 2.0**23 - 1.5
     entries = [(base, 1, 3, (0, 3), [(3, 1), (6, 3)])]
     positions = write_entries(entries, torch.float32)
-    along = []
-    for tokens, *bases, slopes in lines_of_entries(entries, rounds=True):
-        first = torch.tensor(bases, dtype=torch.float32).unsqueeze(1)
-        along.append(first + torch.tensor(slopes).unsqueeze(1) * torch.arange(tokens))
-    assert torch.equal(torch.cat(along, 1), positions)
+    tokens = [
+        [
+            base + (0, *divmod(place, width), place)[step]
+            for base, step in zip(bases, steps, strict=True)
+        ]
+        for size, *bases, width, before, steps in blocks_of_entries(entries, rounds=True)
+        for place in range(before, before + size)
+    ]
+    assert torch.equal(torch.tensor(tokens).t(), positions)

@@ -1,15 +1,14 @@
-"""The plan of a family with a rule of its own, of lines.
+"""The plan of a family with a rule of its own.
 
-A checked batch on a CPU is laid out in lines, masked or not, and no positions are made. They are
-made, and then cut into lines, where no value is read (under tracing, with a capacity, on a device),
-and of a batch that is not to be checked.
+A checked batch on a CPU is laid out in blocks, masked or not, and no positions are made. They are
+made, and then cut into lines, a block each, where no value is read (under tracing, with a capacity,
+on a device), and of a batch that is not to be checked.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 from operator import add, sub
 from typing import NamedTuple
 
@@ -26,21 +25,21 @@ from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.host import read_rows, tail_of_rows
 from vecrope.own_rules.glm_image.prompt import read_markers
-from vecrope.own_rules.layout import Line
+from vecrope.own_rules.layout import ALONG, Block
+from vecrope.own_rules.omni.blocks import blocks_of_entries
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.host import follow_on_host
-from vecrope.own_rules.omni.lines import lines_of_entries
-from vecrope.plans.line_plan import LinePlan, lines_of
+from vecrope.plans.line_plan import LinePlan, code_of, lines_of
 from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
 
-class _Lined(NamedTuple):
-    """A batch in lines."""
+class _Laid(NamedTuple):
+    """A batch in blocks."""
 
     tokens: Tokens
-    lines: Sequence[Line]  # of the unmasked tokens
+    blocks: list[Block]  # of the unmasked tokens
     num_axes: int
     deltas: Sequence[float]  # (B,)
     dtype: torch.dtype  # of the positions
@@ -51,19 +50,17 @@ class _Lined(NamedTuple):
 def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch; exact, or with a line for every token, by how it is prepared."""
     inputs, exact, _, _ = prepared
-    lined = _in_lines(inputs, spec) if exact and validate else None
-    if lined is None:  # what does not fit is named there
+    laid = _in_blocks(inputs, spec) if exact and validate else None
+    if laid is None:  # what does not fit is named there
         return _plan_of_positions(prepared, spec, validate)
-    tokens, lines, num_axes, deltas, dtype, padding, tail = lined
+    tokens, blocks, num_axes, deltas, dtype, padding, tail = laid
     if inputs.attention_mask is not None:
-        lines = _with_masked(lines, inputs.attention_mask.view(-1), tokens, (padding,) * num_axes)
-    sizes, *bases, slopes = zip(*lines or [(0, *(0,) * num_axes, (1,) * num_axes)], strict=True)
-    # Of a masked line all bits are 0; otherwise the last is 1.
-    bits = {
-        each: sum(bit << axis for axis, bit in enumerate((*each, 1))) if each else 0
-        for each in {*slopes}
-    }
-    columns = [[*accumulate(sizes[:-1], initial=0)], *bases, [*map(bits.__getitem__, slopes)]]
+        masked = (*(padding,) * num_axes, 1, 0, ())
+        blocks = _with_masked(blocks, inputs.attention_mask.view(-1), tokens, masked)
+    blocks = blocks or [(0, *(0,) * num_axes, 1, 0, (ALONG,) * num_axes)]
+    sizes, *between, steps = zip(*blocks, strict=True)
+    codes = {each: code_of(each) for each in {*steps}}
+    columns = [[*accumulate(sizes[:-1], initial=0)], *between, [*map(codes.__getitem__, steps)]]
     fractions = dtype == torch.float32
     bounds, num_tokens = tokens.given_bounds, inputs.input_ids.numel()
     lengths, kept = ([*map(sub, each[1:], each)] for each in (bounds, tokens.bounds))
@@ -80,21 +77,18 @@ def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Lin
 
 
 def _table(columns: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    """Return columns, of one number at least or all of none, as a table."""
-    code, wide = ("d", torch.float64) if dtype == torch.float64 else ("q", torch.int64)
-    table = torch.frombuffer(array(code, chain(*columns)), dtype=wide)
-    return table.view(len(columns), -1).t().to(dtype).contiguous()
+    return torch.tensor(columns, dtype=dtype, device="cpu").t().contiguous()
 
 
-def _in_lines(inputs: Inputs, spec: MRopeSpec) -> _Lined | None:
-    """Return the lines of a batch on a CPU; None where something does not fit."""
+def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid | None:
+    """Return the blocks of a batch on a CPU; None where something does not fit."""
     rule = spec.own_rule
     if isinstance(rule, OmniRule):
         check_media_types(inputs, spec, rule)
         tokens, entries, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
-        lines = lines_of_entries(entries, rounds=spec.position_dtype == "float32")
+        blocks = blocks_of_entries(entries, rounds=spec.position_dtype == "float32")
         deltas = rope_deltas.view(-1).tolist()
-        return _Lined(tokens, lines, 3, deltas, dtypes.positions, dtypes.padding, _no_tail())
+        return _Laid(tokens, blocks, 3, deltas, dtypes.positions, dtypes.padding, _no_tail())
     layout = lay_out(inputs, spec)
     if layout is None:
         return None
@@ -102,9 +96,9 @@ def _in_lines(inputs: Inputs, spec: MRopeSpec) -> _Lined | None:
     if isinstance(rule, GlmImage):
         tail = tail_of_rows(read_rows(tokens, spec) or [], spec)
     dtype = positions_dtype(inputs, spec)
-    return _Lined(
+    return _Laid(
         tokens,
-        layout.lines(),
+        layout.blocks(),
         layout.num_axes,
         layout.deltas(spec),
         dtype,
@@ -114,29 +108,35 @@ def _in_lines(inputs: Inputs, spec: MRopeSpec) -> _Lined | None:
 
 
 def _with_masked(
-    lines: Sequence[Line], mask: Tensor, tokens: Tokens, padding: tuple[int, ...]
-) -> list[Line]:
-    """Return the lines of all tokens: those of the unmasked ones, cut where masked ones stand."""
+    blocks: Sequence[Block], mask: Tensor, tokens: Tokens, masked: Block
+) -> list[Block]:
+    """Return blocks of all tokens: those of the unmasked ones, cut where masked ones stand.
+
+    Args:
+        blocks: of the unmasked tokens.
+        mask: (N,) bool, True = token.
+        tokens: the unmasked ones.
+        masked: a block of masked tokens, but for their number.
+    """
     edges = (mask[1:] != mask[:-1]).nonzero().view(-1).add_(1).tolist()
     starts = sorted({0, *edges, *tokens.given_bounds} - {len(mask)})
     flags = mask[torch.tensor(starts, dtype=torch.int64, device="cpu")].tolist()
-    rest, cut = iter(lines), list[Line]()
-    line: Line = (0,)
+    rest, cut = iter(blocks), list[Block]()
+    block: Block = (0,)
     for start, stop, flag in zip(starts, [*starts[1:], len(mask)], flags, strict=True):
         left = stop - start
         if not flag:
-            cut.append((left, *padding, ()))
+            cut.append((left, *masked))
             continue
         while left:
-            line = line if line[0] else next(rest)
-            if line[0] <= left:
-                cut.append(line)
-                left, line = left - line[0], (0,)
+            block = block if block[0] else next(rest)
+            if block[0] <= left:
+                cut.append(block)
+                left, block = left - block[0], (0,)
             else:
-                size, *places, slopes = line
-                cut.append((left, *places, slopes))
-                places = [place + left * slope for place, slope in zip(places, slopes, strict=True)]
-                left, line = 0, (size - left, *places, slopes)
+                size, *between, before, steps = block
+                cut.append((left, *between, before, steps))
+                left, block = 0, (size - left, *between, before + left, steps)
     return cut
 
 

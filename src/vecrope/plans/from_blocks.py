@@ -1,8 +1,8 @@
 """The plan of a family with a rule of its own.
 
-A checked batch on a CPU is laid out in blocks, masked or not, and no positions are made. They are
-made, and then cut into lines, a block each, where no value is read (under tracing, with a capacity,
-on a device), and of a batch that is not to be checked.
+A batch on a CPU is laid out in blocks, masked or not, and no positions are made. They are made, and
+have an entry each, where no value is read: under tracing, with a capacity and on a device. So they
+are where something does not fit and is not checked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vecrope.own_rules.layout import ALONG, Block
 from vecrope.own_rules.omni.blocks import blocks_of_entries
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.host import follow_on_host
-from vecrope.plans.line_plan import LinePlan, code_of, lines_of
+from vecrope.plans.line_plan import LinePlan, code_of, entries_of_tokens
 from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
@@ -48,9 +48,15 @@ class _Laid(NamedTuple):
 
 
 def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
-    """Return the plan of a batch; exact, or with a line for every token, by how it is prepared."""
+    """Return the plan of a batch; exact, or with an entry for each token, by how it is prepared."""
     inputs, exact, _, _ = prepared
-    laid = _in_blocks(inputs, spec) if exact and validate else None
+    laid = None
+    if exact:
+        try:
+            laid = _in_blocks(inputs, spec)
+        except ValueError:
+            if validate:
+                raise
     if laid is None:  # what does not fit is named there
         return _plan_of_positions(prepared, spec, validate)
     tokens, blocks, num_axes, deltas, dtype, padding, tail = laid
@@ -152,7 +158,7 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     stream = make_stream(ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact)
     index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
-    positions, bounds = position_ids.flatten(1), stream.row_bounds.long()
+    bounds = stream.row_bounds.long()
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
@@ -166,7 +172,7 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
     plan = LinePlan(
         rows=torch.stack([column.to(deltas) for column in rows], 1),
-        entries=lines_of(positions, stream.kept, stream.row_bounds, index_dtype, exact=exact),
+        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype),
         generated=tail.images,
         generated_rows=tail.rows,
         **fields_of(ids.shape, spec, position_ids.dtype),

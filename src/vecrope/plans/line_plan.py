@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.modality import compact
 from vecrope.core.search import search
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
-from vecrope.own_rules.layout import ALONG
+from vecrope.own_rules.layout import STILL
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.table import columns_at, register_plan
 
@@ -53,12 +52,12 @@ class LinePlan(RopeIndexPlan):
         starts = self._entry_starts
         index = index.to(starts.dtype)
         first, *bases, width, before, code = columns_at(self.entries, search(starts, index) - 1)
-        place = index - first + before
+        place = (index - first).add_(before)
         row = place // width
         steps = torch.stack((torch.zeros_like(row), row, place - row * width, place))
         axes = torch.arange(0, 2 * self.num_axes, 2, device=code.device)
         which = (code.long() >> axes.view(-1, *(1,) * code.dim())) & 3
-        return torch.stack(bases) + steps.gather(0, which)
+        return torch.stack(bases).add_(steps.gather(0, which))
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         positions = super()._decoded(_rows, following, index)
@@ -105,51 +104,22 @@ def code_of(steps: Sequence[int]) -> int:
     return sum(step << 2 * axis for axis, step in enumerate((*steps, 1))) if steps else 0
 
 
-def lines_of(
-    positions: Tensor,
-    kept: Tensor | None,
-    row_bounds: Tensor,
-    index_dtype: torch.dtype,
-    *,
-    exact: bool,
-) -> Tensor:
-    """Cut positions (A, N) into lines, and return these as the entries of a plan, a block each.
+def entries_of_tokens(positions: Tensor, kept: Tensor | None, index_dtype: torch.dtype) -> Tensor:
+    """Return the entries of a plan, one for each token; reads no value.
 
     Args:
-        positions: whole numbers or fractions.
+        positions: (A, N), whole numbers or fractions.
         kept: (N,) bool, True = token; None: every one is.
-        row_bounds: (B + 1,) where each row starts, then N.
         index_dtype: of the entries, if the positions are whole numbers.
-        exact: whether to make as many lines as there are, which reads values, or N.
     """
+    if not positions.shape[1]:
+        positions, kept = positions.new_zeros((len(positions), 1)), None
     num_axes, num_tokens = positions.shape
-    # Fractions in float64, in which the difference of two float32 is exact.
-    wide = positions.double() if positions.is_floating_point() else positions
-    dtype = wide.dtype if positions.is_floating_point() else index_dtype
-    if not num_tokens:
-        none = torch.zeros((1, num_axes + 4), dtype=dtype, device=positions.device)
-        none[:, -3].fill_(1)
-        none[:, -1].fill_(code_of((ALONG,) * num_axes))
-        return none
-    steps = wide.diff(dim=1)
-    goes_on = ((steps == 0) | (steps == 1)).all(0)
-    if kept is None:
-        kept = torch.ones(num_tokens, dtype=torch.bool, device=positions.device)
-    goes_on &= kept[1:] == kept[:-1]
-    broken = pad(~goes_on, (1, 0), value=True)
-    first = row_bounds[:-1].clamp(max=num_tokens - 1).long()
-    broken = broken.index_fill(0, first, True)
-    # The second token of a line says by how much it counts up; a third that differs starts another.
-    turns = pad((steps[:, 1:] != steps[:, :-1]).any(0), (2, 0))[:num_tokens]
-    begins = broken | (turns & ~pad(broken[:-1], (1, 0)))
-    starts, _ = compact(begins, None if exact else num_tokens, row_bounds.dtype)
-    at = starts.clamp(max=num_tokens - 1)
-    # A line of one token has none: behind it another begins, or it is the last, which is itself.
-    second = (at + 1).clamp(max=num_tokens - 1)
-    slopes = (wide[:, second] - wide[:, at]).masked_fill(begins[second], 0)
-    code = kept[at].long() << 2 * num_axes
-    for axis, slope in enumerate(slopes.long()):
-        code = code + (slope * ALONG << 2 * axis)
-    code = code.masked_fill(~kept[at], 0)
-    one, none = torch.ones_like(starts), torch.zeros_like(starts)
-    return torch.stack((starts, *wide[:, at], one, none, code)).t().to(dtype)
+    dtype = torch.float64 if positions.is_floating_point() else index_dtype
+    code = code_of((STILL,) * num_axes)
+    ends = torch.tensor([1, 0, code], dtype=dtype, device="cpu").to(positions.device)
+    ends = ends.unsqueeze(1).expand(-1, num_tokens)
+    if kept is not None:
+        ends = torch.cat((ends[:2], (kept * code).to(dtype).unsqueeze(0)))
+    index = torch.arange(num_tokens, dtype=dtype, device=positions.device)
+    return torch.cat((index.unsqueeze(0), positions.to(dtype), ends)).t().contiguous()

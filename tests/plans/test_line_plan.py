@@ -73,6 +73,22 @@ def test_the_plan_is_that_of_the_positions(prompts):
 
 
 @each_family
+def test_a_plan_on_a_cpu_is_made_without_positions(prompts, monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("the plan was made of positions")
+
+    monkeypatch.setattr("vecrope.plans.from_blocks.own_rope_index", refuse)
+
+    @at_most(10)
+    @given(prompts)
+    def check(prompt):
+        plan = plan_rope_index(**arguments_of(prompt))
+        assert torch.equal(plan.position_ids(), get_rope_index(**arguments_of(prompt))[0])
+
+    check()
+
+
+@each_family
 def test_a_text_row_counts_the_unmasked_tokens(prompts):
     @given(prompts)
     def check(prompt):

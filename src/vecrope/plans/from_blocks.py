@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 from operator import add, sub
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,17 +33,9 @@ from vecrope.plans.table import WIDE_FROM, fields_of
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
-
-class _Laid(NamedTuple):
-    """A batch in blocks."""
-
-    tokens: Tokens
-    blocks: list[Block]  # of the unmasked tokens
-    num_axes: int
-    deltas: Sequence[float]  # (B,)
-    dtype: torch.dtype  # of the positions
-    padding: int  # the position of masked tokens
-    tail: Tail  # what is generated
+# Tokens of a batch, the blocks of the unmasked ones, axes, deltas (B,), the dtype of the positions,
+# the position of masked tokens, and what is generated.
+_Laid = tuple[Tokens, list[Block], int, Sequence[float], torch.dtype, int, Tail]
 
 
 def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
@@ -67,15 +58,16 @@ def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Lin
     sizes, *between, steps = zip(*blocks, strict=True)
     codes = {each: code_of(each) for each in {*steps}}
     columns = [[*accumulate(sizes[:-1], initial=0)], *between, [*map(codes.__getitem__, steps)]]
-    fractions = dtype == torch.float32
-    bounds, num_tokens = tokens.given_bounds, inputs.input_ids.numel()
+    bounds = tokens.given_bounds
     lengths, kept = ([*map(sub, each[1:], each)] for each in (bounds, tokens.bounds))
     following = [*map(add, deltas, lengths if spec.delta_length == "padded" else kept)]
     rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
-    narrow = torch.int32 if num_tokens < WIDE_FROM else torch.int64
+    of_rows, of_entries = torch.int64, _index_dtype(inputs)
+    if dtype == torch.float32:
+        of_rows = of_entries = torch.float64
     return LinePlan(
-        rows=_table(rows, torch.float64 if fractions else torch.int64),
-        entries=_table(columns, torch.float64 if fractions else narrow),
+        rows=_table(rows, of_rows),
+        entries=_table(columns, of_entries),
         generated=tail.images,
         generated_rows=tail.rows,
         **fields_of(inputs.input_ids.shape, spec, dtype),
@@ -94,23 +86,15 @@ def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid | None:
         tokens, entries, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
         blocks = blocks_of_entries(entries, rounds=spec.position_dtype == "float32")
         deltas = rope_deltas.view(-1).tolist()
-        return _Laid(tokens, blocks, 3, deltas, dtypes.positions, dtypes.padding, _no_tail())
+        return tokens, blocks, 3, deltas, dtypes.positions, dtypes.padding, _no_tail(inputs)
     layout = lay_out(inputs, spec)
     if layout is None:
         return None
-    tokens, tail = layout.tokens, _no_tail()
+    tokens, deltas, dtype = layout.tokens, layout.deltas(spec), positions_dtype(inputs, spec)
+    tail = _no_tail(inputs)
     if isinstance(rule, GlmImage):
         tail = tail_of_rows(read_rows(tokens, spec) or [], spec)
-    dtype = positions_dtype(inputs, spec)
-    return _Laid(
-        tokens,
-        layout.blocks(),
-        layout.num_axes,
-        layout.deltas(spec),
-        dtype,
-        spec.padding_value,
-        tail,
-    )
+    return tokens, layout.blocks(), layout.num_axes, deltas, dtype, spec.padding_value, tail
 
 
 def _with_masked(
@@ -146,9 +130,13 @@ def _with_masked(
     return cut
 
 
-def _no_tail() -> Tail:
-    none = torch.empty((3, 0), dtype=torch.int64, device="cpu")
+def _no_tail(inputs: Inputs) -> Tail:
+    none = torch.empty((3, 0), dtype=torch.int64, device=inputs.input_ids.device)
     return Tail(none, none)
+
+
+def _index_dtype(inputs: Inputs) -> torch.dtype:
+    return torch.int32 if inputs.input_ids.numel() < WIDE_FROM else torch.int64
 
 
 def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
@@ -156,14 +144,12 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     inputs, exact, tracing, _ = prepared
     ids = inputs.input_ids
     stream = make_stream(ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact)
-    index_dtype = torch.int64 if stream.num_tokens >= WIDE_FROM else torch.int32
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
     bounds = stream.row_bounds.long()
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
-    none = torch.empty((3, 0), dtype=torch.int64, device=ids.device)
-    tail, misfit = Tail(none, none), None
+    tail, misfit = _no_tail(inputs), None
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=False)
         tail, misfit = tail_of(reading, spec), reading.misfit
@@ -172,7 +158,7 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
     plan = LinePlan(
         rows=torch.stack([column.to(deltas) for column in rows], 1),
-        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype),
+        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, _index_dtype(inputs)),
         generated=tail.images,
         generated_rows=tail.rows,
         **fields_of(ids.shape, spec, position_ids.dtype),

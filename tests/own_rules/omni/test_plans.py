@@ -1,16 +1,14 @@
 """Plans of the omni families are made of their items."""
 
-import pytest
 import torch
 from hypothesis import given
-from omni_support import each_omni, rope_index, rows_of, spec_of
+from omni_support import each_omni, rope_index, spec_of
 from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
 from vecrope.own_rules.omni.blocks import blocks_of_entries
 from vecrope.own_rules.omni.entries import write_entries
-from vecrope.testing import conversations
 
 
 @each_omni
@@ -22,23 +20,6 @@ def test_a_plan_expands_to_the_positions(model_type, convention):
         positions, rope_deltas = rope_index(prompt)
         assert_same((plan.slice(0, positions.shape[2]), rope_deltas), (positions, rope_deltas))
         assert torch.equal(plan.rope_deltas.view(-1), rope_deltas.view(-1).to(plan.rope_deltas))
-
-    check()
-
-
-def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
-    def refuse(*_, **__):
-        pytest.fail("the plan was made of positions")
-
-    monkeypatch.setattr("vecrope.plans.from_blocks.own_rope_index", refuse)
-
-    @at_most(12)
-    @given(conversations(spec_of("qwen3_omni_moe", "transformers", 13.0)))
-    def check(prompt):
-        for row in rows_of(prompt):
-            positions, _ = rope_index(row)
-            plan = rope_index(row, plan_rope_index)
-            assert torch.equal(plan.slice(0, positions.shape[2]), positions)
 
     check()
 

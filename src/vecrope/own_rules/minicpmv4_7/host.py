@@ -230,8 +230,9 @@ def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> Layout:
         layout.count(now, end - done)
         now += end - done
         if end == done and pictures:
+            last_picture = layout.pieces[picture:]
             now = 1 + max(
-                max(rows[-1], columns[-1]) for _, rows, columns in layout.pieces[picture:]
+                max(columns[-1], (rows or columns)[-1]) for _, rows, columns in last_picture
             )
         # Masked tokens are at 0 for that.
         layout.ends.append(max(now, given_end > given))

@@ -74,6 +74,8 @@ workloads:
   step     one step of 256 requests of up to 4,096 tokens, their prompts known: every fourth has a
            chunk of at most 512 of its prompt, the others decode a token each
   step-decode  the same, all decoding
+  step-omni, step-omni-decode
+           both, of Qwen3-Omni's pictures, silent clips and audio of many sizes
 
 providers:
   vecrope                  vecrope.get_rope_index as users call it: eager, values checked; for steps

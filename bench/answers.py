@@ -24,7 +24,8 @@ Answer = tuple[Tensor, ...]
 def loop_answer(workload: Workload, convention: Convention) -> Answer:
     """Return what the loop reference says, as tensors on the CPU."""
     if workload.step is not None:
-        return steps.step_answer(workload, convention)
+        requests = workload.step.requests
+        return steps.step_answer(workload, [loop_answer(each, convention) for each in requests])
     if workload.sequences is not None:
         return join([loop_answer(sequence, convention) for sequence in workload.sequences])
     return to_answer(prepare_loop(workload.to("cpu"), make_spec(workload, convention))())

@@ -127,6 +127,11 @@ def _mixed(name: str, model_type: str, seq_len: int, *, sound: bool, num_rows: i
     )
 
 
+def prompt(name: str, seq_len: int) -> Workload:
+    """Return a prompt of Qwen3-Omni without sound in its clips; the name seeds the drawing."""
+    return _mixed(name, MODEL_TYPE, seq_len, sound=False, num_rows=1)
+
+
 MAKERS: dict[str, Callable[[int], Workload]] = {}
 SIZES: dict[str, tuple[int, ...]] = {}
 for _family, _model_type in zip(("mixed-omni", "mixed-omni2.5"), MODEL_TYPES, strict=True):

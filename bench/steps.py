@@ -6,7 +6,7 @@ or positions written out. The call to time returns the positions of one step, (3
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -17,29 +17,22 @@ from torch import Tensor
 import vecrope
 from bench.prompts import Workload
 from vecrope import Convention, RopeIndexPlan
-from vecrope.testing import reference
-from vecrope.testing.rules import rules_of
 
 Step = Callable[[], tuple[Tensor]]
 
 
-def step_answer(workload: Workload, convention: Convention) -> tuple[Tensor]:
-    """Return what the loop reference says of the prompts, cut and carried on."""
+def step_answer(workload: Workload, prompts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor]:
+    """Return the positions and deltas of the prompts, one row each, cut and carried on."""
     assert workload.step is not None
-    columns: list[tuple[int, ...]] = []
-    for request, computed, scheduled in zip(*workload.step, strict=True):
-        spec = vecrope.MRopeSpec.for_model(request.model_type, convention=convention)
-        grids = {
-            name: getattr(request, name).tolist()
-            for name in ("image_grid_thw", "video_grid_thw")
-            if getattr(request, name) is not None
-        }
-        axes, _ = reference.get_rope_index(request.input_ids.tolist(), **grids, **rules_of(spec))
-        prompt = list(zip(*(axis[0] for axis in axes), strict=True))
-        behind = max(map(max, prompt)) + 1 - len(prompt)
-        for index in range(computed, computed + scheduled):
-            columns.append(prompt[index] if index < len(prompt) else (behind + index,) * 3)
-    return (torch.tensor(columns).t(),)
+    columns = []
+    for (positions, delta), computed, scheduled in zip(
+        prompts, workload.step.computed, workload.step.scheduled, strict=True
+    ):
+        index = torch.arange(computed, computed + scheduled)
+        inside = index[index < positions.shape[2]]
+        behind = index[len(inside) :].expand(3, -1) + delta.view(())
+        columns += [positions[:, 0, inside], behind.to(positions.dtype)]
+    return (torch.cat(columns, 1),)
 
 
 def prepare_vecrope(workload: Workload, convention: Convention, **options: Any) -> Step:
@@ -171,15 +164,16 @@ def _lengths(workload: Workload) -> Tensor:
 def _plans(workload: Workload, convention: Convention) -> list[RopeIndexPlan]:
     """Return a plan of each request, as packed sequences of one."""
     assert workload.step is not None
+    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "audio_seqlens")
     plans = []
     for request in workload.step.requests:
         ids = request.input_ids[0]
+        given = {name: getattr(request, name) for name in names}
         plan = vecrope.plan_rope_index(
             ids.cpu(),
             vecrope.MRopeSpec.for_model(request.model_type, convention=convention),
             cu_seqlens=torch.tensor([0, ids.shape[0]]),
-            image_grid_thw=request.image_grid_thw,
-            video_grid_thw=request.video_grid_thw,
+            **{name: value for name, value in given.items() if value is not None},
         )
         plans.append(plan.to(ids.device))
     return plans

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from bench import mixed, mixed_omni, mixed_own
 from bench.prompts import TIMESTAMP_LEN, Layout, Row, Step, Workload, one_row, padded_rows
@@ -127,18 +128,41 @@ def _requests(name: str, seq_len: int, one_in: int) -> Workload:
     """256 requests, of which one in so many is in its prefill and has a chunk of at most 512."""
     rng = random.Random(0)
     rows, step = [], Step([], [], [])
-    for number in range(256):
+    for _ in range(256):
         length = rng.randint(seq_len // 8, seq_len)
         row = _ragged_row(rng, length)
         rows.append((0, row))
-        computed, scheduled = length + rng.randint(0, 1000), 1
-        if one_in and number % one_in == 0:
-            computed = rng.randrange(0, length, 512)
-            scheduled = min(512, length - computed)
-        step.requests.append(one_row(name, row))
-        step.computed.append(computed)
-        step.scheduled.append(scheduled)
+        _add_request(step, one_row(name, row), rng, one_in)
     return replace(padded_rows(name, seq_len, rows, _PADDING_ID), step=step)
+
+
+def _omni_requests(name: str, seq_len: int, one_in: int) -> Workload:
+    """The same of Qwen3-Omni, each prompt with pictures, silent clips and audio of many sizes."""
+    rng, step = random.Random(0), Step([], [], [])
+    for number in range(256):
+        length = rng.randint(seq_len // 8, seq_len)
+        _add_request(step, mixed_omni.prompt(f"{name} {number}", length), rng, one_in)
+    batch = replace(step.requests[0], name=name, step=step)
+    ids = [request.input_ids[0] for request in step.requests]
+    input_ids, mask = (
+        pad_sequence(rows, batch_first=True, padding_value=value)
+        for rows, value in ((ids, _PADDING_ID), ([*map(torch.ones_like, ids)], 0))
+    )
+    return replace(
+        batch, input_ids=input_ids, attention_mask=mask, mm_token_type_ids=torch.zeros_like(mask)
+    )
+
+
+def _add_request(step: Step, request: Workload, rng: random.Random, one_in: int) -> None:
+    """Add a request in its prefill or, if its number is none of one in so many, in decoding."""
+    length = request.input_ids.shape[1]
+    computed, scheduled = length + rng.randint(0, 1000), 1
+    if one_in and len(step.requests) % one_in == 0:
+        computed = rng.randrange(0, length, 512)
+        scheduled = min(512, length - computed)
+    step.requests.append(request)
+    step.computed.append(computed)
+    step.scheduled.append(scheduled)
 
 
 _MAKERS: dict[str, Callable[[int], Workload]] = {
@@ -153,6 +177,8 @@ _MAKERS: dict[str, Callable[[int], Workload]] = {
     **{model_type: partial(_family, model_type) for model_type in _LAYOUTS},
     "step": partial(_requests, "step", one_in=4),
     "step-decode": partial(_requests, "step-decode", one_in=0),
+    "step-omni": partial(_omni_requests, "step-omni", one_in=4),
+    "step-omni-decode": partial(_omni_requests, "step-omni-decode", one_in=0),
 }
 
 # The padded lengths T at which each workload is run.
@@ -166,8 +192,7 @@ SIZES: dict[str, tuple[int, ...]] = {
     "short": (300,),
     "long": (2**20, 2**21, 2**22, 2**23),
     **dict.fromkeys(_LAYOUTS, (1024, 16384, 131072)),
-    "step": (4096,),
-    "step-decode": (4096,),
+    **dict.fromkeys(("step", "step-decode", "step-omni", "step-omni-decode"), (4096,)),
 }
 
 

@@ -105,7 +105,7 @@ def test_workload_of_a_family_holds_an_image_a_video_and_text(name):
 
 
 def test_step_mixes_chunks_of_prompts_with_decoding():
-    for name, chunks in (("step", 64), ("step-decode", 0)):
+    for name, chunks in (("step", 64), ("step-decode", 0), ("step-omni", 64)):
         workload = make_workload(name, 4096)
         requests, computed, scheduled = workload.step
         lengths = workload.attention_mask.sum(1).tolist()

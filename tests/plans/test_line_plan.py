@@ -9,16 +9,11 @@ from hypothesis import strategies as st
 from omni_support import spec_of as omni_spec_of
 from own_support import SPECS as OWN_SPECS
 from own_support import minicpm_spec
-from support import assert_no_answer, assert_same, spec_of
-from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-)
+from support import assert_no_answer, assert_same, at_most, spec_of
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.families.rules import GlmImage
-from vecrope.plans.line_plan import LinePlan, lines_of
+from vecrope.plans.line_plan import LinePlan, entries_of_tokens
 from vecrope.testing import Prompt, conversations
 
 PROMPTS = {
@@ -78,6 +73,22 @@ def test_the_plan_is_that_of_the_positions(prompts):
 
 
 @each_family
+def test_a_plan_on_a_cpu_is_made_without_positions(prompts, monkeypatch):
+    def refuse(*_, **__):
+        pytest.fail("the plan was made of positions")
+
+    monkeypatch.setattr("vecrope.plans.from_blocks.own_rope_index", refuse)
+
+    @at_most(10)
+    @given(prompts)
+    def check(prompt):
+        plan = plan_rope_index(**arguments_of(prompt))
+        assert torch.equal(plan.position_ids(), get_rope_index(**arguments_of(prompt))[0])
+
+    check()
+
+
+@each_family
 def test_a_text_row_counts_the_unmasked_tokens(prompts):
     @given(prompts)
     def check(prompt):
@@ -121,75 +132,49 @@ def test_joined_plans_are_the_rows_of_all(prompts):
     check()
 
 
-@given(
-    st.lists(st.tuples(*[st.integers(0, 3)] * 2), min_size=1, max_size=30),
-    st.lists(st.booleans(), min_size=30, max_size=30),
-    st.lists(st.integers(0, 30), max_size=3),
-    st.sampled_from([torch.int64, torch.float32]),
-    st.booleans(),
-)
-def test_any_positions_are_made_of_lines(cells, flags, cuts, dtype, exact):
-    positions = torch.tensor(cells).t().to(dtype)
-    positions = positions / 2 if dtype == torch.float32 else positions
-    num_tokens = len(cells)
-    # Rows without a token among them.
-    bounds = sorted([0, num_tokens, *(min(cut, num_tokens) for cut in cuts)])
-    bounds = torch.tensor(bounds, dtype=torch.int64 if exact else torch.int32)
-    mask = torch.tensor(flags[:num_tokens])
-    plan = plan_of(positions, mask, bounds, exact=exact)
-    assert_same([plan.position_ids()], [positions])
-    starts = plan._entry_starts
-    line = torch.searchsorted(starts, torch.arange(num_tokens), right=True) - 1
-    ends = (starts + plan._masked_tokens())[line]
-    assert torch.equal(torch.arange(num_tokens) >= ends, mask)
-    assert {*bounds.tolist()} <= {*starts.tolist(), num_tokens}
-    assert not exact or len(plan.entries) == len(line.unique())
-    assert exact or len(plan.entries) == num_tokens
-
-
-def plan_of(positions, kept, bounds, *, exact):
-    """Return a plan of nothing but lines."""
-    return LinePlan(
-        rows=torch.zeros((1, 5), dtype=torch.int64, device=positions.device),
-        entries=lines_of(positions, kept, bounds, torch.int32, exact=exact),
-        num_tokens=positions.shape[1],
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_of_a_capacity_nothing_is_read_and_each_token_is_an_entry(dtype, device):
+    positions = (torch.tensor([[0, 2, 5, 7], [1, 1, 9, 3]]) / 2).to(dtype)
+    kept = torch.tensor([True, False, False, True])
+    plan = LinePlan(
+        rows=torch.zeros((1, 5), dtype=torch.int64, device=device),
+        entries=entries_of_tokens(positions.to(device), kept.to(device), torch.int32),
+        num_tokens=4,
         seq_len=None,
-        dtype=positions.dtype,
+        dtype=dtype,
         padding_value=1,
         family="",
-        generated=positions.new_empty((3, 0)),
-        generated_rows=positions.new_empty((3, 0)),
+        generated=torch.empty((3, 0), dtype=torch.int64, device=device),
+        generated_rows=torch.empty((3, 0), dtype=torch.int64, device=device),
     )
+    assert plan.entries.shape == (4, 6)
+    expanded = plan.position_ids()
+    assert (expanded.shape, expanded.dtype) == ((2, 4), dtype)
+    if device == "cpu":
+        assert torch.equal(expanded, positions)
+        assert plan._masked_tokens().tolist() == [0, 1, 1, 0]
 
 
-def test_fractions_that_differ_by_nearly_one_are_of_two_lines():
-    # In float32 their difference would be rounded to 1, and so would 1 more than the first.
-    positions = torch.tensor([[2.0**-24, 1 + 2.0**-23]])
-    plan = plan_of(positions, None, torch.tensor([0, 2]), exact=True)
-    assert torch.equal(plan.position_ids(), positions)
-    assert len(plan.entries) == 2
+@each_family
+def test_an_unchecked_plan_on_a_cpu_is_that_of_a_checked_one(prompts):
+    @at_most(10)
+    @given(prompts)
+    def check(prompt):
+        plan, unchecked = (
+            plan_rope_index(**arguments_of(prompt), validate=validate) for validate in (True, False)
+        )
+        assert torch.equal(plan.entries, unchecked.entries)
+
+    check()
 
 
-def test_of_a_capacity_nothing_is_read():
-    with FakeTensorMode():
-        positions = torch.empty((3, 7), dtype=torch.int64, device="meta")
-        kept = torch.empty(7, dtype=torch.bool, device="meta")
-        bounds = torch.empty(3, dtype=torch.int32, device="meta")
-        plan = plan_of(positions, kept, bounds, exact=False)
-        assert plan.position_ids().shape == (3, 7)
-        unmasked = plan_of(positions, None, bounds, exact=False)
-        assert unmasked.entries.device.type == "meta"
-        with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
-            plan_of(positions, kept, bounds, exact=True)
-
-
-def test_a_line_of_a_grid_is_one_or_two():
+def test_a_frame_is_an_entry():
     spec = OWN_SPECS["isaac"]
     prompt = Prompt.from_symbols(spec, ["t" * 9 + "I" * 16 + "t" * 9], image_grid_thw=[(1, 8, 8)])
     plan = plan_rope_index(**arguments_of(prompt))
-    # Text, with the first token of the image, and text; of 4 lines 3 more first tokens, 4 rests.
-    assert len(plan.entries) <= 2 + 2 * 4
-    assert plan.nbytes == 20 * len(plan.entries) + 40
+    assert len(plan.entries) == 3
+    assert plan.nbytes == 28 * 3 + 40
 
 
 @pytest.mark.parametrize("delta_length", ["padded", "valid"])

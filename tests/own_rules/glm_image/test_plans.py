@@ -34,7 +34,7 @@ def test_a_plan_goes_on_with_the_images_to_be_generated(spec):
     assert_same([plan.slice(0, 16)[:, 0], lengths], [want, torch.tensor([9])])
     assert torch.equal(plan.step([3], [8]), want[:, 3:11])
     # Of the grids, of the row, and the end of the stream.
-    assert plan.nbytes == 20 * len(plan.entries) + 40 + 24 * (2 + 1 + 1)
+    assert plan.nbytes == 28 * len(plan.entries) + 40 + 24 * (2 + 1 + 1)
 
 
 def test_a_plan_generates_what_transformers_does():

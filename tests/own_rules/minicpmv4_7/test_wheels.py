@@ -141,5 +141,5 @@ def test_an_upstream_takes_what_is_between_markers_for_a_crop(upstream):
     theirs, _ = upstream_rope_index(upstream, prompt.input_ids[0], [[4, 4]], token_ids)
     # Two tokens on a canvas of 2 x 1, of a picture of one token.
     assert theirs[1:].tolist() == [[0, 0, 1, 2, 3, 4], [0, 0, 1, 1, 2, 4]]
-    with pytest.raises(ValueError, match="opens a crop inside of another"):
+    with pytest.raises(ValueError, match="markers must open and close crops in turn"):
         get_rope_index(spec=spec, **{**prompt.arguments(), "mm_token_type_ids": None})

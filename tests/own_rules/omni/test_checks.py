@@ -379,3 +379,11 @@ def test_float32_positions_must_tell_tokens_apart():
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(1, 2**24)
     with pytest.raises(ValueError, match="16777216 tokens in a row overflow"):
         get_rope_index(ids, QWEN3)
+
+
+def test_a_grid_that_no_token_asks_for_takes_no_memory():
+    grids = torch.tensor([[1, 2, 4], [2**28, 2, 2]])
+    match = r"video_grid_thw row 1 \(268435456, 2, 2\) is left over"
+    arguments = good(video_grid_thw=grids, second_per_grids=[1.0, 1e-9])
+    with pytest.raises(ValueError, match=match):
+        call(QWEN3, arguments)

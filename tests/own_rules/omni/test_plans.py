@@ -1,16 +1,15 @@
 """Plans of the omni families are made of their items."""
 
-import pytest
 import torch
 from hypothesis import given
-from omni_support import each_omni, rope_index, rows_of, spec_of
+from omni_support import each_omni, rope_index, spec_of
 from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.omni.entries import write_entries
-from vecrope.own_rules.omni.lines import lines_of_entries
-from vecrope.testing import conversations
+from vecrope.own_rules.omni.blocks import blocks_of_entries
+from vecrope.own_rules.omni.entries import pieces_of, positions_of
+from vecrope.own_rules.omni.media import Media
 
 
 @each_omni
@@ -26,30 +25,19 @@ def test_a_plan_expands_to_the_positions(model_type, convention):
     check()
 
 
-def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
-    def refuse(*_, **__):
-        pytest.fail("the plan was made of positions")
-
-    monkeypatch.setattr("vecrope.plans.from_positions.lines_of", refuse)
-
-    @at_most(12)
-    @given(conversations(spec_of("qwen3_omni_moe", "transformers", 13.0)))
-    def check(prompt):
-        for row in rows_of(prompt):
-            positions, _ = rope_index(row)
-            plan = rope_index(row, plan_rope_index)
-            assert torch.equal(plan.slice(0, positions.shape[2]), positions)
-
-    check()
-
-
-def test_rounded_sound_is_a_line_a_token():
+def test_rounded_sound_is_a_block_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
-    base = 2.0**23 - 1.5
-    entries = [(base, 1, 3, (0, 3), [(3, 1), (6, 3)])]
-    positions = write_entries(entries, torch.float32)
-    along = []
-    for tokens, *bases, slopes in lines_of_entries(entries, rounds=True):
-        first = torch.tensor(bases, dtype=torch.float32).unsqueeze(1)
-        along.append(first + torch.tensor(slopes).unsqueeze(1) * torch.arange(tokens))
-    assert torch.equal(torch.cat(along, 1), positions)
+    spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
+    offsets = [(0, 3), (0,)]
+    sound = [True, False], [6], offsets, [(), ()]
+    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
+    pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
+    tokens = [
+        [
+            base + (0, *divmod(place, width), place)[step]
+            for base, step in zip(bases, steps, strict=True)
+        ]
+        for size, *bases, width, before, steps in blocks_of_entries(pieces, rounds=True)
+        for place in range(before, before + size)
+    ]
+    assert torch.equal(torch.tensor(tokens).t(), positions_of(pieces, torch.float32))

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import get_rope_index
-from vecrope.own_rules.omni import operators, static
+from vecrope.inputs import Inputs
 from vecrope.own_rules.omni import rope_index as dispatch
+from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.testing import Prompt, Refusal, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
 
@@ -257,23 +258,19 @@ def test_exported_equals_eager():
     check()
 
 
-# The operators
+# The operator
 
 
-@pytest.mark.usefixtures("as_on_gpu")
-def test_they_are_sound_operators(monkeypatch):
+@pytest.mark.parametrize("on_device", [False, True])
+def test_it_is_a_sound_operator(on_device, request):
+    if on_device:
+        request.getfixturevalue("as_on_gpu")
     prompt = video_with_sound(
         spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
     )
-    calls = []
-    monkeypatch.setattr(
-        static, "omni_entries", lambda *given: calls.append(given) or operators.omni_entries(*given)
-    )
-    rope_index(prompt, validate=False)
-    torch.library.opcheck(operators.omni_entries, calls[0])
     media = prompt.image_grid_thw, prompt.video_grid_thw, None, None, prompt.second_per_grids
-    sound = prompt.audio_seqlens, torch.tensor([True]), False, False, prompt.spec.as_text
-    torch.library.opcheck(operators.omni_rope_index, (prompt.input_ids, *media, *sound))
+    rest = prompt.audio_seqlens, torch.tensor([True]), False, False, False, prompt.spec.as_text
+    torch.library.opcheck(dispatch.omni_operator, (prompt.input_ids, *media, *rest))
 
 
 @pytest.mark.usefixtures("as_on_gpu")
@@ -321,13 +318,31 @@ class Launches(TorchDispatchMode):
 
 @pytest.mark.usefixtures("as_on_gpu")
 @each_omni
-def test_few_launches(model_type, convention):
+def test_few_launches(model_type, convention, monkeypatch):
+    from vecrope.own_rules.omni import chain_kernel
+
+    unchecked, program = Launches(), chain_kernel.follow[(1,)]
+
+    def launch(*given, **constants):
+        number = unchecked.number  # Triton's interpreter takes operators of its own
+        program(*given, **constants)
+        unchecked.number = number + 1
+
+    monkeypatch.setattr(chain_kernel, "follow", {(1,): launch})
     prompt = video_with_sound(
         spec_of(model_type, convention, 13), frames=4, height=2, width=2, seconds=0.5
     )
-    mask = torch.ones_like(prompt.input_ids)
-    with Launches() as unchecked:
-        rope_index(prompt, validate=False, attention_mask=mask)
+    inputs = Inputs(
+        prompt.input_ids,
+        video_grid_thw=prompt.video_grid_thw,
+        attention_mask=torch.ones_like(prompt.input_ids, dtype=torch.bool),
+        second_per_grid_ts=prompt.second_per_grids,
+        audio_seqlens=prompt.audio_seqlens,
+        use_audio_in_video=True,
+    )
+    with unchecked:
+        answer = static_rope_index(inputs, prompt.spec, prompt.spec.own_rule, validate=False)
+    assert_same(answer[:2], rope_index(prompt))
     assert unchecked.number <= 100
 
 

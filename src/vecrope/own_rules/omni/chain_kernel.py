@@ -63,7 +63,7 @@ def _time(
 def _put(entries, number, num_entries, place, base, frames, in_frame, width, seconds):
     """Write an entry; of several at one place the last counts."""
     at = entries + number
-    tl.store(at, place.to(tl.float64))
+    tl.store(at, place)
     tl.store(at + num_entries, base)
     tl.store(at + 2 * num_entries, frames)
     tl.store(at + 3 * num_entries, in_frame)
@@ -105,7 +105,7 @@ def follow(
     MARKERS: tl.constexpr,
     PIECE: tl.constexpr,
 ):
-    """Write what `vecrope.own_rules.omni.operators.omni_entries` returns, of its arguments."""
+    """Write what `vecrope.own_rules.omni.static` reads."""
     rate = tl.load(rates)
     num_tokens = tl.load(bounds + num_rows)
     zero = tl.zeros((), tl.int64)
@@ -187,18 +187,10 @@ def follow(
                     ends_in_sound = chunk * CHUNK < heard
                 end = tl.where(ends_in_sound, audio_end, visual_end)
             end = _near(tl.where(heard > 0, end, visual_end) + 1, ROUNDS)
-            number = _put(
-                entries,
-                number,
-                num_entries,
-                start + lead,
-                block,
-                area.to(tl.float64),
-                tl.maximum(in_frame, 1).to(tl.float64),
-                tl.maximum(width, 1).to(tl.float64),
-                step,
-            )
-            begin = start + lead + area + heard
+            in_frame, width = tl.maximum(in_frame, 1), tl.maximum(width, 1)
+            begin = start + lead
+            number = _put(entries, number, num_entries, begin, block, area, in_frame, width, step)
+            begin += area + heard
             number = _put(entries, number, num_entries, begin, end, 0, 1, 1, 1)
             if MARKERS == 1:
                 number = _put(entries, number, num_entries, begin + 1, end, 0, 1, 1, 1)

@@ -1,71 +1,134 @@
-"""The positions of an omni prompt laid out on the host, entry after entry.
+"""What an omni prompt is made of, in the order of its tokens, and their positions as bytes.
 
 Each position is one sum of a base and a number that does not depend on it, rounded as that sum is.
-The numbers are bytes, of which an entry has few that differ, and are added to the bases of all
-tokens at once.
+The numbers are bytes, of which few differ, and are added to the bases of all tokens at once.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import chain, repeat
-from operator import mul
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import accumulate, chain, repeat
+from math import ceil
+from operator import add, eq, itemgetter, mul, sub
 from struct import Struct
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Cut = tuple[int, int]
-# A block of frames and the tokens that count up from its base, which are its sound, or all there is
-# of text, markers and audio: base, in a block of rows and columns; height and width of a frame in
-# tokens, 0 without frames; temporal offsets of the frames; cuts: how many tokens of the frames, and
-# how many that count up, stand before each place at which the latter are followed by a frame, and,
-# always, before the end.
-Entry = tuple[float, int, int, Sequence[float], Sequence[Cut]]
-# Tokens of a frame whose rows are kept between calls, at most.
+from vecrope.families.rules import OmniRule
+from vecrope.own_rules.omni.media import Media, chunk_length
+from vecrope.own_rules.omni.number import Entry
+from vecrope.spec import MRopeSpec
+
+# Tokens of a table of rows and columns that is kept between calls, at most.
 _KEPT = 2**12
 
 
-def write_entries(entries: Sequence[Entry], dtype: torch.dtype) -> Tensor:
-    """Return the positions (3, N) of the tokens of entries, at least one.
+class Pieces(NamedTuple):
+    """The same tokens of some frames, and behind them some that count up; P, a column each."""
 
-    Args:
-        entries: in the order of the tokens.
-        dtype: int64 or float32.
+    base: Sequence[float]  # position that all count from
+    offsets: Sequence[Sequence[float]]  # of each frame in time
+    # Of a frame's tokens the first, and where they stop; and the width of the frame.
+    cells: Sequence[tuple[int, int, int]]
+    begin: Sequence[int]  # of the numbers that are counted
+    end: Sequence[int]
+
+
+def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Pieces:
+    """Cut entries where frames follow sound."""
+    if not entries:
+        return Pieces((), (), (), (), ())
+    bases, visuals, counted = zip(*entries, strict=True)
+    if not any(media.has_sound):
+        whole = [*zip(repeat(0), map(mul, media.height, media.width), media.width, strict=False)]
+        frames = map(media.offsets.__getitem__, visuals)
+        in_frame = map(whole.__getitem__, visuals)
+        return Pieces(bases, [*frames], [*in_frame], [0] * len(bases), counted)
+    of = media.offsets, media.begun, media.has_sound, media.height, media.width
+    parts = [*map([*map(_parts, *of)].__getitem__, visuals)]
+    per = [len(chunks) for _, _, chunks in parts]
+    offsets, cells, chunks = ([*chain(*column)] for column in zip(*parts, strict=True))
+    base = _spread(bases, per)
+    # How many of the tokens that count up stand in front of each piece.
+    before: Iterable[int] = map(mul, chunks, repeat(chunk_length(spec, rule)))
+    if rule.interleave == "merge":
+        times = map(itemgetter(0), offsets)
+        before = _before_by_time(base, times, rounds=spec.position_dtype == "float32")
+    most = _spread(counted, per)
+    begin = [a if a < b else b for a, b in zip(before, most, strict=True)]
+    end = [*begin[1:], 0]
+    for following, number in zip(accumulate(per), counted, strict=True):
+        end[following - 1] = number
+    return Pieces(base, offsets, cells, begin, end)
+
+
+def _spread(values: Iterable[Any], numbers: Sequence[int]) -> list[Any]:
+    """Return each value so many times."""
+    return [*chain.from_iterable(map(repeat, values, numbers))]
+
+
+def _before_by_time(
+    base: Sequence[float], offset: Iterable[float], *, rounds: bool
+) -> Iterator[int]:
+    """Return how many of the numbers from a base on come before a time."""
+    rounded = partial(array, "f" if rounds else "d")
+    times = rounded(map(add, base, offset))
+    before = [*map(ceil, map(sub, times, base))]
+    # Rounding moves a token of the sound by less than one: it may join the frame.
+    latest = rounded(map(add, base, map(sub, before, repeat(1))))
+    return map(sub, before, map(eq, latest, times))
+
+
+def _parts(
+    offsets: Sequence[float], begun: Sequence[int], has_sound: bool, height: int, width: int
+) -> tuple[list[Sequence[float]], list[tuple[int, int, int]], list[int]]:
+    """Cut frames where sound may stand in front of one, or of a token that begins a chunk.
+
+    Returns:
+        `offsets` and `cells` of each of `Pieces`, and how many chunks have begun.
     """
-    code, size = ("f", 4) if dtype == torch.float32 else ("q", 8)
-    pack = Struct(code).pack
-    most = max([max(width, cuts[-1][1]) for _, _, width, _, cuts in entries])
-    upwards = memoryview(_upwards(1 << most.bit_length(), code))
-    bases: list[bytes] = []
-    axes: tuple[list[bytes | memoryview], ...] = ([], [], [])
-    for base, height, width, offsets, cuts in entries:
-        of_frames, counted = cuts[-1]
-        bases.append(pack(base) * (of_frames + counted))
-        if not of_frames:
-            for pieces in axes:
-                pieces.append(upwards[: size * counted])
-            continue
-        still = map(mul, map(pack, offsets), repeat(height * width))
-        rows_of = _rows if height * width <= _KEPT else _rows.__wrapped__
-        down, across = rows_of(height, width, code), bytes(upwards[: size * width]) * height
-        columns = [*still], [down] * len(offsets), [across] * len(offsets)
-        if not counted:
-            for pieces, column in zip(axes, columns, strict=True):
-                pieces += column
-            continue
-        ends, heard = ([size * end for end in side] for side in zip(*cuts, strict=True))
-        sounds = [*map(upwards.__getitem__, map(slice, (0, *heard), heard))]
-        for pieces, column in zip(axes, columns, strict=True):
-            if ends == [*range(0, ends[-1] + 1, len(down))]:
-                before = [b"", *column]
-            else:
-                before = [*map(b"".join(column).__getitem__, map(slice, (0, *ends), ends))]
-            pieces += chain.from_iterable(zip(before, sounds, strict=True))
-    positions = torch.frombuffer(bytearray().join(chain(*axes)), dtype=dtype).view(3, -1)
-    of_tokens = torch.frombuffer(bytearray().join(bases), dtype=dtype)
+    area = height * width
+    frames: list[Sequence[float]] = [*zip(offsets, strict=True)] if has_sound else [offsets]
+    cells, chunks = [(0, area, width)] * len(frames), [0] * len(frames)
+    if not has_sound or not any(begun):
+        return frames, cells, chunks
+    # Each token begins one chunk at most.
+    per = [number or 1 for number in begun]
+    firsts = [*chain.from_iterable(map(range, per))]
+    stops = [
+        first + 1 if after else area for first, after in zip(firsts, [*firsts[1:], 0], strict=True)
+    ]
+    chunks = [*accumulate(chain.from_iterable([[1] * number or [0] for number in begun]))]
+    return _spread(frames, per), [*zip(firsts, stops, repeat(width))], chunks
+
+
+def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
+    """Return the positions (3, N) of the tokens of pieces, at least one, int64 or float32."""
+    code = "f" if dtype == torch.float32 else "q"
+    base, all_offsets, cells, begin, end = pieces
+    pack, size = Struct(code).pack, Struct(code).size
+    upwards = memoryview(_upwards(1 << max(end).bit_length(), code))
+    counted = [upwards[size * a : size * b] for a, b in zip(begin, end, strict=True)]
+    grids = {of: (_grid if of[1] <= _KEPT else _grid.__wrapped__)(*of, code) for of in {*cells}}
+    sizes, rows, columns = zip(*map(grids.__getitem__, cells), strict=True)
+    frames = [*map(len, all_offsets)]
+    times = [
+        pack(offsets[0]) * number
+        if len(offsets) == 1
+        else b"".join([pack(offset) * number for offset in offsets])
+        for offsets, number in zip(all_offsets, sizes, strict=True)
+    ]
+    axes = times, map(mul, rows, frames), map(mul, columns, frames)
+    joined = chain.from_iterable(
+        chain.from_iterable(zip(axis, counted, strict=True)) for axis in axes
+    )
+    positions = torch.frombuffer(bytearray().join(joined), dtype=dtype).view(3, -1)
+    numbers = map(add, map(mul, sizes, frames), map(sub, end, begin))
+    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, base), numbers)), dtype=dtype)
     for axis in positions:  # one at a time takes no threads up to 2**15 tokens
         axis.add_(of_tokens)
     return positions
@@ -77,8 +140,11 @@ def _upwards(length: int, code: str) -> bytes:
     return array(code, range(length)).tobytes()
 
 
-@lru_cache(maxsize=256)
-def _rows(height: int, width: int, code: str) -> bytes:
-    """Return the row of each token of a frame as bytes."""
-    pack = Struct(code).pack
-    return b"".join(map(mul, map(pack, range(height)), repeat(width)))
+@lru_cache(maxsize=128)
+def _grid(first: int, stop: int, width: int, code: str) -> tuple[int, bytes, bytes]:
+    """Return the number of some tokens of a frame, their rows and their columns as bytes."""
+    pack, height = Struct(code).pack, -(-stop // width) if stop else 0
+    rows = b"".join(map(mul, map(pack, range(height)), repeat(width)))
+    inside = slice(first * len(pack(0)), stop * len(pack(0)))
+    columns = array(code, range(width)).tobytes() * height
+    return stop - first, rows[inside], columns[inside]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import on_cpu
-from vecrope.own_rules.omni.entries import Entry, write_entries
-from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
-from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media
+from vecrope.own_rules.common import Tokens, on_cpu, unmasked_tokens
+from vecrope.own_rules.omni.entries import Pieces, pieces_of, positions_of
+from vecrope.own_rules.omni.find import find_items
+from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media, timed
 from vecrope.own_rules.omni.number import follow
 from vecrope.spec import MRopeSpec
 
@@ -22,18 +22,13 @@ class Followed(NamedTuple):
     """A batch whose items have been followed on the host."""
 
     tokens: Tokens
-    entries: list[Entry]  # of the unmasked tokens
+    entries: Pieces  # of the unmasked tokens
     rope_deltas: Tensor  # (B, 1) on the CPU
     dtypes: Dtypes
 
 
 def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     """Find the items of a batch, and follow the running position over them.
-
-    Args:
-        inputs: types, shapes and the mask's values have been checked.
-        spec: the family's rules.
-        rule: likewise.
 
     Raises:
         ValueError: for media that are not sound, or do not fit the tokens.
@@ -42,6 +37,7 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
         inputs = on_cpu(inputs)
     tokens, media = unmasked_tokens(inputs), read_media(inputs, spec, rule)
     items = find_items(tokens, media, inputs, spec, rule)
+    media = timed(media, [item[3] for item in items], spec, rule)
     entries, largest = follow(items, media, tokens.bounds, spec, rule)
     for row, most in enumerate(largest):
         if spec.position_dtype == "float32" and most >= MOST_FLOAT:
@@ -62,23 +58,21 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     taken = lengths if spec.delta_length == "padded" else kept
     deltas = [[near(near(most + 1) - length)] for most, length in zip(largest, taken, strict=True)]
     rope_deltas = torch.tensor(deltas, dtype=dtypes.deltas, device="cpu").view(-1, 1)
-    return Followed(tokens, entries, rope_deltas, dtypes)
+    return Followed(tokens, pieces_of(entries, media, spec, rule), rope_deltas, dtypes)
 
 
 def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of a batch, from any device and on it; it is waited for.
 
-    Args:
-        inputs: as for `follow_on_host`, which raises.
-        spec: the family's rules.
-        rule: likewise.
+    Raises:
+        ValueError: as `follow_on_host` does.
     """
     input_ids = inputs.input_ids
-    tokens, entries, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
+    tokens, pieces, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtypes.positions, device="cpu")
-    if entries:
+    if pieces.base:
         laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
-        positions = write_entries(entries, laid_out).to(dtypes.positions)
+        positions = positions_of(pieces, laid_out).to(dtypes.positions)
     if tokens.given_index is not None:
         packed = positions
         size = 3, input_ids.numel()

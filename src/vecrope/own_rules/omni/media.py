@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import accumulate, chain, repeat
+from operator import mul
 from struct import Struct
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +26,10 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Media(NamedTuple):
-    """What the rows of the grids describe, all images before all videos, and the audios."""
+    """What the rows of the grids describe, all images before all videos, and the audios.
+
+    Behind the videos there is what text and audio have: one frame without a token.
+    """
 
     num_images: int
     depth: list[int]  # frames
@@ -31,6 +39,8 @@ class Media(NamedTuple):
     seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
     audio: list[int]  # tokens of each audio; 0 for what is not there
+    offsets: Sequence[Sequence[float]] = ()  # in time, of each frame, as `timed` returns them
+    begun: Sequence[Sequence[int]] = ()  # chunks of the sound that each frame begins, likewise
 
 
 class Dtypes(NamedTuple):
@@ -103,12 +113,7 @@ def sound_of(inputs: Inputs, num_videos: int) -> Tensor:
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
-    """Return the media of a batch.
-
-    Args:
-        inputs: on a CPU; types and shapes have been checked.
-        spec: the family's rules.
-        rule: likewise.
+    """Return the media of a batch on a CPU.
 
     Raises:
         ValueError: for a grid, the seconds of a video or a length that is not sound.
@@ -119,7 +124,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     rows += [] if videos is None else videos.tolist()
     num_videos = len(rows) - num_images
     seconds = seconds_of(inputs, spec, num_videos).tolist()
-    grids: tuple[list[int], ...] | None = ([],) * 5
+    grids: Sequence[list[int]] | None = ([],) * 5
     if rows:
         grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
     if grids is None or not _are_sound(seconds, grids[1], spec):
@@ -130,28 +135,65 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    has_sound = sound_of(inputs, num_videos).tolist()
-    audio = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
-    for row, length in enumerate(audio):
-        if length:
-            audio[row] = audio_tokens(length, rule.n_window)
-            if min(length, audio[row]) < 1:
-                least = 1 if rule.n_window is not None else 3
-                raise ValueError(
-                    f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
-                    f"got {length} for audio {row}"
-                )
-    _, depth, height, width, area = grids
-    return Media(
-        num_images,
-        depth,
-        height,
-        width,
-        area,
-        [1.0] * num_images + seconds,
-        [False] * num_images + has_sound,
-        audio,
+    lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
+    audio = [audio_tokens(length, rule.n_window) if length else 0 for length in lengths]
+    for row, length in enumerate(lengths):
+        if length and not length >= 1 <= audio[row]:
+            least = 1 if rule.n_window is not None else 3
+            raise ValueError(
+                f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
+                f"got {length} for audio {row}"
+            )
+    depth, height, width, area = (
+        [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
     )
+    has_sound = [False] * num_images + sound_of(inputs, num_videos).tolist() + [False]
+    seconds = [1.0] * num_images + seconds + [0.0]
+    return Media(num_images, depth, height, width, area, seconds, has_sound, audio)
+
+
+def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
+    """Return media with `offsets` and `begun`, of some visuals.
+
+    Each product is rounded as the upstream rounds it, those of all visuals at once.
+    """
+    # The first frame comes at once, and there may be no second.
+    given = {*visuals}
+    depth = [frames if frames > 1 and at in given else 0 for at, frames in enumerate(media.depth)]
+    # The product of two float32 is exact in double precision.
+    rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
+    rate = rounded((spec.tokens_per_second,))[0]
+    steps: Iterable[float] = media.seconds
+    if spec.time_order != "seconds":
+        steps = rounded(map(mul, steps, repeat(rate)))
+    frames = chain.from_iterable(map(range, depth))
+    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
+    if spec.time_order == "seconds":
+        times = rounded(map(mul, times, repeat(rate)))
+    whole = [*map(int, times)] if rule.whole_times else times
+    offsets: list[Sequence[float]] = [
+        whole[end - frames : end] if frames else (0,)
+        for frames, end in zip(depth, accumulate(depth), strict=True)
+    ]
+    begun: list[Sequence[int]] = [()] * len(depth)
+    if rule.interleave != "merge" and any(media.has_sound):
+        length, walk = chunk_length(spec, rule), rule.interleave == "walk"
+        begun = [
+            _chunks_begun(of, height * width, length, walk=walk)
+            for of, height, width in zip(offsets, media.height, media.width, strict=True)
+        ]
+    return media._replace(offsets=offsets, begun=begun)
+
+
+def _chunks_begun(offsets: Sequence[float], in_frame: int, length: int, *, walk: bool) -> list[int]:
+    """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
+    begun: list[int] = []
+    chunk = previous = 0
+    for offset in offsets:
+        current = int(offset // length)
+        begun.append(min(current - chunk if walk else int(current > previous), in_frame))
+        chunk, previous = chunk + begun[-1], current
+    return begun
 
 
 def _are_sound(seconds: list[float], frames: list[int], spec: MRopeSpec) -> bool:

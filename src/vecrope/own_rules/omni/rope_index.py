@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.families.rules import OmniRule
-from vecrope.forms.select import triton_takes
+from vecrope.forms.select import HAS_TRITON, triton_takes
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.host import number_on_host
-from vecrope.own_rules.omni.media import read_media
-from vecrope.own_rules.omni.operators import traced_rope_index
+from vecrope.own_rules.omni.media import Dtypes, read_media, seconds_of, sound_of
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
+
+_spec_of = lru_cache(MRopeSpec.from_text)
 
 
 def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -50,19 +55,76 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     rule = spec.own_rule
     assert isinstance(rule, OmniRule)
     check_media_types(inputs, spec, rule)
-    tracing, input_ids = torch.compiler.is_compiling(), inputs.input_ids
-    if not triton_takes(input_ids.device) or not input_ids.numel():
-        if validate and not tracing:
-            return number_on_host(inputs, spec, rule)
-        return traced_rope_index(inputs, spec)
-    if validate and not tracing:
-        media = inputs._replace(input_ids=input_ids[:0], attention_mask=None, cu_seqlens=None)
+    if torch.compiler.is_compiling() or not validate:
+        num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
+        seconds, sound = inputs.second_per_grid_ts, inputs.use_audio_in_video
+        answer: tuple[Tensor, Tensor] = omni_operator(
+            *inputs[:5], None if seconds is None else seconds_of(inputs, spec, num_videos),
+            inputs.audio_seqlens, None if sound is False else sound_of(inputs, num_videos),
+            inputs.allow_unused_grids, inputs.round_grid_sides, validate, spec.as_text,
+        )  # fmt: skip
+        return answer
+    if _is_numbered_on_device(inputs):
+        media = inputs._replace(
+            input_ids=inputs.input_ids[:0], attention_mask=None, cu_seqlens=None
+        )
         read_media(on_cpu(media), spec, rule)
-    *answer, fault = static_rope_index(inputs, spec, rule, validate=validate)
-    position_ids, rope_deltas = answer
-    if fault is None:
-        return position_ids, rope_deltas
-    if tracing:
-        least = torch.iinfo(torch.int64).min
-        return torch.where(fault, -1, position_ids), torch.where(fault, least, rope_deltas)
-    return number_on_host(inputs, spec, rule) if fault else (position_ids, rope_deltas)
+        position_ids, rope_deltas, fault = static_rope_index(inputs, spec, rule, validate=True)
+        if not fault:
+            return position_ids, rope_deltas
+    return number_on_host(inputs, spec, rule)
+
+
+def _is_numbered_on_device(inputs: Inputs) -> bool:
+    return triton_takes(inputs.input_ids.device) and inputs.input_ids.numel() > 0
+
+
+@torch.library.custom_op(
+    "vecrope::omni_rope_index",
+    mutates_args=(),
+    schema="(Tensor input_ids, Tensor? image_grid_thw, Tensor? video_grid_thw, "
+    "Tensor? attention_mask, Tensor? cu_seqlens, Tensor? second_per_grid_ts, "
+    "Tensor? audio_seqlens, Tensor? has_sound, bool allow_unused_grids, bool round_grid_sides, "
+    "bool validate, str spec) -> (Tensor, Tensor)",
+    # Without Triton the batch is copied to the host.
+    tags=() if HAS_TRITON else (torch.Tag.cudagraph_unsafe,),
+)
+def omni_operator(*given: Any) -> tuple[Tensor, Tensor]:
+    """Number a batch as one node of a graph, which neither depends on values nor fuses roundings.
+
+    A misfit has no answer: -1s, and the least int64 as deltas; on a device only with `validate`.
+    """
+    ids, images, videos, mask, bounds, seconds, lengths, sound, unused, rounded, check, text = given
+    inputs = Inputs(
+        ids, images, videos, mask, bounds, None, seconds, lengths,
+        False if sound is None else sound, allow_unused_grids=unused, round_grid_sides=rounded,
+    )  # fmt: skip
+    spec = _spec_of(text)
+    assert isinstance(spec.own_rule, OmniRule)
+    least = torch.iinfo(torch.int64).min
+    if _is_numbered_on_device(inputs):
+        *answer, fault = static_rope_index(inputs, spec, spec.own_rule, validate=check)
+        positions, rope_deltas = answer
+        if fault is not None:
+            positions = torch.where(fault, -1, positions)
+            rope_deltas = torch.where(fault, least, rope_deltas)
+        return positions, rope_deltas
+    try:
+        if bounds is not None:
+            checks.check_cu_seqlens(bounds, ids.shape[0])
+        return number_on_host(inputs, spec, spec.own_rule)
+    except ValueError:
+        positions, rope_deltas = _no_answer(*given)
+        return positions.fill_(-1), rope_deltas.fill_(least)
+
+
+@omni_operator.register_fake
+def _no_answer(*given: Any) -> tuple[Tensor, Tensor]:
+    input_ids, bounds, spec = given[0], given[4], _spec_of(given[-1])
+    assert isinstance(spec.own_rule, OmniRule)
+    dtypes = Dtypes.of(Inputs(*given[:3]), spec, spec.own_rule)
+    num_rows = input_ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    return (
+        input_ids.new_empty((3, *input_ids.shape), dtype=dtypes.positions),
+        input_ids.new_empty((num_rows, 1), dtype=dtypes.deltas),
+    )

@@ -10,9 +10,18 @@ from vecrope.core.search import search
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, chunk_length, seconds_of, sound_of
-from vecrope.own_rules.omni.operators import omni_entries
+from vecrope.own_rules.omni.media import (
+    MOST_FLOAT,
+    Dtypes,
+    chunk_length,
+    float32,
+    seconds_of,
+    sound_of,
+)
 from vecrope.spec import MRopeSpec
+
+# Entries that an item takes at most; a row takes one more.
+_ENTRIES = 6
 
 
 def static_rope_index(
@@ -20,14 +29,8 @@ def static_rope_index(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Number a batch of at least one token.
 
-    Args:
-        inputs: types and shapes have been checked.
-        spec: the family's rules.
-        rule: likewise.
-        validate: say whether media and tokens fit.
-
     Returns:
-        The positions and deltas; and, 0-d bool, whether something does not fit, or None.
+        The positions and deltas; and with `validate`, 0-d bool, whether something does not fit.
     """
     dtypes = Dtypes.of(inputs, spec, rule)
     stream = make_stream(
@@ -89,12 +92,30 @@ def _follow(
     *,
     reads_audio: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `omni_entries` does."""
+    """Return where positions count from, in one launch of Triton.
+
+    Returns:
+        Entries (6, E), float64, ascending: place of the first token, infinite where there is none;
+        its position; tokens of frames (0: the tokens count up), of a frame, of its width; seconds
+        of a frame. The tokens of a sound follow the frames, as if it came last.
+
+        The largest position of each row (B,), float64; -1 without a token.
+
+        What each item needs (6, I + 1) int64: places of its first placeholder and behind the last;
+        image, video and audio tokens; and, 0 or 1, whether it has no medium, or does not end in its
+        row and before the next item. In the last column whether media are left over.
+    """
+    from vecrope.own_rules.omni.chain_kernel import follow as kernel
+
     # What comes before the first token of a row is not its neighbour.
     previous = torch.cat((ids.new_full((1,), -1), ids)).index_fill(0, bounds[:-1], -1)[:-1]
     assert spec.image_token_id is not None
     assert spec.video_token_id is not None
     assert spec.vision_start_token_id is not None
+    rate = spec.tokens_per_second
+    assert rate is not None
+    if spec.time_dtype == "float32":
+        rate = float32(rate)
     marked = previous.eq(spec.vision_start_token_id)
     begins = marked & (ids.eq(spec.image_token_id) | ids.eq(spec.video_token_id))
     heard = ids.eq(rule.audio_start_token_id)
@@ -115,12 +136,27 @@ def _follow(
     numbers = torch.arange(1, num_images + num_videos + lengths.shape[0] + 2, device=ids.device)
     at = search(begins.cumsum(0), numbers, right=False)
     inside = at.clamp(max=ids.shape[0] - 1)
-    answer: tuple[Tensor, Tensor, Tensor] = omni_entries(
-        at, ids[inside], marked[inside], bounds, torch.cat((images, videos)), num_images,
-        pad(seconds, (num_images, 0), value=1.0), pad(has_sound, (num_images, 0)), lengths,
-        spec.as_text,
+    values = (
+        at, ids[inside], marked[inside].view(torch.uint8), bounds, torch.cat((images, videos)),
+        pad(seconds, (num_images, 0), value=1.0), pad(has_sound.view(torch.uint8), (num_images, 0)),
+        lengths, at.new_full((1,), rate, dtype=torch.float64),
     )  # fmt: skip
-    return answer
+    num_items, num_rows = at.shape[0], bounds.shape[0] - 1
+    num_entries = num_rows + _ENTRIES * num_items
+    entries = at.new_full((6, num_entries), torch.inf, dtype=torch.float64)
+    largest, needs = entries.new_empty(num_rows), at.new_zeros((6, num_items + 1))
+    kernel[(1,)](
+        *(v.contiguous() for v in values), entries, largest, needs,
+        num_items, num_rows, num_images, num_images + num_videos, len(lengths), num_entries,
+        IMAGE=spec.image_token_id, VIDEO=spec.video_token_id, MERGE=spec.spatial_merge_size,
+        WINDOW=2 * (rule.n_window or 0), CHUNK=chunk_length(spec, rule),
+        ROUNDS=spec.position_dtype == "float32", F32=spec.time_dtype == "float32",
+        SECONDS_FIRST=spec.time_order == "seconds", WHOLE=rule.whole_times,
+        INTERLEAVE=("merge", "walk", "count").index(rule.interleave),
+        MARKERS=("own", "shared", "early").index(rule.sound_markers),
+        PIECE=rule.sound_end == "piece",
+    )  # fmt: skip
+    return entries, largest, needs
 
 
 def _positions(

@@ -210,10 +210,11 @@ def _number(
     if own_rule:
         return own_rope_index(prepared.inputs, spec, validate=validate)
     if prepared.exact and inputs.input_ids.numel():
-        answer = eager_rope_index(prepared.inputs, spec)
-        if answer is not None:
-            return answer
-        # What does not fit is named below.
+        try:
+            return eager_rope_index(prepared.inputs, spec)
+        except ValueError:
+            if validate:
+                raise
     return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
 
 

@@ -16,7 +16,7 @@ from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
-from vecrope.forms.eager.rope_index import as_column, find_groups
+from vecrope.forms.eager.rope_index import as_column, find_groups, raise_misfit
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import can_read, grids_of, open_stream, positions_dtype
@@ -69,10 +69,10 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     locations = locate(stream, spec, items)
     fault = None
     if validate:
-        fault = faults.layout_fault(locations, spec)
+        fault = locations.fault()
         missing = _missing_marker(locations, spec)
         if not tracing and bool(fault):
-            faults.raise_layout_fault(locations, images, videos, spec)
+            raise_misfit(inputs, spec)
         if not tracing and bool(missing.any()):
             _raise_missing_marker(locations, spec, missing)
         fault = fault | missing.any()
@@ -96,11 +96,8 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
 
 
 def _on_host(inputs: Inputs, spec: MRopeSpec, rule: Bailing) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
-    batch = find_groups(inputs, spec)
-    if batch is None:
-        return None
-    bounds, (items, starts, stops, numbers, *_), _ = batch
+    """Return positions (3, N) and deltas of a batch without masks; None for markers that misfit."""
+    bounds, (items, starts, stops, numbers, *_), _ = find_groups(inputs, spec)
     if inputs.mm_token_type_ids is None:
         markers = [spec.vision_start_token_id, spec.video_start_token_id]
         if spec.separate_frames:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.bailing import bailing_rope_index
-from vecrope.own_rules.common import on_cpu
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index
 from vecrope.own_rules.isaac import isaac_rope_index

@@ -11,7 +11,7 @@ from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.forms.eager.rope_index import as_column, find_groups
+from vecrope.forms.eager.rope_index import as_column, find_groups, raise_misfit
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
@@ -48,11 +48,8 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     refuse_videos(inputs, spec)
     dtype = positions_dtype(inputs, spec)
     if can_read(inputs, validate=validate):
-        answer = _on_host(inputs, spec)
-        if answer is not None:
-            position_ids, rope_deltas = answer
-            return position_ids.to(dtype).view(3, *inputs.input_ids.shape), rope_deltas
-        # What does not fit is named below.
+        position_ids, rope_deltas = _on_host(inputs, spec)
+        return position_ids.to(dtype).view(3, *inputs.input_ids.shape), rope_deltas
     stream = open_stream(inputs, spec, validate=validate)
     images = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
@@ -67,9 +64,9 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = faults.layout_fault(locations, spec) if validate else None
+    fault = locations.fault() if validate else None
     if fault is not None and not tracing and bool(fault):
-        faults.raise_layout_fault(locations, images, images[:0], spec)
+        raise_misfit(inputs, spec)
     base, rope_deltas = _number(locations)
     offsets = locations.offsets()
     # The row and column of an image's token are counted from 0, less its temporal offset.
@@ -83,12 +80,9 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     return position_ids, rope_deltas
 
 
-def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
-    batch = find_groups(inputs, spec)
-    if batch is None:
-        return None
-    bounds, (items, starts, stops, numbers, *_), _ = batch
+def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    """Return positions (3, N) and deltas of a batch without masked tokens."""
+    bounds, (items, starts, stops, numbers, *_), _ = find_groups(inputs, spec)
     layout, deltas = Layout(bounds[-1]), []
     part = 0
     for at, end in pairwise(bounds):

@@ -26,8 +26,8 @@ def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
-    goes_on = inputs.open_markers is not None
-    if spec.own_rule is None and not goes_on and takes_kernels(inputs.input_ids):
+    by_kernels = inputs.open_markers is None and takes_kernels(inputs.input_ids)
+    if spec.own_rule is None and by_kernels:
         plan = _plan_by_kernels(inputs, spec, validate, max_groups)
         if plan is not None:
             return plan
@@ -35,11 +35,14 @@ def plan_of_inputs(
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
         return plan_of_positions(prepared, spec, validate)
-    if prepared.exact and not goes_on and inputs.input_ids.numel():
-        batch = find_groups(prepared.inputs, spec)
-        if batch is not None:
+    if prepared.exact and inputs.input_ids.numel():
+        try:
+            batch = find_groups(prepared.inputs, spec)
+        except ValueError:
+            if validate:
+                raise
+        else:
             return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
-        # What does not fit is named below.
     return _plan_of_tokens(prepared, spec, validate, max_groups)
 
 

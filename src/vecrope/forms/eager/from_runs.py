@@ -36,8 +36,9 @@ def groups_of_runs(
         grids: (num_images, 3) and (num_videos, 3), or None.
         seconds: (num_videos,) as `second_per_grid_ts`.
     """
-    items = read_items(*grids, spec, seconds, round_grid_sides=False)
-    if items is None:
+    try:
+        items = read_items(*grids, spec, seconds, round_grid_sides=False)
+    except ValueError:
         return None
     offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])
     bounds = [0, *accumulate(counts)]

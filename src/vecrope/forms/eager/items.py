@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.core.faults import check_grids, check_seconds
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.spec import MRopeSpec
@@ -61,15 +62,18 @@ def read_items(
     seconds: Tensor | Sequence[float] | None,
     *,
     round_grid_sides: bool,
-) -> Items | None:
-    """Return the items, or None if a grid or the seconds of a video are not sound.
+) -> Items:
+    """Return the items of (num_images, 3) and (num_videos, 3) grids, which are read on any device.
 
     Args:
-        images: (num_images, 3) on any device; read.
-        videos: (num_videos, 3) likewise.
+        images: grids.
+        videos: likewise.
         spec: the family's rules.
         seconds: (num_videos,) as `second_per_grid_ts`.
         round_grid_sides: whether sides that the merge size does not divide are rounded down.
+
+    Raises:
+        ValueError: if a grid or the seconds of a video are not sound.
     """
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
@@ -78,13 +82,15 @@ def read_items(
         return Items(0, [], [], [], [], [], [], [], None, None)
     grids = read_grids(rows, num_images, spec, round_grid_sides=round_grid_sides)
     if grids is None:
-        return None
+        check_grids(images, videos, spec, round_grid_sides=round_grid_sides)
+        raise AssertionError(rows)
     groups, depth, height, width, area = grids
     extent, between, time_scale = depth, None, None
     if has_time_scale(spec):
         found = _in_time(depth, num_images, spec, seconds)
         if found is None:
-            return None
+            check_seconds(seconds, videos, spec)
+            raise AssertionError(seconds)
         extent, between, time_scale = found
     # `max` takes four times as long for two numbers.
     advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import compress
 from operator import gt, sub
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.parts import Parts, find_parts
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, on_cpu
 from vecrope.spec import MRopeSpec
 
 
@@ -29,13 +29,16 @@ class Batch(NamedTuple):
     open_markers: list[int]  # (B,) as `Runs` has them
 
 
-def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1); None if grids and tokens misfit.
+def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1).
 
     Args:
         inputs: at least one token, on a CPU; types, shapes and the mask's values have been checked,
             and the grids are on any device. `attention_mask` masks something, or is None.
         spec: of the shared rule.
+
+    Raises:
+        ValueError: if grids and tokens do not fit each other.
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
@@ -43,8 +46,7 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
         return positions.expand(3, *ids.shape).contiguous(), rope_deltas
-    batch = find_groups(inputs, spec)
-    return None if batch is None else number_batch(batch, inputs, spec)
+    return number_batch(find_groups(inputs, spec), inputs, spec)
 
 
 def number_batch(
@@ -86,12 +88,15 @@ def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     )
 
 
-def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
-    """Return where the rows and the groups of a batch stand; None if grids and tokens misfit.
+def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
+    """Return where the rows and the groups of a batch stand.
 
     Args:
         inputs: as for `eager_rope_index`.
         spec: of the shared rule.
+
+    Raises:
+        ValueError: if grids and tokens do not fit each other.
     """
     items = read_items(
         inputs.image_grid_thw,
@@ -100,18 +105,15 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
         inputs.second_per_grid_ts,
         round_grid_sides=inputs.round_grid_sides,
     )
-    if items is None:
-        return None
     rows = row_starts(inputs)
     runs = read_runs(inputs, spec, rows)
-    parts = find_parts(
-        runs,
-        items,
-        spec,
-        by_types=inputs.mm_token_type_ids is not None,
-        allow_unused_grids=inputs.allow_unused_grids,
-    )
-    return None if parts is None else Batch(rows, parts, runs.open_markers)
+    return Batch(rows, find_parts(runs, items, inputs, spec), runs.open_markers)
+
+
+def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
+    """Raise the ValueError for a call that another form has found not to fit; synchronises."""
+    find_groups(on_cpu(inputs), spec)
+    raise AssertionError("the eager form refuses what another form does")
 
 
 def as_column(numbers: Sequence[int]) -> Tensor:

@@ -27,14 +27,9 @@ def groups_of_runs(
     grids: tuple[Tensor | None, Tensor | None],
     seconds: Tensor | Sequence[float] | None,
 ) -> Batch | None:
-    """Return prompts, as packed sequences, and their groups; None if the runs are not these.
+    """Return prompts of so many tokens, as packed sequences, and their groups.
 
-    Args:
-        counts: tokens of each prompt.
-        spec: of the shared rule.
-        runs: of placeholders.
-        grids: (num_images, 3) and (num_videos, 3), or None.
-        seconds: (num_videos,) as `second_per_grid_ts`.
+    None if the runs are not these, each whole and between the ones before and behind.
     """
     try:
         items = read_items(*grids, spec, seconds, round_grid_sides=False)
@@ -43,20 +38,19 @@ def groups_of_runs(
     offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])
     bounds = [0, *accumulate(counts)]
     rows = [0] * len(offsets) if runs[3] is None else runs[3].tolist()
-    if rows and not 0 <= min(rows) <= max(rows) < len(counts):
+    if not {*rows} <= {*range(len(counts))} or not {*kinds} <= {IMAGE, VIDEO}:
         return None
     starts = [*map(add, offsets, map(bounds.__getitem__, rows))]
     stops = [*map(add, starts, lengths)]
-    if any(offset < 0 for offset in offsets) or any(map(gt, [0, *stops], [*starts, bounds[-1]])):
-        return None
-    if any(stop > bounds[row + 1] for stop, row in zip(stops, rows, strict=True)):
-        return None
-    if not spec.frames_may_touch and not set(starts).isdisjoint(stops):
-        return None
-    if not set(kinds) <= {IMAGE, VIDEO}:
-        return None
     item = items.in_order(kinds)
-    if len(item) < sum(items.groups) or lengths != [*map(items.area.__getitem__, item)]:
+    if (
+        min(offsets, default=0) < 0
+        or any(map(gt, stops, [*starts[1:], bounds[-1]]))
+        or any(stop > bounds[row + 1] for stop, row in zip(stops, rows, strict=True))
+        or not (spec.frames_may_touch or set(starts).isdisjoint(stops))
+        or len(item) < sum(items.groups)
+        or lengths != [*map(items.area.__getitem__, item)]
+    ):
         return None
     open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
     return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)), open_markers)

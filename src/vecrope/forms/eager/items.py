@@ -65,13 +65,6 @@ def read_items(
 ) -> Items:
     """Return the items of (num_images, 3) and (num_videos, 3) grids, which are read on any device.
 
-    Args:
-        images: grids.
-        videos: likewise.
-        spec: the family's rules.
-        seconds: (num_videos,) as `second_per_grid_ts`.
-        round_grid_sides: whether sides that the merge size does not divide are rounded down.
-
     Raises:
         ValueError: if a grid or the seconds of a video are not sound.
     """
@@ -106,14 +99,7 @@ def read_grids(
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
     """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
 
-    Args:
-        rows: the grids of images, then those of videos.
-        num_images: how many are of images.
-        spec: the family's rules.
-        round_grid_sides: as for `read_items`.
-
-    Returns:
-        None if a grid is not sound.
+    The grids are those of images, then those of videos; None if one is not sound.
     """
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
@@ -207,13 +193,9 @@ def _time_scale(
 def steps_of_frames(
     depth: Sequence[int], time_scale: TimeScale
 ) -> tuple[list[int], list[Sequence[int]]]:
-    """Return `extent` and `between`, as `Items` has them, of groups of one frame at least.
+    """Return `extent` and `between`, as `Items` has them, of groups of (V,) frames, at least one.
 
     The offsets of frames are those of `core.items.temporal_offset`.
-
-    Args:
-        depth: (V,) frames of each group.
-        time_scale: of the groups.
     """
     # Of all groups at once. `repeat` ends each group's numbers.
     dtype, steps, scales = time_scale

@@ -71,14 +71,8 @@ def make_parts(
 def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Parts:
     """Return the groups of a batch.
 
-    Args:
-        runs: of the batch.
-        items: what its grids describe.
-        inputs: that these were read from.
-        spec: of the shared rule.
-
     Raises:
-        ValueError: where runs and grids do not fit each other.
+        ValueError: where its runs and what its grids describe do not fit each other.
     """
     images, videos = (Placeholders(kind, runs, items, inputs, spec) for kind in (IMAGE, VIDEO))
     starts, stops, kinds = runs.of(IMAGE, VIDEO)

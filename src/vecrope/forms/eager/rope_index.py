@@ -52,13 +52,9 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
 def number_batch(
     batch: Batch, inputs: Inputs, spec: MRopeSpec, *, rows_in_front: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of a batch whose groups were found.
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
 
-    Args:
-        batch: what `find_groups` returned.
-        inputs: what it was given.
-        spec: likewise.
-        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
+    There are `rows_in_front` rows of positions more, before the 3, for the caller to fill.
     """
     ids, mask = inputs.input_ids, inputs.attention_mask
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
@@ -89,11 +85,7 @@ def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
 
 
 def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
-    """Return where the rows and the groups of a batch stand.
-
-    Args:
-        inputs: as for `eager_rope_index`.
-        spec: of the shared rule.
+    """Return where the rows and the groups of a batch stand, with what `eager_rope_index` takes.
 
     Raises:
         ValueError: if grids and tokens do not fit each other.

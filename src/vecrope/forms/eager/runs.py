@@ -60,13 +60,7 @@ def row_starts(inputs: Inputs) -> list[int]:
 
 
 def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
-    """Return the runs of a batch.
-
-    Args:
-        inputs: as for `eager_rope_index`.
-        spec: of the shared rule.
-        bounds: where each row starts in the batch, then N.
-    """
+    """Return the runs of a batch, of which each row starts at one of the bounds; then comes N."""
     types, mask = inputs.mm_token_type_ids, inputs.attention_mask
     if types is not None:
         of_types = ((IMAGE, IMAGE), (VIDEO, VIDEO))

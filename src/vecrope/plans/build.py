@@ -49,18 +49,20 @@ def plan_of_inputs(
 def plan_of_sequences(
     inputs: Inputs,
     spec: MRopeSpec,
-    sequence_ids: Tensor,
+    sequence_ids: Tensor | None,
     max_sequences: int | None,
     numbering: SequenceNumbering,
     *,
     validate: bool,
     max_groups: int | None,
 ) -> RopeIndexPlan:
-    """Return the plan of rows that hold several sequences each, which are the rows of the plan."""
+    """Return the plan of a batch; sequences that rows hold by `sequence_ids` are its rows."""
     packed, invalid = packed_sequences(
         inputs, spec, sequence_ids, max_sequences, numbering, validate=validate
     )
     plan = plan_of_inputs(packed, spec, validate=validate, max_groups=max_groups)
+    if sequence_ids is None:
+        return plan
     deltas = deltas_of_sequences(packed, spec, plan.rope_deltas)
     rows = torch.cat((plan.rows[:, :3], deltas, plan.rows[:, 4:]), 1)
     plan = replace(plan, rows=rows, seq_len=inputs.input_ids.shape[1])

@@ -14,6 +14,7 @@ from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
 from vecrope.forms.eager.write import write_positions
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 # Offsets, lengths, modalities and rows (R,), on a CPU.
@@ -32,7 +33,7 @@ def groups_of_runs(
     None if the runs are not these, each whole and between the ones before and behind.
     """
     try:
-        items = read_items(*grids, spec, seconds, round_grid_sides=False)
+        items = read_items(Inputs(runs[0], *grids, second_per_grid_ts=seconds), spec)
     except ValueError:
         return None
     offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])

@@ -14,6 +14,7 @@ from torch import Tensor
 from vecrope.core.faults import check_grids, check_seconds
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
@@ -55,27 +56,22 @@ class Items(NamedTuple):
         return [*map(next, map(of_kind.__getitem__, kinds))]
 
 
-def read_items(
-    images: Tensor | None,
-    videos: Tensor | None,
-    spec: MRopeSpec,
-    seconds: Tensor | Sequence[float] | None,
-    *,
-    round_grid_sides: bool,
-) -> Items:
-    """Return the items of (num_images, 3) and (num_videos, 3) grids, which are read on any device.
+def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
+    """Return the items that the grids of a batch describe, which are read on any device.
 
     Raises:
         ValueError: if a grid or the seconds of a video are not sound.
     """
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    seconds, rounded = inputs.second_per_grid_ts, inputs.round_grid_sides
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     if not rows:
         return Items(0, [], [], [], [], [], [], [], None, None)
-    grids = read_grids(rows, num_images, spec, round_grid_sides=round_grid_sides)
+    grids = read_grids(rows, num_images, spec, round_grid_sides=rounded)
     if grids is None:
-        check_grids(images, videos, spec, round_grid_sides=round_grid_sides)
+        check_grids(images, videos, spec, round_grid_sides=rounded)
         raise AssertionError(rows)
     groups, depth, height, width, area = grids
     extent, between, time_scale = depth, None, None

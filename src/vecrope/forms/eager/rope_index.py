@@ -6,7 +6,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
-from itertools import compress
 from operator import gt, sub
 from typing import NamedTuple, NoReturn
 
@@ -71,10 +70,9 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    for given in (inputs.image_grid_thw, inputs.video_grid_thw):
-        if given is not None and given.shape[0]:
-            return False
     if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
+        return False
+    if any(grids is not None and len(grids) for grids in inputs[1:3]):
         return False
     if inputs.mm_token_type_ids is not None:
         return not bool(inputs.mm_token_type_ids.any())
@@ -90,14 +88,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
     Raises:
         ValueError: if grids and tokens do not fit each other.
     """
-    items = read_items(
-        inputs.image_grid_thw,
-        inputs.video_grid_thw,
-        spec,
-        inputs.second_per_grid_ts,
-        round_grid_sides=inputs.round_grid_sides,
-    )
-    rows = row_starts(inputs)
+    items, rows = read_items(inputs, spec), row_starts(inputs)
     runs = read_runs(inputs, spec, rows)
     return Batch(rows, find_parts(runs, items, inputs, spec), runs.open_markers)
 
@@ -123,14 +114,10 @@ def ends_of_rows(
     # By the rule "hw" a block, which is one group, can reach further than it moves the position.
     further = [*map(gt, items.extent, items.advance)]
     if any(further):
-        flags = [*map(further.__getitem__, parts.item)]
-        starts = [*compress(parts.starts, flags)]
-        item = compress(parts.item, flags)
-        for base, start, extent in zip(
-            parts.running(starts), starts, map(items.extent.__getitem__, item), strict=True
-        ):
-            row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], base - running[row] + extent)
+        for base, start, item in zip(parts.bases(), parts.starts, parts.item, strict=True):
+            if further[item]:
+                row = bisect_right(bounds, start) - 1
+                ends[row] = max(ends[row], base - running[row] + items.extent[item])
     lengths = [*map(sub, bounds[1:], bounds)]
     if parts.masked[0] and spec.delta_length == "valid":
         masked = parts.masked_before(bounds)

@@ -96,7 +96,7 @@ def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
 def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
     """Raise the ValueError for a call that another form has found not to fit; synchronises."""
     find_groups(on_cpu(inputs), spec)
-    raise AssertionError("the eager form refuses what another form does")
+    raise AssertionError("another form refuses what the eager form takes")
 
 
 def as_column(numbers: Sequence[int]) -> Tensor:

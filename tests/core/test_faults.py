@@ -43,7 +43,7 @@ START = QWEN3.vision_start_token_id
             id="tokens beyond the last grid",
         ),
         pytest.param(
-            GLM, ["tII", "tI"], 1, [],
+            GLM, ["tII", "tIt"], 1, [],
             "row 0 holds image tokens beyond the last grid: expected 1 for the 1 rows",
             id="tokens beyond the last grid, in two rows",
         ),

@@ -63,7 +63,7 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
         ValueError: if a grid or the seconds of a video are not sound.
     """
     images, videos = inputs.image_grid_thw, inputs.video_grid_thw
-    seconds, rounded = inputs.second_per_grid_ts, inputs.round_grid_sides
+    rounded = inputs.round_grid_sides
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
@@ -76,11 +76,7 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     groups, depth, height, width, area = grids
     extent, between, time_scale = depth, None, None
     if has_time_scale(spec):
-        found = _in_time(depth, num_images, spec, seconds)
-        if found is None:
-            check_seconds(seconds, videos, spec)
-            raise AssertionError(seconds)
-        extent, between, time_scale = found
+        extent, between, time_scale = _in_time(depth, num_images, inputs, spec)
     # `max` takes four times as long for two numbers.
     advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]
     if spec.span_rule == "thw":
@@ -127,12 +123,9 @@ def read_grids(
 
 
 def _in_time(
-    depth: list[int],
-    num_images: int,
-    spec: MRopeSpec,
-    seconds: Tensor | Sequence[float] | None,
-) -> tuple[list[int], list[Sequence[int]], TimeScale | None] | None:
-    """Return `extent`, `between` and `time_scale` of `Items`, or None for unsound seconds."""
+    depth: list[int], num_images: int, inputs: Inputs, spec: MRopeSpec
+) -> tuple[list[int], list[Sequence[int]], TimeScale | None]:
+    """Return `extent`, `between` and `time_scale` of `Items`."""
     extent, between = depth.copy(), [_NONE] * len(depth)
     if spec.image_time == "none":
         extent[:num_images] = [1] * num_images
@@ -141,24 +134,22 @@ def _in_time(
     in_video = [frames or 1 for frames in depth[num_images:]]
     if spec.video_time != "seconds" or not in_video:
         return extent, between, None
-    if seconds is not None:
-        steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
-        rate = spec.tokens_per_second
-        assert rate is not None
+    seconds, rate = inputs.second_per_grid_ts, spec.tokens_per_second
+    assert rate is not None
+    steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+    if (
+        steps is None
+        or (isinstance(seconds, Tensor) and seconds.dtype == torch.float16)
+        or min(steps) < 0
         # Of infinite seconds, or NaN, the sum is not less.
-        total = sum(map(mul, map(mul, steps, in_video), repeat(rate)))
-        if min(steps) < 0 or not total < _MAX_TOKENS:
-            return None
-    elif spec.default_seconds is None:
-        return None
-    if max(in_video) == 1:
-        return extent, between, None
-    time_scale = _time_scale(len(in_video), spec, seconds)
-    try:
+        or not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS
+    ):
+        check_seconds(seconds, inputs.video_grid_thw, spec)
+    if max(in_video) > 1:
+        time_scale = _time_scale(len(in_video), spec, seconds)
         extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
-    except OverflowError:  # seconds of 16 bits have made an infinite number
-        return None
-    return extent, between, time_scale
+        return extent, between, time_scale
+    return extent, between, None
 
 
 def _time_scale(

@@ -15,7 +15,6 @@ from vecrope.spec import MRopeSpec
 
 SequenceNumbering = Literal["from_one", "from_zero"]
 _FROM_ZERO = "where the first sequence has number 0, pass sequence_numbering='from_zero'"
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def packed_sequences(
@@ -235,7 +234,7 @@ def _check_metadata(
 
 def _check_integers(name: str, values: Tensor) -> None:
     checks.check_tensor(name, values)
-    if values.dtype not in _INTEGERS:
+    if values.dtype == torch.bool or values.dtype not in checks.INTEGRAL:
         raise TypeError(f"{name} must be of a signed integer dtype or uint8, got {values.dtype}")
 
 

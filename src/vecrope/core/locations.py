@@ -34,7 +34,6 @@ class TokenLocations:
     visual: Tensor  # (N,) bool: of both
     # (N,) markers that are open up to and with each token, above 0 in a video, where these tell.
     open_markers: Tensor | None
-    found: Tensor  # (2,) image tokens and video tokens in the batch
     # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.
     ranks: Tensor
     item: Tensor  # (N,) row of the table of items
@@ -128,12 +127,17 @@ class TokenLocations:
         if not spec.frames_may_touch and self.video is not None:
             touching = self.video & follows & ~later
             faulty = faulty | (touching & (self.item < items.text))
-        wrong = self.found != items.expected
+        images = self.image.sum(dtype=stream.index_dtype)
+        videos = torch.zeros_like(images)
+        if self.video is not None:
+            videos = self.video.sum(dtype=stream.index_dtype)
+        found = torch.stack((images, videos))
+        wrong = found != items.expected
         if allow_unused_grids:
-            wrong = self.found > items.expected
+            wrong = found > items.expected
             if items.text:  # Triton 3.6 compiles no search among nothing
                 # Of the next image token, and of the next video token.
-                ranks = torch.stack((self.found[0], self.found[1] + items.expected[0]))
+                ranks = torch.stack((images, videos + items.image_tokens))
                 start, group_tokens, *_ = items.table[:, search(items.ends, ranks)].unbind()
                 wrong = wrong | ((ranks - start) % group_tokens != 0)
         return faulty.any() | wrong.any()

@@ -117,16 +117,20 @@ def locate(
     )
 
     ranks = image.cumsum(0, dtype=index_dtype)
-    num_images, visual = ranks[-1], image
-    num_videos = torch.zeros_like(num_images)
+    visual = image
     if video is not None:
         visual = image | video
         video_ranks = video.cumsum(0, dtype=index_dtype)
-        num_videos = video_ranks[-1]
         ranks = torch.where(video, video_ranks + items.image_tokens, ranks)
     ranks = ranks - 1
 
-    item = _items_of(items, ranks, ~visual, masked)
+    if items.text == 0:  # Triton 3.6 compiles no search among nothing
+        item = torch.zeros_like(ranks)
+    else:
+        # Beyond the last item the search answers I, which is the row of text.
+        item = search(items.ends, ranks).masked_fill(~visual, items.text)
+    if masked is not None:
+        item = item.masked_fill(masked, items.masked)
     columns = items.table[:, item].unbind()
     start, group_tokens, *_, span = columns
     # That of text is 0: each of its tokens is a group.
@@ -135,7 +139,6 @@ def locate(
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
     return TokenLocations(
         *(stream, items, spec, rows, masked, image, video, visual, open_markers),
-        torch.stack((num_images, num_videos)),
         *(ranks, item, place, moved - span, row_moved, *columns),
     )
 
@@ -179,16 +182,6 @@ def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
     number_of_end = 2 * rows
     last = value_at_last(markers, number_of_end + opens, default=-1) - number_of_end
     return last.clamp(min=0) if before is None else torch.where(last < 0, before, last)
-
-
-def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:
-    """Return (N,) the row of the table of items for each token; `other` are no placeholders."""
-    if items.text == 0:  # Triton 3.6 compiles no search among nothing
-        item = torch.zeros_like(ranks)
-    else:
-        # Beyond the last item the search answers I, which is the row of text.
-        item = search(items.ends, ranks).masked_fill(other, items.text)
-    return item if masked is None else item.masked_fill(masked, items.masked)
 
 
 def _is(ids: Tensor, token_id: int | None) -> Tensor:

@@ -22,11 +22,11 @@ _PATCH_SIZES = (14, 16)
 class Placeholders(NamedTuple):
     """The placeholders of images, or of videos, of a batch."""
 
-    kind: int
     runs: Runs
     items: Items
     inputs: Inputs
     spec: MRopeSpec
+    kind: int
 
     @property
     def name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
@@ -74,14 +75,14 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     Raises:
         ValueError: where its runs and what its grids describe do not fit each other.
     """
-    images, videos = (Placeholders(kind, runs, items, inputs, spec) for kind in (IMAGE, VIDEO))
+    of = partial(Placeholders, runs, items, inputs, spec)
     starts, stops, kinds = runs.of(IMAGE, VIDEO)
     item = items.in_order(kinds)
     before: Sequence[int] = [0] * len(item)
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
     if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
-        of_images, of_videos = images.cut(), videos.cut()
+        of_images, of_videos = of(IMAGE).cut(), of(VIDEO).cut()
         faults = [*filter(None, (of_images[1], of_videos[1]))]
         if faults:
             raise ValueError(min(faults)[1])
@@ -92,8 +93,8 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         marked = _behind_markers(runs, inputs.open_markers)
         if not marked.issuperset(starts):
             at = next(at for at, start in enumerate(starts) if start not in marked)
-            who = (images, videos)[item[at] >= items.num_images]
-            raise ValueError(who.missing_marker(item[at], starts[at]))
+            kind = VIDEO if item[at] >= items.num_images else IMAGE
+            raise ValueError(of(kind).missing_marker(item[at], starts[at]))
     if not spec.frames_may_touch:
         for last, at in pairwise(
             at for at, number in enumerate(item) if number >= items.num_images
@@ -102,7 +103,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
             if not again and runs.continues(stops[last] - 1, starts[at]):
                 begun = [*compress(item[:at], map(not_, before))]
                 frame = begun.count(item[at]) - 1
-                raise ValueError(videos.touching(item[at], starts[at], frame))
+                raise ValueError(of(VIDEO).touching(item[at], starts[at], frame))
     return found
 
 

@@ -75,9 +75,10 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
+    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
+        if grids is not None and grids.shape[0]:
+            return False
     if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
-        return False
-    if any(grids is not None and len(grids) for grids in inputs[1:3]):
         return False
     if inputs.mm_token_type_ids is not None:
         return not bool(inputs.mm_token_type_ids.any())

@@ -168,7 +168,7 @@ def test_a_frame_that_masked_tokens_interrupt_touches_the_next_one_all_the_same(
             build("glm4v", "vllm", ["[ItIII]"], mask=["1101111"], video_grid_thw=[[2, 2, 4]]),
             form="static",
         )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="got nothing at frame 1"):
         rope_index(prompt, form="static", **changes)
 
 

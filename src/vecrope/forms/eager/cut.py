@@ -70,7 +70,7 @@ class Placeholders(NamedTuple):
         )
 
     def touching(self, item: int, token: int, frame: int) -> str:
-        """Say that a frame begins at a token, right behind the frame of a number."""
+        """Say that the frame that begins at a token, or the one in front, touches the other."""
         return (
             f"row {self.runs.row_of(token)}, {self._named(item)} needs something between its "
             f"frames, got nothing at frame {frame}; {self.spec.convention} would number the video "

@@ -101,8 +101,9 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         ):
             again = before[at] or item[at] != item[last]
             if not again and runs.continues(stops[last] - 1, starts[at]):
-                begun = [*compress(item[:at], map(not_, before))]
-                frame = begun.count(item[at]) - 1
+                # Behind masked tokens it is named itself, otherwise the frame that it touches.
+                named = at + (stops[last] != starts[at])
+                frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
                 raise ValueError(of(VIDEO).touching(item[at], starts[at], frame))
     return found
 

@@ -28,5 +28,10 @@ class Inputs(NamedTuple):
     allow_unused_grids: bool = False
     round_grid_sides: bool = False
     # (B,) markers that are open before each row, as `PlanTable.rows` has them behind it, where the
-    # rows go on from others; None: none are. Only the static form takes them.
+    # rows go on from others; None: none are. The kernels do not take them.
     open_markers: Tensor | None = None
+
+
+def on_cpu(inputs: Inputs) -> Inputs:
+    """Return the arguments with every tensor copied to the CPU."""
+    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)

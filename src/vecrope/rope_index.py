@@ -18,7 +18,7 @@ from vecrope.forms.static import static_rope_index
 from vecrope.forms.triton.operator import traced_rope_index
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import own_rope_index
-from vecrope.plans.build import plan_of_inputs, plan_of_sequences
+from vecrope.plans.build import plan_of_sequences
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.prepare import prepare
 from vecrope.sequences import (
@@ -153,18 +153,14 @@ def get_rope_index(
         target_sizes,
         target_sizes_videos,
     )
-    if sequence_ids is None and max_sequences is not None:
-        raise ValueError(f"max_sequences must be None without sequence_ids, got {max_sequences}")
     checks.check_metadata(inputs, spec)
-    if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
-        return _number(inputs, spec, validate=validate, form=form)
     width = padded_width(input_ids.shape[-1], pad_to_multiple_of)
-    invalid = None
-    if sequence_ids is not None:
-        inputs, invalid = packed_sequences(
-            inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
-        )
+    inputs, invalid = packed_sequences(
+        inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
+    )
     position_ids, rope_deltas = _number(inputs, spec, validate=validate, form=form)
+    if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
+        return position_ids, rope_deltas
     if sequence_ids is not None:
         rope_deltas = deltas_of_sequences(inputs, spec, rope_deltas)
     if invalid is not None:
@@ -208,10 +204,11 @@ def _number(
     if own_rule:
         return own_rope_index(prepared.inputs, spec, validate=validate)
     if prepared.exact and inputs.input_ids.numel():
-        answer = eager_rope_index(prepared.inputs, spec)
-        if answer is not None:
-            return answer
-        # What does not fit is named below.
+        try:
+            return eager_rope_index(prepared.inputs, spec)
+        except ValueError:
+            if validate:
+                raise
     return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
 
 
@@ -340,12 +337,6 @@ def plan_rope_index(
         target_sizes_videos,
     )
     checks.check_metadata(inputs, spec, max_groups)
-    if sequence_ids is None:
-        if max_sequences is not None:
-            raise ValueError(
-                f"max_sequences must be None without sequence_ids, got {max_sequences}"
-            )
-        return plan_of_inputs(inputs, spec, validate=validate, max_groups=max_groups)
     return plan_of_sequences(
         inputs,
         spec,

@@ -15,13 +15,12 @@ from vecrope.spec import MRopeSpec
 
 SequenceNumbering = Literal["from_one", "from_zero"]
 _FROM_ZERO = "where the first sequence has number 0, pass sequence_numbering='from_zero'"
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def packed_sequences(
     inputs: Inputs,
     spec: MRopeSpec,
-    sequence_ids: Tensor,
+    sequence_ids: Tensor | None,
     max_sequences: int | None,
     sequence_numbering: SequenceNumbering = "from_one",
     *,
@@ -32,8 +31,15 @@ def packed_sequences(
     Padding belongs to the sequence before it, and before the first sequence to that; it is masked.
 
     Returns:
-        Flat ids, bounds, and a mask for padding; and whether the answer is invalid, 0-d bool.
+        Flat ids, bounds, and a mask for padding; without `sequence_ids` what is given. And whether
+        the answer is invalid, 0-d bool, where it may be.
     """
+    if sequence_ids is None:
+        if max_sequences is not None:
+            raise ValueError(
+                f"max_sequences must be None without sequence_ids, got {max_sequences}"
+            )
+        return inputs, None
     _check_metadata(inputs, spec, sequence_ids, max_sequences)
     if sequence_numbering not in get_args(SequenceNumbering):
         known = " or ".join(map(repr, get_args(SequenceNumbering)))
@@ -228,7 +234,7 @@ def _check_metadata(
 
 def _check_integers(name: str, values: Tensor) -> None:
     checks.check_tensor(name, values)
-    if values.dtype not in _INTEGERS:
+    if values.dtype == torch.bool or values.dtype not in checks.INTEGRAL:
         raise TypeError(f"{name} must be of a signed integer dtype or uint8, got {values.dtype}")
 
 

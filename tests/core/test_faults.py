@@ -43,6 +43,16 @@ START = QWEN3.vision_start_token_id
             id="tokens beyond the last grid",
         ),
         pytest.param(
+            GLM, ["tII", "tIt"], 1, [],
+            "row 0 holds image tokens beyond the last grid: expected 1 for the 1 rows",
+            id="tokens beyond the last grid, in two rows",
+        ),
+        pytest.param(
+            QWEN3, ["t<VtV"], 0, [[2, 2, 2]],
+            f"row 0, video 0: its grid .2, 2, 2. needs a .* {START} before each of its frames",
+            id="a marker of a frame behind text",
+        ),
+        pytest.param(
             NO_TOUCHING, ["tt[II]t"], 0, [[2, 2, 2]],
             "row 0, video 0: .* needs something between its frames, got nothing at frame 0",
             id="frames that touch",

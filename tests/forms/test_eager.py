@@ -10,6 +10,7 @@ from support import spec_of
 from vecrope import get_rope_index
 from vecrope.core.items import temporal_offset, video_time_scale
 from vecrope.forms.eager.items import TimeScale, read_items, steps_of_frames
+from vecrope.inputs import Inputs
 
 SPEC = spec_of("qwen2_5_vl", "transformers")
 
@@ -73,7 +74,8 @@ def test_factors_are_those_of_the_operators(dtype, rate, time_order):
     rules = {"tokens_per_second": rate, "time_order": time_order, "default_seconds": 0.3}
     for time_dtype in ("given", "float32", "float64", "int64")[: 3 + (rate == int(rate))]:
         spec = replace(SPEC, time_dtype=time_dtype, **rules)
-        found = read_items(None, grids, spec, seconds, round_grid_sides=False).time_scale
+        inputs = Inputs(grids, video_grid_thw=grids, second_per_grid_ts=seconds)
+        found = read_items(inputs, spec).time_scale
         expected = video_time_scale(64, spec, seconds, torch.device("cpu"))
         assert found.dtype == expected.dtype
         assert [[*found.steps], [*found.scales]] == expected.tolist()

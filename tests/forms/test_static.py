@@ -204,7 +204,6 @@ def test_tokens_are_located():
     assert located.group[visual].tolist() == [0, 0, 0, 1]
     assert located.place[visual].tolist() == [0, 1, 0, 0]
     assert located.begins.nonzero().view(-1).tolist() == [2, 7, 11]
-    assert located.found.tolist() == [2, 2]
     assert located.base[visual].tolist() == [2, 2, 7, 11]
 
 

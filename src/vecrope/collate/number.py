@@ -115,7 +115,7 @@ def _together(
         if rule is None:
             ready = prepare(inputs, spec, validate=True).inputs
             batch = find_groups(ready, spec)
-            if batch is not None and _have_own_items(batch, samples.counts):
+            if _have_own_items(batch, samples.counts):
                 return number_batch(batch, ready, spec, rows_in_front=rows_in_front)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.core.items import Items, temporal_offset
 from vecrope.core.modality import MASKED, VIDEO
-from vecrope.core.stream import Stream
+from vecrope.core.search import search
+from vecrope.core.stream import Stream, value_at_last
 from vecrope.spec import MRopeSpec
 
 
@@ -24,41 +26,32 @@ class TokenLocations:
 
     stream: Stream
     items: Items
+    spec: MRopeSpec
+    rows: Tensor  # (N,) int64: row of the batch, or packed sequence
+    masked: Tensor | None  # (N,) bool; None: no token is
     image: Tensor  # (N,) bool: unmasked placeholders of images
     video: Tensor | None  # (N,) bool: likewise of videos; None: there can be none
     visual: Tensor  # (N,) bool: of both
     # (N,) markers that are open up to and with each token, above 0 in a video, where these tell.
     open_markers: Tensor | None
-    masked: Tensor | None  # (N,) bool; None: no token is
-    rows: Tensor  # (N,) int64: row of the batch, or packed sequence
     # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.
     ranks: Tensor
     item: Tensor  # (N,) row of the table of items
-    start: Tensor  # (N,) rank of the item's first token
     place: Tensor  # (N,) number of the token in its group
     base: Tensor  # (N,) running position at which its group starts
-    # Of the group: columns, rows, frames, columns times rows, tokens, and how far it moves the
-    # running position, (N,) each.
+    row_moved: Tensor  # (B,) by how much all groups of a row move the running position
+    # The columns of `Items.table`, (N,) each.
+    start: Tensor
+    group_tokens: Tensor
     width: Tensor
     height: Tensor
     in_group: Tensor
-    area: Tensor
-    group_tokens: Tensor
     span: Tensor
-    num_images: Tensor  # 0-d, image tokens in the batch
-    num_videos: Tensor  # 0-d, video tokens in the batch
-    row_moved: Tensor  # (B,) by how much all groups of a row move the running position
-    spec: MRopeSpec
 
     @property
     def begins(self) -> Tensor:
         """(N,) bool: the first tokens of groups of images and videos."""
         return self.visual & (self.place == 0)
-
-    @property
-    def found(self) -> Tensor:
-        """(2,) image tokens and video tokens in the batch."""
-        return torch.stack((self.num_images, self.num_videos))
 
     @property
     def group(self) -> Tensor:
@@ -90,17 +83,18 @@ class TokenLocations:
 
     def offsets(self) -> Tensor:
         """Return the (3, N) frame, row and column of every token, the first as time; 0 for text."""
-        time, cell = self.place // self.area, self.place % self.area
+        area = self.width * self.height
+        time, cell = self.place // area, self.place % area
         if self.items.time_scale is not None:
             time = temporal_offset(time, self.items.time_scale[:, self.item])
         return torch.stack((time, cell // self.width, cell % self.width))
 
-    def positions(self, padding_value: int) -> Tensor:
-        """Return the (3, N) positions by the shared rule, `padding_value` at masked tokens."""
+    def positions(self) -> Tensor:
+        """Return the (3, N) positions by the shared rule."""
         positions = self.offsets() + self.base
-        return (
-            positions if self.masked is None else positions.masked_fill(self.masked, padding_value)
-        )
+        if self.masked is None:
+            return positions
+        return positions.masked_fill(self.masked, self.spec.padding_value)
 
     def run_at(self, at: int) -> tuple[int, int]:
         """Return where the run of one item's tokens that holds the token `at` starts and stops."""
@@ -108,3 +102,42 @@ class TokenLocations:
         before, after = other[:at].nonzero(), other[at:].nonzero()
         start = int(before[-1]) + 1 if before.shape[0] else 0
         return start, at + int(after[0]) if after.shape[0] else other.shape[0]
+
+    def fault(self, *, allow_unused_grids: bool = False) -> Tensor:
+        """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
+
+        If `allow_unused_grids`, grids may be left over behind the last whole group.
+        """
+        stream, spec, items = self.stream, self.spec, self.items
+        key = self.item + self.rows * items.table.shape[1]
+        if stream.kept is None:
+            previous = pad(key[:-1], (1, 0), value=-1)
+        else:
+            previous = value_at_last(stream.kept, key, -1, before=True)
+        follows = key == previous
+        # Of placeholders: the place of every other token is 0.
+        later = self.place > 0
+        faulty = later & ~follows
+        if spec.marker_rule == "adjacent" and stream.token_types is None:
+            assert spec.vision_start_token_id is not None
+            marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
+            before = False if stream.open_markers is None else stream.open_markers[self.rows] > 0
+            same_row = self.rows == pad(self.rows[:-1], (1, 0), value=-1)
+            faulty = faulty | (self.visual & ~(torch.where(same_row, marked, before) | later))
+        if not spec.frames_may_touch and self.video is not None:
+            touching = self.video & follows & ~later
+            faulty = faulty | (touching & (self.item < items.text))
+        images = self.image.sum(dtype=stream.index_dtype)
+        videos = torch.zeros_like(images)
+        if self.video is not None:
+            videos = self.video.sum(dtype=stream.index_dtype)
+        found = torch.stack((images, videos))
+        wrong = found != items.expected
+        if allow_unused_grids:
+            wrong = found > items.expected
+            if items.text:  # Triton 3.6 compiles no search among nothing
+                # Of the next image token, and of the next video token.
+                ranks = torch.stack((images, videos + items.image_tokens))
+                start, group_tokens, *_ = items.table[:, search(items.ends, ranks)].unbind()
+                wrong = wrong | ((ranks - start) % group_tokens != 0)
+        return faulty.any() | wrong.any()

@@ -13,17 +13,10 @@ UNKNOWN_MARKERS = -(2**31)
 def compact(
     flags: Tensor, capacity: int | None, index_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the indices at which `flags` (N,) is set, and how many there are.
+    """Return the ascending indices at which `flags` (N,) is set.
 
-    Args:
-        flags: (N,) bool.
-        capacity: None for exactly as many indices as are set, which reads the values; otherwise
-            the number of indices to return: the first ones, then N where there are fewer.
-        index_dtype: of the indices.
-
-    Returns:
-        Ascending indices, (S,) or (capacity,); and with a capacity, which may be too small, the
-        number of flags set, a 0-d tensor.
+    With a capacity, which may be too small, no value is read: there are `capacity` indices, the
+    first ones, then N where there are fewer; and the number of flags set is returned, too, 0-d.
     """
     if capacity is None:
         return flags.nonzero().view(-1), None

@@ -17,11 +17,9 @@ PARALLEL_FROM = 2**16
 
 
 def spread(sizes: Tensor, total: int) -> Tensor:
-    """Return (total,) int64: the number of the entry that each of `total` places belongs to.
+    """Return (total,) int64: the number of the entry that each place belongs to.
 
-    Args:
-        sizes: (n,) places of each entry, which sum to `total`.
-        total: the number of places.
+    `sizes` (n,) are the places of each entry, `total` their sum.
     """
     if total >= PARALLEL_FROM or not sizes.is_cpu or torch.compiler.is_compiling():
         return torch.repeat_interleave(sizes, output_size=total)
@@ -33,15 +31,9 @@ def spread(sizes: Tensor, total: int) -> Tensor:
 
 
 def spread_ranges(first: Tensor, sizes: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Return ranges of numbers one after the other: which range each is of, and the number itself.
+    """Return (total,) int64 each: numbers in n ranges, which range each is of, and the number.
 
-    Args:
-        first: (n,) int64, the first number of each range.
-        sizes: (n,) int64, how many numbers each range has.
-        total: how many there are in all.
-
-    Returns:
-        (total,) int64 each.
+    `first` and `sizes` (n,) int64 are the first number of each range and how many it has.
     """
     owner = spread(sizes, total)
     offset = (first - sizes.cumsum(0) + sizes).index_select(0, owner)

@@ -54,10 +54,9 @@ class Stream:
         return search(self.row_bounds[1:-1], index)
 
     def running_sums(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum `values` (N,), row by row; `rows` (N,) is the row of each token.
+        """Return the sums of `values` (N,) in a token's row, up to and with it, and (B,) in all.
 
-        Returns:
-            (N,) the sum of a token's row up to and with it, and (B,) the sum of all of it.
+        `rows` (N,) is the row of each token.
         """
         if len(self.shape) == 2:
             sums = values.view(self.shape).cumsum(1, dtype=self.index_dtype)
@@ -77,11 +76,7 @@ class Stream:
 def value_at_last(flags: Tensor, values: Tensor, default: int, *, before: bool = False) -> Tensor:
     """Return (N,) the value at the last flagged token up to and with each, or `default`.
 
-    Args:
-        flags: (N,) bool.
-        values: (N,) of any dtype.
-        default: where no flagged token stands before.
-        before: for flagged tokens alone, the value at the flagged token in front of each.
+    With `before` the value at the flagged token in front of each flagged one; of others nothing.
     """
     num_tokens = flags.shape[0]
     number = flags.cumsum(0)

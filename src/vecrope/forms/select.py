@@ -33,16 +33,14 @@ class FormChoice(NamedTuple):
 def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
     """Return the name of the form that answers a call, and log it at debug level.
 
-    Args:
-        inputs: of a call; types, shapes and dtypes have been checked.
-        spec: of any family.
-        form: the name of a form to be taken, or None.
-
     Raises:
         ValueError: if `form` is not the name of a form, or that form cannot take the call.
     """
     if form is not None:
-        _check_form(form, inputs, spec)
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+        if (reason := _why_not(form, inputs, spec)) is not None:
+            raise ValueError(f"form {form!r} cannot take this call: {reason}")
         chosen = form
     elif spec.own_rule is not None:
         chosen = OWN_RULE
@@ -95,14 +93,6 @@ def takes_kernels(values: Tensor) -> bool:
     )
 
 
-def _check_form(form: str, inputs: Inputs, spec: MRopeSpec) -> None:
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
-    reason = _why_not(form, inputs, spec)
-    if reason is not None:
-        raise ValueError(f"form {form!r} cannot take this call: {reason}")
-
-
 def _reasons(chosen: str, inputs: Inputs, spec: MRopeSpec, *, forced: bool) -> dict[str, str]:
     slower = f"{chosen!r} was asked for" if forced else f"{chosen!r} is faster"
     others = [form for form in FORMS if form != chosen]
@@ -120,13 +110,13 @@ def _why_not(form: str, inputs: Inputs, spec: MRopeSpec) -> str | None:
         return None
     if torch.compiler.is_compiling():
         return "the call is traced"
-    return None if ids.is_cpu else f"input_ids are on {_device(ids)}"
+    return None if ids.is_cpu else f"input_ids are on the {ids.device.type} device"
 
 
 def _why_no_kernels_for(ids: Tensor) -> str | None:
     """Return why the kernels cannot take these ids, whatever the family."""
     if ids.device.type not in _TRITON_DEVICES:
-        return f"input_ids are on {_device(ids)}"
+        return f"input_ids are on the {ids.device.type} device"
     if not HAS_TRITON:
         return "triton is not installed"
     # `torch.compiler.is_exporting()` is true under `torch.compile`, too, up to torch 2.11.
@@ -137,7 +127,3 @@ def _why_no_kernels_for(ids: Tensor) -> str | None:
     if ids.numel() >= _MAX_TOKENS:
         return "2**30 tokens and more"
     return None
-
-
-def _device(ids: Tensor) -> str:
-    return f"the {ids.device.type} device"

@@ -25,6 +25,7 @@ from vecrope.core.locations import TokenLocations
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream, value_at_last
+from vecrope.forms.eager.rope_index import raise_misfit
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -51,7 +52,7 @@ def static_rope_index(
     if locations is None:
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
         return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
-    position_ids = locations.positions(spec.padding_value).to(dtype)
+    position_ids = locations.positions().to(dtype)
     if ids.dim() == 2:
         position_ids = position_ids.view(3, *ids.shape)
     _, rope_deltas = locations.ends_of_rows()
@@ -94,14 +95,11 @@ def locate_inputs(inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: boo
         if checked and not allow_unused:
             faults.check_none_left_over(items)
         return Located(stream, items, None, None)
-    tokens, fault = locate(stream, spec, items), None
-    if validate:
-        fault = faults.layout_fault(tokens, spec, allow_unused_grids=allow_unused)
-    if checked:
-        if bool(fault):
-            faults.raise_layout_fault(tokens, images, videos, spec, allow_unused_grids=allow_unused)
-        fault = None
-    return Located(stream, items, tokens, fault)
+    tokens = locate(stream, spec, items)
+    fault = tokens.fault(allow_unused_grids=allow_unused) if validate else None
+    if checked and bool(fault):
+        raise_misfit(inputs, spec)
+    return Located(stream, items, tokens, None if checked else fault)
 
 
 def locate(
@@ -119,47 +117,29 @@ def locate(
     )
 
     ranks = image.cumsum(0, dtype=index_dtype)
-    num_images = ranks[-1]
-    if video is None:
-        visual, num_videos = image, torch.zeros_like(num_images)
-    else:
+    visual = image
+    if video is not None:
         visual = image | video
         video_ranks = video.cumsum(0, dtype=index_dtype)
-        num_videos = video_ranks[-1]
         ranks = torch.where(video, video_ranks + items.image_tokens, ranks)
     ranks = ranks - 1
 
-    item = _items_of(items, ranks, ~visual, masked)
-    start, group_tokens, width, height, in_group, span = items.table[:, item].unbind()
+    if items.text == 0:  # Triton 3.6 compiles no search among nothing
+        item = torch.zeros_like(ranks)
+    else:
+        # Beyond the last item the search answers I, which is the row of text.
+        item = search(items.ends, ranks).masked_fill(~visual, items.text)
+    if masked is not None:
+        item = item.masked_fill(masked, items.masked)
+    columns = items.table[:, item].unbind()
+    start, group_tokens, *_, span = columns
     # That of text is 0: each of its tokens is a group.
     place = (ranks - start) % group_tokens
 
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
-    base = moved - span
     return TokenLocations(
-        stream=stream,
-        items=items,
-        image=image,
-        video=video,
-        visual=visual,
-        open_markers=open_markers,
-        masked=masked,
-        rows=rows,
-        ranks=ranks,
-        item=item,
-        start=start,
-        place=place,
-        base=base,
-        width=width,
-        height=height,
-        in_group=in_group,
-        area=width * height,
-        group_tokens=group_tokens,
-        span=span,
-        num_images=num_images,
-        num_videos=num_videos,
-        row_moved=row_moved,
-        spec=spec,
+        *(stream, items, spec, rows, masked, image, video, visual, open_markers),
+        *(ranks, item, place, moved - span, row_moved, *columns),
     )
 
 
@@ -202,16 +182,6 @@ def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
     number_of_end = 2 * rows
     last = value_at_last(markers, number_of_end + opens, default=-1) - number_of_end
     return last.clamp(min=0) if before is None else torch.where(last < 0, before, last)
-
-
-def _items_of(items: Items, ranks: Tensor, other: Tensor, masked: Tensor | None) -> Tensor:
-    """Return (N,) the row of the table of items for each token; `other` are no placeholders."""
-    if items.text == 0:  # Triton 3.6 compiles no search among nothing
-        item = torch.zeros_like(ranks)
-    else:
-        # Beyond the last item the search answers I, which is the row of text.
-        item = search(items.ends, ranks).masked_fill(other, items.text)
-    return item if masked is None else item.masked_fill(masked, items.masked)
 
 
 def _is(ids: Tensor, token_id: int | None) -> Tensor:

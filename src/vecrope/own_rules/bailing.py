@@ -16,7 +16,7 @@ from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
-from vecrope.forms.eager.rope_index import find_groups
+from vecrope.forms.eager.rope_index import find_groups, raise_misfit
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens, grids_of, open_stream, positions_dtype
@@ -63,10 +63,10 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     locations = locate(stream, spec, items)
     fault = None
     if validate:
-        fault = faults.layout_fault(locations, spec)
+        fault = locations.fault()
         missing = _missing_marker(locations, spec)
         if not tracing and bool(fault):
-            faults.raise_layout_fault(locations, images, videos, spec)
+            raise_misfit(inputs, spec)
         if not tracing and bool(missing.any()):
             _raise_missing_marker(locations, spec, missing)
         fault = fault | missing.any()
@@ -93,10 +93,10 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
     """Lay a batch out by the same rule; None if anything does not fit."""
     rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
     assert isinstance(rule, Bailing)
-    batch = find_groups(inputs, spec)
-    if batch is None:
+    try:
+        items, starts, stops, numbers, *_ = find_groups(inputs, spec).parts
+    except ValueError:  # which counts unmasked tokens alone
         return None
-    items, starts, stops, numbers, *_ = batch.parts
     if inputs.mm_token_type_ids is None:
         markers = [spec.vision_start_token_id, spec.video_start_token_id]
         if spec.separate_frames:

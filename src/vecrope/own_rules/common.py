@@ -69,11 +69,6 @@ def unmasked_tokens(inputs: Inputs) -> Tokens:
     return Tokens(inputs, bounds.tolist(), index, given_bounds)
 
 
-def on_cpu(inputs: Inputs) -> Inputs:
-    """Return the arguments with every tensor copied to the CPU."""
-    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
-
-
 def grids_of(stream: Stream, grid_thw: Tensor | None) -> Tensor:
     """Return (I, 3) grids: none where none are given."""
     if grid_thw is not None:

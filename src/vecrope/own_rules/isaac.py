@@ -11,7 +11,7 @@ from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.forms.eager.rope_index import find_groups
+from vecrope.forms.eager.rope_index import find_groups, raise_misfit
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
@@ -61,9 +61,9 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
         rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = faults.layout_fault(locations, spec) if validate else None
+    fault = locations.fault() if validate else None
     if fault is not None and not tracing and bool(fault):
-        faults.raise_layout_fault(locations, images, images[:0], spec)
+        raise_misfit(inputs, spec)
     base, rope_deltas = _number(locations)
     offsets = locations.offsets()
     # The row and column of an image's token are counted from 0, less its temporal offset.
@@ -80,10 +80,10 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
 def lay_out_isaac(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
     """Lay a batch out by the same rule; None if grids and tokens misfit."""
     refuse_videos(tokens.inputs, spec)
-    batch = find_groups(tokens.inputs, spec)
-    if batch is None:
+    try:
+        items, starts, stops, numbers, *_ = find_groups(tokens.inputs, spec).parts
+    except ValueError:  # which counts unmasked tokens alone
         return None
-    items, starts, stops, numbers, *_ = batch.parts
     layout, part = Layout(tokens), 0
     layout.media += zip(starts, stops, numbers, strict=True)
     for at, end in pairwise(tokens.bounds):

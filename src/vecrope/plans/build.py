@@ -26,8 +26,8 @@ def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
-    goes_on = inputs.open_markers is not None
-    if spec.own_rule is None and not goes_on and takes_kernels(inputs.input_ids):
+    by_kernels = inputs.open_markers is None and takes_kernels(inputs.input_ids)
+    if spec.own_rule is None and by_kernels:
         plan = _plan_by_kernels(inputs, spec, validate, max_groups)
         if plan is not None:
             return plan
@@ -35,29 +35,34 @@ def plan_of_inputs(
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
         return plan_of_own_rule(prepared, spec, validate)
-    if prepared.exact and not goes_on and inputs.input_ids.numel():
-        batch = find_groups(prepared.inputs, spec)
-        if batch is not None:
+    if prepared.exact and inputs.input_ids.numel():
+        try:
+            batch = find_groups(prepared.inputs, spec)
+        except ValueError:
+            if validate:
+                raise
+        else:
             return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
-        # What does not fit is named below.
     return _plan_of_tokens(prepared, spec, validate, max_groups)
 
 
 def plan_of_sequences(
     inputs: Inputs,
     spec: MRopeSpec,
-    sequence_ids: Tensor,
+    sequence_ids: Tensor | None,
     max_sequences: int | None,
     numbering: SequenceNumbering,
     *,
     validate: bool,
     max_groups: int | None,
 ) -> RopeIndexPlan:
-    """Return the plan of rows that hold several sequences each, which are the rows of the plan."""
+    """Return the plan of a batch; sequences that rows hold by `sequence_ids` are its rows."""
     packed, invalid = packed_sequences(
         inputs, spec, sequence_ids, max_sequences, numbering, validate=validate
     )
     plan = plan_of_inputs(packed, spec, validate=validate, max_groups=max_groups)
+    if sequence_ids is None:
+        return plan
     deltas = deltas_of_sequences(packed, spec, plan.rope_deltas)
     rows = torch.cat((plan.rows[:, :3], deltas, plan.rows[:, 4:]), 1)
     plan = replace(plan, rows=rows, seq_len=inputs.input_ids.shape[1])

@@ -12,8 +12,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.forms.eager.from_runs import groups_of_runs, positions_of_runs
-from vecrope.forms.eager.rope_index import Batch
+from vecrope.forms.eager.rope_index import Batch, groups_of_runs, positions_of_runs
 from vecrope.inputs import Inputs
 from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.from_groups import plan_of_groups

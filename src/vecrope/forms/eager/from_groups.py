@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import add, gt, mul, sub
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.items import Items
+from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 
@@ -56,63 +57,47 @@ def positions_of_groups(
     offset, depth, height, width = (
         [*map(int, numbers)] for numbers in zip(*(group[:4] for group in groups), strict=True)
     )
-    if min(map(min, depth, height, width)) < 1:
-        _raise_empty(groups)
     area = [*map(mul, map(mul, depth, height), width)]
     ends = [*map(add, offset, area)]
-    if any(map(gt, [0, *ends], [*offset, num_tokens])):
-        _raise_misplaced(num_tokens, offset, ends)
+    # One frame has no next one to be spaced from.
+    scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
+    if (
+        min(map(min, depth, height, width)) < 1
+        or any(map(gt, [0, *ends], [*offset, num_tokens]))
+        or not all(0 <= scale * frames < 2**30 for scale, frames in zip(scales, depth, strict=True))
+    ):
+        _raise_unsound(num_tokens, [*zip(offset, depth, height, width, scales, strict=True)])
     between: list[Sequence[int]] | None = None
     extent = depth
-    # One frame has no next one to be spaced from.
-    time_scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
-    if any(time_scale != 1.0 for time_scale in time_scales):
-        _check_time_scales(time_scales, depth)
-        offsets = [
-            [int(frame * time_scale) for frame in range(frames)]
-            for frames, time_scale in zip(depth, time_scales, strict=True)
-        ]
-        extent = [times[-1] + 1 for times in offsets]
-        between = [[*map(sub, times[1:], times)] for times in offsets]
+    if any(scale != 1.0 for scale in scales):
+        in_doubles = TimeScale(torch.float64, scales, [1.0] * len(scales))
+        extent, between = steps_of_frames(depth, in_doubles)
     advance = [*map(max, height, width, extent)]
-    items = Items(
-        num_images=len(groups),
-        groups=[1] * len(groups),
-        depth=depth,
-        height=height,
-        width=width,
-        area=area,
-        advance=advance,
-        extent=extent,
-        between=between,
-        time_scale=None,
-    )
-    delta = sum(map(sub, advance, area))
+    ones = [1] * len(groups)
+    items = Items(len(groups), ones, depth, height, width, area, advance, extent, between, None)
     parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
+    delta = sum(map(sub, advance, area))
     return write_positions(parts, [0, num_tokens], dtype), delta
 
 
-def _raise_empty(groups: Sequence[Group]) -> None:
-    for number, group in enumerate(groups):
-        if min(group[1:4]) < 1:
+def _raise_unsound(num_tokens: int, groups: list[tuple[int, int, int, int, float]]) -> NoReturn:
+    least = 0
+    for number, (start, frames, height, width, scale) in enumerate(groups):
+        if min(frames, height, width) < 1:
             raise ValueError(
-                f"group {number} must have at least one frame, row and column, got {group[1:4]}"
+                f"group {number} must have at least one frame, row and column, got "
+                f"{(frames, height, width)}"
             )
-
-
-def _raise_misplaced(num_tokens: int, offset: list[int], ends: list[int]) -> None:
-    for number, (start, least, end) in enumerate(zip(offset, [0, *ends], ends, strict=False)):
+        end = start + frames * height * width
         if start < least or end > num_tokens:
             raise ValueError(
-                f"group {number} must lie between tokens {least} and {num_tokens}, "
-                f"got tokens {start} to {end}"
+                f"group {number} must lie between tokens {least} and {num_tokens}, got tokens "
+                f"{start} to {end}"
             )
-
-
-def _check_time_scales(time_scales: list[float], depth: list[int]) -> None:
-    for number, (time_scale, frames) in enumerate(zip(time_scales, depth, strict=True)):
-        if not 0 <= time_scale * frames < 2**30:
+        if not 0 <= scale * frames < 2**30:
             raise ValueError(
                 f"group {number} must have a step in time of at least 0 that keeps its positions "
-                f"below 2**30, got {time_scale} for {frames} frames"
+                f"below 2**30, got {scale} for {frames} frames"
             )
+        least = end
+    raise AssertionError(groups)

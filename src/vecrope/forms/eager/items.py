@@ -11,8 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.core.faults import check_grids, check_seconds
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 _MAX_TOKENS = 2**30
@@ -54,38 +56,27 @@ class Items(NamedTuple):
         return [*map(next, map(of_kind.__getitem__, kinds))]
 
 
-def read_items(
-    images: Tensor | None,
-    videos: Tensor | None,
-    spec: MRopeSpec,
-    seconds: Tensor | Sequence[float] | None,
-    *,
-    round_grid_sides: bool,
-) -> Items | None:
-    """Return the items, or None if a grid or the seconds of a video are not sound.
+def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
+    """Return the items that the grids of a batch describe, which are read on any device.
 
-    Args:
-        images: (num_images, 3) on any device; read.
-        videos: (num_videos, 3) likewise.
-        spec: the family's rules.
-        seconds: (num_videos,) as `second_per_grid_ts`.
-        round_grid_sides: whether sides that the merge size does not divide are rounded down.
+    Raises:
+        ValueError: if a grid or the seconds of a video are not sound.
     """
+    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
+    rounded = inputs.round_grid_sides
     rows = [] if images is None else images.tolist()
     num_images = len(rows)
     rows += [] if videos is None else videos.tolist()
     if not rows:
         return Items(0, [], [], [], [], [], [], [], None, None)
-    grids = read_grids(rows, num_images, spec, round_grid_sides=round_grid_sides)
+    grids = read_grids(rows, num_images, spec, round_grid_sides=rounded)
     if grids is None:
-        return None
+        check_grids(images, videos, spec, round_grid_sides=rounded)
+        raise AssertionError(rows)
     groups, depth, height, width, area = grids
     extent, between, time_scale = depth, None, None
     if has_time_scale(spec):
-        found = _in_time(depth, num_images, spec, seconds)
-        if found is None:
-            return None
-        extent, between, time_scale = found
+        extent, between, time_scale = _in_time(depth, num_images, inputs, spec)
     # `max` takes four times as long for two numbers.
     advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]
     if spec.span_rule == "thw":
@@ -100,14 +91,7 @@ def read_grids(
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
     """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
 
-    Args:
-        rows: the grids of images, then those of videos.
-        num_images: how many are of images.
-        spec: the family's rules.
-        round_grid_sides: as for `read_items`.
-
-    Returns:
-        None if a grid is not sound.
+    The grids are those of images, then those of videos; None if one is not sound.
     """
     merge = spec.spatial_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
@@ -139,12 +123,9 @@ def read_grids(
 
 
 def _in_time(
-    depth: list[int],
-    num_images: int,
-    spec: MRopeSpec,
-    seconds: Tensor | Sequence[float] | None,
-) -> tuple[list[int], list[Sequence[int]], TimeScale | None] | None:
-    """Return `extent`, `between` and `time_scale` of `Items`, or None for unsound seconds."""
+    depth: list[int], num_images: int, inputs: Inputs, spec: MRopeSpec
+) -> tuple[list[int], list[Sequence[int]], TimeScale | None]:
+    """Return `extent`, `between` and `time_scale` of `Items`."""
     extent, between = depth.copy(), [_NONE] * len(depth)
     if spec.image_time == "none":
         extent[:num_images] = [1] * num_images
@@ -153,24 +134,22 @@ def _in_time(
     in_video = [frames or 1 for frames in depth[num_images:]]
     if spec.video_time != "seconds" or not in_video:
         return extent, between, None
-    if seconds is not None:
-        steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
-        rate = spec.tokens_per_second
-        assert rate is not None
+    seconds, rate = inputs.second_per_grid_ts, spec.tokens_per_second
+    assert rate is not None
+    steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+    if (
+        steps is None
+        or (isinstance(seconds, Tensor) and seconds.dtype == torch.float16)
+        or min(steps) < 0
         # Of infinite seconds, or NaN, the sum is not less.
-        total = sum(map(mul, map(mul, steps, in_video), repeat(rate)))
-        if min(steps) < 0 or not total < _MAX_TOKENS:
-            return None
-    elif spec.default_seconds is None:
-        return None
-    if max(in_video) == 1:
-        return extent, between, None
-    time_scale = _time_scale(len(in_video), spec, seconds)
-    try:
+        or not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS
+    ):
+        check_seconds(seconds, inputs.video_grid_thw, spec)
+    if max(in_video) > 1:
+        time_scale = _time_scale(len(in_video), spec, seconds)
         extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
-    except OverflowError:  # seconds of 16 bits have made an infinite number
-        return None
-    return extent, between, time_scale
+        return extent, between, time_scale
+    return extent, between, None
 
 
 def _time_scale(
@@ -201,13 +180,9 @@ def _time_scale(
 def steps_of_frames(
     depth: Sequence[int], time_scale: TimeScale
 ) -> tuple[list[int], list[Sequence[int]]]:
-    """Return `extent` and `between`, as `Items` has them, of groups of one frame at least.
+    """Return `extent` and `between`, as `Items` has them, of groups of (V,) frames, at least one.
 
     The offsets of frames are those of `core.items.temporal_offset`.
-
-    Args:
-        depth: (V,) frames of each group.
-        time_scale: of the groups.
     """
     # Of all groups at once. `repeat` ends each group's numbers.
     dtype, steps, scales = time_scale

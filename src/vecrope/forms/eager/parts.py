@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
 
+from torch import Tensor
+
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
+from vecrope.forms.eager.cut import Placeholders
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.runs import START, Runs
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
-
-# Index of the first token and behind the last, item, and tokens of the group in its parts before.
-Part = tuple[int, int, int, int]
 
 
 class Parts(NamedTuple):
@@ -67,67 +69,49 @@ def make_parts(
     return Parts(items, starts, stops, item, before, moved, masked)
 
 
-def find_parts(
-    runs: Runs, items: Items, spec: MRopeSpec, *, by_types: bool, allow_unused_grids: bool
-) -> Parts | None:
-    """Return the groups of a batch; None where runs and grids misfit.
+def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Parts:
+    """Return the groups of a batch.
 
-    Args:
-        runs: of the batch.
-        items: what its grids describe.
-        spec: of the shared rule.
-        by_types: whether `mm_token_type_ids` are believed instead of the ids.
-        allow_unused_grids: whether items may be left over.
+    Raises:
+        ValueError: where its runs and what its grids describe do not fit each other.
     """
+    of = partial(Placeholders, runs, items, inputs, spec)
     starts, stops, kinds = runs.of(IMAGE, VIDEO)
     item = items.in_order(kinds)
     before: Sequence[int] = [0] * len(item)
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
-    if not fits or (len(item) < sum(items.groups) and not allow_unused_grids):
+    if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
-        parts: list[Part] = []
-        for kind in (IMAGE, VIDEO):
-            cut = _cut(runs, kind, items, allow_unused_grids=allow_unused_grids)
-            if cut is None:
-                return None
-            parts += cut
-        starts, stops, item, before = map(list, zip(*sorted(parts), strict=True))
-    if spec.marker_rule == "adjacent" and not by_types:
-        row_starts = {runs.starts[row] for row in runs.rows}
-        marked = set(runs.of(START)[1]) - row_starts
-        if not marked.issuperset(compress(starts, map(not_, before))):
-            return None
+        of_images, of_videos = of(IMAGE).cut(), of(VIDEO).cut()
+        faults = [*filter(None, (of_images[1], of_videos[1]))]
+        if faults:
+            raise ValueError(min(faults)[1])
+        parts = sorted(of_images[0] + of_videos[0])
+        starts, stops, item, before = map(list, zip(*parts, strict=True))
     found = make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
-    touching = not spec.frames_may_touch and _has_touching_frames(found, runs)
-    return None if touching else found
+    if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
+        marked = _behind_markers(runs, inputs.open_markers)
+        if not marked.issuperset(starts):
+            at = next(at for at, start in enumerate(starts) if start not in marked)
+            kind = VIDEO if item[at] >= items.num_images else IMAGE
+            raise ValueError(of(kind).missing_marker(item[at], starts[at]))
+    if not spec.frames_may_touch:
+        for last, at in pairwise(
+            at for at, number in enumerate(item) if number >= items.num_images
+        ):
+            again = before[at] or item[at] != item[last]
+            if not again and runs.continues(stops[last] - 1, starts[at]):
+                # Behind masked tokens it is named itself, otherwise the frame that it touches.
+                named = at + (stops[last] != starts[at])
+                frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
+                raise ValueError(of(VIDEO).touching(item[at], starts[at], frame))
+    return found
 
 
-def _has_touching_frames(parts: Parts, runs: Runs) -> bool:
-    columns = zip(parts.starts, parts.stops, parts.item, parts.before, strict=True)
-    videos = [part for part in columns if part[2] >= parts.items.num_images]
-    return any(
-        item == last and not before and runs.continues(stop - 1, start)
-        for (_, stop, last, _), (start, _, item, before) in pairwise(videos)
-    )
-
-
-def _cut(runs: Runs, kind: int, items: Items, *, allow_unused_grids: bool) -> list[Part] | None:
-    """Cut the placeholders of images, or of videos, into groups; None where they misfit."""
-    numbers = items.of_groups(kind)
-    area = [*map(items.area.__getitem__, numbers)]
-    starts, stops, _ = runs.of(kind)
-    parts: list[Part] = []
-    group = before = 0
-    for start, stop in zip(starts, stops, strict=True):
-        if before and not runs.continues(parts[-1][1] - 1, start):
-            return None
-        while start < stop:
-            if group == len(area):
-                return None
-            end = min(stop, start + area[group] - before)
-            parts.append((start, end, numbers[group], before))
-            before += end - start
-            if before == area[group]:
-                group, before = group + 1, 0
-            start = end
-    return parts if not before and (allow_unused_grids or group == len(area)) else None
+def _behind_markers(runs: Runs, open_markers: Tensor | None) -> set[int]:
+    """Return the tokens that have a start marker right before them, in their row."""
+    rows = [*map(runs.starts.__getitem__, runs.rows)]
+    marked = {*runs.of(START)[1]}.difference(rows)
+    if open_markers is not None:
+        marked.update(compress(rows, (open_markers > 0).tolist()))
+    return marked

@@ -1,4 +1,4 @@
-"""The eager form composed: items, the parts of the batch that they are found in, and positions."""
+"""The eager form composed: items, the parts of a batch that stand for them, and positions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
-from itertools import compress
-from operator import gt, sub
-from typing import NamedTuple
+from itertools import accumulate
+from operator import add, gt, sub
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
+from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import Parts, find_parts
+from vecrope.forms.eager.parts import Parts, find_parts, make_parts
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, on_cpu
 from vecrope.spec import MRopeSpec
+
+# Offsets, lengths, modalities and rows (R,), on a CPU.
+Runs = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class Batch(NamedTuple):
@@ -29,13 +33,16 @@ class Batch(NamedTuple):
     open_markers: list[int]  # (B,) as `Runs` has them
 
 
-def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1); None if grids and tokens misfit.
+def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1).
 
     Args:
         inputs: at least one token, on a CPU; types, shapes and the mask's values have been checked,
             and the grids are on any device. `attention_mask` masks something, or is None.
         spec: of the shared rule.
+
+    Raises:
+        ValueError: if grids and tokens do not fit each other.
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
@@ -43,20 +50,15 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] |
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
         return positions.expand(3, *ids.shape).contiguous(), rope_deltas
-    batch = find_groups(inputs, spec)
-    return None if batch is None else number_batch(batch, inputs, spec)
+    return number_batch(find_groups(inputs, spec), inputs, spec)
 
 
 def number_batch(
     batch: Batch, inputs: Inputs, spec: MRopeSpec, *, rows_in_front: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of a batch whose groups were found.
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
 
-    Args:
-        batch: what `find_groups` returned.
-        inputs: what it was given.
-        spec: likewise.
-        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
+    There are `rows_in_front` rows of positions more, before the 3, for the caller to fill.
     """
     ids, mask = inputs.input_ids, inputs.attention_mask
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
@@ -73,8 +75,8 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    for given in (inputs.image_grid_thw, inputs.video_grid_thw):
-        if given is not None and given.shape[0]:
+    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
+        if grids is not None and grids.shape[0]:
             return False
     if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
         return False
@@ -86,32 +88,64 @@ def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     )
 
 
-def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch | None:
-    """Return where the rows and the groups of a batch stand; None if grids and tokens misfit.
+def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
+    """Return where the rows and the groups of a batch stand, with what `eager_rope_index` takes.
 
-    Args:
-        inputs: as for `eager_rope_index`.
-        spec: of the shared rule.
+    Raises:
+        ValueError: if grids and tokens do not fit each other.
     """
-    items = read_items(
-        inputs.image_grid_thw,
-        inputs.video_grid_thw,
-        spec,
-        inputs.second_per_grid_ts,
-        round_grid_sides=inputs.round_grid_sides,
-    )
-    if items is None:
-        return None
-    rows = row_starts(inputs)
+    items, rows = read_items(inputs, spec), row_starts(inputs)
     runs = read_runs(inputs, spec, rows)
-    parts = find_parts(
-        runs,
-        items,
-        spec,
-        by_types=inputs.mm_token_type_ids is not None,
-        allow_unused_grids=inputs.allow_unused_grids,
-    )
-    return None if parts is None else Batch(rows, parts, runs.open_markers)
+    return Batch(rows, find_parts(runs, items, inputs, spec), runs.open_markers)
+
+
+def groups_of_runs(
+    counts: Sequence[int],
+    spec: MRopeSpec,
+    runs: Runs,
+    grids: tuple[Tensor | None, Tensor | None],
+    seconds: Tensor | Sequence[float] | None,
+) -> Batch | None:
+    """Return prompts of so many tokens, as packed sequences, and their groups.
+
+    None if the runs are not these, each whole and between the ones before and behind.
+    """
+    try:
+        items = read_items(Inputs(runs[0], *grids, second_per_grid_ts=seconds), spec)
+    except ValueError:
+        return None
+    offsets, lengths, kinds = (numbers.tolist() for numbers in runs[:3])
+    bounds = [0, *accumulate(counts)]
+    rows = [0] * len(offsets) if runs[3] is None else runs[3].tolist()
+    if not {*rows} <= {*range(len(counts))} or not {*kinds} <= {IMAGE, VIDEO}:
+        return None
+    starts = [*map(add, offsets, map(bounds.__getitem__, rows))]
+    stops = [*map(add, starts, lengths)]
+    item = items.in_order(kinds)
+    if (
+        min(offsets, default=0) < 0
+        or any(map(gt, stops, [*starts[1:], bounds[-1]]))
+        or any(stop > bounds[row + 1] for stop, row in zip(stops, rows, strict=True))
+        or not (spec.frames_may_touch or set(starts).isdisjoint(stops))
+        or len(item) < sum(items.groups)
+        or lengths != [*map(items.area.__getitem__, item)]
+    ):
+        return None
+    open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
+    return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)), open_markers)
+
+
+def positions_of_runs(batch: Batch, spec: MRopeSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return positions (3, N) and deltas (B, 1) of the groups of runs, of one token at least."""
+    bounds, parts, _ = batch
+    _, deltas = ends_of_rows(parts, bounds, spec)
+    return write_positions(parts, bounds, dtype), as_column(deltas)
+
+
+def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
+    """Raise the ValueError for a call that another form has found not to fit; synchronises."""
+    find_groups(on_cpu(inputs), spec)
+    raise AssertionError("another form refuses what the eager form takes")
 
 
 def as_column(numbers: Sequence[int]) -> Tensor:
@@ -129,14 +163,10 @@ def ends_of_rows(
     # By the rule "hw" a block, which is one group, can reach further than it moves the position.
     further = [*map(gt, items.extent, items.advance)]
     if any(further):
-        flags = [*map(further.__getitem__, parts.item)]
-        starts = [*compress(parts.starts, flags)]
-        item = compress(parts.item, flags)
-        for base, start, extent in zip(
-            parts.running(starts), starts, map(items.extent.__getitem__, item), strict=True
-        ):
-            row = bisect_right(bounds, start) - 1
-            ends[row] = max(ends[row], base - running[row] + extent)
+        for base, start, item in zip(parts.bases(), parts.starts, parts.item, strict=True):
+            if further[item]:
+                row = bisect_right(bounds, start) - 1
+                ends[row] = max(ends[row], base - running[row] + items.extent[item])
     lengths = [*map(sub, bounds[1:], bounds)]
     if parts.masked[0] and spec.delta_length == "valid":
         masked = parts.masked_before(bounds)

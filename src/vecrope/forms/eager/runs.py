@@ -41,11 +41,14 @@ class Runs(NamedTuple):
         starts, stops = compress(self.starts, of_kinds), compress(self.starts[1:], of_kinds)
         return [*starts], [*stops], found
 
+    def row_of(self, token: int) -> int:
+        """Return the row of a token."""
+        return bisect_right(self.rows, bisect_right(self.starts, token) - 1) - 1
+
     def continues(self, last: int, first: int) -> bool:
         """Say whether two tokens are of one row and have none but masked ones in between."""
-        before, after = (bisect_right(self.starts, token) - 1 for token in (last, first))
-        same_row = bisect_right(self.rows, before) == bisect_right(self.rows, after)
-        return same_row and all(kind == MASKED for kind in self.kinds[before + 1 : after])
+        between = self.kinds[bisect_right(self.starts, last) : bisect_right(self.starts, first) - 1]
+        return self.row_of(last) == self.row_of(first) and set(between) <= {MASKED}
 
 
 def row_starts(inputs: Inputs) -> list[int]:
@@ -57,35 +60,31 @@ def row_starts(inputs: Inputs) -> list[int]:
 
 
 def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
-    """Return the runs of a batch.
-
-    Args:
-        inputs: as for `eager_rope_index`.
-        spec: of the shared rule.
-        bounds: where each row starts in the batch, then N.
-    """
+    """Return the runs of a batch, of which each row starts at one of the bounds; then comes N."""
     types, mask = inputs.mm_token_type_ids, inputs.attention_mask
     if types is not None:
         of_types = ((IMAGE, IMAGE), (VIDEO, VIDEO))
         runs = runs_of_ids(types.to("cpu", torch.uint8), of_types, bounds, mask)
-        if spec.marker_rule != "none":
-            runs = runs._replace(open_markers=[UNKNOWN_MARKERS] * len(runs.open_markers))
-        return runs
+        markers = 0 if spec.marker_rule == "none" else UNKNOWN_MARKERS
+        return runs._replace(open_markers=[markers] * (len(bounds) - 1))
     kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
     if spec.marker_rule in ("last", "count"):
         kinds += (spec.video_start_token_id, START), (spec.video_end_token_id, END)
     elif spec.marker_rule == "adjacent":
         kinds.append((spec.vision_start_token_id, START))
     runs = runs_of_ids(inputs.input_ids, tuple(kinds), bounds, mask)
-    open_markers = runs.open_markers
-    if spec.marker_rule in ("last", "count"):
-        open_markers = _tell_videos(runs, last=spec.marker_rule == "last")
-    elif spec.marker_rule == "adjacent":
-        open_markers = [
-            int(first < stop and runs.kinds[stop - 1] == START)
-            for first, stop in pairwise(runs.rows)
+    if spec.marker_rule == "none":
+        return runs
+    before = inputs.open_markers
+    open_markers = runs.open_markers if before is None else before.tolist()
+    if spec.marker_rule == "adjacent":
+        ends = [
+            int(runs.kinds[stop - 1] == START) if first < stop else open_markers[row]
+            for row, (first, stop) in enumerate(pairwise(runs.rows))
         ]
-    return runs._replace(open_markers=open_markers)
+    else:
+        ends = _tell_videos(runs, open_markers, last=spec.marker_rule == "last")
+    return runs._replace(open_markers=ends)
 
 
 def runs_of_ids(
@@ -123,25 +122,23 @@ def runs_of_ids(
     return Runs(kinds, starts, rows, [0] * (len(rows) - 1))
 
 
-def _tell_videos(runs: Runs, *, last: bool) -> list[int]:
+def _tell_videos(runs: Runs, before: list[int], *, last: bool) -> list[int]:
     """Set the kind of placeholders in videos, by the last marker in front of them, or by count.
 
-    Returns `Runs.open_markers`.
+    `before` are the markers that are open before each row; returns `Runs.open_markers`.
     """
     kinds, starts, rows, _ = runs
     is_marker = kinds.translate(_is_one_of((START, END))[0])
     open_markers = []
-    for first, stop in pairwise(rows):
-        depth = 0
-        markers = [*compress(range(first, stop), is_marker[first:stop])]
-        for at, after in zip(markers, [*markers[1:], stop], strict=False):
-            if last:
-                depth = int(kinds[at] == START)
-            else:
-                number = starts[at + 1] - starts[at]
-                depth += number if kinds[at] == START else -number
+    for (at, stop), depth in zip(pairwise(rows), before, strict=True):
+        for marker in compress(range(at, stop), is_marker[at:stop]):
             if depth > 0:
-                kinds[at:after] = kinds[at:after].translate(_AS_VIDEO)
+                kinds[at:marker] = kinds[at:marker].translate(_AS_VIDEO)
+            at, opens = marker, kinds[marker] == START
+            number = starts[marker + 1] - starts[marker]
+            depth = int(opens) if last else depth + (number if opens else -number)
+        if depth > 0:
+            kinds[at:stop] = kinds[at:stop].translate(_AS_VIDEO)
         open_markers.append(depth)
     return open_markers
 

@@ -96,10 +96,7 @@ def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[in
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last.
 
-    Args:
-        parts: of the batch, each a whole group.
-        num_tokens: N.
-        kept: (N,) bool, False for a masked token; None: none is.
+    The parts are whole groups; `kept` (N,) bool is False for a masked token.
     """
     items = parts.items
     between = items.between or [()] * len(items.depth)

@@ -115,7 +115,7 @@ def glm_image_rope_index(
     rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
     if stream.num_tokens == 0:
         return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
-    positions = locate(stream, spec, items, reading.inside).positions(spec.padding_value)
+    positions = locate(stream, spec, items, reading.inside).positions()
     position_ids = positions.to(dtype).view(3, *stream.shape)
     if validate and torch.compiler.is_compiling():
         return invalidate(reading.misfit, position_ids, rope_deltas)

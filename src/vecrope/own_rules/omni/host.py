@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, on_cpu, unmasked_tokens
+from vecrope.inputs import Inputs, on_cpu
+from vecrope.own_rules.common import Tokens, unmasked_tokens
 from vecrope.own_rules.omni.entries import Pieces, pieces_of, positions_of
 from vecrope.own_rules.omni.find import find_items
 from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media, timed

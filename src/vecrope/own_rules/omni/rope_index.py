@@ -11,8 +11,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.families.rules import OmniRule
 from vecrope.forms.select import HAS_TRITON, triton_takes
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import on_cpu
+from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.host import number_on_host
 from vecrope.own_rules.omni.media import Dtypes, read_media, seconds_of, sound_of

@@ -40,6 +40,7 @@ class Provider:
         packed: whether it numbers packed sequences together, by `cu_seqlens`, or is called for each
             in turn, as collators do, or neither. What puts the answers together is not timed.
         steps: whether it can number a step of requests.
+        whole_steps: whether it cuts the positions of a step to whole numbers.
         prompts: whether it can number prompts.
         held_bytes: what it keeps of the requests of a workload between two steps.
         gpu_only: whether it needs a CUDA device.
@@ -64,6 +65,7 @@ class Provider:
     audio_beside_sound: bool = True
     packed: Literal["together", "in turn", "no"] = "in turn"
     steps: bool = False
+    whole_steps: bool = False
     prompts: bool = True
     held_bytes: Callable[[Workload], int] | None = None
     gpu_only: bool = False
@@ -75,6 +77,9 @@ class Provider:
             return f"for {', '.join(self.only)} only"
         if workload.step is not None and not self.steps:
             return "numbers prompts, not steps"
+        has_fractions = workload.model_type == "qwen3_omni_moe"
+        if workload.step is not None and self.whole_steps and has_fractions:
+            return "cuts the positions of a step to whole numbers"
         if workload.step is None and not self.prompts:
             return "numbers steps, not prompts"
         if workload.sequences is not None and self.packed == "no":

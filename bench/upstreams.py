@@ -117,12 +117,12 @@ def sglang_provider(path: Path) -> Provider:
     prepare_own = own.load_sglang(wheel)
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
+        if workload.step is not None:
+            return steps.prepare_sglang(step_functions, workload)
         if workload.model_type == omni.MODEL_TYPE:
             return prepare_omni(workload)
         if workload.model_type in own.FAMILIES:
             return prepare_own(workload)
-        if workload.step is not None:
-            return steps.prepare_sglang(step_functions, workload)
         if workload.model_type == MODEL_TYPE:
             return _call_glm4v(function, workload)
         chosen = functions[_SGLANG_FUNCTIONS[workload.model_type]]
@@ -152,6 +152,7 @@ def sglang_provider(path: Path) -> Provider:
         host_families=_SGLANG_ON_THE_HOST,
         one_row_families=own.SGLANG_FAMILIES,
         steps=True,
+        whole_steps=True,
         held_bytes=steps.sglang_bytes,
     )
 

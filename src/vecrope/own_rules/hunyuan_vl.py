@@ -12,11 +12,11 @@ from torch.nn.functional import pad
 
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
-from vecrope.core.hints import likely_mistake
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
+from vecrope.forms.eager.cut import none_found
 from vecrope.forms.eager.items import read_grids
 from vecrope.forms.eager.runs import read_runs
 from vecrope.forms.static import placeholders
@@ -94,9 +94,8 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
             fault = _misfit(images)
             if not tracing and bool(fault):
                 by_types = inputs.mm_token_type_ids is not None
-                remark = likely_mistake(
-                    0, int(placeholder.sum()), 1, len(grids), spec, by_types=by_types
-                )
+                found = bool(placeholder.any())
+                remark = "" if found else none_found(IMAGE, spec, by_types=by_types)
                 _raise_misfit(images, placeholder, rows, grids, remark)
         positions = torch.cat((positions[:-3], _cells(images, placeholder, index)))
     largest = torch.full_like(valid, -1).scatter_reduce(

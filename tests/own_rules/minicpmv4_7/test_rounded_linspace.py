@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vecrope.own_rules.minicpmv4_7.host import spread_over
 from vecrope.own_rules.minicpmv4_7.positions import rounded_linspace
 
 
@@ -33,11 +34,20 @@ def test_large_extents_are_spread_as_linspace_does(extent, data):
     assert torch.equal(got, torch.linspace(0, extent - 1, count).round().long())
 
 
+@given(st.integers(1, 2**16), st.integers(0, 99), st.data())
+def test_the_host_spreads_alike(extent, first, data):
+    most = 300 if extent == 1 else min(300, (2**20 - 1) // (extent - 1) + 1)
+    count = data.draw(st.integers(1, most))
+    expected = torch.linspace(0, extent - 1, count).round().long() + first
+    assert [*spread_over(count, extent, first)] == expected.tolist()
+
+
 def test_exact_fractions_would_be_rounded_otherwise():
     # Position 21 of 43 is 1.5, and float32 comes out right below it.
     got = spread(torch.arange(43), torch.tensor(4), torch.tensor(43)).tolist()
     exact = [round(Fraction(3 * index, 42)) for index in range(43)]
     assert [index for index in range(43) if got[index] != exact[index]] == [21]
+    assert [*spread_over(43, 4, 0)] == got
 
 
 @pytest.mark.slow

@@ -19,6 +19,19 @@ Part = tuple[int, int, int, int]
 _PATCH_SIZES = (14, 16)
 
 
+def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
+    """Return the remark, in parentheses, on grids of a kind that has no placeholder in a batch."""
+    if by_types:
+        return f" (mm_token_type_ids holds no {kind})"
+    if kind == VIDEO and spec.video_token_id is None:
+        return (
+            f" (no image_token_id {spec.image_token_id} follows a video_start_token_id "
+            f"{spec.video_start_token_id} in input_ids)"
+        )
+    name = "image_token_id" if kind == IMAGE else "video_token_id"
+    return f" ({name} {getattr(spec, name)} does not occur in input_ids)"
+
+
 class Placeholders(NamedTuple):
     """The placeholders of images, or of videos, of a batch."""
 
@@ -114,16 +127,8 @@ class Placeholders(NamedTuple):
         spec, kind, found = self.spec, self.kind, self._found
         if found and not self._grids:
             return f" ({self.name}_grid_thw was not given)"
-        if not found and self.inputs.mm_token_type_ids is not None:
-            return f" (mm_token_type_ids holds no {kind})"
-        if not found and kind == VIDEO and spec.video_token_id is None:
-            return (
-                f" (no image_token_id {spec.image_token_id} follows a video_start_token_id "
-                f"{spec.video_start_token_id} in input_ids)"
-            )
         if not found:
-            token_id = spec.image_token_id if kind == IMAGE else spec.video_token_id
-            return f" ({self.name}_token_id {token_id} does not occur in input_ids)"
+            return none_found(kind, spec, by_types=self.inputs.mm_token_type_ids is not None)
         if any(self._expected == found * size**2 for size in _PATCH_SIZES):
             return f" ({self.name}_grid_thw seems to count pixels; it counts patches)"
         return ""

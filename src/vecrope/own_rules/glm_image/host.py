@@ -94,10 +94,8 @@ def read_rows(tokens: Tokens, spec: MRopeSpec) -> list[Row] | None:
 
 def _grids_of_rows(inputs: Inputs, spec: MRopeSpec, num_rows: int) -> list[list[Grid]] | None:
     """Return the grids of each row, less those of zeros."""
-    if inputs.image_grid_thw is None or not inputs.image_grid_thw.shape[0]:
-        return [[]] * num_rows if inputs.images_per_sample is None else None
-    grids = inputs.image_grid_thw.tolist()
-    if read_grids(grids, len(grids), spec, round_grid_sides=False) is None:
+    grids = [] if inputs.image_grid_thw is None else inputs.image_grid_thw.tolist()
+    if grids and read_grids(grids, len(grids), spec, round_grid_sides=False) is None:
         return None
     per_row = inputs.images_per_sample
     if per_row is None:

@@ -1,23 +1,61 @@
-"""Positions that are laid out on the host."""
+"""What is laid out on the host, as positions and as lines."""
 
+import pytest
+import torch
+
+from vecrope.inputs import Inputs
+from vecrope.own_rules.common import unmasked_tokens
 from vecrope.own_rules.layout import Layout
 
 
+def layout_of(*lengths, index_axes=None):
+    ids = torch.zeros(sum(lengths), dtype=torch.int64)
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    return Layout(unmasked_tokens(Inputs(ids, cu_seqlens=bounds)), index_axes)
+
+
+def along(lines):
+    """Return the positions of lines, axis by axis."""
+    tokens = [
+        [place + slope * token for place, slope in zip(places, slopes, strict=True)]
+        for size, *places, slopes in lines
+        for token in range(size)
+    ]
+    return [list(axis) for axis in zip(*tokens, strict=True)]
+
+
 def test_text_and_cells_follow_each_other():
-    layout = Layout(7)
+    layout = layout_of(12)
     layout.count(0, 2)
     layout.cells(2, range(2, 4), range(-1, 1))
-    layout.still(9, 1)
-    assert layout.positions().tolist() == [
-        [0, 1, 2, 2, 2, 2, 9],
-        [0, 1, 2, 2, 3, 3, 9],
-        [0, 1, -1, 0, -1, 0, 9],
+    layout.cell(9, 7, 8, 2)
+    layout.cell(9, 9, 9, 0)
+    layout.cells(9, (3,), (0, 1, 2, 5))
+    expected = [
+        [0, 1, 2, 2, 2, 2, 9, 9, 9, 9, 9, 9],
+        [0, 1, 2, 2, 3, 3, 7, 7, 3, 3, 3, 3],
+        [0, 1, -1, 0, -1, 0, 8, 8, 0, 1, 2, 5],
     ]
+    assert layout.positions().tolist() == along(layout.lines()) == expected
+    assert len(layout.lines()) == 6
     assert layout.largest == 9
+    layout.end_row()
+    assert layout.ends == [10]
+
+
+@pytest.mark.parametrize("added", [0, 2])
+def test_the_index_comes_before_width_height_and_time(added):
+    layout = layout_of(1, 3, index_axes=added)
+    layout.count(0, 1)
+    layout.cells(5, range(1), range(7, 9))
+    layout.count(2, 1)
+    expected = [[0, 0, 1, 2]] * added + [[0, 7, 8, 2], [0, 0, 0, 2], [0, 5, 5, 2]]
+    assert layout.positions().tolist() == along(layout.lines()) == expected
+    assert layout.num_axes == len(expected)
 
 
 def test_text_may_count_past_the_number_of_tokens():
-    layout = Layout(2)
+    layout = layout_of(2)
     layout.count(3, 2)
     layout.count(9, 0)
     assert layout.positions().tolist() == [[3, 4]] * 3
@@ -25,4 +63,6 @@ def test_text_may_count_past_the_number_of_tokens():
 
 
 def test_nothing_is_laid_out():
-    assert Layout(0).positions().shape == (3, 0)
+    layout = layout_of(0)
+    assert layout.positions().shape == (3, 0)
+    assert layout.lines() == []

@@ -14,6 +14,7 @@ from vecrope.core.modality import VIDEO
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
 from vecrope.forms.static import locate
+from vecrope.own_rules.common import unmasked_tokens
 from vecrope.own_rules.minicpmv4_7.host import Pictures
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
@@ -53,7 +54,7 @@ def find_spans(
     elif isinstance(rule, GlmImage):
         spans = _between_markers(sample, rule)
     elif isinstance(rule, MiniCPMV47):
-        spans = _of_crops(sample, spec, rule)
+        spans = _of_crops(sample, spec)
     else:
         spans = _of_items(sample, spec)
     ids = sample.tokens["input_ids"].tolist()
@@ -102,20 +103,21 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
     return spans
 
 
-def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
+def _of_crops(sample: Sample, spec: MRopeSpec) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
     inputs = sample.inputs(spec)
-    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
-    stream = make_stream(inputs.input_ids, mask, None, inputs.mm_token_type_ids, exact=True)
-    index = torch.arange(sample.length, device="cpu") if mask is None else mask[0].nonzero()[:, 0]
-    at = index.tolist()
+    if spec.mask_rule == "ignore":
+        inputs = inputs._replace(attention_mask=None)
+    tokens = unmasked_tokens(inputs)
+    index = tokens.given_index
+    at = range(sample.length) if index is None else index.tolist()
     return [
         Span(
             at[crops[0].start],
             at[crops[-1].stop - 1] + 1,
             {"video" if crops[0].kind == VIDEO else "image": [[crop.row for crop in crops]]},
         )
-        for crops, *_ in Pictures(stream, inputs, spec, rule).rows[0]
+        for crops, *_ in Pictures(tokens, spec).rows[0]
     ]
 
 

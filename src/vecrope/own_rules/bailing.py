@@ -16,10 +16,10 @@ from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
-from vecrope.forms.eager.rope_index import as_column, find_groups
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import can_read, grids_of, open_stream, positions_dtype
+from vecrope.own_rules.common import Tokens, grids_of, open_stream, positions_dtype
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -48,12 +48,6 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rule = spec.own_rule
     assert isinstance(rule, Bailing)
     dtype = positions_dtype(inputs, spec)
-    if can_read(inputs, validate=validate):
-        answer = _on_host(inputs, spec, rule)
-        if answer is not None:
-            positions, rope_deltas = (numbers.to(dtype) for numbers in answer)
-            return positions.view(3, *inputs.input_ids.shape), rope_deltas
-        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     images = grids_of(stream, inputs.image_grid_thw)
     videos = grids_of(stream, inputs.video_grid_thw)
@@ -95,23 +89,24 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     return position_ids, rope_deltas
 
 
-def _on_host(inputs: Inputs, spec: MRopeSpec, rule: Bailing) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
+def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
+    """Lay a batch out by the same rule; None if anything does not fit."""
+    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
+    assert isinstance(rule, Bailing)
     batch = find_groups(inputs, spec)
     if batch is None:
         return None
-    bounds, (items, starts, stops, numbers, *_), _ = batch
+    items, starts, stops, numbers, *_ = batch.parts
     if inputs.mm_token_type_ids is None:
         markers = [spec.vision_start_token_id, spec.video_start_token_id]
         if spec.separate_frames:
             markers[1] = markers[0]
         expected = [markers[item >= items.num_images] for item in numbers]
         before = torch.tensor(starts, dtype=torch.int64, device="cpu") - 1
-        if inputs.input_ids.reshape(-1)[before].tolist() != expected or not {*starts}.isdisjoint(
-            bounds
-        ):
+        if tokens.ids[before].tolist() != expected or not {*starts}.isdisjoint(bounds):
             return None
-    layout, deltas, part = Layout(bounds[-1]), [], 0
+    layout, part = Layout(tokens), 0
+    layout.media += zip(starts, stops, numbers, strict=True)
     least = most = 0
     for at, end in pairwise(bounds):
         now, done = 0, at
@@ -125,16 +120,16 @@ def _on_host(inputs: Inputs, spec: MRopeSpec, rule: Bailing) -> tuple[Tensor, Te
                 rows = range(top + shift, top + shift + height)
                 layout.cells(now + shift, rows, range(left + shift, left + shift + width))
             now += _FRAME_STEP * (frames - 1) + 1
-            least, most = min(least, top, left), max(most, now - 1 + max(height, width) // 2)
+            least = min(least, top, left)
             done, part = stops[part], part + 1
         layout.count(now, end - done)
-        now += end - done
-        most = max(most, now - 1)
-        deltas.append(now - (end - at))
+        most = max(most, layout.largest)
+        # Rows and columns beyond the last frame's position move nothing.
+        layout.end_row(now + end - done)
     outside = rule.least_position is not None and least < rule.least_position
     if outside or (rule.position_limit is not None and most >= rule.position_limit):
         return None
-    return layout.positions(), as_column(deltas)
+    return layout
 
 
 def _scaled(items: Items) -> Items:

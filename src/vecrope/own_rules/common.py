@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
+from vecrope.forms.eager.runs import row_starts
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -27,16 +32,41 @@ def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
     )
 
 
-def can_read(inputs: Inputs, *, validate: bool) -> bool:
-    """Say whether a call may be answered on the host: checked, on a CPU, and none is masked."""
-    input_ids = inputs.input_ids
-    return (
-        validate
-        and input_ids.is_cpu
-        and input_ids.numel() > 0
-        and inputs.attention_mask is None
-        and not torch.compiler.is_compiling()
+class Tokens(NamedTuple):
+    """The unmasked tokens of a batch on a CPU, one row after the other."""
+
+    inputs: Inputs  # the batch; where some are masked, packed sequences without these
+    bounds: list[int]  # where each row begins, then N
+    # (N,) where each stands in the batch as given; None: at its own place
+    given_index: Tensor | None
+    given_bounds: list[int]  # as `bounds`, in the batch as given
+
+    @property
+    def ids(self) -> Tensor:
+        """(N,) the ids."""
+        return self.inputs.input_ids.reshape(-1)
+
+    def where(self, at: int) -> str:
+        """Name a token by its row and its number in the row, masked ones included."""
+        row = bisect_right(self.bounds, at) - 1
+        at = at if self.given_index is None else int(self.given_index[at])
+        return f"row {row}, token {at - self.given_bounds[row]}"
+
+
+def unmasked_tokens(inputs: Inputs) -> Tokens:
+    """Return the tokens that count; the mask's values have been checked."""
+    mask, types, given_bounds = inputs.attention_mask, inputs.mm_token_type_ids, row_starts(inputs)
+    if mask is None:
+        return Tokens(inputs, given_bounds, None, given_bounds)
+    index = mask.reshape(-1).nonzero().view(-1)
+    bounds = search(index, index.new_tensor(given_bounds) - 1)
+    inputs = inputs._replace(
+        input_ids=inputs.input_ids.reshape(-1)[index],
+        mm_token_type_ids=None if types is None else types.reshape(-1)[index],
+        attention_mask=None,
+        cu_seqlens=bounds,
     )
+    return Tokens(inputs, bounds.tolist(), index, given_bounds)
 
 
 def on_cpu(inputs: Inputs) -> Inputs:
@@ -73,4 +103,5 @@ def kept_tokens(stream: Stream) -> Tensor:
 
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the positions."""
-    return inputs.input_ids.dtype if spec.position_dtype == "ids" else torch.int64
+    ids = inputs.input_ids.dtype
+    return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]

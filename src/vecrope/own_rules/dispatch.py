@@ -9,15 +9,27 @@ from torch import Tensor
 
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.bailing import bailing_rope_index
-from vecrope.own_rules.common import on_cpu
+from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
+from vecrope.own_rules.common import Tokens, on_cpu, positions_dtype, unmasked_tokens
+from vecrope.own_rules.glm_image.host import lay_out_glm_image
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
-from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index
-from vecrope.own_rules.isaac import isaac_rope_index
+from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index, lay_out_hunyuan
+from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
+from vecrope.own_rules.layout import Layout
+from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
+# By the values of a batch on a CPU: of every family but omni.
+_LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout | None]] = {
+    Bailing: lay_out_bailing,
+    MiniCPMV47: lay_out_minicpmv4_7,
+    GlmImage: lay_out_glm_image,
+    Hunyuan: lay_out_hunyuan,
+    Isaac: lay_out_isaac,
+}
+# On any device, and by no value unless it is to be checked. Omni reads values where it may.
 _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
     MiniCPMV47: minicpmv4_7_rope_index,
@@ -26,10 +38,25 @@ _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Isaac: isaac_rope_index,
     OmniRule: omni_rope_index,
 }
-# Up to so many tokens a checked call on a device, of a batch without a mask, is answered on the
-# host: the copies take less time than the launches of a rule, and it waits for the device in any
-# case. For three positions of more tokens torch starts threads.
+_INT64_DELTAS = (Isaac, MiniCPMV47)
+# Up to so many tokens a checked call on a device is answered on the host: the copies take less time
+# than the launches of a rule, and it waits for the device in any case. For three positions of more
+# tokens torch starts threads.
 _MOST_ON_HOST = 8192
+
+
+def lay_out(inputs: Inputs, spec: MRopeSpec) -> Layout | None:
+    """Return what a batch holds; None for an omni family, and where something does not fit.
+
+    Args:
+        inputs: on a CPU; types, shapes and the mask's values have been checked.
+        spec: with an `own_rule`.
+
+    Raises:
+        ValueError: where what does not fit is named at once (minicpmv4_7).
+    """
+    layout_of = _LAYOUTS.get(type(spec.own_rule))  # type: ignore[arg-type]
+    return None if layout_of is None else layout_of(unmasked_tokens(inputs), spec)
 
 
 def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -40,11 +67,30 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         spec: with an `own_rule`.
         validate: check the values of the rest.
     """
-    assert spec.own_rule is not None
-    implementation, ids = _IMPLEMENTATIONS[type(spec.own_rule)], inputs.input_ids
-    few = ids.numel() <= _MOST_ON_HOST and inputs.attention_mask is None
-    copied = validate and few and not ids.is_cpu and type(ids) is Tensor
-    if not copied or torch.compiler.is_compiling():
+    rule, ids = spec.own_rule, inputs.input_ids
+    implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
+    if not validate or torch.compiler.is_compiling():
         return implementation(inputs, spec, validate=validate)
-    position_ids, rope_deltas = implementation(on_cpu(inputs), spec, validate=True)
-    return position_ids.to(ids.device), rope_deltas.to(ids.device)
+    few = ids.numel() <= _MOST_ON_HOST or isinstance(rule, MiniCPMV47)
+    if few and not ids.is_cpu and type(ids) is Tensor:
+        position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
+        return position_ids.to(ids.device), rope_deltas.to(ids.device)
+    layout = lay_out(inputs, spec) if ids.is_cpu else None
+    if layout is not None:
+        return number_layout(layout, inputs, spec)
+    # What does not fit is named here.
+    return implementation(inputs, spec, validate=True)
+
+
+def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    """Return the positions and deltas of what `lay_out` returned of `inputs`."""
+    dtype, index = positions_dtype(inputs, spec), layout.tokens.given_index
+    positions = layout.positions().to(dtype)
+    if index is not None:
+        kept, shape = positions, (len(positions), inputs.input_ids.numel())
+        positions = torch.full(shape, spec.padding_value, dtype=dtype, device="cpu")
+        positions.index_copy_(1, index, kept)
+    if isinstance(spec.own_rule, _INT64_DELTAS):
+        dtype = torch.int64
+    rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
+    return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas

@@ -17,11 +17,11 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
 from vecrope.forms.eager.items import read_grids
-from vecrope.forms.eager.runs import row_starts, runs_of_ids
+from vecrope.forms.eager.runs import read_runs
 from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
-    can_read,
+    Tokens,
     grids_of,
     kept_tokens,
     open_stream,
@@ -76,11 +76,6 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rule = spec.own_rule
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
-    if can_read(inputs, validate=validate) and inputs.image_grid_thw is not None:
-        answer = _on_host(inputs, inputs.image_grid_thw.tolist(), spec, rule)
-        if answer is not None:
-            return answer
-        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     grids = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
@@ -110,55 +105,42 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     return invalidate(fault, position_ids, rope_deltas)
 
 
-def _on_host(
-    inputs: Inputs, rows: list[list[int]], spec: MRopeSpec, rule: Hunyuan
-) -> tuple[Tensor, Tensor] | None:
-    """Return the answer of a batch without masked tokens; None where runs and grids misfit."""
-    ids = inputs.input_ids
-    bounds = row_starts(inputs)
-    sizes = (
-        read_grids(rows, len(rows), spec, round_grid_sides=inputs.round_grid_sides)
-        if rows
-        else ([],) * 5
-    )
-    if sizes is None:
-        return None
-    _, _, heights, widths, areas = sizes
-    grids = [(h, w + 1) for h, w, area in zip(heights, widths, areas, strict=True) if area]
-    types = inputs.mm_token_type_ids
-    if types is None:
-        runs = runs_of_ids(ids, ((spec.image_token_id, IMAGE),), bounds)
-    else:
-        runs = runs_of_ids(types.to("cpu", torch.uint8), ((IMAGE, IMAGE),), bounds)
-    starts, stops, _ = runs.of(IMAGE)
+def lay_out_hunyuan(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
+    """Lay a batch out by the same rule; None if runs and grids misfit."""
+    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
+    assert isinstance(rule, Hunyuan)
+    refuse_videos(inputs, spec)
+    starts: list[int] = []
+    stops: list[int] = []
+    grids: list[tuple[int, int, int]] = []
+    if inputs.image_grid_thw is not None:
+        starts, stops, _ = read_runs(inputs, spec, bounds).of(IMAGE)
+        rows = inputs.image_grid_thw.tolist()
+        if rows:
+            exact = read_grids(rows, len(rows), spec, round_grid_sides=inputs.round_grid_sides)
+            if exact is None:
+                return None
+            sizes = enumerate(zip(*exact[2:], strict=True))
+            grids = [(at, height, width + 1) for at, (height, width, area) in sizes if area]
     if len(starts) != len(grids):
         return None
-    layout, deltas, run = Layout(bounds[-1]), [], 0
+    layout, run = Layout(tokens, index_axes=rule.num_axes - 3), 0
     for at, end in pairwise(bounds):
-        # A fourth axis is the index of every token.
         done = at
-        layout.largest = end - at - 1 if rule.num_axes > 3 else -1
         while run < len(starts) and starts[run] < end:
-            height, width = grids[run]
+            number, height, width = grids[run]
             around = stops[run] - starts[run] - height * width
             if around not in (0, _WRAPPERS):
                 return None
             first = starts[run] + around // 2
             layout.count(done - at, first - done)
             layout.cells(run, range(height), range(width))
+            layout.media.append((starts[run], stops[run], number))
             done, run = first + height * width, run + 1
         layout.count(done - at, end - done)
-        deltas.append([layout.largest + 1 - (end - at)])
-    # In time, height and width: the number of an image, its rows and its columns.
-    positions = layout.positions().flip(0)
-    if rule.num_axes > 3:
-        plain = Layout(bounds[-1])
-        for at, end in pairwise(bounds):
-            plain.count(0, end - at)
-        index = plain.positions()[:1]
-        positions = torch.cat((index.expand(rule.num_axes - 3, -1), positions))
-    rope_deltas = torch.tensor(deltas, dtype=ids.dtype, device="cpu")
-    return positions.to(ids.dtype).view(rule.num_axes, *ids.shape), rope_deltas
+        # A fourth axis is the index of every token.
+        layout.end_row(max(layout.largest + 1, end - at) if rule.num_axes > 3 else None)
+    return layout
 
 
 def _find_images(

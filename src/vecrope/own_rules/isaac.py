@@ -11,11 +11,11 @@ from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.forms.eager.rope_index import as_column, find_groups
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
-    can_read,
+    Tokens,
     grids_of,
     open_stream,
     positions_dtype,
@@ -47,12 +47,6 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     """
     refuse_videos(inputs, spec)
     dtype = positions_dtype(inputs, spec)
-    if can_read(inputs, validate=validate):
-        answer = _on_host(inputs, spec)
-        if answer is not None:
-            position_ids, rope_deltas = answer
-            return position_ids.to(dtype).view(3, *inputs.input_ids.shape), rope_deltas
-        # What does not fit is named below.
     stream = open_stream(inputs, spec, validate=validate)
     images = grids_of(stream, inputs.image_grid_thw)
     tracing = torch.compiler.is_compiling()
@@ -83,17 +77,18 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     return position_ids, rope_deltas
 
 
-def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
-    """Return positions (3, N) and deltas of a batch without masked tokens; None for a misfit."""
-    batch = find_groups(inputs, spec)
+def lay_out_isaac(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
+    """Lay a batch out by the same rule; None if grids and tokens misfit."""
+    refuse_videos(tokens.inputs, spec)
+    batch = find_groups(tokens.inputs, spec)
     if batch is None:
         return None
-    bounds, (items, starts, stops, numbers, *_), _ = batch
-    layout, deltas = Layout(bounds[-1]), []
-    part = 0
-    for at, end in pairwise(bounds):
+    items, starts, stops, numbers, *_ = batch.parts
+    layout, part = Layout(tokens), 0
+    layout.media += zip(starts, stops, numbers, strict=True)
+    for at, end in pairwise(tokens.bounds):
         now = past_image = 0
-        done, layout.largest = at, -1
+        done = at
         while part < len(starts) and starts[part] < end:
             start, item = starts[part], numbers[part]
             layout.count(now, start - done)
@@ -104,8 +99,8 @@ def _on_host(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor] | None:
             now = max(now + 1, height, width)
             part += 1
         layout.count(past_image, end - done)
-        deltas.append(layout.largest + 1 - (end - at))
-    return layout.positions(), as_column(deltas)
+        layout.end_row()
+    return layout
 
 
 def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:

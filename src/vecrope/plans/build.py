@@ -12,8 +12,8 @@ from vecrope.forms.select import fused_pipeline, takes_kernels
 from vecrope.forms.static import locate_inputs
 from vecrope.inputs import Inputs
 from vecrope.plans.from_groups import plan_of_groups
+from vecrope.plans.from_lines import plan_of_own_rule
 from vecrope.plans.from_locations import plan_of_locations
-from vecrope.plans.from_positions import plan_of_positions
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.table import fields_of
@@ -34,7 +34,7 @@ def plan_of_inputs(
         # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
-        return plan_of_positions(prepared, spec, validate)
+        return plan_of_own_rule(prepared, spec, validate)
     if prepared.exact and not goes_on and inputs.input_ids.numel():
         batch = find_groups(prepared.inputs, spec)
         if batch is not None:

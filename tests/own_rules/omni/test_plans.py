@@ -30,7 +30,7 @@ def test_the_plan_of_rows_without_masked_tokens_is_made_of_items(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("the plan was made of positions")
 
-    monkeypatch.setattr("vecrope.plans.from_positions.lines_of", refuse)
+    monkeypatch.setattr("vecrope.plans.from_lines.lines_of", refuse)
 
     @at_most(12)
     @given(conversations(spec_of("qwen3_omni_moe", "transformers", 13.0)))

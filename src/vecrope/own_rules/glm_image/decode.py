@@ -8,7 +8,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import refuse_videos
+from vecrope.own_rules.common import refuse_videos, unmasked_tokens
 from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
 from vecrope.own_rules.glm_image.host import decode_positions, read_rows
 from vecrope.own_rules.glm_image.prompt import Reading, read_markers
@@ -94,11 +94,12 @@ def get_decode_position_ids(
     tracing = prepared.tracing
     _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
     refuse_videos(prepared.inputs, spec)
-    rows = read_rows(prepared.inputs, spec, validate=validate)
-    if rows is not None:
-        answer = decode_positions(rows, spec, max_decode_tokens)
+    if validate and input_ids.is_cpu and not tracing:
+        rows = read_rows(unmasked_tokens(prepared.inputs), spec)
+        answer = None if rows is None else decode_positions(rows, spec, max_decode_tokens)
         if answer is not None:
             return answer
+        # What does not fit is named below.
     reading = read_markers(prepared.inputs, spec, validate=validate)
     tail = tail_of(reading, spec)
     lengths = tail.rows[1]

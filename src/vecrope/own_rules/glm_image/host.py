@@ -1,4 +1,4 @@
-"""Prompts on a CPU that no mask interrupts: read and numbered on the host."""
+"""Prompts read and numbered on the host."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from vecrope import checks
 from vecrope.core.modality import IMAGE
 from vecrope.families.rules import GlmImage
 from vecrope.forms.eager.items import read_grids
-from vecrope.forms.eager.runs import END, START, row_starts, runs_of_ids
+from vecrope.forms.eager.runs import END, START, runs_of_ids
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import can_read
-from vecrope.own_rules.layout import Layout
+from vecrope.own_rules.common import Tokens, refuse_videos
+from vecrope.own_rules.glm_image.generated import Tail
+from vecrope.own_rules.layout import Layout, Piece, write_pieces
 from vecrope.spec import MRopeSpec
 
 Grid = tuple[int, int, int]
@@ -30,19 +31,27 @@ class Row(NamedTuple):
     targets: list[Grid]  # of images to be generated, in the order of the grids
     num_grids: int
 
-    @property
-    def end(self) -> int:
-        """The running position behind the prompt."""
-        moved = sum(max(grid[1:]) - (stop - start) for start, stop, grid in self.sources)
-        return self.stop - self.start + moved
+    def generated(self, spec: MRopeSpec) -> tuple[list[tuple[int, int, int]], int, int]:
+        """Return the images that follow, the position of their end, and how many tokens that is.
+
+        Of an image the running position, height and width.
+        """
+        moved = (max(grid[1:]) - (stop - start) for start, stop, grid in self.sources)
+        now, tokens, images = self.stop - self.start + sum(moved), 0, []
+        for _, height, width in reversed(self.targets):
+            images.append((now, height, width))
+            now, tokens = now + max(height, width), tokens + height * width
+        has_end = tokens if spec.convention == "sglang" else self.num_grids
+        return images, now, tokens + 1 if has_end else 0
 
 
-def read_rows(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> list[Row] | None:
-    """Return the rows of a batch; None where it is not to be read here, or does not fit."""
-    if not can_read(inputs, validate=validate) or inputs.mm_token_type_ids is not None:
-        return None
-    rule, bounds, ids = spec.own_rule, row_starts(inputs), inputs.input_ids
+def read_rows(tokens: Tokens, spec: MRopeSpec) -> list[Row] | None:
+    """Return the rows of a batch; None where it does not fit."""
+    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
     assert isinstance(rule, GlmImage)
+    refuse_videos(inputs, spec)
+    if inputs.mm_token_type_ids is not None:
+        return None
     given: tuple[tuple[int | None, int], ...] = (
         (rule.image_start_token_id, START),
         (rule.image_end_token_id, END),
@@ -52,14 +61,12 @@ def read_rows(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> list[Row] |
         return None
     if inputs.image_grid_thw is not None:
         given = *given, (spec.image_token_id, IMAGE)
-    runs = runs_of_ids(ids, given, bounds)
+    runs = runs_of_ids(tokens.ids, given, bounds)
     rows = []
-    for (at, stop), (first, last), own in zip(
-        pairwise(bounds), pairwise(runs.rows), grids, strict=True
-    ):
+    for number, ((at, stop), own) in enumerate(zip(pairwise(bounds), grids, strict=True)):
         markers: dict[int, list[int]] = {START: [], END: []}
         placeholders = []
-        for run in range(first, last):
+        for run in range(*runs.rows[number : number + 2]):
             kind = runs.kinds[run]
             if kind in markers:
                 markers[kind] += range(runs.starts[run], runs.starts[run + 1])
@@ -106,9 +113,12 @@ def _grids_of_rows(inputs: Inputs, spec: MRopeSpec, num_rows: int) -> list[list[
     return None if left_over else rows
 
 
-def prompt_positions(rows: list[Row]) -> Tensor:
-    """Return the positions (3, N) of the prompts."""
-    layout = Layout(rows[-1].stop)
+def lay_out_glm_image(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
+    """Lay the prompts out; None where they do not fit."""
+    rows = read_rows(tokens, spec)
+    if rows is None:
+        return None
+    layout = Layout(tokens)
     for row in rows:
         done, now = row.start, 0
         for start, stop, (frames, height, width) in row.sources:
@@ -118,27 +128,35 @@ def prompt_positions(rows: list[Row]) -> Tensor:
                 layout.cells(now + frame, range(now, now + height), range(now, now + width))
             now, done = now + max(height, width), stop
         layout.count(now, row.stop - done)
-    return layout.positions()
+        # What follows is numbered by `decode_positions`, and no delta leads there.
+        layout.end_row(row.stop - row.start)
+    return layout
 
 
 def decode_positions(
     rows: list[Row], spec: MRopeSpec, max_decode_tokens: int | None
 ) -> tuple[Tensor, Tensor] | None:
     """Return what `get_decode_position_ids` does; None where it is to be refused, or is empty."""
-    generated = [sum(height * width for _, height, width in row.targets) for row in rows]
-    lengths = [
-        tokens + 1 if (tokens if spec.convention == "sglang" else row.num_grids) else 0
-        for row, tokens in zip(rows, generated, strict=True)
-    ]
+    rows_generated = [row.generated(spec) for row in rows]
+    lengths = [length for _, _, length in rows_generated]
     columns = max(lengths) if max_decode_tokens is None else max_decode_tokens
     if not 0 < columns >= max(lengths):
         return None
-    layout = Layout(len(rows) * columns)
-    for row, tokens in zip(rows, generated, strict=True):
-        now = row.end
-        for _, height, width in reversed(row.targets):
-            layout.cells(now, range(now, now + height), range(now, now + width))
-            now += max(height, width)
-        layout.still(now, columns - tokens)
-    positions = layout.positions().view(3, len(rows), columns).transpose(0, 1)
-    return positions.contiguous(), torch.tensor(lengths, device="cpu")
+    pieces: list[Piece] = []
+    for images, end, length in rows_generated:
+        pieces += [(at, range(at, at + tall), range(at, at + wide)) for at, tall, wide in images]
+        pieces.append((end, (end,), (end,) * (columns - max(length - 1, 0))))
+    positions = write_pieces(pieces, len(rows) * columns).view(3, len(rows), columns)
+    return positions.transpose(0, 1).contiguous(), torch.tensor(lengths, device="cpu")
+
+
+def tail_of_rows(rows: list[Row], spec: MRopeSpec) -> Tail:
+    """Return what rows generate."""
+    of_images, of_rows, first = [], [], 0
+    for images, end, length in (row.generated(spec) for row in rows):
+        of_rows.append((first, length, end))
+        for at, height, width in images:
+            of_images.append((first, at, width))
+            first += height * width
+    of_images.append((first, 1, 1))
+    return Tail(*(torch.tensor(each, device="cpu").t() for each in (of_images, of_rows)))

@@ -25,7 +25,6 @@ from vecrope.own_rules.common import (
     positions_dtype,
     refuse_videos,
 )
-from vecrope.own_rules.glm_image.host import prompt_positions, read_rows
 from vecrope.spec import MRopeSpec
 
 
@@ -107,12 +106,6 @@ def glm_image_rope_index(
     The rule is that of transformers' `GlmImageModel.get_rope_index` and of the method
     `_compute_glm_image_mrope_positions` of SGLang's `GlmImageProcessor`.
     """
-    refuse_videos(inputs, spec)
-    read = read_rows(inputs, spec, validate=validate)
-    if read is not None:
-        dtype = positions_dtype(inputs, spec)
-        positions = prompt_positions(read).to(dtype).view(3, *inputs.input_ids.shape)
-        return positions, torch.zeros((len(read), 1), dtype=dtype, device="cpu")
     reading = read_markers(inputs, spec, validate=validate)
     stream = reading.stream
     # A grid of zeros is no image.

@@ -1,27 +1,22 @@
-"""On the host: the crops of a batch as they are found, and the sizes that they take."""
+"""On the host: the crops of a batch, the sizes that they take, and where they lie."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
-from operator import mul, sub
-from struct import Struct
 from typing import NamedTuple, NoReturn
 
-import torch
-from torch import Tensor
-
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
-from vecrope.forms.eager.runs import Runs, runs_of_ids
-from vecrope.inputs import Inputs
-from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, NAMES, read_sizes
+from vecrope.forms.eager.runs import read_runs, runs_of_ids
+from vecrope.own_rules.common import Tokens
+from vecrope.own_rules.layout import Layout
+from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, NAMES, check_shapes, read_sizes
 from vecrope.spec import MRopeSpec
 
-_pack = Struct("q").pack
 _KINDS = {IMAGE: "image", VIDEO: "video"}
 # Kinds of runs of markers, in the order of `IDS`; the last is a newline.
 _MARKERS = frozenset(range(16, 21))
@@ -53,42 +48,32 @@ class Picture(NamedTuple):
 
 
 class Pictures:
-    """The pictures of a batch, row by row; tokens are counted without those that are masked.
+    """The pictures of a batch, row by row.
 
     Args:
-        stream: of a batch on any device.
-        inputs: the batch; types, shapes and the mask's values have been checked.
+        tokens: of the batch, whose sizes have the right shapes.
         spec: of the family.
-        rule: the spec's.
 
     Raises:
         ValueError: for the first thing that does not fit.
     """
 
-    def __init__(self, stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47):
+    def __init__(self, tokens: Tokens, spec: MRopeSpec):
+        rule, inputs, self._tokens = spec.own_rule, tokens.inputs, tokens
+        assert isinstance(rule, MiniCPMV47)
         given, self._factor = read_sizes(inputs, rule), rule.downsample_factor
         self._sizes = dict(zip(_KINDS, map(iter, given), strict=True))
-        self._ids, types, self._kept = stream.input_ids.to("cpu"), stream.token_types, None
-        self.bounds = self._given_bounds = stream.row_bounds.tolist()
-        if stream.kept is not None:
-            self._kept = stream.kept.to("cpu")
-            found = [0, *self._kept.cumsum(0).tolist()]
-            self.bounds = [found[bound] for bound in self._given_bounds]
-            self._ids = self._ids[self._kept]
-            types = None if types is None else types.to("cpu")[self._kept]
+        types = inputs.mm_token_type_ids
         kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
         kinds += [(getattr(rule, name), kind) for kind, name in enumerate(IDS, 16)]
-        self._runs = self._crops = Runs(bytearray(), [0], [0] * len(self.bounds), [])
-        if len(self._ids):
-            self._runs = self._crops = runs_of_ids(self._ids, tuple(kinds), self.bounds)
-        if len(self._ids) and types is not None:
-            codes = types.to("cpu", torch.uint8)
-            self._crops = runs_of_ids(codes, ((IMAGE, IMAGE), (VIDEO, VIDEO)), self.bounds)
+        self._runs = self._crops = runs_of_ids(tokens.ids, tuple(kinds), tokens.bounds)
+        if types is not None:
+            self._crops = read_runs(inputs, spec, tokens.bounds)
         by_markers = types is None and rule.crop_rule == "markers" and any(given)
         self._closing = _MARKERS if rule.newline_closes else _MARKERS - {_NEWLINE}
         self._unclosed = ""
         self.rows: list[list[Picture]] = []
-        for row in range(len(self.bounds) - 1):
+        for row in range(len(tokens.bounds) - 1):
             crops = self._between_markers(row) if by_markers else self._placeholders(row)
             self.rows.append([*self._pictures_of(row, crops)])
         left = [(kind, *size) for kind, sizes in self._sizes.items() for size in sizes]
@@ -120,19 +105,20 @@ class Pictures:
         )
         for at, (first, stop) in enumerate(zip(opens, closes, strict=False), 1):
             if not first + 1 < stop <= min(opens[at : at + 1], default=stop):
+                pair = " and ".join(str(int(self._tokens.ids[at])) for at in (first, stop))
                 self._refuse(
                     min(first, stop),
-                    f"markers must open and close crops in turn, {int(self._ids[first])} and "
-                    f"{int(self._ids[stop])} do not enclose one",
+                    f"markers must open and close crops in turn, {pair} do not enclose one",
                 )
             kind = kinds[bisect_right(starts, first + 1) - 1]
             yield first + 1, stop, kind if kind in _KINDS else IMAGE
         if len(opens) > len(closes):
-            self._unclosed = f"; is the prompt truncated, {self._place(opens[-1])} opens one more?"
+            where = self._tokens.where(opens[-1])
+            self._unclosed = f"; is the prompt truncated, {where} opens one more?"
 
     def _pictures_of(self, row: int, crops: Iterator[tuple[int, int, int]]) -> Iterator[Picture]:
         kinds, starts, *_ = self._runs
-        start, row_end = self.bounds[row : row + 2]
+        start, row_end = self._tokens.bounds[row : row + 2]
         pictures: list[list[Crop]] = []
         previous = start
         for first, stop, kind in crops:
@@ -196,62 +182,63 @@ class Pictures:
             index = self._runs.starts[run]
         return min(index, limit)
 
-    def _place(self, index: int) -> str:
-        row = bisect_right(self.bounds, index) - 1
-        if self._kept is not None:
-            index = int(self._kept.nonzero()[index])
-        return f"row {row}, token {index - self._given_bounds[row]}"
-
     def _refuse(self, index: int, what: str) -> NoReturn:
-        raise ValueError(f"{self._place(index)}: {what}")
+        raise ValueError(f"{self._tokens.where(index)}: {what}")
 
 
-def host_entries(
-    stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: MiniCPMV47
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the arguments of `place_tokens`; those of this, and the errors, are of `Pictures`."""
-    pictures, device = Pictures(stream, inputs, spec, rule), stream.input_ids.device
-    # An entry in front of all.
-    begins, columns, steps = [0], array("q", (0,) * 20), array("f", (0, 0))
-    for start, row in zip(pictures.bounds, pictures.rows, strict=False):
-        begins.append(start)
-        columns.extend((start, start, 0, -start, -1, 1, *(0,) * 14))
-        steps.extend((0, 0))
-        shift = -start
-        for crops, stop, apart, per_line, tall, wide in row:
-            origin = crops[0].start - 1 + shift + apart
-            shift = origin + max(tall, wide) + 1 - stop
+def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> Layout:
+    """Lay a batch out by the rule of `minicpmv4_7_rope_index`; the errors are of `Pictures`."""
+    check_shapes(tokens.inputs, spec)
+    layout = Layout(tokens)
+    images = tokens.inputs.target_sizes
+    num_images = 0 if images is None else len(images)
+    given_rows = pairwise(tokens.given_bounds)
+    of_rows = zip(pairwise(tokens.bounds), Pictures(tokens, spec).rows, given_rows, strict=True)
+    for (done, end), pictures, (given, given_end) in of_rows:
+        now = 0
+        for crops, stop, apart, per_line, tall, wide in pictures:
+            marker = crops[0].start - 1
+            layout.count(now, marker - done)
+            now += marker - done + apart
             *_, unit_height, unit_width, _, _ = crops[:2][-1]
-            for at, (first, end, height, width, _, _) in enumerate(crops, -1):
+            ends = [*(crop.start - 1 for crop in crops[1:]), stop]
+            for at, ((first, last, height, width, kind, number), following) in enumerate(
+                zip(crops, ends, strict=True), -1
+            ):
                 line, column = divmod(max(at, 0), per_line)
-                top, left = line * unit_height, column * unit_width
-                bottom, right = top + height - 1, left + width - 1
-                y, x = height - 1, width - 1
-                before, further = (top, left), (0, 0)
+                top, left = now + line * unit_height, now + column * unit_width
+                before, further = (top, left), (now, now)
+                behind = top + height - 1, left + width - 1
+                rows: Sequence[int] = range(top, top + height)
+                columns: Sequence[int] = range(left, left + width)
                 if at < 0:  # a thumbnail
-                    before, bottom, right, y, x = (-1, -1), tall, wide, tall - 1, wide - 1
+                    before, behind = (max(now - 1, 0),) * 2, (now + tall, now + wide)
+                    rows = spread_over(height, tall, now)
+                    columns = spread_over(width, wide, now)
                 elif at < len(crops) - 2:
-                    further = top + unit_height - 1, wide
-                begins.append(first - 1)
-                columns.extend(
-                    (
-                        *(first, stop, origin, shift, end - first - 1, width, top, left, *before),
-                        *(bottom, right, *further, height - 1, width - 1),
-                        *(height // 2 or 1, width // 2 or 1, y, x),
-                    )
-                )
-                steps.extend((y / (height - 1 or 1), x / (width - 1 or 1)))
-    ends = [*begins[1:], pictures.bounds[-1] + 1]  # one token more, should all be masked
-    numbers = map(_pack, range(len(begins)))
-    entry = torch.frombuffer(
-        bytearray().join(map(mul, numbers, map(sub, ends, begins))), dtype=torch.int64
-    )
-    if stream.kept is None:
-        entry = entry[:-1]
-        slot = torch.arange(stream.num_tokens, device="cpu")
-    else:
-        slot = (stream.kept.to("cpu").cumsum(0) - 1).clamp(min=0)
-        entry = entry[slot]
-    table = torch.frombuffer(columns, dtype=torch.int64).view(-1, 20).t()
-    of_steps = torch.frombuffer(steps, dtype=torch.float32).view(-1, 2).t()
-    return table.to(device), of_steps.to(device), entry.to(device), slot.to(device)
+                    further = top + unit_height - 1, now + wide
+                layout.cell(now, *before, 1)
+                layout.cells(now, rows, columns)
+                layout.cell(now, *behind, min(following - last, 1))
+                layout.cell(now, *further, following - last - 1)
+                layout.media.append((first, last, number + num_images * (kind == VIDEO)))
+            now, done = now + max(tall, wide) + 1, stop
+        layout.count(now, end - done)
+        # Masked tokens are at 0 for that.
+        layout.end_row(max(layout.largest + 1, given_end > given))
+    return layout
+
+
+def spread_over(count: int, extent: int, first: int) -> Sequence[int]:
+    """Return `first + torch.linspace(0, extent - 1, count).round()`, as `rounded_linspace` does."""
+    if count == extent:
+        return range(first, first + count)
+    return [first + place for place in _spread(count, extent - 1)]
+
+
+@lru_cache(maxsize=1024)
+def _spread(count: int, last: int) -> list[int]:
+    half, (step,) = count // 2 or 1, array("f", (last / (count - 1 or 1),))
+    from_start = array("f", [step * index for index in range(half)])
+    from_end = array("f", [step * index for index in range(half + 1 - count, 1)])
+    return [*map(round, from_start), *map(round, array("f", [way + last for way in from_end]))]

@@ -9,13 +9,11 @@ from vecrope.core.faults import invalidate
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
-from vecrope.own_rules.minicpmv4_7.host import host_entries
+from vecrope.own_rules.common import positions_dtype
 from vecrope.own_rules.minicpmv4_7.positions import place_tokens
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.minicpmv4_7.static import static_entries
 from vecrope.spec import MRopeSpec
-
-_DTYPES = {"int64": torch.int64, "float32": torch.float32}
 
 
 def minicpmv4_7_rope_index(
@@ -35,7 +33,7 @@ def minicpmv4_7_rope_index(
             `target_sizes_videos`: height and width of each crop of images and of videos, in
             patches, in the order of the prompt, row by row. Rows of zeros are no crop.
         spec: with a `MiniCPMV47`.
-        validate: as in `get_rope_index`; what is on another device is read to the host for that.
+        validate: as in `get_rope_index`, under tracing alone: `lay_out_minicpmv4_7` checks values.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), in the spec's dtype, and `rope_deltas` (B, 1) int64,
@@ -60,15 +58,12 @@ def minicpmv4_7_rope_index(
     stream = make_stream(ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=True)
     kept = stream.kept
     lengths: Tensor | int
-    fault, dtype = None, _DTYPES.get(spec.position_dtype, ids.dtype)
-    if validate and not torch.compiler.is_compiling():
-        entries = host_entries(stream, inputs, spec, rule)
-    elif stream.num_tokens:
-        entries, fault = static_entries(stream, inputs, spec, rule, validate=validate)
+    dtype = positions_dtype(inputs, spec)
     if not stream.num_tokens:
         return ids.new_empty((3, *ids.shape), dtype=dtype), torch.zeros_like(
             stream.row_bounds[1:]
         ).view(-1, 1)
+    entries, fault = static_entries(stream, inputs, spec, rule, validate=validate)
     positions = place_tokens(*entries)
     if kept is not None:
         # 0 at masked tokens counts.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from itertools import compress, pairwise
 from operator import sub
-from typing import NamedTuple, NoReturn
-
-from torch import Tensor
+from typing import NoReturn
 
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.core.search import search
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.runs import START, Runs, row_starts, runs_of_ids
+from vecrope.forms.eager.runs import START, Runs, runs_of_ids
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 
@@ -27,34 +25,6 @@ _ARGUMENTS = {IMAGE: "image_grid_thw", VIDEO: "video_grid_thw", AUDIO: "audio_se
 # as many trailing markers. Row; token of the first marker; markers on either side; number in
 # `Media.area`, -1 for an audio; number in `Media.audio`, -1 without.
 Item = tuple[int, int, int, int, int]
-
-
-class Tokens(NamedTuple):
-    """The unmasked tokens of a batch on a CPU, one row after the other."""
-
-    ids: Tensor  # (N,)
-    bounds: list[int]  # where each row begins, then N
-    # (N,) where each stands in the batch as given; None: at its own place
-    given_index: Tensor | None
-    given_bounds: list[int]  # as `bounds`, in the batch as given
-
-    def where(self, at: int) -> str:
-        """Name a token by its row and its number in the row, masked ones included."""
-        row = bisect_right(self.bounds, at) - 1
-        at = at if self.given_index is None else int(self.given_index[at])
-        return f"row {row}, token {at - self.given_bounds[row]}"
-
-
-def unmasked_tokens(inputs: Inputs) -> Tokens:
-    """Return the tokens that count; the mask's values have been checked."""
-    ids, mask = inputs.input_ids, inputs.attention_mask
-    bounds = row_starts(inputs)
-    ids = ids.reshape(-1)
-    if mask is None:
-        return Tokens(ids, bounds, None, bounds)
-    index = mask.reshape(-1).nonzero().view(-1)
-    before = search(index, index.new_tensor(bounds) - 1).tolist()
-    return Tokens(ids[index], before, index, bounds)
 
 
 def find_items(

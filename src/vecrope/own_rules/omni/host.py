@@ -10,9 +10,9 @@ from torch import Tensor
 
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import on_cpu
+from vecrope.own_rules.common import Tokens, on_cpu, unmasked_tokens
 from vecrope.own_rules.omni.entries import Entry, write_entries
-from vecrope.own_rules.omni.find import Tokens, find_items, unmasked_tokens
+from vecrope.own_rules.omni.find import find_items
 from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, float32, read_media
 from vecrope.own_rules.omni.number import follow
 from vecrope.spec import MRopeSpec

@@ -19,9 +19,7 @@ _FREE = {
 # On a GPU some of these take several kernels, and on a CPU a search takes an operator more.
 CEILINGS = {"glm_image, transformers": 84, "glm_image, sglang": 81, "isaac": 77, "bailing": 69}
 CEILINGS |= {"bailing with timestamps": 72, "hunyuan_vl of 4 axes": 72}
-# Crops, their pictures, the tiles of these and the running position are each found by scans and
-# searches that need those before.
-MINICPM_CEILINGS = {"transformers": 183, "sglang": 190, "vllm": 183}
+MINICPM_CEILINGS = {"transformers": 70, "sglang": 80, "vllm": 70}
 CEILINGS |= {f"minicpmv4_7, {name}": most for name, most in MINICPM_CEILINGS.items()}
 
 
@@ -46,7 +44,10 @@ def prompt_of(name):
 
 
 @pytest.mark.parametrize("name", CEILINGS)
-def test_an_unchecked_call_launches_no_more(name):
+def test_an_unchecked_call_launches_no_more(name, monkeypatch):
+    if name.startswith("minicpmv4_7"):
+        pytest.importorskip("triton", reason="needs Triton")
+        monkeypatch.setattr("vecrope.own_rules.dispatch.triton_takes", lambda _: True)
     prompt = prompt_of(name)
     with Launches() as launches:
         get_rope_index(spec=prompt.spec, validate=False, **prompt.arguments())

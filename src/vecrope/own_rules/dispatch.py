@@ -22,6 +22,7 @@ from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
 from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
+from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -75,6 +76,7 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
     if not validate or torch.compiler.is_compiling():
         if isinstance(rule, MiniCPMV47) and not triton_takes(ids.device):
+            check_shapes(inputs, spec)
             given = *inputs[:1], *inputs[3:6], *inputs[10:12]
             flags = inputs.allow_unused_grids, inputs.round_grid_sides
             answer: tuple[Tensor, Tensor] = _numbered_on_host(*given, *flags, spec.as_text)

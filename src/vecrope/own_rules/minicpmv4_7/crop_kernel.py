@@ -18,12 +18,18 @@ def _next_size(sizes, row, stop):
 
 
 @triton.jit
-def _sides(sizes, row, is_given, FACTOR: tl.constexpr, MAX_SIDE: tl.constexpr):
-    """Return the height and width of a crop in tokens, 0 where it has no size."""
+def _take_size(sizes, row, stop, FACTOR: tl.constexpr, MAX_SIDE: tl.constexpr):
+    """Return the next crop's height and width in tokens, the row behind it, and if it has a size.
+
+    Without one the sides are 0.
+    """
+    row = _next_size(sizes, row, stop)
+    is_given = row < stop
     height = tl.load(sizes + 2 * row, mask=is_given, other=0) // FACTOR
     width = tl.load(sizes + 2 * row + 1, mask=is_given, other=0) // FACTOR
-    most = height * 0 + (MAX_SIDE - 1)
-    return tl.minimum(tl.maximum(height, 0), most), tl.minimum(tl.maximum(width, 0), most)
+    height = tl.minimum(tl.maximum(height, 0), MAX_SIDE - 1)
+    width = tl.minimum(tl.maximum(width, 0), MAX_SIDE - 1)
+    return height, width, row + is_given.to(tl.int64), is_given
 
 
 @triton.jit
@@ -116,10 +122,8 @@ def walk(
             here, following = first, first
             going = first < row_end
             while going:
-                size = _next_size(sizes, size, most)
-                wrong += (size >= most).to(tl.int64)
-                height, width = _sides(sizes, size, size < most, FACTOR, MAX_SIDE)
-                size += (size < most).to(tl.int64)
+                height, width, size, has_size = _take_size(sizes, size, most, FACTOR, MAX_SIDE)
+                wrong += 1 - has_size.to(tl.int64)
                 ends_line = (columns == 0) & (count > 1) & (here - end > 2)
                 columns = tl.where(ends_line, count - 1, columns)
                 tall, wide = tl.where(count > 0, tall, height), tl.where(count > 0, wide, width)
@@ -159,9 +163,7 @@ def walk(
 
             size = begun
             for at_crop in range(count):
-                size = _next_size(sizes, size, most)
-                height, width = _sides(sizes, size, size < most, FACTOR, MAX_SIDE)
-                size += (size < most).to(tl.int64)
+                height, width, size, has_size = _take_size(sizes, size, most, FACTOR, MAX_SIDE)
                 here = tl.load(at + head + at_crop)
                 # A thumbnail is spread over the canvas; its markers are one further out.
                 out = (zero + at_crop == 0).to(tl.int64)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-_SIZES = ["num_crops", "num_rows", "num_images", "num_sizes", "num_entries"]
+_SIZES = ["num_crops", "num_rows", "num_images", "num_sizes", "stride"]
 
 
 @triton.jit
@@ -48,25 +48,25 @@ def _past(
 
 
 @triton.jit
-def _put(begins, table, number, num_entries, begin, start, stop, origin, shift, cells, width):
+def _put(begins, table, number, stride, begin, start, stop, origin, shift, cells, width):
     """Write what all entries have, and return where the rest of this one goes."""
-    at = table + number
+    at = table + number + 1
     tl.store(begins + number, begin)
     tl.store(at, start)
-    tl.store(at + num_entries, stop)
-    tl.store(at + 2 * num_entries, origin)
-    tl.store(at + 3 * num_entries, shift)
-    tl.store(at + 4 * num_entries, cells - 1)
-    tl.store(at + 5 * num_entries, width)
-    return at + 6 * num_entries
+    tl.store(at + stride, stop)
+    tl.store(at + 2 * stride, origin)
+    tl.store(at + 3 * stride, shift)
+    tl.store(at + 4 * stride, cells - 1)
+    tl.store(at + 5 * stride, width)
+    return at + 6 * stride
 
 
 @triton.jit
-def _put_pair(at, num_entries, height, width):
+def _put_pair(at, stride, height, width):
     """Write two columns of an entry, and return where the next goes."""
     tl.store(at, height)
-    tl.store(at + num_entries, width)
-    return at + 2 * num_entries
+    tl.store(at + stride, width)
+    return at + 2 * stride
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -83,7 +83,7 @@ def walk(
     num_rows,
     num_images,
     num_sizes,
-    num_entries,
+    stride,
     IMAGE_START: tl.constexpr,
     IMAGE_END: tl.constexpr,
     SLICE_START: tl.constexpr,
@@ -103,10 +103,10 @@ def walk(
         row_end = tl.load(bounds + row + 1)
         # A row's start is an entry without tokens.
         rest = _put(
-            begins, table, number, num_entries, start, start, start, zero, -start, zero, zero + 1
+            begins, table, number, stride, start, start, start, zero, -start, zero, zero + 1
         )
         for _ in range(7):
-            rest = _put_pair(rest, num_entries, zero, zero)
+            rest = _put_pair(rest, stride, zero, zero)
         number += 1
         shift, apart = -start, zero
         first = tl.load(at + crop, mask=crop < num_crops, other=2**62)
@@ -174,23 +174,23 @@ def walk(
                 extent_width = tl.where(out > 0, canvas_width, width)
                 goes_on = (out == 0) & (zero + at_crop < slices)
                 rest = _put(
-                    begins, table, number, num_entries, tl.maximum(here - 1, start), here, stop,
+                    begins, table, number, stride, tl.maximum(here - 1, start), here, stop,
                     origin, shift, height * width, tl.maximum(width, 1),
                 )  # fmt: skip
-                rest = _put_pair(rest, num_entries, top, left)
-                rest = _put_pair(rest, num_entries, top - out, left - out)
+                rest = _put_pair(rest, stride, top, left)
+                rest = _put_pair(rest, stride, top - out, left - out)
                 rest = _put_pair(
-                    rest, num_entries, top + extent_height - 1 + out, left + extent_width - 1 + out
+                    rest, stride, top + extent_height - 1 + out, left + extent_width - 1 + out
                 )
                 rest = _put_pair(
-                    rest, num_entries, tl.where(goes_on, top + unit_height - 1, 0),
+                    rest, stride, tl.where(goes_on, top + unit_height - 1, 0),
                     tl.where(goes_on, canvas_width, 0),
                 )  # fmt: skip
-                rest = _put_pair(rest, num_entries, height - 1, width - 1)
+                rest = _put_pair(rest, stride, height - 1, width - 1)
                 rest = _put_pair(
-                    rest, num_entries, tl.maximum(height // 2, 1), tl.maximum(width // 2, 1)
+                    rest, stride, tl.maximum(height // 2, 1), tl.maximum(width // 2, 1)
                 )
-                rest = _put_pair(rest, num_entries, extent_height - 1, extent_width - 1)
+                rest = _put_pair(rest, stride, extent_height - 1, extent_width - 1)
                 number += 1
             image, film = tl.where(of_video, image, size), tl.where(of_video, size, film)
             first = following

@@ -64,7 +64,7 @@ def static_entries(
         at, ids, video, stream.row_bounds, sizes, images.shape[0], spec.as_text
     )
     steps = (table[18:].double() / table[14:16].clamp(min=1)).float()
-    entry = search(begins[1:], slot)  # the first one begins in front of all
+    entry = search(begins, slot)
     if not validate:
         return (table, steps, entry, slot), None
 
@@ -151,7 +151,8 @@ def find_entries(
 
     Returns:
         (E,) int64, ascending: the first token of each entry, which of a crop is the marker before
-        it; (20, E) int64, the table of `place_tokens`; and (2,) int64: how many crops have no size,
+        it; (20, E + 1) int64, the table of `place_tokens`, the first column of no entry, so that a
+        search among the begins gives the column; and (2,) int64: how many crops have no size,
         no token before them or a thumbnail too large for its canvas, and whether sizes are left
         over.
     """
@@ -163,7 +164,7 @@ def find_entries(
     values = at, ids, video.view(torch.uint8), bounds, sizes
     walk[(1,)](
         *(value.contiguous() for value in values), begins, table, faults,
-        len(at), len(bounds) - 1, num_images, len(sizes), len(begins),
+        len(at), len(bounds) - 1, num_images, len(sizes), table.shape[1],
         *(getattr(rule, name) for name in IDS), rule.newline_closes, rule.downsample_factor,
         MAX_SIDE, LIMIT,
     )  # fmt: skip
@@ -174,4 +175,4 @@ def find_entries(
 def _unwritten(at: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     num_entries = at.shape[0] + others[2].shape[0] - 1
     begins = at.new_full((num_entries,), _UNUSED)
-    return begins, at.new_ones((_COLUMNS, num_entries)), at.new_empty(2)
+    return begins, at.new_ones((_COLUMNS, num_entries + 1)), at.new_empty(2)

@@ -160,12 +160,13 @@ class MRopeSpec:
             values.append(f"own_rule={type(rule).__name__!r}")
             names = [field.name for field in fields(rule)]
             values += [f"own_rule.{name}={getattr(rule, name)!r}" for name in names]
-        object.__setattr__(self, "as_text", "\n".join(values))
+        # In one line: Inductor writes it into a comment.
+        object.__setattr__(self, "as_text", ";".join(values))
 
     @classmethod
     def from_text(cls, text: str) -> MRopeSpec:
         """Return the spec of a nameless family whose `as_text` is given."""
-        pairs = (field.split("=", 1) for field in text.split("\n"))
+        pairs = (field.split("=", 1) for field in text.split(";"))
         given = {name: ast.literal_eval(value) for name, value in pairs}
         if "own_rule" in given:
             of_rule = [name for name in given if name.startswith("own_rule.")]

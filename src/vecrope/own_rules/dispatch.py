@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
+from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import Tokens, positions_dtype, unmasked_tokens
@@ -18,6 +22,7 @@ from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
 from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
+from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -70,6 +75,12 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     rule, ids = spec.own_rule, inputs.input_ids
     implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
     if not validate or torch.compiler.is_compiling():
+        if isinstance(rule, MiniCPMV47) and not triton_takes(ids.device):
+            check_shapes(inputs, spec)
+            given = *inputs[:1], *inputs[3:6], *inputs[10:12]
+            flags = inputs.allow_unused_grids, inputs.round_grid_sides
+            answer: tuple[Tensor, Tensor] = _numbered_on_host(*given, *flags, spec.as_text)
+            return answer
         return implementation(inputs, spec, validate=validate)
     few = ids.numel() <= _MOST_ON_HOST or isinstance(rule, MiniCPMV47)
     if few and not ids.is_cpu and type(ids) is Tensor:
@@ -94,3 +105,56 @@ def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tens
         dtype = torch.int64
     rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
     return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
+
+
+_spec_of = lru_cache(MRopeSpec.from_text)
+
+
+@torch.library.custom_op(
+    "vecrope::own_rope_index",
+    mutates_args=(),
+    schema="(Tensor input_ids, Tensor? attention_mask, Tensor? cu_seqlens, "
+    "Tensor? mm_token_type_ids, Tensor? target_sizes, Tensor? target_sizes_videos, "
+    "bool allow_unused_grids, bool round_grid_sides, str spec) -> (Tensor, Tensor)",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+def _numbered_on_host(*given: Any) -> tuple[Tensor, Tensor]:
+    """Return what a checked call does, or for a misfit -1s and the least int64 as deltas."""
+    inputs, spec, device = on_cpu(_inputs_of(*given)), _spec_of(given[-1]), given[0].device
+    try:
+        if inputs.cu_seqlens is not None:
+            checks.check_cu_seqlens(inputs.cu_seqlens, len(inputs.input_ids))
+        position_ids, rope_deltas = own_rope_index(inputs, spec, validate=True)
+    except ValueError:
+        position_ids, rope_deltas = _unnumbered(*given)
+        return position_ids.fill_(-1), rope_deltas.fill_(torch.iinfo(torch.int64).min)
+    return position_ids.to(device), rope_deltas.to(device)
+
+
+@_numbered_on_host.register_fake
+def _unnumbered(*given: Any) -> tuple[Tensor, Tensor]:
+    inputs = _inputs_of(*given)
+    ids, bounds = inputs.input_ids, inputs.cu_seqlens
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    dtype = positions_dtype(inputs, _spec_of(given[-1]))
+    return (
+        ids.new_empty((3, *ids.shape), dtype=dtype),
+        ids.new_empty((num_rows, 1), dtype=torch.int64),
+    )
+
+
+def _inputs_of(
+    ids: Tensor,
+    mask: Tensor | None,
+    bounds: Tensor | None,
+    types: Tensor | None,
+    sizes: Tensor | None,
+    video_sizes: Tensor | None,
+    unused: bool,
+    rounded: bool,
+    _: str,
+) -> Inputs:
+    return Inputs(
+        ids, None, None, mask, bounds, types, target_sizes=sizes, target_sizes_videos=video_sizes,
+        allow_unused_grids=unused, round_grid_sides=rounded,
+    )  # fmt: skip

@@ -34,6 +34,8 @@ def minicpmv4_7_rope_index(
             patches, in the order of the prompt, row by row. Rows of zeros are no crop.
         spec: with a `MiniCPMV47`.
         validate: as in `get_rope_index`, under tracing alone: `lay_out_minicpmv4_7` checks values.
+            On a device without Triton that answers unchecked and traced calls, too, which
+            synchronises.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), in the spec's dtype, and `rope_deltas` (B, 1) int64,

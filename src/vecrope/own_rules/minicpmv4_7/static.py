@@ -1,10 +1,9 @@
-"""On any device: the entries of a batch by scans and searches; no value is read.
-
-Slots hold the tokens that are not masked, row after row. A slot of no token precedes each row, as a
-marker precedes a crop: the text of the row follows it as text follows a picture.
-"""
+"""On a device with Triton: the entries of a batch by scans and one program; no value is read."""
 
 from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,8 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, MAX_SIDE, NAMES, is_sound
 from vecrope.spec import MRopeSpec
 
-# What a flag is in a slot of no token.
-_NONE = 2
+_COLUMNS = 20  # of the table of `place_tokens`
+_UNUSED = 2**62
 
 
 def static_entries(
@@ -34,142 +33,146 @@ def static_entries(
         rule: the spec's.
         validate: otherwise that is not asked, and None.
     """
-    device = stream.input_ids.device
+    device, kept = stream.input_ids.device, stream.kept
     images, videos = (
         torch.empty((0, 2), dtype=torch.int64, device=device)
         if sizes is None
         else sizes.to(device, torch.int64)
         for sizes in (getattr(inputs, name) for name in NAMES)
     )
-    sizes = torch.cat((images.new_zeros((1, 2)), images, videos))
-    given = sizes.any(1).cumsum(0)
-    slot, flags, unpaired = _fill_slots(stream, spec, rule, given[-1])
-    # 0 for what they name, 1 for all else, `_NONE` for no token.
-    in_crop, slice_start, video, closing, between = flags.unbind()
+    sizes = torch.cat((images, videos))
+    stream, slot = _unmasked(stream)
+    ids, types, unpaired = stream.input_ids, stream.token_types, None
+    # None is the id of no token.
+    video = ids == (-1 if spec.video_token_id is None else spec.video_token_id)
+    if types is None:
+        in_crop = video | (ids == spec.image_token_id)
+        if rule.crop_rule == "markers":
+            by_markers, wrong = _inside_markers(stream, rule, validate=validate)
+            has_sizes = sizes.any()
+            in_crop = torch.where(has_sizes, by_markers, in_crop)
+            unpaired = None if wrong is None else has_sizes & wrong
+    else:
+        in_crop, video = types != TEXT, types == VIDEO
 
-    # Each row and each crop begins an entry, at the slot in front of it.
-    entry = (in_crop[:-2] > in_crop[1:-1]).cumsum(0)
-    number = torch.arange(stream.num_rows + sizes.shape[0] + 1, device=device)
-    begin = search(entry, number, right=False)
-    start = begin + 1
-    is_row = in_crop[begin] == _NONE
-    # What follows the start of a row is a thumbnail, whatever its marker says.
-    is_slice = (slice_start[begin] == 0) & ~is_row.roll(1)
-    heads = (~is_slice).cumsum(0)
-    first, last = search(heads, heads, right=False), search(heads, heads) - 1
-
-    # All crops of a picture take the sizes of its thumbnail's kind.
-    of_video = video[start[first]] == 0
-    all_crops, of_videos = (~is_row).cumsum(0), (of_video & ~is_row).cumsum(0)
-    given_images = given[images.shape[0]]
-    rank = torch.where(of_video, of_videos + given_images, all_crops - of_videos)
-    row = search(given, rank.masked_fill(is_row, 0), right=False) % sizes.shape[0]
-    size = (sizes[row] // rule.downsample_factor).clamp(min=0, max=MAX_SIDE - 1).t()
-    end = (begin + size.prod(0)).clamp(max=in_crop.shape[0] - 1)  # its last cell
-
-    # Slices are tiled line by line: the first one with more than its two markers behind it ends a
-    # line, and so all lines. Lines of different lengths are taken for one.
-    slices, before = last - first, number - first - 1
-    columns = torch.where((before > 0) & (begin - end.roll(1) > 2), before, slices)
-    columns = slices.scatter_reduce(0, first, columns, "amin")[first].clamp(min=1)
-    columns = torch.where(slices % columns > 0, slices, columns)
-    # All are placed by the size of the first.
-    unit = size[:, torch.minimum(first + 1, last)]
-    canvas = torch.stack(((slices // columns).clamp(min=1), columns)) * unit
-    before = before.clamp(min=0)
-    corner = torch.stack((before // columns, before % columns)) * unit
-    line_end = torch.stack((corner[0] + unit[0] - 1, canvas[1]))
-    line_end = line_end * (is_slice & is_slice.roll(-1))
-
-    # The running position: `shift` is what text behind a picture has more than its slot.
-    following, free = begin.roll(-1), closing.cumsum(0)
-    stop = torch.minimum(search(free, free[end[last]]), following[last])
-    stop = torch.where(is_row, start, stop)
-    span = canvas.amax(0) + 1
-    moves = span - stop + begin
-    if not rule.newline_closes:
-        # Pictures with nothing but markers and newlines in between are frames of one video to
-        # SGLang, and if there is any, a frame keeps its distance from it.
-        free = between.cumsum(0)
-        apart = (stop < following) & (search(free, free[end[last]]) >= following) & ~is_row
-        moves = moves + apart.roll(1)
-    shift = moves.masked_fill(is_slice, 0).cumsum(0)
-    shift = shift - (shift + stop).masked_fill(~is_row, 0).cummax(0).values
-    origin, extent = shift + stop - span, torch.where(is_slice, size, canvas)
-    # Those of a thumbnail are one further out.
-    out, reach, half = (~is_slice).long(), size - 1, (size // 2).clamp(min=1)
-    table = torch.stack((start, stop, origin, shift, size.prod(0) - 1, size[1].clamp(min=1)))
-    behind = corner + extent - 1 + out
-    table = torch.cat((table, corner, corner - out, behind, line_end, reach, half, extent - 1))
-    steps = ((extent - 1).double() / reach.clamp(min=1)).float()
-    entry = entry[slot].clamp(max=number.shape[0] - 1)
+    # What comes before the first token of a row is not its neighbour.
+    previous = pad(in_crop, (1, 0)).index_fill(0, stream.row_bounds[:-1], False)[:-1]
+    # One crop more, so that a surplus shows.
+    numbers = torch.arange(1, sizes.shape[0] + 2, device=device)
+    at = search(in_crop.gt(previous).cumsum(0), numbers, right=False)
+    begins, table, faults = find_entries(
+        at, ids, video, stream.row_bounds, sizes, images.shape[0], spec.as_text
+    )
+    steps = (table[18:].double() / table[14:16].clamp(min=1)).float()
+    entry = search(begins, slot)
     if not validate:
         return (table, steps, entry, slot), None
 
-    wanted = torch.stack((given_images, given[-1] - given_images))
-    found = torch.stack(((all_crops - of_videos)[-1], of_videos[-1]))
-    miscounted = found > wanted if inputs.allow_unused_grids else found != wanted
-    unsound = sizes.any(1) & ~is_sound(sizes, rule, inputs).all(1)
-    stretched = (reach * (extent - 1) >= LIMIT) & (size != extent).any(0)
-    has_place = (start[entry] <= slot) & (slot <= end[entry])
-    misfits = has_place != (in_crop[slot] == 0)
+    start, last = table[0][entry], table[4][entry]
+    has_place = (start <= slot) & (slot - start <= last)
+    misfits = has_place != in_crop[slot]
     if unpaired is None:
-        misfits = misfits | (has_place & (video[slot] != video[start[entry]]))
-    if stream.kept is not None:
-        misfits = misfits & stream.kept
-    fault = miscounted.any() | unsound.any() | stretched.any() | misfits.any()
+        of_video = video[start.clamp(max=stream.num_tokens - 1)]
+        misfits = misfits | (has_place & (video[slot] != of_video))
+    if kept is not None:
+        misfits = misfits & kept
+    unsound = sizes.any(1) & ~is_sound(sizes, rule, inputs).all(1)
+    fault = misfits.any() | unsound.any() | faults[: 1 if inputs.allow_unused_grids else 2].any()
     return (table, steps, entry, slot), fault if unpaired is None else fault | unpaired
 
 
-def _fill_slots(
-    stream: Stream, spec: MRopeSpec, rule: MiniCPMV47, num_sizes: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the slot (N,) of each token, flags (5, n) uint8 of the slots, and a fault.
-
-    That is 0-d bool: the markers do not enclose one crop after the other. None: that is not asked.
-    """
-    rows, kept, types = stream.token_rows(), stream.kept, stream.token_types
-    # None is the id of no token.
-    known = [getattr(rule, name) for name in IDS]
-    for token in (spec.image_token_id, spec.video_token_id) if types is None else ():
-        known.append(-(2**63) if token is None else token)
-    ids = torch.empty((len(known), 1), dtype=torch.int64, device=rows.device)
-    for each, token in zip(ids.unbind(), known, strict=True):
-        each.fill_(token)
-    other = stream.input_ids != ids
-    outside = other[5:].all(0) if types is None else types == TEXT
-    video, unpaired = other[-1] if types is None else types != VIDEO, None
-    if types is None and rule.crop_rule == "markers":
-        by_markers, wrong = _outside_markers(stream, ~other, rows)
-        outside, unpaired = torch.where(num_sizes > 0, by_markers, outside), (num_sizes > 0) & wrong
-    between = other[:5].all(0)
-    closing = between if rule.newline_closes else other[:4].all(0)
-    flags = torch.stack((outside, other[2], video, closing, between))
-    last = stream.num_tokens + stream.num_rows
+def _unmasked(stream: Stream) -> tuple[Stream, Tensor]:
+    """Return a stream of the unmasked tokens, with others behind them, and where each token is."""
+    kept, num_tokens = stream.kept, stream.num_tokens
     if kept is None:
-        slot = torch.arange(1, stream.num_tokens + 1, device=rows.device) + rows
-    else:
-        # The slot behind all others takes what is masked.
-        slot = torch.where(kept, kept.cumsum(0) + rows, last)
-    slots = torch.full((5, last + 3), _NONE, dtype=torch.uint8, device=rows.device)
-    return slot, slots.scatter_(1, slot.expand(5, -1), flags.to(torch.uint8)), unpaired
+        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
+    ranks = kept.cumsum(0)
+    # What is masked leaves its place, and all go to one behind the others.
+    target = (ranks - 1).masked_fill(~kept, num_tokens)
+    ids, types = (
+        None
+        if values is None
+        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
+        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
+    )
+    assert ids is not None
+    bounds = pad(ranks, (1, 0))[stream.row_bounds]
+    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
 
 
-def _outside_markers(stream: Stream, found: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) bool, what is not between two markers, and if any of these is misplaced, 0-d.
+def _inside_markers(
+    stream: Stream, rule: MiniCPMV47, *, validate: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return (N,) bool, what is between two markers; and 0-d, if any of these is misplaced.
 
     A row's k-th marker that opens a crop and its k-th that closes one enclose a crop, as far as
     there are both.
     """
-    opens, closes = found[:4:2].any(0), found[1:4:2].any(0)
-    if stream.kept is not None:
-        opens, closes = opens & stream.kept, closes & stream.kept
-    opened, all_opened = stream.running_sums(opens, rows)
-    closed, all_closed = stream.running_sums(closes, rows)
-    pairs = torch.minimum(all_opened, all_closed)[rows]
+    ids, rows, bounds = stream.input_ids, stream.token_rows(), stream.row_bounds
+    opens = (ids == rule.image_start_id) | (ids == rule.slice_start_id)
+    closes = (ids == rule.image_end_id) | (ids == rule.slice_end_id)
+    total = pad(torch.stack((opens, closes)).cumsum(1), (1, 0))
+    at_bounds = total[:, bounds]
+    opened, closed = (total[:, 1:] - at_bounds[:, rows]).unbind()
+    pairs = at_bounds.diff(dim=1).amin(0)[rows]
     inside = (opened > closed + opens) & (closed < pairs)
+    if not validate:
+        return inside, None
     order = opened + closed
     wrong = (opens | closes) & (order <= 2 * pairs) & (opens != (order % 2 > 0))
     # Nor may two markers enclose nothing.
     empty = closes & (closed <= pairs) & ~pad(inside, (1, 0))[:-1]
-    return ~inside, (wrong | empty).any()
+    return inside, (wrong | empty).any()
+
+
+_spec_of = lru_cache(MRopeSpec.from_text)
+
+
+@torch.library.custom_op("vecrope::minicpmv4_7_entries", mutates_args=())
+def find_entries(
+    at: Tensor,
+    ids: Tensor,
+    video: Tensor,
+    bounds: Tensor,
+    sizes: Tensor,
+    num_images: int,
+    spec: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where tokens belong, in one launch of Triton: to a row's start, or to a crop.
+
+    Args:
+        at: (C,) int64, ascending: the first tokens of crops; N where there is none.
+        ids: (N,) integers.
+        video: (N,) bool: the tokens of videos.
+        bounds: (B + 1,) int64: where each row begins, then N or less.
+        sizes: (S, 2) int64, those of images first.
+        num_images: how many are of images.
+        spec: the rules, as text.
+
+    Returns:
+        (E,) int64, ascending: the first token of each entry, which of a crop is the marker before
+        it; (20, E + 1) int64, the table of `place_tokens`, the first column of no entry, so that a
+        search among the begins gives the column; and (2,) int64: how many crops have no size,
+        no token before them or a thumbnail too large for its canvas, and whether sizes are left
+        over.
+    """
+    from vecrope.own_rules.minicpmv4_7.crop_kernel import walk
+
+    rule = _spec_of(spec).own_rule
+    assert isinstance(rule, MiniCPMV47)
+    begins, table, faults = _unwritten(at, ids, video, bounds)
+    values = at, ids, video.view(torch.uint8), bounds, sizes
+    walk[(1,)](
+        *(value.contiguous() for value in values), begins, table, faults,
+        len(at), len(bounds) - 1, num_images, len(sizes), table.shape[1],
+        *(getattr(rule, name) for name in IDS), rule.newline_closes, rule.downsample_factor,
+        MAX_SIDE, LIMIT,
+    )  # fmt: skip
+    return begins, table, faults
+
+
+@find_entries.register_fake
+def _unwritten(at: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    num_entries = at.shape[0] + others[2].shape[0] - 1
+    begins = at.new_full((num_entries,), _UNUSED)
+    return begins, at.new_ones((_COLUMNS, num_entries + 1)), at.new_empty(2)

@@ -12,7 +12,7 @@ def _bound(bounds, number, sizes, num_tokens, exists):
     if sizes is not None:
         size = tl.load(sizes)
         bound = tl.where(number >= size >> 32, size & 0x7FFFFFFF, bound)
-    return bound
+    return bound.to(tl.int32)
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def block_of(
         blocks_in_row = tl.cdiv(seq_len, BLOCK)
         row = block // blocks_in_row
         first = row * blocks_in_row
-        begin = row.to(tl.int64) * seq_len
+        begin = row * seq_len
         end = begin + seq_len
     else:
         row = tl.zeros((), tl.int32)
@@ -39,7 +39,7 @@ def block_of(
             exists = number < num_rows
             begins = _bound(bounds, number, sizes, num_tokens, exists)
             ends = _bound(bounds, number + 1, sizes, num_tokens, exists)
-            blocks = tl.maximum(tl.cdiv((ends - begins).to(tl.int32), BLOCK), 1)
+            blocks = tl.maximum(tl.cdiv(ends - begins, BLOCK), 1)
             blocks = tl.where(exists, blocks, 0)
             is_before = exists & (blocks_so_far + tl.cumsum(blocks, 0) <= block)
             row += tl.sum(is_before.to(tl.int32), 0)

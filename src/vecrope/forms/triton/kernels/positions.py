@@ -16,62 +16,58 @@ from vecrope.forms.triton.kernels.entries import (
 from vecrope.forms.triton.kernels.items import items_at, items_between
 from vecrope.forms.triton.kernels.neighbours import lacks_marker, touches_frame
 from vecrope.forms.triton.kernels.time import temporal_offset
-from vecrope.forms.triton.kernels.workspace import block_rows, faults_of, item_rows, sum_of_blocks
+from vecrope.forms.triton.kernels.workspace import block_rows, faults_of, item_rows, three_counts
 
 
 @triton.jit
-def _add(a, b, c, d, e, f, g, a2, b2, c2, d2, e2, f2, g2):
-    return a + a2, b + b2, c + c2, d + d2, e + e2, f + f2, g + g2
+def _quotient(number, divisor):
+    """Return a quotient of numbers that are not negative, which takes fewer instructions."""
+    return (number.to(tl.uint32) // divisor.to(tl.uint32)).to(tl.int32)
 
 
 @triton.jit
-def _counts_before(work, block, row_start, UNDECIDED: tl.constexpr, CHUNK: tl.constexpr):
-    """Return what the blocks before this one hold, in all and from the first of its row on.
+def _counts_of(work, start, stop, UNDECIDED: tl.constexpr, CHUNK: tl.constexpr):
+    """Return what the blocks from one up to another hold, of which `start` begins a row.
 
     Returns:
-        Image placeholders, video placeholders and unmasked tokens in all; the same in the row; and
-        1 if the last marker in the row is a video start.
+        Image placeholders, video placeholders and unmasked tokens; and 1 if the last marker before
+        `stop`, in its row, is a video start.
     """
-    marked, undecided, images, videos, kept_tokens, _ = block_rows(work, tl.num_programs(0))
+    marked, undecided, counts, _ = block_rows(work, tl.num_programs(0))
     zero = tl.zeros((CHUNK,), tl.int32)
-    image, video, kept = zero, zero, zero
-    row_image, row_video, row_kept, opened = zero, zero, zero, zero
+    images, videos, kept, opened = zero, zero, zero, zero
     last = -1
-    for first in range(0, block + 1, CHUNK):
+    for first in range(start, stop + 1 if UNDECIDED else stop, CHUNK):
         other = first + tl.arange(0, CHUNK)
-        before = other < block
-        of_image = tl.load(images + other, mask=before, other=0)
-        of_video = tl.load(videos + other, mask=before, other=0)
-        of_kept = tl.load(kept_tokens + other, mask=before, other=0)
+        before = other < stop
+        count = tl.load(counts + other, mask=before, other=0)
+        images += count & 1023
+        videos += (count >> 10) & 1023
+        kept += count >> 20
         if UNDECIDED:
             # The last marker before each of the blocks; the first of a row has nothing undecided.
-            has_forerunner = (other > 0) & (other <= block)
+            has_forerunner = (other > start) & (other <= stop)
             marker = tl.load(marked + other - 1, mask=has_forerunner, other=-1)
             marker = tl.maximum(tl.associative_scan(marker, 0, larger), last)
             last = tl.max(marker, 0)
             in_video = (marker >= 0) & ((marker & 1) == 1)
             of_either = tl.load(undecided + other, mask=before, other=0)
-            of_image += tl.where(in_video, 0, of_either)
-            of_video += tl.where(in_video, of_either, 0)
-            opened += (in_video & (other == block) & (block != row_start)).to(tl.int32)
-        in_row = other >= row_start
-        image, video, kept = image + of_image, video + of_video, kept + of_kept
-        row_image += tl.where(in_row, of_image, 0)
-        row_video += tl.where(in_row, of_video, 0)
-        row_kept += tl.where(in_row, of_kept, 0)
-    return tl.reduce((image, video, kept, row_image, row_video, row_kept, opened), 0, _add)
+            images += tl.where(in_video, 0, of_either)
+            videos += tl.where(in_video, of_either, 0)
+            opened += (in_video & (other == stop)).to(tl.int32)
+    return tl.sum(images, 0), tl.sum(videos, 0), tl.sum(kept, 0), tl.sum(opened, 0)
 
 
 @triton.jit
 def _measured_length(
-    kept_tokens, bounds, sizes, row_start, begin, end,
+    work, mask, bounds, sizes, row_start, begin, end,
     PADDED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """Return the length that a row's delta is measured against."""
-    length = (end - begin).to(tl.int32)
-    if not PADDED:
+    length = end - begin
+    if mask is not None and not PADDED:
         num_blocks = tl.maximum(tl.cdiv(length, BLOCK), 1)
-        length = sum_of_blocks(kept_tokens, row_start, row_start + num_blocks, CHUNK)
+        length = _counts_of(work, row_start, row_start + num_blocks, False, CHUNK)[2]
     elif sizes is not None and bounds is None:
         length = (tl.load(sizes) & 0x7FFFFFFF).to(tl.int32)
     return length
@@ -142,12 +138,12 @@ def write(
     at, token, inside, kept, wrong = load_tokens(
         ids, mask, bounds, sizes, block, row, row_start, begin, end, IGNORE_MASK, BLOCK
     )
-    _, _, _, _, kept_tokens, items = block_rows(work, tl.num_programs(0))
+    items = block_rows(work, tl.num_programs(0))[3]
     ends, starts, widths, areas, groups, spans, moved = item_rows(items, num_items)
     UNDECIDED: tl.constexpr = RULE == "last" and types is None
-    images, videos, all_kept, row_images, row_videos, row_kept, opened = _counts_before(
-        work, block, row_start, UNDECIDED, CHUNK
-    )
+    images, videos, all_kept, _ = _counts_of(work, 0, row_start, UNDECIDED, CHUNK)
+    row_images, row_videos, row_kept, opened = _counts_of(work, row_start, block, UNDECIDED, CHUNK)
+    images, videos, all_kept = images + row_images, videos + row_videos, all_kept + row_kept
     image, video, codes = kinds_of(
         types, work, block, row_start, at, token, inside, kept, opened,
         IMAGE, VIDEO, VIDEO_START, VIDEO_END, RULE, CHUNK,
@@ -157,11 +153,10 @@ def write(
     visual = image | video
 
     # Three counts in one scan: images, videos, text.
-    counts = image.to(tl.int64) + (video.to(tl.int64) << 16) + ((kept & ~visual).to(tl.int64) << 32)
-    counts = tl.cumsum(counts, 0)
+    counts = tl.cumsum(three_counts(image, video, kept & ~visual), 0)
     image_tokens = tl.load(ends + num_images - 1, mask=num_images > 0, other=0)
-    image_rank = images + (counts & 0xFFFF).to(tl.int32) - 1
-    video_rank = image_tokens + videos + ((counts >> 16) & 0xFFFF).to(tl.int32) - 1
+    image_rank = images + (counts & 1023) - 1
+    video_rank = image_tokens + videos + ((counts >> 10) & 1023) - 1
     rank = tl.where(video, video_rank, image_rank)
     # The ranks that come next, of either kind: at the start of the row, at that of the block and
     # behind the block.
@@ -174,7 +169,7 @@ def write(
     rank_after = tl.where(of_video == 0, images_after, videos_after)
     corner_rank = tl.where(where == 0, row_rank, tl.where(where == 1, corner_rank, rank_after))
     corner_rank += of_video * image_tokens
-    corner_item = items_at(ends, corner_rank, num_items, CHUNK)
+    corner_item = items_at(ends, corner_rank, num_items, CHUNK // 4)
     # Those of the block's tokens lie between those of its corners.
     first_image = tl.sum(tl.where((of_video == 0) & (where == 1), corner_item, 0), 0)
     first_video = tl.sum(tl.where((of_video == 1) & (where == 1), corner_item, 0), 0)
@@ -206,13 +201,16 @@ def write(
     moves = tl.cdiv(corner_rank - corner_start, corner_group) * corner_span + corner_moved
     moves = tl.where(where == 1, moves, tl.where(where == 0, -moves, 0))
     before = row_kept - row_images - row_videos + tl.sum(moves, 0)
-    place = tl.where(found, (rank - start) % group, 0)
+    # A group is a frame or all frames of an item.
+    place = tl.where(found, rank - start, 0)
+    frame = _quotient(place, area)
+    in_frame = place - frame * area
+    place = tl.where(group > area, place, in_frame)
+    frame = tl.where(group > area, frame, 0)
     begins = found & (place == 0)
     moves = tl.where(begins, span, (kept & ~found).to(tl.int32))
     base = before + tl.cumsum(moves, 0) - span
-    frame = place // area
-    in_frame = place - frame * area
-    line = in_frame // width
+    line = _quotient(in_frame, width)
     offset = temporal_offset(
         frame, item, found & (item >= num_images), num_images, seconds,
         STILL_IMAGES, RATE, RATE_FIRST, DEFAULT, READ_AS, COUNT_AS,
@@ -240,7 +238,7 @@ def write(
             )  # fmt: skip
         if (block == row_start) & (row < num_rows):
             length = _measured_length(
-                kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
+                work, mask, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
             )
             write_row(rows, deltas, row, begin, end, length, OPEN_MARKERS, room)
         open_markers = open_markers_of(token, kept, codes, opened, RULE, VISION_START, OPEN_MARKERS)
@@ -249,7 +247,7 @@ def write(
             tl.atomic_add(faults_of(work) + 1, 1, sem="relaxed")
     else:
         length = _measured_length(
-            kept_tokens, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
+            work, mask, bounds, sizes, row_start, begin, end, PADDED, BLOCK, CHUNK
         )
         largest = tl.maximum(time, tl.maximum(height, across))
         next_position = tl.max(tl.where(kept, largest + 1, 0), 0)
@@ -261,7 +259,7 @@ def write(
         # Both are counted up to every token; the difference is never negative, nor then is any
         # group's.
         faults = faults_of(work)
-        passed = (counts >> 32) + (all_kept - images - videos + row)
+        passed = ((counts >> 20) + (all_kept - images - videos + row)).to(tl.int64)
         is_last = found & (place == group - 1)
         if CHECK_MARKERS and VISION_START is not None:
             wrong |= lacks_marker(ids, at, begin, visual & (place == 0), VISION_START)

@@ -7,7 +7,7 @@ from vecrope.forms.triton.constants import ARGUMENTS
 from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
 from vecrope.forms.triton.kernels.classify import kinds_of, markers_of
 from vecrope.forms.triton.kernels.items import make_items
-from vecrope.forms.triton.kernels.workspace import block_rows
+from vecrope.forms.triton.kernels.workspace import block_rows, three_counts
 
 
 @triton.jit(
@@ -85,7 +85,7 @@ def summarise(
     """Write each block's numbers and, in one more program, the item table."""
     block = tl.program_id(0)
     num_blocks = tl.num_programs(0) - 1
-    marked, undecided, images, videos, kept_tokens, items = block_rows(work, num_blocks)
+    marked, undecided, counts, items = block_rows(work, num_blocks)
     if block == num_blocks:
         make_items(
             image_grids, video_grids, seconds, bounds, sizes, work, items,
@@ -108,14 +108,9 @@ def summarise(
         )  # fmt: skip
         if RULE == "last" and types is None:
             rest = kept & (token == IMAGE) & ~image & ~video
-            closed = tl.where(starts_row, begin.to(tl.int32) * 2, -1)
+            closed = tl.where(starts_row, begin * 2, -1)
             tl.store(marked + block, tl.maximum(tl.max(codes, 0), closed))
             tl.store(undecided + block, tl.sum(rest.to(tl.int32), 0))
-        # Three counts in one sum.
-        count = image.to(tl.int64) + (video.to(tl.int64) << 16) + (kept.to(tl.int64) << 32)
-        count = tl.sum(count, 0)
-        tl.store(images + block, (count & 0xFFFF).to(tl.int32))
-        tl.store(videos + block, ((count >> 16) & 0xFFFF).to(tl.int32))
-        tl.store(kept_tokens + block, (count >> 32).to(tl.int32))
+        tl.store(counts + block, tl.sum(three_counts(image, video, kept), 0))
         if starts_row & (row < num_rows):
             tl.store(deltas + row, -(2**63))

@@ -10,18 +10,17 @@ def block_rows(work, num_blocks):
 
     They are: the index of the last marker times two, plus one for a video start, or by the count of
     markers video starts less video ends; placeholders before the first marker, whose kind the
-    blocks before decide; image placeholders; video placeholders; unmasked tokens. `NUM_FAULTS`
-    numbers of 64 bits stand before them.
+    blocks before decide; image placeholders, video placeholders and unmasked tokens, of 10 bits
+    each. `NUM_FAULTS` numbers of 64 bits stand before them.
     """
     rows = work + 6
-    return (
-        rows,
-        rows + num_blocks,
-        rows + 2 * num_blocks,
-        rows + 3 * num_blocks,
-        rows + 4 * num_blocks,
-        rows + 5 * num_blocks,
-    )
+    return rows, rows + num_blocks, rows + 2 * num_blocks, rows + 3 * num_blocks
+
+
+@triton.jit
+def three_counts(image, video, other):
+    """Return three numbers of 0 or 1 in one, to be added up over a block."""
+    return image.to(tl.int32) + (video.to(tl.int32) << 10) + (other.to(tl.int32) << 20)
 
 
 @triton.jit

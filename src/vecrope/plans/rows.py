@@ -60,7 +60,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         # What is read from bytes is no tensor of a fake device, or of a graph.
         is_plain = plans[0]._reads_values
         numbers = (
-            host_table(of_plans, wide=True) if is_plain else torch.tensor(of_plans, device="cpu")
+            host_table("q", of_plans) if is_plain else torch.tensor(of_plans, device="cpu")
         )
         sizes, later = numbers.to(joined.device).unbind()
         ends = sizes.cumsum(0) // joined_entries.shape[1]

@@ -277,12 +277,13 @@ def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
     return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]
 
 
-def host_table(rows: Sequence[Sequence[int]], *, wide: bool) -> Tensor:
-    """Return rows of numbers, at least one, as integers of 32 bits, or 64."""
-    numbers = [*chain.from_iterable(rows)]
-    code, dtype = ("q", torch.int64) if wide else ("i", torch.int32)
-    packed = bytearray(pack(f"{len(numbers)}{code}", *numbers))
-    return torch.frombuffer(packed, dtype=dtype).view(len(rows), -1)
+_DTYPES = {"i": torch.int32, "q": torch.int64, "d": torch.float64}
+
+
+def host_table(code: str, rows: Sequence[Sequence[float]]) -> Tensor:
+    """Return rows of numbers, at least one, as a tensor: `code` is a format of `struct`."""
+    packed = bytearray(pack(f"{len(rows) * len(rows[0])}{code}", *chain.from_iterable(rows)))
+    return torch.frombuffer(packed, dtype=_DTYPES[code]).view(len(rows), -1)
 
 
 _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])

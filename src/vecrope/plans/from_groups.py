@@ -43,18 +43,20 @@ def plan_of_groups(
     timed = has_time_scale(spec)
     zero, one, text = repeat(0), repeat(1), [repeat(len(items.area))] * timed
     # Of what begins at one token a row's bound comes first, and then a masked run.
-    entries = [*zip(begins, zero, zero, zero, one, one, zero, *text)]
+    entries = [*zip(begins, zero, zero, zero, one, one, zero, *text, strict=False)]
     if masked:
         sizes, padding = [*map(sub, stops, masked)], repeat(spec.padding_value)
         after = positions(parts.running(masked), masked)
-        entries += zip(masked, sizes, padding, after, one, one, map(neg, sizes), *text)
+        of_runs = masked, sizes, padding, after, one, one, map(neg, sizes), *text
+        entries += zip(*of_runs, strict=False)
     tokens = map(sub, parts.stops, parts.starts)
     base = [*positions(parts.bases(), parts.starts)]
     advance, *sides = (
         map(of_items.__getitem__, item) for of_items in (items.advance, items.height, items.width)
     )
     behind = map(add, base, advance)
-    entries += zip(parts.starts, tokens, base, behind, *sides, parts.before, *[item] * timed)
+    columns = parts.starts, tokens, base, behind, *sides, parts.before, *[item] * timed
+    entries += zip(*columns, strict=True)
     entries.sort(key=itemgetter(0))
     table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
     lengths = map(sub, bounds[1:], begins)

@@ -59,9 +59,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         of_plans = [*map(Tensor.numel, entries)], num_tokens
         # What is read from bytes is no tensor of a fake device, or of a graph.
         is_plain = plans[0]._reads_values
-        numbers = (
-            host_table("q", of_plans) if is_plain else torch.tensor(of_plans, device="cpu")
-        )
+        numbers = host_table("q", of_plans) if is_plain else torch.tensor(of_plans, device="cpu")
         sizes, later = numbers.to(joined.device).unbind()
         ends = sizes.cumsum(0) // joined_entries.shape[1]
         begun = joined_entries.new_zeros(len(joined_entries) + 1)

@@ -80,6 +80,8 @@ def _refuse(plans: Sequence[_Plan]) -> None:
     for name, of in of_kinds.items():
         for at, plan in enumerate(plans):
             if of(plan) != of(plans[0]):
+                if name == "family" and plan.family.split()[0] == plans[0].family.split()[0]:
+                    name = "convention"
                 raise ValueError(
                     f"plans must have one {name}, got {of(plans[0])} and, in plan {at}, {of(plan)}"
                 )

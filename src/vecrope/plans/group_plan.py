@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
 from operator import add, attrgetter, floordiv, mul, sub
 from types import ModuleType
 from typing import Any
@@ -143,20 +142,13 @@ class GroupPlan(RopeIndexPlan):
         return _positions_behind(self.entries, self.time_scale, entry, index)
 
     def _written(self) -> Tensor | None:
-        """Return all positions as the eager form writes them; None for a plan of no answer."""
+        """Return all positions as the eager form writes them; None if a group is in pieces."""
         in_group = (self.entries[:, 1] > 0) & (self.entries[:, 6] >= 0)
         start, tokens, base, behind, height, width, before = self.entries[in_group].t().tolist()
-        through = whole = [*map(add, before, tokens)]
-        if any(before):
-            # A part knows the tokens before it; the last one how many there are.
-            whole = through.copy()
-            for at in range(len(whole) - 2, -1, -1):
-                if before[at + 1]:
-                    whole[at] = whole[at + 1]
         area = [*map(mul, height, width)]
-        depth = [*map(floordiv, whole, area)]
+        depth = [*map(floordiv, tokens, area)]
         bounds, _, _, deltas, _ = self.rows.t().tolist()
-        if [*map(mul, depth, area)] != whole or INVALID_DELTA in deltas:
+        if any(before) or [*map(mul, depth, area)] != tokens or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
         advance, between, extent = [*map(sub, behind, base)], None, depth
@@ -164,15 +156,14 @@ class GroupPlan(RopeIndexPlan):
             factors = self.time_scale[in_group].t()
             extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))
         groups = [1] * len(start)
-        items = Items(0, groups, depth, height, width, whole, advance, extent, between, None)
+        items = Items(0, groups, depth, height, width, tokens, advance, extent, between, None)
         ends = [*map(add, start, tokens)]
         mask, stops = None, [*map(add, starts, sizes)]
         if starts:
-            kept = map(sub, [*starts, self.num_tokens], [0, *stops])
-            runs = zip(
-                map(mul, repeat(b"\1"), kept), map(mul, repeat(b"\0"), [*sizes, 0]), strict=False
-            )
-            mask = torch.frombuffer(bytearray().join(chain(*runs)), dtype=torch.bool)
+            kept = bytearray(b"\1") * self.num_tokens
+            for first, stop in zip(starts, stops, strict=True):
+                kept[first:stop] = bytes(stop - first)
+            mask = torch.frombuffer(kept, dtype=torch.bool)
         positions = write_positions(
             make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
             [*bounds, self.num_tokens],

@@ -38,9 +38,9 @@ def plan_of_tokens(
     entries, item, count = _entries(tokens, spec, capacity)
     bounds = stream.row_bounds.long()
     ends, rope_deltas = tokens.ends_of_rows()
-    rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
+    of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
     scale = _time_scale(items, spec, item)
-    plan = GroupPlan(rows=torch.stack(rows, 1), entries=entries, time_scale=scale, **fields)
+    plan = GroupPlan(rows=torch.stack(of_rows, 1), entries=entries, time_scale=scale, **fields)
     invalid = count > capacity
     if validate and not tracing and bool(invalid):
         raise ValueError(
@@ -108,6 +108,7 @@ def _open_markers(tokens: TokenLocations, spec: MRopeSpec) -> Tensor:
         value = 0 if spec.marker_rule == "none" else UNKNOWN_MARKERS
         return torch.full_like(bounds[1:], value)
     if open_markers is None:
+        assert spec.vision_start_token_id is not None
         open_markers = stream.input_ids == spec.vision_start_token_id
         open_markers = open_markers if stream.kept is None else open_markers & stream.kept
     before = 0 if stream.open_markers is None else stream.open_markers

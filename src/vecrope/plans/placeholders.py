@@ -181,7 +181,8 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
 
 def _plan_by_types(prompts: _Prompts, spec: MRopeSpec) -> RopeIndexPlan:
     """Return the plan of tokens that have just a type, which names what is wrong, too."""
-    num_tokens, offsets, lengths, modalities, rows, *grids, seconds, dtype, validate = prompts
+    num_tokens, offsets, lengths, modalities, rows, images, videos, *_ = prompts
+    dtype, validate = prompts.dtype, prompts.validate
     counts = [num_tokens] if isinstance(num_tokens, int) else num_tokens
     bounds = torch.tensor([0, *counts], dtype=torch.int64, device=offsets.device).cumsum(0)
     begin = offsets if rows is None else bounds[rows.long()] + offsets
@@ -191,9 +192,9 @@ def _plan_by_types(prompts: _Prompts, spec: MRopeSpec) -> RopeIndexPlan:
     types = change.cumsum(0, dtype=dtype)[:-1]
     capacity = None
     if torch.compiler.is_compiling() or not offsets.is_cpu:
-        num_items = sum(0 if of_kind is None else len(of_kind) for of_kind in grids)
+        num_items = sum(0 if of_kind is None else len(of_kind) for of_kind in (images, videos))
         capacity = len(offsets) + num_items + len(counts)
-    inputs = Inputs(types, *grids, None, bounds, types, seconds)
+    inputs = Inputs(types, images, videos, None, bounds, types, prompts.seconds)
     plan = plan_of_inputs(inputs, spec, validate=validate, max_groups=capacity)
     return replace(plan, dtype=dtype)
 

@@ -29,12 +29,14 @@ def expand_rows(tables: Tables, token_index: Tensor | range, row_index: Tensor |
     """
     rows, *_, dtype = tables
     num_rows, first, index = rows.shape[0], 0, None
+    shape: tuple[int, ...]
     if isinstance(token_index, range):
         first, shape = token_index.start, (num_rows, len(token_index))
     else:
+        index = token_index
         if row_index is not None:
-            token_index, row_index = torch.broadcast_tensors(token_index, row_index)  # type: ignore[no-untyped-call]
-        index, shape = token_index.contiguous(), tuple(token_index.shape)
+            index, row_index = torch.broadcast_tensors(index, row_index)  # type: ignore[no-untyped-call]
+        index, shape = index.contiguous(), tuple(index.shape)
     out = rows.new_empty((3, *shape), dtype=dtype)
     num_places = out.numel() // 3
     with device_of(out):

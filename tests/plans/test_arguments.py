@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from oracles import spec_of
 from support import rope_index
 
 from tests.plans.cases import (
@@ -27,6 +28,7 @@ OTHERS = {
         input_ids=integers([[7]], dtype=torch.int32),
     ),
     "family": plan_rope_index(integers([[7]]), SPECS["glm4v-sglang"]),
+    "convention": plan_rope_index(integers([[7]]), spec_of("qwen2_vl", "vllm")),
 }
 
 
@@ -267,7 +269,12 @@ REFUSED = {
     "plans of two conventions and families": (
         lambda: concatenate_plans([PLAN, OTHERS["family"]]),
         ValueError,
-        r"got qwen2_vl \(transformers\) and, in plan 1, glm4v \(sglang\)",
+        r"one family, got qwen2_vl \(transformers\) and, in plan 1, glm4v \(sglang\)",
+    ),
+    "plans of two conventions": (
+        lambda: concatenate_plans([PLAN, PLAN, OTHERS["convention"]]),
+        ValueError,
+        r"one convention, got qwen2_vl \(transformers\) and, in plan 2, qwen2_vl \(vllm\)",
     ),
     "a start of floats": (
         lambda: PLAN.decode(start=torch.tensor([1.0, 2.0])),

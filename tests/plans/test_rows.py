@@ -81,9 +81,9 @@ def test_seconds_of_two_precisions_would_be_rounded_to_one():
     assert not torch.equal(widened.position_ids(), narrow.position_ids())
     with pytest.raises(
         ValueError,
-        match=r"seconds of one precision, got \['torch.float32', 'torch.float64'\]; give second_",
+        match=r"precision, got torch.float32 and, in plan 2, torch.float64; give second_per_",
     ):
-        concatenate_plans([narrow, wide])
+        concatenate_plans([narrow, narrow, wide])
 
 
 def text_plan(num_tokens, **options):

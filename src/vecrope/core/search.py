@@ -23,11 +23,7 @@ def spread(sizes: Tensor, total: int) -> Tensor:
     """
     if total >= PARALLEL_FROM or not sizes.is_cpu or torch.compiler.is_compiling():
         return torch.repeat_interleave(sizes, output_size=total)
-    ends = sizes.cumsum(0)
-    # The place behind the last takes what begins there: entries of no size at the end.
-    begun = torch.zeros(total + 1, dtype=torch.int64, device=sizes.device)
-    begun.index_add_(0, ends[:-1], torch.ones_like(ends[:-1]))
-    return begun[:-1].cumsum(0)
+    return count_begun(sizes.cumsum(0)[:-1], total)
 
 
 def spread_ranges(first: Tensor, sizes: Tensor, total: int) -> tuple[Tensor, Tensor]:
@@ -54,12 +50,7 @@ def search(bounds: Tensor, values: Tensor, *, right: bool = True) -> Tensor:
 
 
 def count_begun(starts: Tensor, total: int) -> Tensor:
-    """Return (total,) int64: how many of the ascending `starts` (n,) are not above 0, 1, 2, ...
-
-    It is `searchsorted(starts, arange(total), right=True)`.
-    """
-    if total >= PARALLEL_FROM or not starts.is_cpu or torch.compiler.is_compiling():
-        return torch.searchsorted(starts, torch.arange(total, device=starts.device), right=True)
+    """Return (total,) int64: how many of the ascending `starts` (n,) are not above 0, 1, 2, ..."""
     begun = torch.zeros(total + 1, dtype=torch.int64, device=starts.device)
     starts = starts.clamp(min=0, max=total).long()
     return begun.index_add_(0, starts, torch.ones_like(starts))[:-1].cumsum(0)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_int, check_tensor, conversion
-from vecrope.plans.table import PlanTable
+from vecrope.checks import check_tensor, conversion
 
 # So that no position wraps, whatever the dtype.
-_MAX_START = 2**30
+MAX_START = 2**30
 
 
 def check_integers(name: str, values: Tensor) -> None:
@@ -42,46 +41,17 @@ def numbers_of_rows(
             found = type(numbers).__name__ + conversion(name, numbers)
             raise TypeError(f"{name} must be a list or a tensor of integers, got {found}")
         # Without a number there is none that says its type.
-        dtype = None if len(numbers) else torch.int64
-        numbers = torch.tensor(numbers, dtype=dtype, device="cpu")
+        numbers = torch.tensor(numbers, dtype=None if len(numbers) else torch.int64, device="cpu")
     check_integers(name, numbers)
-    if num_rows is None and numbers.dim() != 1:
-        raise ValueError(f"{name} must have shape (n,), got {tuple(numbers.shape)}")
-    if num_rows is not None and numbers.shape != (num_rows,):
-        raise ValueError(
-            f"{name} must have shape ({num_rows},), a number for each row of {of}, "
-            f"got {tuple(numbers.shape)}"
-        )
+    if numbers.dim() != 1 or num_rows not in (None, len(numbers)):
+        each = "n" if num_rows is None else num_rows
+        what = "" if num_rows is None else f" a number for each row of {of},"
+        raise ValueError(f"{name} must have shape ({each},),{what} got {tuple(numbers.shape)}")
     return numbers
 
 
-def checked_start(start: int | Tensor, plan: PlanTable) -> int | Tensor:
-    """Return the number of tokens that have been decoded, a number or (B, 1) on the device."""
-    if not isinstance(start, Tensor):
-        check_int("start", start, 0, _MAX_START)
-        return start
-    check_integers("start", start)
-    if start.dim() and start.shape != (len(plan),):
-        raise ValueError(f"start must have shape ({len(plan)},), got {tuple(start.shape)}")
-    if start.is_cpu and type(start) is Tensor and not torch.compiler.is_compiling():
-        check_range("start", start, _MAX_START)
-    return start.to(plan.device).unsqueeze(-1)
-
-
-def checked_total(scheduled: Tensor, num_tokens: int | None) -> int:
-    """Return how many tokens a step has, of (B,) tokens of the rows, which it reads."""
-    total = int(scheduled.sum())
-    num_tokens = total if num_tokens is None else num_tokens
-    if num_tokens < total:
-        raise ValueError(
-            f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
-        )
-    return num_tokens
-
-
-def check_out(out: Tensor, plan: PlanTable, num_tokens: int) -> None:
-    """Check that the positions of so many tokens can be written to a buffer."""
-    num_axes, dtype = plan.num_axes, plan.dtype
+def check_out(out: Tensor, num_axes: int, num_tokens: int, dtype: torch.dtype) -> None:
+    """Check that positions of a dtype, (num_axes, num_tokens), can be written to a buffer."""
     # Whole numbers would lose what is behind the point of fractions.
     others = "" if dtype.is_floating_point else ", int64 or int32"
     if out.dtype != dtype and not (others and out.dtype in (torch.int64, torch.int32)):

@@ -9,15 +9,14 @@ from torch import Tensor
 
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
-from vecrope.forms.static import locate_inputs
 from vecrope.inputs import Inputs
 from vecrope.plans.from_blocks import plan_of_own_rule
 from vecrope.plans.from_groups import plan_of_groups
-from vecrope.plans.from_locations import plan_of_locations
+from vecrope.plans.from_locations import plan_of_tokens
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.table import fields_of
-from vecrope.prepare import Prepared, prepare
+from vecrope.prepare import prepare
 from vecrope.sequences import SequenceNumbering, deltas_of_sequences, packed_sequences
 from vecrope.spec import MRopeSpec
 
@@ -43,7 +42,7 @@ def plan_of_inputs(
                 raise
         else:
             return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
-    return _plan_of_tokens(prepared, spec, validate, max_groups)
+    return plan_of_tokens(prepared, spec, validate, max_groups)
 
 
 def plan_of_sequences(
@@ -85,37 +84,3 @@ def _plan_by_kernels(
         time_scale=tables.entries.new_empty((capacity, 0)) if scale is None else scale,
         **fields_of(ids.shape, spec, torch.int64 if spec.position_dtype == "int64" else ids.dtype),
     )
-
-
-def _plan_of_tokens(
-    prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
-) -> RopeIndexPlan:
-    """Return the plan of a batch from where each token stands; checked, it says what is wrong."""
-    inputs, exact, tracing, dtype = prepared
-    stream, items, tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
-    scale = items.time_scale
-    if scale is None:
-        scale = torch.empty((0, items.masked + 1), dtype=torch.int32, device=items.table.device)
-    elif items.num_images == items.text or spec.video_time != "seconds":
-        scale = scale.to(torch.int32)
-    if tokens is None:
-        return _plan_of_nothing(inputs, spec, stream.num_rows, scale, dtype)
-    capacity = stream.num_tokens if max_groups is None else max_groups
-    plan, count = plan_of_locations(tokens, spec, capacity, scale, dtype)
-    invalid = count > capacity
-    if validate and not tracing and bool(invalid):
-        raise ValueError(
-            f"max_groups must be at least {int(count)} for this input, got {max_groups}"
-        )
-    return plan.voided(invalid if fault is None else invalid | fault)
-
-
-def _plan_of_nothing(
-    inputs: Inputs, spec: MRopeSpec, num_rows: int, scale: Tensor, dtype: torch.dtype
-) -> GroupPlan:
-    """Return the plan of rows without a token: an entry that begins where the rows do."""
-    rows = torch.zeros((num_rows, 5), dtype=torch.int64, device=inputs.input_ids.device)
-    entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
-    entries[:, 4:6].fill_(1)
-    fields = fields_of(inputs.input_ids.shape, spec, dtype)
-    return GroupPlan(rows=rows, entries=entries, time_scale=scale[:, -1:].t(), **fields)

@@ -30,60 +30,52 @@ def plan_of_groups(
         shape: of the input; None: (N,).
     """
     bounds, parts, open_markers = batch
-    lengths = map(sub, bounds[1:], bounds)
-    rows = zip(bounds[:-1], lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
+    items, item, (masked, stops) = parts.items, parts.item, parts.masked
+    begins, running = bounds[:-1], parts.running(bounds)
+
+    def positions(bases: list[int], at: Sequence[int]) -> Iterable[int]:
+        """Return the positions of ascending tokens, each in its own row."""
+        before = [bisect_left(at, bound) for bound in bounds]
+        in_rows = map(repeat, running, map(sub, before[1:], before))
+        return map(sub, bases, chain.from_iterable(in_rows))
+
     # Where videos are spaced in time an entry has the item of its group behind all else.
-    timed, wide = has_time_scale(spec), bounds[-1] >= WIDE_FROM
-    entries = host_table(_entries(batch, spec.padding_value, 7 + timed), wide=wide)
+    timed = has_time_scale(spec)
+    zero, one, text = repeat(0), repeat(1), [repeat(len(items.area))] * timed
+    # Of what begins at one token a row's bound comes first, and then a masked run.
+    entries = [*zip(begins, zero, zero, zero, one, one, zero, *text, strict=False)]
+    if masked:
+        sizes, padding = [*map(sub, stops, masked)], repeat(spec.padding_value)
+        after = positions(parts.running(masked), masked)
+        of_runs = masked, sizes, padding, after, one, one, map(neg, sizes), *text
+        entries += zip(*of_runs, strict=False)
+    tokens = map(sub, parts.stops, parts.starts)
+    base = [*positions(parts.bases(), parts.starts)]
+    advance, *sides = (
+        map(of_items.__getitem__, item) for of_items in (items.advance, items.height, items.width)
+    )
+    behind = map(add, base, advance)
+    columns = parts.starts, tokens, base, behind, *sides, parts.before, *[item] * timed
+    entries += zip(*columns, strict=True)
+    entries.sort(key=itemgetter(0))
+    table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
+    lengths = map(sub, bounds[1:], begins)
+    rows = zip(begins, lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
     return GroupPlan(
-        rows=host_table([*rows], wide=True),
-        entries=entries[:, :7].contiguous() if timed else entries,
-        time_scale=_time_scale(parts.items, entries[:, 7], spec) if timed else entries[:, 7:],
+        rows=host_table("q", [*rows]),
+        entries=table[:, :7].contiguous() if timed else table,
+        time_scale=_time_scale(items, entries, spec) if timed else table[:, 7:],
         **fields_of(shape or bounds[-1:], spec, dtype),
     )
 
 
-def _entries(batch: Batch, padding_value: int, width: int) -> list[tuple[int, ...]]:
-    """Return the entries of a plan, of 7 numbers or 8, of which the last is the group's item.
-
-    Of what begins at one token a row's bound comes first, and then a masked run.
-    """
-    bounds, parts, _ = batch
-    items, (starts, stops) = parts.items, parts.masked
-    running = parts.running(bounds)
-
-    def positions(bases: list[int], at: Sequence[int]) -> list[int]:
-        """Return the positions of ascending tokens, each in its own row."""
-        before = [bisect_left(at, bound) for bound in bounds]
-        begins = chain.from_iterable(map(repeat, running, map(sub, before[1:], before)))
-        return [*map(sub, bases, begins)]
-
-    base = positions(parts.bases(), parts.starts)
-    advance, height, width_of = (
-        map(numbers.__getitem__, parts.item)
-        for numbers in (items.advance, items.height, items.width)
-    )
-    tokens = map(sub, parts.stops, parts.starts)
-    behind = map(add, base, advance)
-    groups = (parts.starts, tokens, base, behind, height, width_of, parts.before, parts.item)
-    text, zero, one = repeat(len(items.area)), repeat(0), repeat(1)
-    rows = (bounds[:-1], zero, zero, zero, one, one, zero, text)
-    kinds: list[tuple[Iterable[int], ...]] = [rows, groups]
-    if starts:
-        sizes, after = [*map(sub, stops, starts)], positions(parts.running(starts), starts)
-        padding = repeat(padding_value)
-        kinds.insert(1, (starts, sizes, padding, after, one, one, map(neg, sizes), text))
-    columns = chain.from_iterable(zip(*kind[:width], strict=False) for kind in kinds)
-    return sorted(columns, key=itemgetter(0))
-
-
-def _time_scale(items: Items, item: Tensor, spec: MRopeSpec) -> Tensor:
-    """Return `GroupPlan.time_scale` of the entries of some items."""
-    num_images = items.num_images
+def _time_scale(items: Items, entries: Sequence[Sequence[int]], spec: MRopeSpec) -> Tensor:
+    """Return `GroupPlan.time_scale` of entries of which the last number is an item."""
+    num_images, ones = items.num_images, [1.0] * len(items.area)
     still = spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1
     if items.time_scale is None and not still:
-        return torch.ones((len(item), 2), dtype=torch.int32, device="cpu")
-    videos = len(items.area) - num_images
-    dtype, *factors = items.time_scale or (torch.int32, [1] * videos, [1] * videos)
-    scales = [(int(not still), 1)] * num_images + [*zip(*factors, strict=True), (1, 1)]
-    return torch.tensor(scales, dtype=dtype, device="cpu").index_select(0, item)
+        return torch.ones((len(entries), 2), dtype=torch.int32, device="cpu")
+    dtype, *of_videos = items.time_scale or (torch.int32, ones, ones)
+    of_images = [(float(not still), 1.0)] * num_images
+    scales = [*of_images, *zip(*of_videos, strict=True), (1.0, 1.0)]
+    return host_table("d", [*map(scales.__getitem__, map(itemgetter(7), entries))]).to(dtype)

@@ -6,38 +6,65 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.items import Items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.modality import UNKNOWN_MARKERS, compact
 from vecrope.core.search import search
+from vecrope.forms.static import locate_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import WIDE_FROM, fields_of
+from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
 
-def plan_of_locations(
-    tokens: TokenLocations, spec: MRopeSpec, capacity: int, time_scale: Tensor, dtype: torch.dtype
-) -> tuple[GroupPlan, Tensor]:
-    """Return the plan of a batch, of `capacity` entries, and how many it needs; reads no value.
+def plan_of_tokens(
+    prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
+) -> GroupPlan:
+    """Return the plan of a batch, of `max_groups` entries or one a token; reads no value.
+
+    With `validate` values are read, but under tracing, and what is wrong is named.
+    """
+    inputs, exact, tracing, dtype = prepared
+    stream, items, tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    fields = fields_of(stream.shape, spec, dtype)
+    if tokens is None:
+        # An entry that begins where the rows do.
+        rows = torch.zeros((stream.num_rows, 5), dtype=torch.int64, device=items.table.device)
+        entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
+        entries[:, 4:6].fill_(1)
+        scale = _time_scale(items, spec, entries[:, 0] + items.masked)
+        return GroupPlan(rows=rows, entries=entries, time_scale=scale, **fields)
+    capacity = stream.num_tokens if max_groups is None else max_groups
+    entries, item, count = _entries(tokens, spec, capacity)
+    bounds = stream.row_bounds.long()
+    ends, rope_deltas = tokens.ends_of_rows()
+    of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
+    scale = _time_scale(items, spec, item)
+    plan = GroupPlan(rows=torch.stack(of_rows, 1), entries=entries, time_scale=scale, **fields)
+    invalid = count > capacity
+    if validate and not tracing and bool(invalid):
+        raise ValueError(
+            f"max_groups must be at least {int(count)} for this input, got {max_groups}"
+        )
+    return plan.voided(invalid if fault is None else invalid | fault)
+
+
+def _entries(
+    tokens: TokenLocations, spec: MRopeSpec, capacity: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `capacity` entries, the item of each, and how many there should be.
 
     An entry begins where a row does, a group, a masked run, or the part of a group behind one.
-
-    Args:
-        tokens: of the batch, at least one.
-        spec: of the shared rule.
-        capacity: number of entries.
-        time_scale: (2, I + 2) or (0, I + 2), of the items.
-        dtype: of the positions.
     """
-    stream = tokens.stream
-    num_tokens, kept, bounds = stream.num_tokens, stream.kept, stream.row_bounds.long()
+    stream, visual = tokens.stream, tokens.visual
+    num_tokens, kept = stream.num_tokens, stream.kept
     index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
-    visual = tokens.visual
-    begins = visual & (tokens.place == 0)
+    begins = tokens.begins
     if kept is not None:
         behind_masked = pad(~kept[:-1], (1, 0))
-        begins |= torch.where(kept, visual & behind_masked, ~behind_masked)
+        begins = begins | torch.where(kept, visual & behind_masked, ~behind_masked)
     # A row without a token begins where the next does, or behind the last token.
-    begins = pad(begins, (0, 1)).index_fill_(0, bounds, True)[:-1]
+    begins = pad(begins, (0, 1)).index_fill_(0, stream.row_bounds.long(), True)[:-1]
     start, count = compact(begins, capacity, index_dtype)
     assert count is not None
     at = start.clamp(max=num_tokens - 1)
@@ -58,32 +85,28 @@ def plan_of_locations(
         run = search(num_kept, num_kept[at]).to(index_dtype) - start
         left = torch.where(masked, run, left)
         base = base.masked_fill(masked, spec.padding_value)
-    number = torch.minimum(left, next_start - start)
-    before = place if kept is None else torch.where(masked, -number, place)
-    ends, rope_deltas = tokens.ends_of_rows()
-    rows = torch.stack(
-        (
-            *(bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1)),
-            _open_markers(tokens, spec, bounds),
-        ),
-        1,
-    )
-    plan = GroupPlan(
-        rows=rows,
-        entries=torch.stack((start, number, base, behind, height, width, before), 1),
-        time_scale=time_scale[:, item].t(),
-        **fields_of(stream.shape, spec, dtype),
-    )
-    return plan, count
+    size = torch.minimum(left, next_start - start)
+    before = place if kept is None else torch.where(masked, -size, place)
+    return torch.stack((start, size, base, behind, height, width, before), 1), item, count
 
 
-def _open_markers(tokens: TokenLocations, spec: MRopeSpec, bounds: Tensor) -> Tensor:
-    """Return (B,) the markers that are open at the end of each row."""
-    if spec.marker_rule == "none":
-        return torch.zeros_like(bounds[1:])
-    if tokens.stream.token_types is not None:
-        return torch.full_like(bounds[1:], UNKNOWN_MARKERS)
+def _time_scale(items: Items, spec: MRopeSpec, item: Tensor) -> Tensor:
+    """Return `GroupPlan.time_scale` of the entries (E,) of items."""
+    scale = items.time_scale
+    if scale is None:
+        return torch.empty((len(item), 0), dtype=torch.int32, device=item.device)
+    if items.num_images == items.text or spec.video_time != "seconds":
+        scale = scale.to(torch.int32)
+    return scale[:, item].t()
+
+
+def _open_markers(tokens: TokenLocations, spec: MRopeSpec) -> Tensor:
+    """Return (B,) int64: the markers that are open at the end of each row."""
     stream, open_markers = tokens.stream, tokens.open_markers
+    bounds = stream.row_bounds.long()
+    if spec.marker_rule == "none" or stream.token_types is not None:
+        value = 0 if spec.marker_rule == "none" else UNKNOWN_MARKERS
+        return torch.full_like(bounds[1:], value)
     if open_markers is None:
         assert spec.vision_start_token_id is not None
         open_markers = stream.input_ids == spec.vision_start_token_id

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
 from operator import add, attrgetter, floordiv, mul, sub
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import count_begun, search, spread_ranges
+from vecrope.core.search import count_begun, search
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
@@ -73,112 +72,83 @@ class GroupPlan(RopeIndexPlan):
         kernels = self._kernels
         if kernels is None:
             return super()._at(token_index, rows)
-        if isinstance(token_index, range):
-            shape: tuple[int, ...] = (len(self), len(token_index))
-        elif rows is None:
-            shape = tuple(token_index.shape)
-        else:
-            token_index, rows = torch.broadcast_tensors(token_index, rows)  # type: ignore[no-untyped-call]
-            shape = tuple(rows.shape)
-        positions: Tensor = kernels.expand_rows(self._tables, shape, token_index, rows)
+        positions: Tensor = kernels.expand_rows(self._tables, token_index, rows)
         return positions
 
     def _step(
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
     ) -> Tensor:
         kernels = self._kernels
-        fits = out is None or (out.device == self.device and out.stride(1) == 1)
-        if kernels is None or not fits:
-            if self._reads_values and num_tokens >= _SPREAD_FROM:
-                ahead = computed - self.rows[:, 1]
-                # Most steps decode alone. Chunks are numbered by as many bits as entries.
-                if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
-                    chunks = self._expand_chunks(computed.long(), scheduled.long(), num_tokens)
-                    if out is None:
-                        return chunks.to(self.dtype)
-                    return out[:, :num_tokens].copy_(chunks)
-            return super()._step(computed, scheduled, num_tokens, out)
-        positions: Tensor = kernels.expand_step(self._tables, computed, scheduled, num_tokens, out)
-        return positions
+        if kernels and (out is None or (out.device == self.device and out.stride(1) == 1)):
+            positions: Tensor = kernels.expand_step(
+                self._tables, computed, scheduled, num_tokens, out
+            )
+            return positions
+        if num_tokens >= _SPREAD_FROM and self._reads_values:
+            ahead = computed - self.rows[:, 1]
+            # Most steps decode alone. Indices have as many bits as those of entries.
+            if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
+                positions = self._expand_step(computed, scheduled, num_tokens)
+                return positions if out is None else out[:, :num_tokens].copy_(positions)
+        return super()._step(computed, scheduled, num_tokens, out)
 
-    def _expand_columns(self, columns: Columns) -> Tensor:
+    def _expand_step(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions (3, num_tokens) of a step; no token's entry is searched for.
+
+        Each entry is told where in the step it begins. The tokens that a row decodes stand behind
+        an entry of their own, which follows those of the row.
+        """
+        start, length, following = self.rows[:, :3].unbind(1)
+        number, each = len(self.entries), torch.arange(len(self), device=self.device)
+        own = search(self._entry_starts, start + length - 1) + each
+        row = count_begun(own + 1, number + len(self))
+        order = (torch.arange(len(row), device=self.device) - row).index_copy_(
+            0, own, number + each
+        )
+        none, one = torch.zeros_like(start), torch.ones_like(start)
+        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
+        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, order)
+        scale = self.time_scale
+        if scale.shape[1]:
+            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, order)
+        ends = scheduled.cumsum(0)
+        # Behind all rows stand unused entries. Columns that none asks for are of the last row.
+        begins = pad(ends - scheduled, (0, 1), value=num_tokens)
+        ends = pad(ends[:-1], (0, 2), value=num_tokens)
+        shift = begins - pad(start + computed, (0, 1))
+        entries[:, 0].add_(shift.index_select(0, row))
+        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
+        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
+        at = count_begun(first, num_tokens) - 1
+        return _positions_behind(entries, scale, at, index).to(self.dtype)
+
+    def _at_once(self, columns: Columns) -> Tensor | None:
         kernels, rows, width = self._kernels, self._num_input_rows, self._width
         if kernels is not None:
             tables, value = self._tables, self.padding_value
             positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
             return positions
         is_whole = not columns.first and columns.length >= width
-        if is_whole and self._reads_values and self.num_tokens:
-            written = self._written()
-            if written is not None:
-                room = (0, columns.number - width)
-                written = written.view(3, rows, width)
-                return pad(written, room, value=self.padding_value) if room[1] else written
-        return super()._expand_columns(columns)
-
-    def _expand_chunks(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
-        """Return the positions (3, num_tokens) of chunks of all rows; reads values.
-
-        Entries are spread over the tokens of the chunks, so that none is searched for. A row has
-        two chunks: of its prompt, and of what is decoded, which stands behind an entry of its own.
-        """
-        start, length, following = self.rows[:, :3].unbind(1)
-        more = num_tokens - int(scheduled.sum())
-        if more > 0:  # columns that no row asks for are of the last row
-            scheduled = scheduled.clone()
-            scheduled[-1].add_(more)
-        done = torch.minimum(computed, length)
-        in_prompt = torch.minimum(computed + scheduled, length) - done
-        edges = torch.minimum(done, (length - 1).clamp(min=0)), done + in_prompt - 1
-        begin, last = self._entries_begun(torch.stack(edges) + start) - 1
-        number = (last - begin + 1).clamp(min=1)
-        decoded = torch.arange(len(self), device=self.device) + len(self.entries)
-
-        def chunks(of_prompts: Tensor, of_decoded: Tensor) -> Tensor:
-            return torch.stack((of_prompts, of_decoded), 1).view(-1)
-
-        sizes = chunks(in_prompt, scheduled - in_prompt)
-        numbers = chunks(number, torch.ones_like(number))
-        goals = sizes.cumsum(0) - sizes
-        # Where a chunk stands in the batch, less where it goes.
-        shifts = chunks(start + done, start + torch.maximum(computed, length)) - goals
-        chunk, entry = spread_ranges(chunks(begin, decoded), numbers, int(numbers.sum()))
-        none, one = torch.zeros_like(start), torch.ones_like(start)
-        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
-        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, entry)
-        entries[:, 0].sub_(shifts.index_select(0, chunk))
-        first = torch.maximum(entries[:, 0], goals.index_select(0, chunk))
-        at = count_begun(first[1:], num_tokens)
-        scale = self.time_scale
-        if scale.shape[1]:
-            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, entry)
-        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
-        return _positions_behind(entries, scale, at, index)
-
-    def _entries_begun(self, index: Tensor) -> Tensor:
-        """Return how many entries begin up to and with tokens of the batch."""
-        return search(self._entry_starts, index)
+        if not (is_whole and self._reads_values and self.num_tokens):
+            return None
+        written, room = self._written(), columns.number - width
+        if written is None or not room:
+            return written
+        return pad(written, (0, room), value=self.padding_value)
 
     def _expand(self, index: Tensor) -> Tensor:
         index = index.to(self.entries.dtype)
-        entry = self._entries_begun(index) - 1
+        entry = search(self._entry_starts, index) - 1
         return _positions_behind(self.entries, self.time_scale, entry, index)
 
     def _written(self) -> Tensor | None:
-        """Return all positions as the eager form writes them; None for a plan of no answer."""
+        """Return all positions as the eager form writes them; None if a group is in pieces."""
         in_group = (self.entries[:, 1] > 0) & (self.entries[:, 6] >= 0)
         start, tokens, base, behind, height, width, before = self.entries[in_group].t().tolist()
-        through = whole = [*map(add, before, tokens)]
-        if any(before):
-            # A part knows the tokens before it; the last one how many there are.
-            whole = through.copy()
-            for at in range(len(whole) - 2, -1, -1):
-                if before[at + 1]:
-                    whole[at] = whole[at + 1]
         area = [*map(mul, height, width)]
-        depth = [*map(floordiv, whole, area)]
+        depth = [*map(floordiv, tokens, area)]
         bounds, _, _, deltas, _ = self.rows.t().tolist()
-        if [*map(mul, depth, area)] != whole or INVALID_DELTA in deltas:
+        if any(before) or [*map(mul, depth, area)] != tokens or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
         advance, between, extent = [*map(sub, behind, base)], None, depth
@@ -186,22 +156,22 @@ class GroupPlan(RopeIndexPlan):
             factors = self.time_scale[in_group].t()
             extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))
         groups = [1] * len(start)
-        items = Items(0, groups, depth, height, width, whole, advance, extent, between, None)
+        items = Items(0, groups, depth, height, width, tokens, advance, extent, between, None)
         ends = [*map(add, start, tokens)]
         mask, stops = None, [*map(add, starts, sizes)]
         if starts:
-            kept = map(sub, [*starts, self.num_tokens], [0, *stops])
-            runs = zip(
-                map(mul, repeat(b"\1"), kept), map(mul, repeat(b"\0"), [*sizes, 0]), strict=False
-            )
-            mask = torch.frombuffer(bytearray().join(chain(*runs)), dtype=torch.bool)
-        return write_positions(
+            kept = bytearray(b"\1") * self.num_tokens
+            for first, stop in zip(starts, stops, strict=True):
+                kept[first:stop] = bytes(stop - first)
+            mask = torch.frombuffer(kept, dtype=torch.bool)
+        positions = write_positions(
             make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
             [*bounds, self.num_tokens],
             self.dtype,
             mask,
             self.padding_value,
         )
+        return positions.view(3, self._num_input_rows, self._width)
 
     @property
     def _invalid(self) -> Sequence[int]:
@@ -216,11 +186,12 @@ class GroupPlan(RopeIndexPlan):
         if not any(map(Tensor.numel, scales)):
             return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
-        precisions = {*map(attrgetter("dtype"), scales)} - {torch.int32}
-        if len(precisions) > 1:
+        dtypes = [*map(attrgetter("dtype"), scales)]
+        first, *others = dict.fromkeys(dtype for dtype in dtypes if dtype != torch.int32) or [None]
+        if others:
             raise ValueError(
-                "plans must have seconds of one precision, got "
-                f"{sorted(map(str, precisions))}; give second_per_grid_ts of one dtype"
+                f"plans must have seconds of one precision, got {first} and, in plan "
+                f"{dtypes.index(others[0])}, {others[0]}; give second_per_grid_ts of one dtype"
             )
         return {"time_scale": torch.cat(scales)}
 
@@ -228,9 +199,7 @@ class GroupPlan(RopeIndexPlan):
         kernels = self._kernels
         if kernels is None or not len(rows):
             return super()._select(rows)
-        taken, entries, scale, num_tokens = kernels.select_entries(
-            self.rows, self.entries, self.time_scale, rows
-        )
+        taken, entries, scale, num_tokens = kernels.select_entries(self._tables, rows)
         tables = {"rows": taken, "entries": entries, "time_scale": scale}
         return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
+from operator import add
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope import checks
-from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.forms.eager.rope_index import Batch, groups_of_runs, positions_of_runs
+from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
+from vecrope.forms.eager.items import read_items
+from vecrope.forms.eager.parts import make_parts
+from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
+from vecrope.forms.eager.write import write_positions
 from vecrope.inputs import Inputs
 from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.from_groups import plan_of_groups
@@ -20,10 +24,10 @@ from vecrope.plans.plan import RopeIndexPlan
 from vecrope.spec import MRopeSpec
 
 
-class Placeholders(NamedTuple):
-    """Prompts by their runs of placeholders; the arguments of `plan_from_placeholders`."""
+class _Prompts(NamedTuple):
+    """The arguments of `plan_from_placeholders`."""
 
-    counts: list[int]
+    num_tokens: int | Sequence[int]
     offsets: Tensor
     lengths: Tensor
     modalities: Tensor
@@ -32,6 +36,7 @@ class Placeholders(NamedTuple):
     video_grid_thw: Tensor | None
     seconds: Tensor | Sequence[float] | None
     dtype: torch.dtype
+    validate: bool
 
 
 def plan_from_placeholders(
@@ -67,9 +72,9 @@ def plan_from_placeholders(
         second_per_grid_ts: (num_videos,) as for `get_rope_index`.
         dtype: of the positions, int64 or int32.
         validate: check the values, which synchronises if they are not on a CPU. With False no value
-            on another device is read, but `num_tokens` is copied from the host. With False, and
-            under tracing, a run with several separate frames may give a plan of only -1: pass one
-            run per frame.
+            on another device is read, but `num_tokens` is copied from the host. With False on such
+            a device, and under tracing, a run with several separate frames may give a plan of only
+            -1: pass one run per frame.
 
     Returns:
         The plan, of packed sequences, on the device of `offsets`.
@@ -90,16 +95,13 @@ def plan_from_placeholders(
                 [0, 1, 1, 3, 4],
                 [0, 1, 2, 3, 4]])
     """
-    prompts = Placeholders(
-        [num_tokens] if isinstance(num_tokens, int) else list(num_tokens),
-        *(offsets, lengths, modalities, rows),
-        *(image_grid_thw, video_grid_thw, second_per_grid_ts, dtype),
+    grids = image_grid_thw, video_grid_thw
+    prompts = _Prompts(
+        *(num_tokens, offsets, lengths, modalities, rows),
+        *(*grids, second_per_grid_ts, dtype, validate),
     )
-    _check_metadata(prompts, spec)
-    found = _groups(prompts, spec)
-    if found is None:
-        return _plan_by_types(prompts, spec, validate=validate)
-    return plan_of_groups(found, spec, dtype)
+    batch = _groups(prompts, spec)
+    return _plan_by_types(prompts, spec) if batch is None else plan_of_groups(batch, spec, dtype)
 
 
 def get_rope_index_from_placeholders(
@@ -128,105 +130,111 @@ def get_rope_index_from_placeholders(
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit, or a family of its own rule.
     """
-    prompts = Placeholders(
-        [num_tokens] if isinstance(num_tokens, int) else list(num_tokens),
-        *(offsets, lengths, modalities, rows),
-        *(image_grid_thw, video_grid_thw, second_per_grid_ts, dtype),
+    grids = image_grid_thw, video_grid_thw
+    prompts = _Prompts(
+        *(num_tokens, offsets, lengths, modalities, rows),
+        *(*grids, second_per_grid_ts, dtype, validate),
     )
-    _check_metadata(prompts, spec)
-    found = _groups(prompts, spec)
-    if found is not None and any(prompts.counts):
-        return positions_of_runs(found, spec, dtype)
-    plan = _plan_by_types(prompts, spec, validate=validate)
-    return plan.position_ids(), plan.rope_deltas
+    batch = _groups(prompts, spec)
+    if batch is None or not batch.bounds[-1]:
+        plan = _plan_by_types(prompts, spec)
+        return plan.position_ids(), plan.rope_deltas
+    _, deltas = ends_of_rows(batch.parts, batch.bounds, spec)
+    return write_positions(batch.parts, batch.bounds, dtype), as_column(deltas)
 
 
-def _groups(prompts: Placeholders, spec: MRopeSpec) -> Batch | None:
-    """Return the groups on the host, or None where the runs are not just these."""
-    runs = prompts.offsets, prompts.lengths, prompts.modalities, prompts.rows
-    if not prompts.offsets.is_cpu or torch.compiler.is_compiling():
+def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
+    """Check the runs, and return their groups; None where they are not read, or not one each."""
+    counts = _check_metadata(prompts, spec)
+    on_host = prompts.offsets.is_cpu and not torch.compiler.is_compiling()
+    if not on_host and (torch.compiler.is_compiling() or not prompts.validate):
+        return None
+    offsets, lengths, kinds = (values.tolist() for values in prompts[1:4])
+    rows = [0] * len(offsets) if prompts.rows is None else prompts.rows.tolist()
+    bounds, starts, last, end = [*accumulate(counts, initial=0)], [], 0, 0
+    for at, (row, offset, length) in enumerate(zip(rows, offsets, lengths, strict=True)):
+        if not last <= row < len(counts):
+            raise ValueError(f"rows must ascend from 0 to {len(counts) - 1}, got {row} at run {at}")
+        before = end if row == last else 0
+        last, end = row, offset + length
+        if offset < before or length < 1 or end > counts[row]:
+            raise ValueError(
+                f"row {row}, run {at} of placeholders must lie between tokens {before} and "
+                f"{counts[row]} and hold one at least, got offset {offset} and length {length}"
+            )
+        starts.append(bounds[row] + offset)
+    for kind in {*kinds} - {IMAGE, VIDEO}:
+        raise ValueError(f"modalities must hold 1 or 2, got {kind} at run {kinds.index(kind)}")
+    if not on_host:
         return None
     grids = prompts.image_grid_thw, prompts.video_grid_thw
-    return groups_of_runs(prompts.counts, spec, runs, grids, prompts.seconds)
+    try:
+        inputs = Inputs(prompts.offsets, *grids, second_per_grid_ts=prompts.seconds)
+        items = read_items(inputs, spec)
+    except ValueError:  # named below, if it is to be
+        return None
+    stops = [*map(add, starts, lengths)]
+    item = items.in_order(kinds)
+    touching = not spec.frames_may_touch and not {*starts}.isdisjoint(stops)
+    fits = lengths == [*map(items.area.__getitem__, item)] and len(item) == sum(items.groups)
+    if touching or not fits:
+        return None
+    open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
+    return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)), open_markers)
 
 
-def _plan_by_types(prompts: Placeholders, spec: MRopeSpec, *, validate: bool) -> RopeIndexPlan:
+def _plan_by_types(prompts: _Prompts, spec: MRopeSpec) -> RopeIndexPlan:
     """Return the plan of tokens that have just a type, which names what is wrong, too."""
-    counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
-    device, tracing = offsets.device, torch.compiler.is_compiling()
-    rows = torch.zeros_like(offsets) if rows is None else rows
-    if validate and not tracing:
-        _check_values(prompts, rows)
-    num_tokens = sum(counts)
-    bounds = torch.tensor([0, *counts], dtype=torch.int64, device=device).cumsum(0)
-    begin = bounds[rows.long()] + offsets
-    change = torch.zeros(num_tokens + 1, dtype=dtype, device=device)
+    num_tokens, offsets, lengths, modalities, rows, images, videos, *_ = prompts
+    dtype, validate = prompts.dtype, prompts.validate
+    counts = [num_tokens] if isinstance(num_tokens, int) else num_tokens
+    bounds = torch.tensor([0, *counts], dtype=torch.int64, device=offsets.device).cumsum(0)
+    begin = offsets if rows is None else bounds[rows.long()] + offsets
+    change = torch.zeros(sum(counts) + 1, dtype=dtype, device=offsets.device)
     for edge, kind in ((begin, modalities), (begin + lengths, -modalities)):
-        change.index_add_(0, edge.clamp(0, num_tokens), kind.to(dtype))
+        change.index_add_(0, edge.clamp(0, sum(counts)), kind.to(dtype))
     types = change.cumsum(0, dtype=dtype)[:-1]
     capacity = None
-    if tracing or not offsets.is_cpu:
-        num_items = sum(0 if grids is None else len(grids) for grids in (images, videos))
+    if torch.compiler.is_compiling() or not offsets.is_cpu:
+        num_items = sum(0 if of_kind is None else len(of_kind) for of_kind in (images, videos))
         capacity = len(offsets) + num_items + len(counts)
-    inputs = Inputs(types, images, videos, None, bounds, types, seconds)
+    inputs = Inputs(types, images, videos, None, bounds, types, prompts.seconds)
     plan = plan_of_inputs(inputs, spec, validate=validate, max_groups=capacity)
     return replace(plan, dtype=dtype)
 
 
-def _check_metadata(prompts: Placeholders, spec: MRopeSpec) -> None:
-    """Check types, shapes and dtypes of runs of placeholders and of grids."""
-    counts, offsets, lengths, modalities, rows, images, videos, seconds, dtype = prompts
+def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> list[int]:
+    """Check types, shapes and dtypes, and return the tokens of each prompt."""
     checks.check_spec(spec)
     if spec.own_rule is not None:
         raise ValueError(
             f"{spec.model_type} has no plan from placeholders: it is numbered by a rule of its own"
         )
-    if dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
+    if prompts.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {prompts.dtype}")
+    num_tokens = prompts.num_tokens
+    counts = [num_tokens] if isinstance(num_tokens, int) else [*num_tokens]
     for count in counts:
         checks.check_int("num_tokens", count, 0)
     if not counts:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
-    given = {"offsets": offsets, "lengths": lengths, "modalities": modalities}
-    if rows is not None:
-        given["rows"] = rows
-    elif len(counts) > 1:
+    if prompts.rows is None and len(counts) > 1:
         raise ValueError(f"rows must be given for {len(counts)} prompts, got None")
-    for name, values in given.items():
+    shape = None
+    for name in ("offsets", "lengths", "modalities", "rows"):
+        values = getattr(prompts, name)
+        if name == "rows" and values is None:
+            continue
         checks.check_tensor(name, values)
         if values.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"{name} must be int64 or int32, got {values.dtype}")
-        if values.dim() != 1 or values.shape != offsets.shape:
+        shape = shape or tuple(values.shape)
+        if values.dim() != 1 or values.shape != shape:
             raise ValueError(
-                f"{name} must have shape (R,) as offsets {tuple(offsets.shape)}, "
-                f"got {tuple(values.shape)}"
+                f"{name} must have shape (R,) as offsets {shape}, got {tuple(values.shape)}"
             )
+    images, videos = prompts.image_grid_thw, prompts.video_grid_thw
     checks.check_grid_shapes(images, videos)
     num_videos = 0 if videos is None else videos.shape[0]
-    checks.check_seconds_argument(seconds, num_videos, spec)
-
-
-def _check_values(prompts: Placeholders, rows: Tensor) -> None:
-    """Check that the runs lie in their prompts, one behind the other; synchronises."""
-    counts, offsets, lengths, modalities, *_ = prompts
-    if not offsets.shape[0]:
-        return
-    ends = offsets + lengths
-    before = pad(torch.where(rows[1:] == rows[:-1], ends[:-1], 0), (1, 0))
-    strange = (rows < 0) | (rows >= len(counts)) | pad(rows[1:] < rows[:-1], (1, 0))
-    for at in strange.nonzero()[:1, 0].tolist():
-        raise ValueError(
-            f"rows must ascend from 0 to {len(counts) - 1}, got {int(rows[at])} at run {at}"
-        )
-    limit = torch.tensor(counts, device=rows.device)[rows]
-    unknown = (modalities != IMAGE) & (modalities != VIDEO)
-    # The end of a run of any length would wrap.
-    misplaced = (offsets < before) | (lengths < 1) | (lengths > limit - offsets)
-    for at in (unknown | misplaced).nonzero()[:1, 0].tolist():
-        if bool(unknown[at]):
-            raise ValueError(f"modalities must hold 1 or 2, got {int(modalities[at])} at run {at}")
-        raise ValueError(
-            f"row {int(rows[at])}, run {at} of placeholders must lie between tokens "
-            f"{int(before[at])} and {int(limit[at])} and hold one at least, got offset "
-            f"{int(offsets[at])} and length {int(lengths[at])}"
-        )
+    checks.check_seconds_argument(prompts.seconds, num_videos, spec)
+    return counts

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from vecrope.checks import check_int
 from vecrope.plans.arguments import (
+    MAX_START,
     check_integers,
     check_out,
     check_range,
-    checked_start,
-    checked_total,
     numbers_of_rows,
 )
 from vecrope.plans.rows import concatenate_plans
@@ -43,6 +42,11 @@ class RopeIndexPlan(PlanTable):
     deltas of 0 say. Where rows of the input hold several sequences each (`sequence_ids`), the rows
     of the plan are the sequences, each with the padding behind it; `position_ids` and `shard` have
     the rows of the input all the same. A is the number of axes: 3 but for families with others.
+
+    Positions are in the plan's dtype and on its device; what is on another is copied there, which
+    may wait. All methods raise a TypeError for indices, numbers and rows that are not integers, and
+    a ValueError for another shape, for one that is negative and for a row that is not there. With
+    `validate=False` values are not checked, and none is read.
     """
 
     def position_ids(
@@ -57,11 +61,7 @@ class RopeIndexPlan(PlanTable):
                 in the row of `text_positions`.
 
         Returns:
-            (A, B, T) in the plan's dtype, or (A, N) for packed input; (A + 1, ...) with
-            `text_positions`.
-
-        Raises:
-            ValueError: if `pad_to_multiple_of` is less than 1.
+            (A, B, T), or (A, N) for packed input; (A + 1, ...) with `text_positions`.
         """
         width = padded_width(self._width, pad_to_multiple_of)
         return self._at_columns(Columns(width, 0, width, 0), text_positions=text_positions)
@@ -77,26 +77,20 @@ class RopeIndexPlan(PlanTable):
     ) -> Tensor:
         """Return the positions of one rank's tokens under context parallelism.
 
-        It is `position_ids` at the columns of `vecrope.shard_indices`, expanded for these alone.
-        Does not synchronise.
+        It is `position_ids` at the columns of `vecrope.shard_indices`, whose first arguments and
+        errors it has, expanded for these alone. Does not synchronise.
 
         Args:
             rank: of this process in the group, from 0.
             world_size: number of ranks in the group.
-            layout: `"contiguous"` chunks, or `"zigzag"`: one chunk from the front and one from the
-                back of the sequence.
+            layout: `"contiguous"` or `"zigzag"`.
             text_positions: as in `position_ids`.
             pad_to_multiple_of: as in `position_ids`; a multiple of `world_size`, for `"zigzag"` of
                 twice that, always suffices.
 
         Returns:
-            (A, B, T / world_size) in the plan's dtype, of the padded T, or (A, N / world_size) for
-            packed input; (A + 1, ...) with `text_positions`.
-
-        Raises:
-            TypeError: for a rank or size that is no int.
-            ValueError: for a rank that is not in the group, fewer tokens than ranks, and a length
-                that cannot be cut into equal chunks.
+            (A, B, T / world_size) of the padded T, or (A, N / world_size) for packed input;
+            (A + 1, ...) with `text_positions`.
 
         Example:
             >>> import torch, vecrope
@@ -110,21 +104,10 @@ class RopeIndexPlan(PlanTable):
         return self._at_columns(columns, text_positions=text_positions)
 
     def slice(self, start: int, stop: int) -> Tensor:
-        """Return the positions of the tokens from `start` to before `stop` in every row.
+        """Return the positions (A, B, stop - start) of tokens `start` to before `stop` of all rows.
 
-        Beyond the end of its row a token is one that is decoded, so that a chunk of a prefill may
-        run on into decoding. Does not synchronise.
-
-        Args:
-            start: index in the row, from 0.
-            stop: index in the row, at least `start`; there is no upper limit.
-
-        Returns:
-            (A, B, stop - start) in the plan's dtype.
-
-        Raises:
-            TypeError: if one is no int.
-            ValueError: if `start` is negative or `stop` is less.
+        They may lie beyond the end of a row, so that a chunk of a prefill runs on into decoding.
+        Does not synchronise.
         """
         check_int("start", start)
         check_int("stop", stop)
@@ -139,21 +122,14 @@ class RopeIndexPlan(PlanTable):
     ) -> Tensor:
         """Return the positions of any tokens, in any order.
 
-        Indices on another device than the plan are copied to it, which may wait.
-
         Args:
-            token_index: integers of any shape, indices in a row from 0; beyond its end are the
-                tokens that are decoded. Without `rows` the first dimension is the rows of the
-                batch, (B, ...).
+            token_index: integers of any shape, indices in a row. Without `rows` the first dimension
+                is the rows of the batch, (B, ...).
             rows: integers, the row of each index; broadcast with `token_index`.
             validate: check the values of both, which synchronises where they are not on a CPU.
 
         Returns:
-            (A, ...) in the plan's dtype, of the broadcast shape.
-
-        Raises:
-            TypeError: for indices that are not tensors of integers.
-            ValueError: for a negative index, a row that is not there, or a wrong first dimension.
+            (A, ...) of the broadcast shape.
         """
         check_integers("token_index", token_index)
         if rows is not None:
@@ -176,20 +152,22 @@ class RopeIndexPlan(PlanTable):
 
         Args:
             num_tokens: how many for each row.
-            start: how many tokens of the row have been decoded before; a number, or (B,) integers,
-                which are copied where they are on another device, and that may wait.
+            start: how many tokens of the row have been decoded before, less than 2**30; a number,
+                or (B,) integers, whose values are checked on a CPU alone.
 
         Returns:
-            (A, B, num_tokens) in the plan's dtype. All axes are alike, but in images that are
-            generated.
-
-        Raises:
-            TypeError: for numbers that are not integers.
-            ValueError: if `num_tokens` is negative, or `start` is, which is seen of a tensor only
-                on a CPU; if `start` is 2**30 or more, or has another shape.
+            (A, B, num_tokens). All axes are alike, but in images that are generated.
         """
         check_int("num_tokens", num_tokens, 0)
-        start = checked_start(start, self)
+        if isinstance(start, Tensor):
+            check_integers("start", start)
+            if start.dim() and start.shape != (len(self),):
+                raise ValueError(f"start must have shape ({len(self)},), got {tuple(start.shape)}")
+            if start.is_cpu and type(start) is Tensor and not torch.compiler.is_compiling():
+                check_range("start", start, MAX_START)
+            start = start.to(self.device).unsqueeze(-1)
+        else:
+            check_int("start", start, 0, MAX_START)
         rows = torch.arange(self.num_rows, device=self.device).unsqueeze(1)
         index = start + torch.arange(num_tokens, device=self.device)
         decoded = self._decoded(rows, self.rows[:, 2:3], index)
@@ -210,9 +188,8 @@ class RopeIndexPlan(PlanTable):
         prompt, one or more decoded tokens, a chunk that runs from the one into the other, or none.
 
         Args:
-            num_computed_tokens: (B,) integers, tokens of each row that lie behind. A list, or a
-                tensor on another device than the plan, is copied to it, which may wait.
-            num_scheduled_tokens: (B,) integers, tokens of each row in this step; likewise.
+            num_computed_tokens: (B,) integers, tokens of each row that lie behind.
+            num_scheduled_tokens: (B,) integers, tokens of each row in this step.
             out: (A, at least `num_tokens`), written at its first columns, of the plan's dtype, or
                 int64 or int32 if that is of integers; None: new.
             num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
@@ -221,12 +198,7 @@ class RopeIndexPlan(PlanTable):
             validate: check the values of both, which synchronises likewise.
 
         Returns:
-            (A, num_tokens) in the plan's dtype, or that view of `out`.
-
-        Raises:
-            TypeError: for numbers that are not integers, or an `out` that cannot hold them.
-            ValueError: for another number of rows, for negative numbers, for an `out` that is too
-                small, or for a `num_tokens` that is too small.
+            (A, num_tokens), or that view of `out`.
 
         Example:
             >>> import torch, vecrope
@@ -248,11 +220,16 @@ class RopeIndexPlan(PlanTable):
             check_range("num_computed_tokens", computed)
             check_range("num_scheduled_tokens", scheduled)
         if num_tokens is None or validate:
-            num_tokens = checked_total(scheduled, num_tokens)
+            total = int(scheduled.sum())
+            num_tokens = total if num_tokens is None else num_tokens
+            if num_tokens < total:
+                raise ValueError(
+                    f"num_tokens must be at least {total}, the tokens of all rows, got {num_tokens}"
+                )
         if num_tokens and not len(self):
             raise ValueError(f"num_tokens must be 0 for a plan without rows, got {num_tokens}")
         if out is not None:
-            check_out(out, self, num_tokens)
+            check_out(out, self.num_axes, num_tokens, self.dtype)
         return self._step(computed.to(self.device), scheduled.to(self.device), num_tokens, out)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
@@ -263,10 +240,6 @@ class RopeIndexPlan(PlanTable):
 
         Args:
             rows: (n,) integers from 0 to B - 1; a list, or a tensor on any device.
-
-        Raises:
-            TypeError: for numbers that are not integers.
-            ValueError: for a row that is not there, or another shape.
 
         Example:
             >>> import torch, vecrope
@@ -282,24 +255,17 @@ class RopeIndexPlan(PlanTable):
     def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
         """Return the plan with other requests in some of its rows, as packed sequences.
 
-        It waits as `select` does.
+        It waits as `select` does, and joins only what `vecrope.concatenate_plans` joins.
 
         Args:
             rows: (n,) integers from 0 to B - 1, none of them twice.
             other: a plan of n rows, which come in the places of these, in order.
-
-        Raises:
-            TypeError: for numbers that are not integers.
-            ValueError: for a row that is not there or given twice, for another number of rows, or
-                plans that `vecrope.concatenate_plans` does not join.
         """
         index = numbers_of_rows("rows", rows, len(other), "other")
         check_range("rows", index, len(self))
         places = index.tolist()
         if len({*places}) < len(places):
             raise ValueError(f"rows must not hold a row twice, got {places}")
-        order = [*range(len(self))]
-        for number, place in enumerate(places, len(self)):
-            order[place] = number
-        joined = concatenate_plans([self, other])
-        return joined._select(torch.tensor(order, dtype=torch.int64, device=self.device))
+        order = torch.arange(len(self), device="cpu")
+        order[index.long()] = torch.arange(len(self), len(self) + len(places), device="cpu")
+        return concatenate_plans([self, other])._select(order.to(self.device))

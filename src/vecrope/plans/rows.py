@@ -59,9 +59,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         of_plans = [*map(Tensor.numel, entries)], num_tokens
         # What is read from bytes is no tensor of a fake device, or of a graph.
         is_plain = plans[0]._reads_values
-        numbers = (
-            host_table(of_plans, wide=True) if is_plain else torch.tensor(of_plans, device="cpu")
-        )
+        numbers = host_table("q", of_plans) if is_plain else torch.tensor(of_plans, device="cpu")
         sizes, later = numbers.to(joined.device).unbind()
         ends = sizes.cumsum(0) // joined_entries.shape[1]
         begun = joined_entries.new_zeros(len(joined_entries) + 1)
@@ -82,6 +80,8 @@ def _refuse(plans: Sequence[_Plan]) -> None:
     for name, of in of_kinds.items():
         for at, plan in enumerate(plans):
             if of(plan) != of(plans[0]):
+                if name == "family" and plan.family.split()[0] == plans[0].family.split()[0]:
+                    name = "convention"
                 raise ValueError(
                     f"plans must have one {name}, got {of(plans[0])} and, in plan {at}, {of(plan)}"
                 )

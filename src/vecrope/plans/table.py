@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-from vecrope.core.search import search, spread_ranges
+from vecrope.core.search import count_begun, search, spread_ranges
 from vecrope.plans.shards import Columns
 from vecrope.spec import MRopeSpec
 
@@ -176,7 +176,7 @@ class PlanTable(ABC):
     def _num_input_rows(self) -> int:
         """Rows of the input, each of which may hold several rows of the plan; 1 if packed."""
         if not self.seq_len:
-            return 1 if self.seq_len is None else self.num_rows
+            return 1 if self.seq_len is None else len(self)
         return self.num_tokens // self.seq_len
 
     def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
@@ -186,20 +186,18 @@ class PlanTable(ABC):
         """
         if isinstance(token_index, range):
             first, stop = token_index.start, token_index.stop
-            token_index = torch.arange(first, stop, device=self.device).expand(self.num_rows, -1)
+            token_index = torch.arange(first, stop, device=self.device).expand(len(self), -1)
         if rows is None:
-            shape = (self.num_rows,) + (1,) * (token_index.dim() - 1)
-            rows = torch.arange(self.num_rows, device=self.device).view(shape)
+            shape = (len(self),) + (1,) * (token_index.dim() - 1)
+            rows = torch.arange(len(self), device=self.device).view(shape)
         begin, length, following = columns_at(self.rows[:, :3], rows)
         beyond = token_index - length
-        decoded = self._decoded(rows, following, beyond)
+        decoded = self._decoded(rows, following, beyond).to(self.dtype)
         # Most steps of an engine decode.
         if self._reads_values and not bool((beyond < 0).any()):
-            decoded = decoded.to(self.dtype)
             return decoded.expand(self.num_axes, *beyond.shape).clone()
         # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        positions = self._expand(begin + token_index).to(self.dtype)
-        return torch.where(beyond < 0, positions, decoded.to(self.dtype))
+        return torch.where(beyond < 0, self._expand(begin + token_index).to(self.dtype), decoded)
 
     def _step(
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
@@ -213,24 +211,24 @@ class PlanTable(ABC):
 
         Columns beyond the width are padding. With `text_positions` there is one axis in front.
         """
-        positions = self._expand_columns(columns)
-        if text_positions:
-            index, inside = self._index_of(columns)
-            text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
-            positions = torch.cat((text[None], positions))
+        positions = self._at_once(columns)
+        if positions is None or text_positions:
+            column = columns.indices(self.device)
+            rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
+            # The columns of padding lie where the next row does, of which nothing is taken.
+            index, inside = rows * self._width + column, column < self._width
+            if positions is None:
+                positions = torch.where(inside, self._expand(index), self.padding_value)
+            positions = positions.to(self.dtype)
+            if text_positions:
+                text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
+                positions = torch.cat((text[None], positions))
         return positions[:, 0] if self.seq_len is None else positions
 
-    def _index_of(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """Return the index (rows of the input, n) of columns in the batch, and which there are."""
-        column = columns.indices(self.device)
-        rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
-        # The columns of padding lie where the next row does, of which nothing is taken.
-        return rows * self._width + column, column < self._width
-
-    def _expand_columns(self, columns: Columns) -> Tensor:
-        """Return the positions (A, rows of the input, n) of columns, in the plan's dtype."""
-        index, inside = self._index_of(columns)
-        return torch.where(inside, self._expand(index), self.padding_value).to(self.dtype)
+    def _at_once(self, columns: Columns) -> Tensor | None:
+        """Return the positions (A, rows of the input, n) of columns in a faster way, if any."""
+        del columns
+        return None
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
@@ -277,12 +275,23 @@ def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
     return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]
 
 
-def host_table(rows: Sequence[Sequence[int]], *, wide: bool) -> Tensor:
-    """Return rows of numbers, at least one, as integers of 32 bits, or 64."""
-    numbers = [*chain.from_iterable(rows)]
-    code, dtype = ("q", torch.int64) if wide else ("i", torch.int32)
-    packed = bytearray(pack(f"{len(numbers)}{code}", *numbers))
-    return torch.frombuffer(packed, dtype=dtype).view(len(rows), -1)
+_DTYPES = {"i": torch.int32, "q": torch.int64, "d": torch.float64}
+
+
+def host_table(code: str, rows: Sequence[Sequence[float]]) -> Tensor:
+    """Return rows of numbers, at least one, as a tensor: `code` is a format of `struct`."""
+    packed = bytearray(pack(f"{len(rows) * len(rows[0])}{code}", *chain.from_iterable(rows)))
+    return torch.frombuffer(packed, dtype=_DTYPES[code]).view(len(rows), -1)
+
+
+def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (num_tokens,) of the tokens of a step in their rows, and their rows."""
+    computed, scheduled = computed.long(), scheduled.long()
+    ends = scheduled.cumsum(0)
+    # A row begins where the one before it ends; what is behind all is of the last.
+    rows = count_begun(ends[:-1], num_tokens)
+    index = (computed - ends + scheduled).index_select(0, rows)
+    return index + torch.arange(num_tokens, device=computed.device), rows
 
 
 _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])
@@ -291,23 +300,22 @@ _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])
 def register_plan(plan_class: _PlanClass) -> _PlanClass:
     """Register a class of plans as a pytree, whose leaves are its tensors and sizes."""
     leaves = [field.name for field in fields(plan_class) if field.name not in _CONSTANTS]
+    keys = [*map(pytree.GetAttrKey, leaves)]
 
     def flatten(plan: Any) -> tuple[list[Any], tuple[Any, ...]]:
         context = tuple(getattr(plan, name) for name in _CONSTANTS)
         return [getattr(plan, name) for name in leaves], context
 
-    def flatten_with_keys(plan: Any) -> tuple[list[tuple[pytree.KeyEntry, Any]], tuple[Any, ...]]:
+    def flatten_with_keys(plan: Any) -> tuple[list[Any], tuple[Any, ...]]:
         values, context = flatten(plan)
-        return list(zip(map(pytree.GetAttrKey, leaves), values, strict=True)), context
-
-    def unflatten(values: Any, context: Any) -> PlanTable:
-        named = zip((*leaves, *_CONSTANTS), (*values, *context), strict=True)
-        return plan_class(**dict(named))
+        return [*zip(keys, values, strict=True)], context
 
     pytree.register_pytree_node(
         plan_class,
         flatten,
-        unflatten,
+        lambda values, context: plan_class(
+            **dict(zip((*leaves, *_CONSTANTS), (*values, *context), strict=True))
+        ),
         serialized_type_name=f"vecrope.{plan_class.__name__}",
         to_dumpable_context=lambda context: [str(context[0]).removeprefix("torch."), *context[1:]],
         from_dumpable_context=lambda context: (getattr(torch, context[0]), *context[1:]),
@@ -316,18 +324,3 @@ def register_plan(plan_class: _PlanClass) -> _PlanClass:
     # So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
     torch.serialization.add_safe_globals([plan_class])
     return plan_class
-
-
-def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (num_tokens,) of the tokens in their rows, and their rows.
-
-    The arguments are what `vecrope.plans.arguments.checked_step` returns.
-    """
-    computed, scheduled = computed.long(), scheduled.long()
-    ends = scheduled.cumsum(0)
-    # A row begins where the one before it ends; what is behind all is of the last.
-    begun = ends.new_zeros(num_tokens + 1)
-    begun.index_add_(0, ends[:-1].clamp(max=num_tokens), torch.ones_like(ends[:-1]))
-    rows = begun[:-1].cumsum(0)
-    index = (computed - ends + scheduled)[rows]
-    return index + torch.arange(num_tokens, device=computed.device), rows

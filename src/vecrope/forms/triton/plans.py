@@ -19,25 +19,26 @@ _SHARES = 16
 Tables = tuple[Tensor, Tensor, Tensor, torch.dtype]
 
 
-def expand_rows(
-    tables: Tables, shape: tuple[int, ...], token_index: Tensor | range, row_index: Tensor | None
-) -> Tensor:
-    """Return the positions (3, *shape) of tokens by their row and index in it.
+def expand_rows(tables: Tables, token_index: Tensor | range, row_index: Tensor | None) -> Tensor:
+    """Return the positions (3, ...) of tokens by their row and index in it.
 
     Args:
         tables: of a plan of at least one row.
-        shape: of `row_index`, or with the rows first.
-        token_index: integers of this shape, or the same range in every row.
-        row_index: integers of this shape; None: the first dimension is the rows.
+        token_index: integers (...), or the same range in every row.
+        row_index: integers, broadcast with `token_index`; None: the first dimension is the rows.
     """
     rows, *_, dtype = tables
-    out = rows.new_empty((3, *shape), dtype=dtype)
-    num_places, num_rows = out.numel() // 3, rows.shape[0]
-    first, index = 0, None
+    num_rows, first, index = rows.shape[0], 0, None
+    shape: tuple[int, ...]
     if isinstance(token_index, range):
-        first = token_index.start
+        first, shape = token_index.start, (num_rows, len(token_index))
     else:
-        index = token_index.contiguous()
+        index = token_index
+        if row_index is not None:
+            index, row_index = torch.broadcast_tensors(index, row_index)  # type: ignore[no-untyped-call]
+        index, shape = index.contiguous(), tuple(index.shape)
+    out = rows.new_empty((3, *shape), dtype=dtype)
+    num_places = out.numel() // 3
     with device_of(out):
         if num_places:
             kernels.expand_rows[(-(-num_places // constants.BLOCK), 1, 1)](
@@ -106,19 +107,12 @@ def expand_columns(
     return out
 
 
-def select_entries(
-    rows: Tensor, entries: Tensor, time_scale: Tensor, chosen: Tensor
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return the rows, entries and time scale of some rows of a plan, and their tokens.
+def select_entries(tables: Tables, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return the rows, entries and time scale of some rows (n,) int64 of a plan, and their tokens.
 
     Reads how many tokens and entries there are, for which it waits.
-
-    Args:
-        rows: (B, 5) int64.
-        entries: (E, 7).
-        time_scale: (E, 2) or (E, 0).
-        chosen: (n,) int64, at least one.
     """
+    rows, entries, time_scale, _ = tables
     number, num_entries = chosen.shape[0], entries.shape[0]
     entries = entries.contiguous()
     numbers = rows.new_empty(5 * number + 2)

@@ -44,12 +44,6 @@ def test_every_token_has_its_row(stream, bounds):
     assert (stream.num_tokens, stream.num_rows) == (bounds[-1], len(bounds) - 1)
 
 
-def test_an_index_behind_all_tokens_is_of_the_last_row(stream, bounds):
-    if bounds[-1]:
-        found = stream.row_of(torch.arange(bounds[-1] + 2)).tolist()
-        assert found == rows_of(bounds) + [len(bounds) - 2] * 2
-
-
 def test_sums_run_in_each_row(stream, bounds):
     values = torch.arange(bounds[-1]) % 3 + 1
     parts = [values[start:stop].tolist() for start, stop in pairwise(bounds)]

@@ -288,4 +288,4 @@ def test_refused(num_tokens, arguments, error, message, function):
 @each_function
 @pytest.mark.parametrize(("num_tokens", "arguments"), [(8, GOOD), ([8, 8], TWO)])
 def test_what_is_refused_differs_from_what_is_not(num_tokens, arguments, function):
-    function(num_tokens, QWEN, **arguments)
+    assert function(num_tokens, QWEN, **arguments) is not None

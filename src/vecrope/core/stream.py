@@ -37,12 +37,6 @@ class Stream:
         """The dtype of token indices, lengths and table columns."""
         return self.row_bounds.dtype
 
-    def row_of(self, index: Tensor) -> Tensor:
-        """Return the row of each token index, in its shape; N and beyond give the last row."""
-        padded = len(self.shape) == 2
-        row = index // self.shape[1] if padded else search(self.row_bounds, index) - 1
-        return row.clamp(max=self.num_rows - 1)
-
     def token_rows(self) -> Tensor:
         """Return (N,) int64: the row of each token."""
         device = self.row_bounds.device

@@ -196,7 +196,7 @@ def _outside(positions: Tensor, rule: Bailing) -> Tensor:
 
 def _raise_outside(stream: Stream, positions: Tensor, outside: Tensor, rule: Bailing) -> None:
     axis, token = outside.nonzero()[0].tolist()
-    row = int(stream.row_of(torch.tensor(token, device=positions.device)))
+    row = int(stream.token_rows()[token])
     raise ValueError(
         f"row {row}, token {token - int(stream.row_bounds[row])}: its position "
         f"{int(positions[axis, token])} must be at least {rule.least_position} and less than "

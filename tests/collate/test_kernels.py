@@ -6,6 +6,7 @@ flash-linear-attention where they are installed.
 
 from copy import deepcopy
 from inspect import signature
+from unittest import mock
 
 import pytest
 import torch
@@ -56,6 +57,18 @@ class OnCuda(torch.nn.Module):
         answer = self.model(**moved)
         answer.logits = answer.logits.float().cpu()
         return answer
+
+
+class InPlainTorch(OnCuda):
+    """The same, whose linear attention is that of transformers without any kernel."""
+
+    def forward(self, **batch):
+        module = language_module(self.model)
+        names = ("causal_conv1d_fn", "torch_chunk_gated_delta_rule")
+        plain = {name: getattr(module, name) for name in names}
+        plain = {name: getattr(each, "__wrapped__", each) for name, each in plain.items()}
+        with mock.patch.multiple(module, **plain):
+            return super().forward(**batch)
 
 
 def torch_flash_attention(
@@ -120,21 +133,25 @@ def test_flash_attn_keeps_samples_apart(model_type):
 
 @pytest.mark.parametrize(("model_type", "layout"), LINEAR.items())
 def test_linear_attention_keeps_samples_apart(model_type, layout, monkeypatch):
-    """By flash-linear-attention; the convolution before it by `causal_conv1d` where that is."""
+    """By flash-linear-attention; the convolution before it by `causal_conv1d` where that is.
+
+    The sample alone is computed without either.
+    """
     pytest.importorskip("fla", reason="flash-linear-attention is not installed")
+    from fla.ops.common import chunk_o
+
+    # On Hopper Triton before 3.7.1 gets the gradients of tiles of 64 columns wrong, so that fla
+    # refuses all. Heads of 32 have tiles of 32, and what they get is compared with plain torch.
+    monkeypatch.setattr(chunk_o, "TRITON_ABOVE_3_7_1", True, raising=False)
     sizes = {"linear_key_head_dim": 32, "linear_value_head_dim": 32}
     model = linear_model(model_type, **sizes)
     try:
         import causal_conv1d  # noqa: F401
     except ImportError:
         varlen.patch_convolution(language_module(model), monkeypatch)
-    model, samples = OnCuda(model), samples_of(model_type, layout)
+    samples, alone = samples_of(model_type, layout), InPlainTorch(model)
+    model = OnCuda(model)
     batch = packed_batch(model, samples)
-    try:
-        assert_as_alone(model, samples, batch, TF32)
-    except (ValueError, RuntimeError) as error:
-        # transformers does not take this release, or it refuses this release of Triton.
-        if any(text in str(error) for text in ("can't keep packed", "produces incorrect results")):
-            pytest.skip(str(error).partition(".")[0])
-        raise
-    assert_leaks(model, samples, without(batch, "cu_seq_lens_q"), TF32)
+    assert_as_alone(model, samples, batch, TF32, alone)
+    for name in ("cu_seq_lens_q", "seq_idx"):
+        assert_leaks(model, samples, without(batch, name), TF32, alone)

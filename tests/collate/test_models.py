@@ -75,15 +75,16 @@ def gradients(model, logits):
     )
 
 
-def assert_as_alone(model, samples, batch, tolerance=TOLERANCE):
+def assert_as_alone(model, samples, batch, tolerance=TOLERANCE, alone_in=None):
+    alone_in = alone_in or model
     packed, start = logits_of(model, batch), 0
     for sample in samples:
         length = sample["input_ids"].shape[1]
         own = packed[start : start + length]
         start += length
-        alone = logits_alone(model, sample)
+        alone = logits_alone(alone_in, sample)
         torch.testing.assert_close(own, alone, **tolerance)
-        for got, want in zip(gradients(model, own), gradients(model, alone), strict=True):
+        for got, want in zip(gradients(model, own), gradients(alone_in, alone), strict=True):
             # Alone, a tower without pixels is not called at all.
             if got is None or want is None:
                 assert all(value is None or not value.any() for value in (got, want))
@@ -91,9 +92,9 @@ def assert_as_alone(model, samples, batch, tolerance=TOLERANCE):
                 torch.testing.assert_close(got, want, **tolerance)
 
 
-def assert_leaks(model, samples, batch, tolerance=TOLERANCE):
+def assert_leaks(model, samples, batch, tolerance=TOLERANCE, alone_in=None):
     with pytest.raises(AssertionError, match="not close"):
-        assert_as_alone(model, samples, batch, tolerance)
+        assert_as_alone(model, samples, batch, tolerance, alone_in)
 
 
 def without(batch, *names):

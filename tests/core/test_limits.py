@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from vecrope.core.hints import likely_mistake
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.core.faults import check_seconds
-from vecrope.core.hints import likely_mistake
 
 QWEN = MRopeSpec.for_model("qwen2_5_vl", convention="sglang")
 

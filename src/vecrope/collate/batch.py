@@ -16,7 +16,7 @@ from vecrope.collate.boundaries import (
     bounds_of,
     flash_attention_arguments,
     sequence_index,
-    write_text_row,
+    text_row_of,
 )
 from vecrope.collate.join import (
     Extra,
@@ -25,13 +25,11 @@ from vecrope.collate.join import (
     join_extra,
     join_media,
 )
-from vecrope.collate.number import moved_down, number
+from vecrope.collate.number import number
 from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.read import read_dummy, read_samples
 from vecrope.collate.samples import Sample, Samples
 from vecrope.families.rules import GlmImage
-from vecrope.inputs import Inputs
-from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
 
 
@@ -239,17 +237,17 @@ def _packed(
         if name in joined
     }
     flat["cu_seqlens"] = bounds_of(read.lengths)
-    in_front = int(text_positions)
-    positions, deltas = number(read, spec, flat, media, rows_in_front=in_front)
-    if any(behind) or dummy is not None:
-        parts = [*torch.split(positions, own[: len(read)], 2)]
-        if dummy is not None and dummy.numbered is not None:
-            parts.append(moved_down(dummy.numbered[0], in_front))
-        positions = padding.join(parts, spec.padding_value)
+    is_padded = any(behind) or dummy is not None
+    positions, deltas = number(read, spec, flat, media, text_row=text_positions and not is_padded)
     if room:
         lengths.append(room)
-    if text_positions:
-        write_text_row(positions[0, 0], lengths)
+    if is_padded:
+        parts = [*torch.split(positions, own[: len(read)], 2)]
+        if dummy is not None and dummy.numbered is not None:
+            parts.append(dummy.numbered[0])
+        positions = padding.join(parts, spec.padding_value)
+        if text_positions:
+            positions = torch.cat((text_row_of(lengths).to(positions.dtype), positions))
     batch: dict[str, Any] = {name: row[None] for name, row in joined.items()}
     if "labels" in batch:
         batch["labels"][0, bounds_of(lengths)[:-1]] = fields.IGNORED_LABEL
@@ -284,11 +282,9 @@ def _padded(
     check_masks(read, batch["attention_mask"], packed=False)
     tokens = {name: batch[name] for name in fields.NUMBERING if name in batch}
     tokens["attention_mask"] = batch["attention_mask"].bool()
-    positions, deltas = number(read, spec, tokens, media, padding=padding)
-    if text_positions:
-        inputs = Inputs(batch["input_ids"], attention_mask=tokens["attention_mask"])
-        text = text_positions_of(inputs, spec).to(positions.dtype)
-        positions = torch.cat((text[None], positions))
+    positions, deltas = number(
+        read, spec, tokens, media, padding=padding, text_row=bool(text_positions)
+    )
     if dummy is not None:
         start = before[-1] + own[-1]
         for name in ("input_ids", "mm_token_type_ids", "moe_mm_token_type_ids"):

@@ -39,7 +39,7 @@ def sequence_index(lengths: Sequence[int]) -> Tensor:
     return spread(torch.tensor(lengths, device="cpu"), sum(lengths)).to(torch.int32)[None]
 
 
-def write_text_row(row: Tensor, lengths: Sequence[int]) -> None:
-    """Write to (N,) how many tokens of its sequence stand before each."""
-    text = torch.arange(max(lengths), dtype=row.dtype, device="cpu")
-    torch.cat([text[:length] for length in lengths], out=row)
+def text_row_of(lengths: Sequence[int]) -> Tensor:
+    """Return (1, 1, N) int64: how many tokens of its sequence stand before each."""
+    text = torch.arange(max(lengths), device="cpu")
+    return torch.cat([text[:length] for length in lengths])[None, None]

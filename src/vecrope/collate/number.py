@@ -16,15 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.collate import fields
 from vecrope.collate.join import Padding
 from vecrope.collate.samples import Sample, Samples, inputs_of
-from vecrope.families.rules import GlmImage, OmniRule
-from vecrope.forms.eager.rope_index import Batch, find_groups, number_batch
+from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
+from vecrope.forms.eager.rope_index import find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
 from vecrope.inputs import Inputs
+from vecrope.own_rules.dispatch import lay_out, number_layout
 from vecrope.own_rules.omni.media import read_media
 from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
+from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
 
 # What messages say of a batch, and what of one sample.
@@ -38,7 +41,7 @@ def number(
     media: Mapping[str, Any],
     *,
     padding: Padding | None = None,
-    rows_in_front: int = 0,
+    text_row: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T) of padded samples, or (3, 1, N) of packed ones, and deltas (B, 1).
 
@@ -48,28 +51,32 @@ def number(
         tokens: of all samples, (B, T) each; or (N,) each, and `cu_seqlens`, (B + 1,).
         media: of all samples, joined.
         padding: of padded rows.
-        rows_in_front: how many rows of the positions to leave for the caller to fill, before the 3.
+        text_row: put the row of text positions in front.
     """
-    if samples.numbered and padding is not None:
-        return _place_numbered(samples, spec, padding)
+    sound = [*chain.from_iterable(samples.sound)]
+    inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
     if samples.numbered:
-        return _joined([*samples.numbered.values()], 2, rows_in_front)
-    together = _together(samples, spec, tokens, media, rows_in_front)
-    if together is not None:
-        positions, deltas = together
-        return (positions[:, None] if padding is None else positions), deltas
+        positions, deltas = _numbered_before(samples, spec, padding)
+    else:
+        answer = _together(samples, spec, inputs, text_row=text_row)
+        if answer is None:
+            answer = _one_by_one(samples, spec, tokens if padding else None)
+        positions, deltas = answer
+    if text_row and len(positions) == getattr(spec.own_rule, "num_axes", 3):
+        text = text_positions_of(inputs, spec).to(positions.dtype)
+        positions = torch.cat((text.view(1, *positions.shape[1:]), positions))
+    return positions.view(len(positions), -1, inputs.input_ids.shape[-1]), deltas
+
+
+def _one_by_one(
+    samples: Samples, spec: MRopeSpec, padded: Mapping[str, Tensor] | None
+) -> tuple[Tensor, Tensor]:
     numbered = []
     for index, who in enumerate(samples.names):
-        row = {name: batch[index : index + 1] for name, batch in tokens.items()}
-        numbered.append(number_alone(samples[index], spec, who, row if padding else None))
-    return _joined(numbered, 1 if padding else 2, rows_in_front)
-
-
-def _joined(
-    numbered: Sequence[tuple[Tensor, Tensor]], dim: int, rows_in_front: int
-) -> tuple[Tensor, Tensor]:
+        row = padded and {name: batch[index : index + 1] for name, batch in padded.items()}
+        numbered.append(number_alone(samples[index], spec, who, row))
     positions, deltas = zip(*numbered, strict=True)
-    return moved_down(torch.cat(positions, dim), rows_in_front), torch.cat(deltas)
+    return torch.cat(positions, 1 if padded else 2), torch.cat(deltas)
 
 
 def number_alone(
@@ -95,47 +102,68 @@ def number_alone(
         _raise_named(who, error)
 
 
-def moved_down(positions: Tensor, rows_in_front: int) -> Tensor:
-    """Return positions with so many rows before theirs."""
-    return torch.cat((positions[:rows_in_front], positions)) if rows_in_front else positions
-
-
 def _together(
-    samples: Samples,
-    spec: MRopeSpec,
-    tokens: Mapping[str, Tensor],
-    media: Mapping[str, Any],
-    rows_in_front: int,
+    samples: Samples, spec: MRopeSpec, inputs: Inputs, *, text_row: bool
 ) -> tuple[Tensor, Tensor] | None:
-    """Number samples at once; None where one of them is at fault, or might see another's media."""
-    sound = [*chain.from_iterable(samples.sound)]
-    inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
+    """Number samples at once; None where one of them is at fault, or might see another's media.
+
+    With `text_row`, and the shared rule, there is the row of text positions in front.
+    """
     rule = spec.own_rule
     try:
         if rule is None:
             ready = prepare(inputs, spec, validate=True).inputs
             batch = find_groups(ready, spec)
-            if _have_own_items(batch, samples.counts):
-                return number_batch(batch, ready, spec, rows_in_front=rows_in_front)
+            parts, counts = batch.parts, samples.counts
+            if _have_own_items(parts.starts, parts.item, batch.bounds, counts):
+                return number_batch(batch, ready, spec, text_row=text_row)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.
             isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples.counts, spec, rule)
         ):
-            positions, deltas = rope_index_of(inputs, spec)
-            return moved_down(positions, rows_in_front), deltas
+            return rope_index_of(inputs, spec)
+        elif not isinstance(rule, Hunyuan):  # which counts the images of the batch
+            ready = prepare(inputs, spec, validate=True).inputs
+            layout = lay_out(ready, spec)
+            counts = _count_crops(samples) if isinstance(rule, MiniCPMV47) else samples.counts
+            if layout is not None:
+                starts, _, items = [*zip(*layout.media, strict=True)] or ((), (), ())
+                if _have_own_items(starts, items, layout.tokens.bounds, counts):
+                    return number_layout(layout, ready, spec)
     except (TypeError, ValueError):
         pass  # It is found once more where the samples are numbered one by one, and named.
     return None
 
 
-def _have_own_items(batch: Batch, counts: Mapping[str, Sequence[int]]) -> bool:
-    """Say whether each sample's tokens stand for its own images and videos alone."""
-    parts, samples = batch.parts, range(len(counts["image"]))
+def _have_own_items(
+    starts: Sequence[int],
+    items: Sequence[int],
+    bounds: Sequence[int],
+    counts: Mapping[str, Sequence[int]],
+) -> bool:
+    """Say whether each sample's tokens stand for its own images and videos alone.
+
+    Args:
+        starts: where tokens of an item begin, in the order of the batch.
+        items: the item of each, all images before all videos.
+        bounds: (B + 1,) where each sample begins, then N.
+        counts: images and videos of each sample.
+    """
+    samples = range(len(counts["image"]))
     numbers = chain(counts["image"], counts["video"])
     sample_of = [*chain.from_iterable(map(repeat, (*samples, *samples), numbers))]
-    firsts = [bisect_left(parts.starts, bound) for bound in batch.bounds]
+    firsts = [bisect_left(starts, bound) for bound in bounds]
     own = chain.from_iterable(map(repeat, samples, map(sub, firsts[1:], firsts)))
-    return [*map(sample_of.__getitem__, parts.item)] == [*own]
+    return [*map(sample_of.__getitem__, items)] == [*own]
+
+
+def _count_crops(samples: Samples) -> dict[str, list[int]]:
+    """Return how many crops of pictures and of clips each sample has."""
+    counts = {}
+    for kind, name in fields.CROPS.items():
+        column = samples.media.get(name, {})
+        counts[kind] = [len(column[at]) if at in column else 0 for at in range(len(samples))]
+    return counts
 
 
 def _have_own_tokens(
@@ -170,17 +198,20 @@ def _raise_named(who: str, error: Exception) -> NoReturn:
     raise type(error)(f"{who}: {message}" if in_row == message else who + in_row) from error
 
 
-def _place_numbered(samples: Samples, spec: MRopeSpec, padding: Padding) -> tuple[Tensor, Tensor]:
-    """Return the positions that the samples bring, in padded rows, and their deltas."""
+def _numbered_before(
+    samples: Samples, spec: MRopeSpec, padding: Padding | None
+) -> tuple[Tensor, Tensor]:
+    """Return the positions that the samples bring, one behind the other, and their deltas."""
+    positions = [one for one, _ in samples.numbered.values()]
+    deltas = torch.cat([one for _, one in samples.numbered.values()])
+    if padding is None:
+        return torch.cat(positions, 2), deltas
     if spec.mask_rule == "ignore":
         raise ValueError(
             f"position_ids must not be given to be padded: {spec.model_type} under convention "
             f"{spec.convention!r} numbers padding"
         )
-    numbered = samples.numbered.values()
-    positions = padding.join([one for one, _ in numbered], spec.padding_value)
-    deltas = torch.cat([one for _, one in numbered])
     if spec.delta_length == "padded":
         room = [*map(add, padding.before, padding.behind)]
         deltas = deltas - torch.tensor(room, device="cpu")[:, None]
-    return positions.view(len(positions), len(samples), -1), deltas
+    return padding.join(positions, spec.padding_value), deltas

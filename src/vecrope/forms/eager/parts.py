@@ -33,8 +33,12 @@ class Parts(NamedTuple):
 
     def running(self, at: Sequence[int]) -> list[int]:
         """Return the running positions at tokens outside of parts, as if there were one row."""
-        running = [index + self.moved[bisect_left(self.starts, index)] for index in at]
-        return [*map(sub, running, self.masked_before(at))] if self.masked[0] else running
+        moved = [self.moved[bisect_left(self.starts, index)] for index in at]
+        return [*map(add, self.kept_before(at), moved)]
+
+    def kept_before(self, at: Sequence[int]) -> list[int]:
+        """Return how many unmasked tokens stand before ascending tokens."""
+        return [*map(sub, at, self.masked_before(at))] if self.masked[0] else [*at]
 
     def bases(self) -> list[int]:
         """Return the running positions at which the parts' groups start, as `running` counts."""

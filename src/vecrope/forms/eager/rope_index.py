@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import partial
 from operator import gt, sub
 from typing import NamedTuple, NoReturn
 
@@ -49,22 +48,21 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
 
 
 def number_batch(
-    batch: Batch, inputs: Inputs, spec: MRopeSpec, *, rows_in_front: int = 0
+    batch: Batch, inputs: Inputs, spec: MRopeSpec, *, text_row: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
 
-    There are `rows_in_front` rows of positions more, before the 3, for the caller to fill.
+    Args:
+        batch: what `find_groups` returned.
+        inputs: what it was given.
+        spec: likewise.
+        text_row: as of `write_positions`.
     """
     ids, mask = inputs.input_ids, inputs.attention_mask
     dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    write = partial(write_positions, parts, bounds, dtype, mask, spec.padding_value)
-    if rows_in_front:
-        positions = torch.empty((rows_in_front + 3, ids.numel()), dtype=dtype, device="cpu")
-        write(out=positions[rows_in_front:])
-    else:
-        positions = write()
+    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value, text_row=text_row)
     return positions.view(-1, *ids.shape), as_column(deltas)
 
 

@@ -41,7 +41,8 @@ def write_positions(
     dtype: torch.dtype,
     mask: Tensor | None = None,
     padding_value: int = 0,
-    out: Tensor | None = None,
+    *,
+    text_row: bool = False,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one.
 
@@ -51,29 +52,33 @@ def write_positions(
         dtype: of the positions, int64 or int32.
         mask: of N tokens, 0 for a masked one; None: none is.
         padding_value: the position of masked tokens.
-        out: where to write them, (3, N) of that dtype, contiguous; None: a new tensor.
+        text_row: put a row in front, of the unmasked tokens before each in its row, 0 at masked
+            tokens.
     """
     num_tokens = bounds[-1]
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
     if any(parts.before):
         assert mask is not None
-        kept = write_positions(*_without_masked(parts, bounds), dtype)
-        positions = torch.empty((3, num_tokens), dtype=dtype, device="cpu") if out is None else out
-        return positions.fill_(padding_value).masked_scatter_(mask, kept)
-    jumps = _jumps(parts, bounds, padding_value)
-    steps = _steps(parts, num_tokens, mask)
-    # Axis by axis where torch would start its threads for all three at once.
-    apart = num_tokens <= _GRAIN < 3 * num_tokens and torch.get_num_threads() > 1
-    if out is None and not apart:
-        positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    else:
-        positions = steps.new_empty(steps.shape, dtype=dtype) if out is None else out
+        kept = write_positions(*_without_masked(parts, bounds), dtype, text_row=text_row)
+        positions = kept.new_full((len(kept), num_tokens), padding_value)
+        positions[:-3] = 0
+        return positions.masked_scatter_(mask, kept)
+    jumps = [_jumps(parts.running, bounds, parts.masked, padding_value)] * 3
+    if text_row:
+        jumps.insert(0, _jumps(parts.kept_before, bounds, parts.masked, 0))
+    steps = _steps(parts, num_tokens, mask, text_row=text_row)
+    # Axis by axis where torch would start its threads for all at once.
+    apart = num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1
+    if apart:
+        positions = steps.new_empty(steps.shape, dtype=dtype)
         for written, read in zip(positions.unbind(), steps.unbind(), strict=True):
             written.copy_(read)
-    if jumps:
-        at = array("q", [axis * num_tokens + at for axis in range(3) for at, _ in jumps])
-        moves = array("q", [move for _, move in jumps]) * 3
+    else:
+        positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if jumps[0]:
+        at = array("q", [axis * num_tokens + at for axis, row in enumerate(jumps) for at, _ in row])
+        moves = array("q", [move for row in jumps for _, move in row])
         move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
         positions.view(-1).index_add_(0, torch.frombuffer(at, dtype=torch.int64), move)
     for summed in positions.unbind() if apart else (positions,):
@@ -93,10 +98,14 @@ def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[in
     return make_parts(parts.items, starts, stops, item, [0] * len(item)), bounds
 
 
-def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
+def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool) -> Tensor:
     """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last.
 
-    The parts are whole groups; `kept` (N,) bool is False for a masked token.
+    Args:
+        parts: of the batch, each a whole group.
+        num_tokens: N.
+        kept: (N,) bool, False for a masked token; None: none is.
+        text_row: put the steps of a row of text in front.
     """
     items = parts.items
     between = items.between or [()] * len(items.depth)
@@ -110,6 +119,7 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         torch.frombuffer(columns, dtype=dtype)[1:] = kept
     columns[0] = 0
     time = columns[:]
+    steps = columns[:] if text_row else columns[:0]
     for start, stop in zip(parts.starts, parts.stops, strict=True):
         time[start + 1 : stop + 1] = zero * (stop - start)
     rows = time[:]
@@ -131,20 +141,26 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
         time[stop] = advance - extent + 1 & bits
         rows[stop] = advance - height + 1 & bits
         columns[stop] = advance - width + 1 & bits
-    time += rows
-    time += columns
-    return torch.frombuffer(time, dtype=dtype).view(3, -1)[:, :num_tokens]
+    for row in (time, rows, columns):
+        steps += row
+    return torch.frombuffer(steps, dtype=dtype).view(-1, num_tokens + 1)[:, :num_tokens]
 
 
-def _jumps(parts: Parts, bounds: Sequence[int], padding_value: int) -> list[tuple[int, int]]:
-    """Return at which tokens all axes move by more than a step, and by how much more.
+def _jumps(
+    running_at: Callable[[Sequence[int]], list[int]],
+    bounds: Sequence[int],
+    masked: tuple[Sequence[int], Sequence[int]],
+    padding_value: int,
+) -> list[tuple[int, int]]:
+    """Return at which tokens positions move by more than a step, and by how much more.
 
-    It is where a row starts, and where masked runs start and stop.
+    It is where a row starts, and where masked runs start and stop. What `running_at` returns for
+    tokens are their positions as if there were one row without masked tokens.
     """
-    num_tokens, running = bounds[-1], parts.running(bounds)
+    num_tokens, running = bounds[-1], running_at(bounds)
     jumps = [*zip(bounds[1:-1], map(sub, running, running[1:]), strict=False)]
-    starts, stops = parts.masked
-    for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
+    starts, stops = masked
+    for start, stop, position in zip(starts, stops, running_at(starts), strict=True):
         jump = padding_value - position + running[bisect_right(bounds, start) - 1]
         jumps += (start, jump), (stop, -jump)
     return [(at, jump) for at, jump in jumps if at < num_tokens]

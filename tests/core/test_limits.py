@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from vecrope.core.hints import likely_mistake
 
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.core.faults import check_seconds
+from vecrope.core.modality import IMAGE, VIDEO
+from vecrope.forms.eager.cut import none_found
 
 QWEN = MRopeSpec.for_model("qwen2_5_vl", convention="sglang")
 
@@ -27,7 +28,7 @@ def test_half_precision_seconds_end_at_its_largest_number():
     check_seconds(seconds - 8, grids, QWEN)
 
 
-@pytest.mark.parametrize(("which", "code"), [(0, 1), (1, 2)])
-def test_the_type_that_is_not_there_is_named(which, code):
-    hint = likely_mistake(which, 0, 4, 1, QWEN, by_types=True)
+@pytest.mark.parametrize(("kind", "code"), [(IMAGE, 1), (VIDEO, 2)])
+def test_the_type_that_is_not_there_is_named(kind, code):
+    hint = none_found(kind, QWEN, by_types=True)
     assert hint == f" (mm_token_type_ids holds no {code})"

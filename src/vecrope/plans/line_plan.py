@@ -117,9 +117,11 @@ def entries_of_tokens(positions: Tensor, kept: Tensor | None, index_dtype: torch
     num_axes, num_tokens = positions.shape
     dtype = torch.float64 if positions.is_floating_point() else index_dtype
     code = code_of((STILL,) * num_axes)
-    ends = torch.tensor([1, 0, code], dtype=dtype, device="cpu").to(positions.device)
-    ends = ends.unsqueeze(1).expand(-1, num_tokens)
+    columns = torch.zeros((num_axes + 4, num_tokens), dtype=dtype, device=positions.device)
+    columns[0].copy_(torch.arange(num_tokens, dtype=dtype, device=positions.device))
+    columns[1:-3].copy_(positions)
+    columns[-3].fill_(1)
+    columns[-1].fill_(code)
     if kept is not None:
-        ends = torch.cat((ends[:2], (kept * code).to(dtype).unsqueeze(0)))
-    index = torch.arange(num_tokens, dtype=dtype, device=positions.device)
-    return torch.cat((index.unsqueeze(0), positions.to(dtype), ends)).t().contiguous()
+        columns[-1].masked_fill_(~kept, 0)
+    return columns.t().contiguous()

@@ -116,14 +116,16 @@ class Layout:
 
 def _straight(columns: Sequence[int]) -> list[tuple[int, int, tuple[int, int, int]]]:
     """Cut the columns of a line where they do not go on: tokens, first column, and its axes."""
-    parts: list[list[int]] = []
+    parts: list[tuple[int, int, int]] = []
+    size = first = previous = 0
     for before, column in pairwise((columns[0] - 2, *columns)):
         step = column - before
-        if step <= 1 and (parts[-1][0] == 1 or parts[-1][2] == step):
-            parts[-1][0] += 1
-            parts[-1][2] = step
+        if parts:
+            size, first, previous = parts[-1]
+        if step <= 1 and (size == 1 or previous == step):
+            parts[-1] = (size + 1, first, step)
         else:
-            parts.append([1, column, 0])
+            parts.append((1, column, 0))
     return [(size, column, (STILL, STILL, step * ACROSS)) for size, column, step in parts]
 
 

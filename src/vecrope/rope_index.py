@@ -92,9 +92,10 @@ def get_rope_index(
             get neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: pad with columns at the right, up to a multiple of this number.
         validate: check the values of the input. Off the CPU this synchronises; with the Triton
-            kernels and valid input, once. With False nothing synchronises, and the answer to
-            invalid values is unspecified. Under tracing (`torch.compile`, `torch.export`) nothing
-            can be raised: a prompt that does not fit its grids gets the answer described below.
+            kernels and valid input, once. With False nothing synchronises, but for the omni
+            families and minicpmv4_7 on a device without Triton, and the answer to invalid values is
+            unspecified. Under tracing (`torch.compile`, `torch.export`) nothing can be raised: a
+            prompt that does not fit its grids gets the answer described below.
         max_sequences: the number of rows of `rope_deltas` with `sequence_ids`; rows beyond the last
             sequence hold 0. None: the exact number, which has to be read. Required under tracing,
             and with `validate=False` on a device other than the CPU.
@@ -271,8 +272,8 @@ def plan_rope_index(
 ) -> RopeIndexPlan:
     """Return the positions of a batch as a plan: a few bytes per group, expanded where needed.
 
-    The plan of a family with a rule of its own is made from the positions, and has one or two
-    entries for each row of a grid.
+    On a CPU the plan of a family with a rule of its own has an entry for each frame and stretch of
+    text; of a thumbnail of minicpmv4_7, one or a few a line.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
@@ -291,8 +292,8 @@ def plan_rope_index(
         images_per_sample: (B,), of glm_image.
         target_sizes: (num_crops, 2).
         target_sizes_videos: likewise.
-        validate: check the values of the input. With False nothing synchronises, as in
-            `get_rope_index`.
+        validate: check the values of the input. With False nothing synchronises, where
+            `get_rope_index` does not.
         max_groups: capacity of the plan, at least the number of its entries. Entries are images,
             separate frames, videos that are one block, masked runs, the parts of a group that
             masked tokens cut off, and sequences that begin with text. None: the exact number on a

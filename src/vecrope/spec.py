@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from vecrope.families import class_defaults, read_config, rules
@@ -164,8 +165,9 @@ class MRopeSpec:
         object.__setattr__(self, "as_text", ";".join(values))
 
     @classmethod
+    @lru_cache
     def from_text(cls, text: str) -> MRopeSpec:
-        """Return the spec of a nameless family whose `as_text` is given."""
+        """Return the spec of a nameless family whose `as_text` is given; kept between calls."""
         pairs = (field.split("=", 1) for field in text.split(";"))
         given = {name: ast.literal_eval(value) for name, value in pairs}
         if "own_rule" in given:

@@ -55,14 +55,15 @@ def number(
     """
     sound = [*chain.from_iterable(samples.sound)]
     inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
+    has_text_row = False
     if samples.numbered:
         positions, deltas = _numbered_before(samples, spec, padding)
-    else:
-        answer = _together(samples, spec, inputs, text_row=text_row)
-        if answer is None:
-            answer = _one_by_one(samples, spec, tokens if padding else None)
+    elif (answer := _together(samples, spec, inputs, text_row=text_row)) is not None:
         positions, deltas = answer
-    if text_row and len(positions) == getattr(spec.own_rule, "num_axes", 3):
+        has_text_row = spec.own_rule is None
+    else:
+        positions, deltas = _one_by_one(samples, spec, tokens if padding else None)
+    if text_row and not has_text_row:
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text.view(1, *positions.shape[1:]), positions))
     return positions.view(len(positions), -1, inputs.input_ids.shape[-1]), deltas

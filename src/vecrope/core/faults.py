@@ -107,7 +107,9 @@ def check_none_left_over(items: Items) -> None:
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
     """Fill the answer with -1, and the deltas with their least value, where `fault` is set.
 
-    Under tracing this stands for an exception. `fault` is a 0-d bool.
+    Under tracing this stands for an exception. `fault` is a 0-d bool. The least value of deltas
+    that are fractions is that of int64.
     """
-    least = torch.iinfo(rope_deltas.dtype).min
+    dtype = torch.int64 if rope_deltas.is_floating_point() else rope_deltas.dtype
+    least = torch.iinfo(dtype).min
     return position_ids.masked_fill(fault, -1), rope_deltas.masked_fill(fault, least)

@@ -46,6 +46,13 @@ class Tokens(NamedTuple):
         """(N,) the ids."""
         return self.inputs.input_ids.reshape(-1)
 
+    def in_batch(self, positions: Tensor, padding: int) -> Tensor:
+        """Return positions (A, n) of these tokens among those of the batch, (A, N)."""
+        if self.given_index is None:
+            return positions
+        shape = len(positions), self.given_bounds[-1]
+        return positions.new_full(shape, padding).index_copy_(1, self.given_index, positions)
+
     def where(self, at: int) -> str:
         """Name a token by its row and its number in the row, masked ones included."""
         row = bisect_right(self.bounds, at) - 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu
@@ -77,9 +77,11 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     if not validate or torch.compiler.is_compiling():
         if isinstance(rule, MiniCPMV47) and not triton_takes(ids.device):
             check_shapes(inputs, spec)
-            given = *inputs[:1], *inputs[3:6], *inputs[10:12]
-            flags = inputs.allow_unused_grids, inputs.round_grid_sides
-            answer: tuple[Tensor, Tensor] = _numbered_on_host(*given, *flags, spec.as_text)
+            answer: tuple[Tensor, Tensor] = _numbered_on_host(
+                inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens,
+                inputs.mm_token_type_ids, inputs.target_sizes, inputs.target_sizes_videos,
+                inputs.allow_unused_grids, inputs.round_grid_sides, spec.as_text,
+            )  # fmt: skip
             return answer
         return implementation(inputs, spec, validate=validate)
     few = ids.numel() <= _MOST_ON_HOST or isinstance(rule, MiniCPMV47)
@@ -95,19 +97,12 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
 
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of what `lay_out` returned of `inputs`."""
-    dtype, index = positions_dtype(inputs, spec), layout.tokens.given_index
-    positions = layout.positions().to(dtype)
-    if index is not None:
-        kept, shape = positions, (len(positions), inputs.input_ids.numel())
-        positions = torch.full(shape, spec.padding_value, dtype=dtype, device="cpu")
-        positions.index_copy_(1, index, kept)
+    dtype = positions_dtype(inputs, spec)
+    positions = layout.tokens.in_batch(layout.positions().to(dtype), spec.padding_value)
     if isinstance(spec.own_rule, _INT64_DELTAS):
         dtype = torch.int64
     rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
     return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
-
-
-_spec_of = lru_cache(MRopeSpec.from_text)
 
 
 @torch.library.custom_op(
@@ -120,14 +115,18 @@ _spec_of = lru_cache(MRopeSpec.from_text)
 )
 def _numbered_on_host(*given: Any) -> tuple[Tensor, Tensor]:
     """Return what a checked call does, or for a misfit -1s and the least int64 as deltas."""
-    inputs, spec, device = on_cpu(_inputs_of(*given)), _spec_of(given[-1]), given[0].device
+    inputs, spec, device = (
+        on_cpu(_inputs_of(*given)),
+        MRopeSpec.from_text(given[-1]),
+        given[0].device,
+    )
     try:
         if inputs.cu_seqlens is not None:
             checks.check_cu_seqlens(inputs.cu_seqlens, len(inputs.input_ids))
         position_ids, rope_deltas = own_rope_index(inputs, spec, validate=True)
     except ValueError:
-        position_ids, rope_deltas = _unnumbered(*given)
-        return position_ids.fill_(-1), rope_deltas.fill_(torch.iinfo(torch.int64).min)
+        fault = torch.ones((), dtype=torch.bool, device=device)
+        return invalidate(fault, *_unnumbered(*given))
     return position_ids.to(device), rope_deltas.to(device)
 
 
@@ -136,7 +135,7 @@ def _unnumbered(*given: Any) -> tuple[Tensor, Tensor]:
     inputs = _inputs_of(*given)
     ids, bounds = inputs.input_ids, inputs.cu_seqlens
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    dtype = positions_dtype(inputs, _spec_of(given[-1]))
+    dtype = positions_dtype(inputs, MRopeSpec.from_text(given[-1]))
     return (
         ids.new_empty((3, *ids.shape), dtype=dtype),
         ids.new_empty((num_rows, 1), dtype=torch.int64),

@@ -29,7 +29,7 @@ from vecrope.own_rules.omni.blocks import blocks_of_entries
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.host import follow_on_host
 from vecrope.plans.line_plan import LinePlan, code_of, entries_of_tokens
-from vecrope.plans.table import WIDE_FROM, fields_of
+from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
@@ -62,7 +62,7 @@ def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Lin
     lengths, kept = ([*map(sub, each[1:], each)] for each in (bounds, tokens.bounds))
     following = [*map(add, deltas, lengths if spec.delta_length == "padded" else kept)]
     rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
-    of_rows, of_entries = torch.int64, _index_dtype(inputs)
+    of_rows, of_entries = torch.int64, index_dtype(inputs.input_ids.numel())
     if dtype == torch.float32:
         of_rows = of_entries = torch.float64
     return LinePlan(
@@ -135,10 +135,6 @@ def _no_tail(inputs: Inputs) -> Tail:
     return Tail(none, none)
 
 
-def _index_dtype(inputs: Inputs) -> torch.dtype:
-    return torch.int32 if inputs.input_ids.numel() < WIDE_FROM else torch.int64
-
-
 def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch by its positions."""
     inputs, exact, tracing, _ = prepared
@@ -158,7 +154,7 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
     plan = LinePlan(
         rows=torch.stack([column.to(deltas) for column in rows], 1),
-        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, _index_dtype(inputs)),
+        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype(ids.numel())),
         generated=tail.images,
         generated_rows=tail.rows,
         **fields_of(ids.shape, spec, position_ids.dtype),

@@ -12,7 +12,7 @@ from vecrope.core.modality import UNKNOWN_MARKERS, compact
 from vecrope.core.search import search
 from vecrope.forms.static import locate_inputs
 from vecrope.plans.group_plan import GroupPlan
-from vecrope.plans.table import WIDE_FROM, fields_of
+from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
@@ -58,19 +58,19 @@ def _entries(
     """
     stream, visual = tokens.stream, tokens.visual
     num_tokens, kept = stream.num_tokens, stream.kept
-    index_dtype = torch.int64 if num_tokens >= WIDE_FROM else torch.int32
+    of_entries = index_dtype(num_tokens)
     begins = tokens.begins
     if kept is not None:
         behind_masked = pad(~kept[:-1], (1, 0))
         begins = begins | torch.where(kept, visual & behind_masked, ~behind_masked)
     # A row without a token begins where the next does, or behind the last token.
     begins = pad(begins, (0, 1)).index_fill_(0, stream.row_bounds.long(), True)[:-1]
-    start, count = compact(begins, capacity, index_dtype)
+    start, count = compact(begins, capacity, of_entries)
     assert count is not None
     at = start.clamp(max=num_tokens - 1)
     next_start = pad(start[1:], (0, 1), value=num_tokens)
     item, place, area, base, span, height, width = (
-        values[at].to(index_dtype)
+        values[at].to(of_entries)
         for values in (
             *(tokens.item, tokens.place, tokens.group_tokens, tokens.base),
             *(tokens.span, tokens.height, tokens.width),
@@ -82,7 +82,7 @@ def _entries(
     behind = torch.where(in_group, base + span, base)
     if kept is not None:
         masked, num_kept = ~kept[at], kept.cumsum(0)
-        run = search(num_kept, num_kept[at]).to(index_dtype) - start
+        run = search(num_kept, num_kept[at]).to(of_entries) - start
         left = torch.where(masked, run, left)
         base = base.masked_fill(masked, spec.padding_value)
     size = torch.minimum(left, next_start - start)

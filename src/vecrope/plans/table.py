@@ -259,6 +259,11 @@ def fields_of(shape: Sequence[int], spec: MRopeSpec, dtype: torch.dtype) -> dict
     }
 
 
+def index_dtype(num_tokens: int) -> torch.dtype:
+    """Return the dtype of whole numbers in the entries of so many tokens."""
+    return torch.int32 if num_tokens < WIDE_FROM else torch.int64
+
+
 def family_of(spec: MRopeSpec) -> str:
     """Return what plans call a family under a convention."""
     return f"{spec.model_type} ({spec.convention})"

@@ -52,6 +52,8 @@ def number_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
 
+    With `text_row` there is one row more, in front.
+
     Args:
         batch: what `find_groups` returned.
         inputs: what it was given.

@@ -44,7 +44,7 @@ def write_positions(
     *,
     text_row: bool = False,
 ) -> Tensor:
-    """Return the positions (3, N) of all tokens, at least one.
+    """Return the positions (3, N), or (4, N) with `text_row`, of all tokens, at least one.
 
     Args:
         parts: of the batch.
@@ -99,7 +99,7 @@ def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[in
 
 
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool) -> Tensor:
-    """Return (3, N) int8, int16 or int32: a 0, and the steps of all tokens but the last.
+    """Return (3, N), or (4, N), int8, int16 or int32: a 0, and the steps of all but the last.
 
     Args:
         parts: of the batch, each a whole group.

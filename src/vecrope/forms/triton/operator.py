@@ -7,7 +7,6 @@ cached and loaded by another process, and a call of it reads one attribute of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ def _launched(
         allow_unused_grids=allow_unused_grids,
         round_grid_sides=round_grid_sides,
     )
-    buffers = launch.launch(inputs, _spec_of(spec), validate=validate)
+    buffers = launch.launch(inputs, MRopeSpec.from_text(spec), validate=validate)
     if validate:
         launch.invalidate(buffers)
     return buffers.position_ids, buffers.rope_deltas
@@ -84,12 +83,9 @@ def _launched(
 @torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     cu_seqlens, spec = others[3], others[-1]
-    dtype = torch.int64 if _spec_of(spec).position_dtype == "int64" else input_ids.dtype
+    dtype = torch.int64 if MRopeSpec.from_text(spec).position_dtype == "int64" else input_ids.dtype
     num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return (
         input_ids.new_empty((3, *input_ids.shape), dtype=dtype),
         input_ids.new_empty((num_rows, 1), dtype=torch.int64),
     )
-
-
-_spec_of = lru_cache(MRopeSpec.from_text)

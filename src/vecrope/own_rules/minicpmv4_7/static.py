@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -125,9 +124,6 @@ def _inside_markers(
     return inside, (wrong | empty).any()
 
 
-_spec_of = lru_cache(MRopeSpec.from_text)
-
-
 @torch.library.custom_op("vecrope::minicpmv4_7_entries", mutates_args=())
 def find_entries(
     at: Tensor,
@@ -158,7 +154,7 @@ def find_entries(
     """
     from vecrope.own_rules.minicpmv4_7.crop_kernel import walk
 
-    rule = _spec_of(spec).own_rule
+    rule = MRopeSpec.from_text(spec).own_rule
     assert isinstance(rule, MiniCPMV47)
     begins, table, faults = _unwritten(at, ids, video, bounds)
     values = at, ids, video.view(torch.uint8), bounds, sizes

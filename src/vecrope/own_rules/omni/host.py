@@ -73,10 +73,5 @@ def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Ten
     if pieces.base:
         laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
         positions = positions_of(pieces, laid_out).to(dtypes.positions)
-    if tokens.given_index is not None:
-        packed = positions
-        size = 3, input_ids.numel()
-        positions = torch.full(size, dtypes.padding, dtype=dtypes.positions, device="cpu")
-        positions.index_copy_(1, tokens.given_index, packed)
-    positions = positions.view(3, *input_ids.shape)
+    positions = tokens.in_batch(positions, dtypes.padding).view(3, *input_ids.shape)
     return positions.to(input_ids.device), rope_deltas.to(input_ids.device)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.faults import invalidate
 from vecrope.families.rules import OmniRule
 from vecrope.forms.select import HAS_TRITON, triton_takes
 from vecrope.inputs import Inputs, on_cpu
@@ -17,8 +17,6 @@ from vecrope.own_rules.omni.host import number_on_host
 from vecrope.own_rules.omni.media import Dtypes, read_media, seconds_of, sound_of
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
-
-_spec_of = lru_cache(MRopeSpec.from_text)
 
 
 def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -98,28 +96,23 @@ def omni_operator(*given: Any) -> tuple[Tensor, Tensor]:
         ids, images, videos, mask, bounds, None, seconds, lengths,
         False if sound is None else sound, allow_unused_grids=unused, round_grid_sides=rounded,
     )  # fmt: skip
-    spec = _spec_of(text)
+    spec = MRopeSpec.from_text(text)
     assert isinstance(spec.own_rule, OmniRule)
-    least = torch.iinfo(torch.int64).min
     if _is_numbered_on_device(inputs):
         *answer, fault = static_rope_index(inputs, spec, spec.own_rule, validate=check)
-        positions, rope_deltas = answer
-        if fault is not None:
-            positions = torch.where(fault, -1, positions)
-            rope_deltas = torch.where(fault, least, rope_deltas)
-        return positions, rope_deltas
+        return (answer[0], answer[1]) if fault is None else invalidate(fault, *answer)
     try:
         if bounds is not None:
             checks.check_cu_seqlens(bounds, ids.shape[0])
         return number_on_host(inputs, spec, spec.own_rule)
     except ValueError:
-        positions, rope_deltas = _no_answer(*given)
-        return positions.fill_(-1), rope_deltas.fill_(least)
+        fault = torch.ones((), dtype=torch.bool, device=ids.device)
+        return invalidate(fault, *_no_answer(*given))
 
 
 @omni_operator.register_fake
 def _no_answer(*given: Any) -> tuple[Tensor, Tensor]:
-    input_ids, bounds, spec = given[0], given[4], _spec_of(given[-1])
+    input_ids, bounds, spec = given[0], given[4], MRopeSpec.from_text(given[-1])
     assert isinstance(spec.own_rule, OmniRule)
     dtypes = Dtypes.of(Inputs(*given[:3]), spec, spec.own_rule)
     num_rows = input_ids.shape[0] if bounds is None else bounds.shape[0] - 1

@@ -92,6 +92,19 @@ def assert_positions(spec, rows, position_ids, rope_deltas, **arguments):
     assert_same(got, (torch.tensor(position_ids), torch.tensor(rope_deltas)))
 
 
+def positions_of_blocks(blocks):
+    """Return the positions of `vecrope.own_rules.layout.Block`s, axis by axis."""
+    tokens = [
+        [
+            base + (0, *divmod(place, width), place)[step]
+            for base, step in zip(bases, steps, strict=True)
+        ]
+        for size, *bases, width, before, steps in blocks
+        for place in range(before, before + size)
+    ]
+    return [list(axis) for axis in zip(*tokens, strict=True)]
+
+
 def single_rows(prompt):
     """Yield the rows as prompts of their own, with the grids that they use."""
     images, videos = grid_list(prompt.image_grid_thw), grid_list(prompt.video_grid_thw)

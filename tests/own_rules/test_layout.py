@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from own_support import positions_of_blocks
 
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import unmasked_tokens
@@ -12,19 +13,6 @@ def layout_of(*lengths, index_axes=None):
     ids = torch.zeros(sum(lengths), dtype=torch.int64)
     bounds = torch.tensor([0, *lengths]).cumsum(0)
     return Layout(unmasked_tokens(Inputs(ids, cu_seqlens=bounds)), index_axes)
-
-
-def along(blocks):
-    """Return the positions of blocks, axis by axis."""
-    tokens = [
-        [
-            base + (0, *divmod(place, width), place)[step]
-            for base, step in zip(bases, steps, strict=True)
-        ]
-        for size, *bases, width, before, steps in blocks
-        for place in range(before, before + size)
-    ]
-    return [list(axis) for axis in zip(*tokens, strict=True)]
 
 
 def test_text_and_cells_follow_each_other():
@@ -38,7 +26,7 @@ def test_text_and_cells_follow_each_other():
         [0, 1, 2, 2, 3, 3, 7, 7, 3, 3, 3, 3],
         [0, 1, -1, 0, -1, 0, 8, 8, 0, 1, 2, 5],
     ]
-    assert layout.positions().tolist() == along(layout.blocks()) == expected
+    assert layout.positions().tolist() == positions_of_blocks(layout.blocks()) == expected
     assert len(layout.blocks()) == 5
 
 
@@ -49,7 +37,7 @@ def test_the_index_comes_before_width_height_and_time(added):
     layout.cells(5, range(1), range(7, 9))
     layout.count(2, 1)
     expected = [[0, 0, 1, 2]] * added + [[0, 7, 8, 2], [0, 0, 0, 2], [0, 5, 5, 2]]
-    assert layout.positions().tolist() == along(layout.blocks()) == expected
+    assert layout.positions().tolist() == positions_of_blocks(layout.blocks()) == expected
     assert layout.num_axes == len(expected)
 
 

@@ -131,9 +131,8 @@ def _straight(columns: Sequence[int]) -> list[tuple[int, int, tuple[int, int, in
 
 def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:
     """Return the positions (3, N) int64 of pieces of N tokens."""
-    upwards = _upwards if num_tokens <= _KEPT else _upwards.__wrapped__
     most = max(_FEW, 1 << num_tokens.bit_length())
-    numbers = upwards(most)
+    numbers = (upwards if num_tokens <= _KEPT else upwards.__wrapped__)(most, "q")
     in_time: list[bytes] = []
     in_height: list[bytes] = []
     in_width: list[bytes] = []
@@ -158,6 +157,6 @@ def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _upwards(length: int) -> bytes:
-    """Return the numbers from 0 to `length - 1` as bytes of int64."""
-    return array("q", range(length)).tobytes()
+def upwards(length: int, code: str) -> bytes:
+    """Return the numbers from 0 to `length - 1` as bytes; `code` is a format of `struct`."""
+    return array(code, range(length)).tobytes()

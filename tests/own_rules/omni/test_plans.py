@@ -3,6 +3,7 @@
 import torch
 from hypothesis import given
 from omni_support import each_omni, rope_index, spec_of
+from own_support import positions_of_blocks
 from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
@@ -32,12 +33,5 @@ def test_rounded_sound_is_a_block_a_token():
     sound = [True, False], [6], offsets, [(), ()]
     media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
     pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
-    tokens = [
-        [
-            base + (0, *divmod(place, width), place)[step]
-            for base, step in zip(bases, steps, strict=True)
-        ]
-        for size, *bases, width, before, steps in blocks_of_entries(pieces, rounds=True)
-        for place in range(before, before + size)
-    ]
-    assert torch.equal(torch.tensor(tokens).t(), positions_of(pieces, torch.float32))
+    positions = torch.tensor(positions_of_blocks(blocks_of_entries(pieces, rounds=True)))
+    assert torch.equal(positions, positions_of(pieces, torch.float32))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
+from vecrope.own_rules.layout import upwards
 from vecrope.own_rules.omni.media import Media, chunk_length
 from vecrope.own_rules.omni.number import Entry
 from vecrope.spec import MRopeSpec
@@ -111,8 +112,8 @@ def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
     code = "f" if dtype == torch.float32 else "q"
     base, all_offsets, cells, begin, end = pieces
     pack, size = Struct(code).pack, Struct(code).size
-    upwards = memoryview(_upwards(1 << max(end).bit_length(), code))
-    counted = [upwards[size * a : size * b] for a, b in zip(begin, end, strict=True)]
+    numbers = memoryview(upwards(1 << max(end).bit_length(), code))
+    counted = [numbers[size * a : size * b] for a, b in zip(begin, end, strict=True)]
     grids = {of: (_grid if of[1] <= _KEPT else _grid.__wrapped__)(*of, code) for of in {*cells}}
     sizes, rows, columns = zip(*map(grids.__getitem__, cells), strict=True)
     frames = [*map(len, all_offsets)]
@@ -127,17 +128,11 @@ def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
         chain.from_iterable(zip(axis, counted, strict=True)) for axis in axes
     )
     positions = torch.frombuffer(bytearray().join(joined), dtype=dtype).view(3, -1)
-    numbers = map(add, map(mul, sizes, frames), map(sub, end, begin))
-    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, base), numbers)), dtype=dtype)
+    tokens = map(add, map(mul, sizes, frames), map(sub, end, begin))
+    of_tokens = torch.frombuffer(bytearray().join(map(mul, map(pack, base), tokens)), dtype=dtype)
     for axis in positions:  # one at a time takes no threads up to 2**15 tokens
         axis.add_(of_tokens)
     return positions
-
-
-@lru_cache(maxsize=16)
-def _upwards(length: int, code: str) -> bytes:
-    """Return the numbers from 0 to `length - 1` as bytes."""
-    return array(code, range(length)).tobytes()
 
 
 @lru_cache(maxsize=128)

@@ -1,4 +1,4 @@
-"""The command line: `python -m bench`, and `python -m bench plot`."""
+"""The command line: `python -m bench`, with `plot` and `readme`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import torch
 
-from bench import mixed, mixed_own
+from bench import mixed, mixed_own, readme
 from bench.busy import cores
 from bench.config import Config, Result, ResultWriter, read_results
 from bench.plot import plot
@@ -111,6 +111,7 @@ _RUN_EPILOG = """\
 exit codes: 0 all points measured, 1 a point failed (see its row), 2 bad arguments
 
 `python -m bench plot results.csv --out results.svg` draws the rows; see its --help.
+`python -m bench readme results.csv` puts them into the committed files, tables and charts.
 """
 
 
@@ -125,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["plot"]:
         return _plot(arguments[1:])
+    if arguments[:1] == ["readme"]:
+        return _readme(arguments[1:])
     return _run(arguments)
 
 
@@ -202,6 +205,24 @@ def _plot(argv: Sequence[str]) -> int:
     return 0
 
 
+def _readme(argv: Sequence[str]) -> int:
+    parser = _Parser(
+        prog="python -m bench readme",
+        description="Put rows into the committed files, in the place of those of the same points, "
+        "and write the READMEs' tables and charts anew.",
+    )
+    parser.add_argument(
+        "results", nargs="*", type=Path, help="CSV files; of a point that is in several, the last"
+    )
+    options = parser.parse_args(argv)
+    try:
+        readme.merge(options.results)
+        readme.write()
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    return 0
+
+
 def _run_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m bench",
@@ -216,7 +237,7 @@ def _run_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--provider", nargs="+", choices=PROVIDERS, metavar="NAME",
-        help="default: all whose wheels are given; with --busy vecrope's own",
+        help="default: all whose wheels are given; with --busy vecrope's and transformers",
     )  # fmt: skip
     wheel = "a wheel of {}, or the folder that it is installed or unpacked in"
     add("--sglang", type=Path, metavar="PATH", help=wheel.format("sglang 0.5.23 or later"))

@@ -123,6 +123,11 @@ class Result:
     date: str
 
     @property
+    def name(self) -> str:
+        """The provider without the version of an upstream."""
+        return self.provider.removesuffix(f"-{self.provider_version}")
+
+    @property
     def failed(self) -> bool:
         """Whether the point should have given a number and did not."""
         return self.status in ("unequal", "error")

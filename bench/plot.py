@@ -73,7 +73,7 @@ def plot(results: Sequence[Result], out: Path) -> None:
 
 
 def _draw_panel(panel: Any, rows: Sequence[Result], handles: dict[str, Any]) -> None:
-    names = {_known(row.provider): row.provider for row in rows}
+    names = {row.name: row.provider for row in rows}
     for known in [name for name in _STYLES if name in names][:_MOST_LINES]:
         provider = names[known]
         points = sorted((row for row in rows if row.provider == provider), key=lambda row: row.T)
@@ -117,16 +117,6 @@ def _message(family: str, rows: Sequence[Result]) -> str:
         times["transformers"][size] / times["vecrope"][size] for size in (both[0], both[-1])
     )
     return f"{family}: {first:.1f} to {last:.0f} times as fast as transformers"
-
-
-def _known(provider: str) -> str:
-    """Return a provider's name without the version of an upstream."""
-    return next((name for name in _STYLES if provider == name or _version_of(name, provider)), "")
-
-
-def _version_of(name: str, provider: str) -> bool:
-    version = provider.removeprefix(f"{name}-")
-    return version != provider and version[:1].isdigit()
 
 
 def _caption(row: Result) -> str:

@@ -37,10 +37,10 @@ _FROM_WHEELS: dict[str, tuple[Callable[[Path], Provider], str]] = {
 
 PROVIDERS = (*_INSTALLED, *_FROM_WHEELS)
 WHEEL_NAMES = ("sglang", "sglang_old", "vllm", "lmms_engine", "sglang_omni")
-# Those that are run beside busy cores by default: vecrope's own, eager and on a CPU.
+# Those that are run beside busy cores by default: eager, on a CPU, and installed.
 BUSY_PROVIDERS = (
     *("vecrope", "vecrope-unchecked", "vecrope-placeholders", "vecrope-plan"),
-    *("vecrope-concatenate", "vecrope-replace"),
+    *("vecrope-concatenate", "vecrope-replace", "transformers"),
 )
 
 

@@ -62,7 +62,8 @@ def plot(results: Sequence[Result], out: Path) -> None:
             panel.set_axis_off()
         for row in axes:
             row[0].set_ylabel("time of a call")
-        for panel in axes[-1]:
+        for panel in axes.flat[max(0, len(families) - columns) : len(families)]:
+            panel.tick_params(labelbottom=True)
             panel.set_xlabel("tokens")
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=4, frameon=False

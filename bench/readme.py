@@ -23,6 +23,8 @@ RESULTS = ROOT / "bench" / "results"
 FILES = {"cpu": RESULTS / "cpu.csv", "gpu": RESULTS / "h200.csv"}
 SHARES = RESULTS / "h200-share.csv"
 
+_WIDTH = 100
+
 _MODELS = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 _STEPS = {
     "prefill": "prefill of 4,000 tokens, pictures and clips",
@@ -60,7 +62,8 @@ class Rows:
         }
         runs = sorted({f"{row.commit} ({row.date})" for row in self.timed})
         releases = [f"Python {first.python}", f"torch {first.torch}", *sorted(upstreams)]
-        return f"{first.device}; {', '.join(releases)}; vecrope at {', '.join(runs)}."
+        text = f"{first.device}; {', '.join(releases)}; vecrope at {', '.join(runs)}."
+        return textwrap.fill(text, _WIDTH)
 
     def slower(self) -> Iterator[tuple[str, list[str]]]:
         """Yield where an upstream takes less time than vecrope on quiet cores, size by size."""
@@ -177,7 +180,7 @@ def _share_in_words(shares: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
         f"{parts['qwen3_vl']:.1f} % of the time with Qwen3-VL and {parts['qwen2_5_vl']:.1f} % with "
         "Qwen2.5-VL."
     )
-    return textwrap.fill(text, 104)
+    return textwrap.fill(text, _WIDTH)
 
 
 def _milliseconds(row: Mapping[str, str]) -> tuple[float, float, float]:

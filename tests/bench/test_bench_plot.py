@@ -17,7 +17,7 @@ from bench.providers import (
 def rows():
     row = run_quick(vecrope_provider())
     return [
-        replace(row, workload=workload, T=seq_len, provider=provider)
+        replace(row, workload=workload, T=seq_len, provider=provider, provider_version="0.5.23")
         for workload in ("mixed-glm4v", "mixed-qwen3_vl")
         for seq_len in (1024, 4096)
         for provider in ("vecrope", "transformers", "loop", "sglang-0.5.23")

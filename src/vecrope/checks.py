@@ -205,7 +205,8 @@ def check_tensor(name: str, value: object) -> None:
 def conversion(name: str, value: object) -> str:
     """Return, for a message, what makes a tensor of a list or an array."""
     if isinstance(value, list | tuple):
-        return f"; torch.tensor({name}) makes one"
+        makes = "cat" if any(isinstance(each, Tensor) for each in value) else "tensor"
+        return f"; torch.{makes}({name}) makes one"
     return f"; torch.as_tensor({name}) makes one" if hasattr(value, "__array__") else ""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from vecrope.families import class_defaults, read_config, rules
+from vecrope.families.names import hint
 from vecrope.families.rules import OwnRule
 
 Convention = Literal["sglang", "transformers", "vllm"]
@@ -155,11 +157,11 @@ class MRopeSpec:
         if self.own_rule is None:
             self._check_shared_rule()
         # By nothing that a trace in which a spec is made cannot follow.
-        names = [field.name for field in fields(self) if field.name not in _NO_RULES]
+        names = [field.name for field in dataclass_fields(self) if field.name not in _NO_RULES]
         values = [f"{name}={getattr(self, name)!r}" for name in names]
         if (rule := self.own_rule) is not None:
             values.append(f"own_rule={type(rule).__name__!r}")
-            names = [field.name for field in fields(rule)]
+            names = [field.name for field in dataclass_fields(rule)]
             values += [f"own_rule.{name}={getattr(rule, name)!r}" for name in names]
         # In one line: Inductor writes it into a comment.
         object.__setattr__(self, "as_text", ";".join(values))
@@ -271,6 +273,11 @@ class MRopeSpec:
             ('seconds', 4)
         """
         _check_one_of("convention", convention, get_args(Convention))
+        known = [field.name for field in dataclass_fields(cls)]
+        for name in fields:
+            if name not in known:
+                meant = hint(name, known, "the docstring of MRopeSpec")
+                raise TypeError(f"{name!r} is not a field of MRopeSpec; {meant}")
         values = class_defaults(model_type, convention, given=tuple(fields))
         return cls(model_type=model_type, convention=convention, **{**values, **fields})
 

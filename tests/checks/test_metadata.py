@@ -59,6 +59,12 @@ METADATA = pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         pytest.param(
+            {**BASE, "image_grid_thw": [torch.tensor([[1, 2, 4]])]},
+            TypeError,
+            "image_grid_thw must be a tensor, got list; torch.cat(image_grid_thw) makes one",
+            id="a list of grids",
+        ),
+        pytest.param(
             {**BASE, "spec": "glm4v"},
             TypeError,
             "spec must be an MRopeSpec, got 'glm4v'; use MRopeSpec.for_model('glm4v', "

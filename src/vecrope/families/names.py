@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_SIZE = re.compile(r"[-_]\d+(\.\d+)?[bB]\b|For[A-Z]")
 _PARTS = ("_text", "_vision", "_audio")
 
 
@@ -26,16 +27,19 @@ def nearest(given: object, known: Iterable[str]) -> list[str]:
     """Return at most three names of `known` like the given one, which may be that of a checkpoint.
 
     Example:
-        >>> nearest("Qwen/Qwen2.5-VL-7B-Instruct", ["glm4v", "qwen2_vl", "qwen2_5_vl"])
-        ['qwen2_5_vl']
+        >>> nearest("zai-org/GLM-4.1V-9B-Thinking", ["glm4v", "glm_ocr", "qwen2_5_vl"])
+        ['glm4v']
     """
     if not isinstance(given, str):
         return []
-    names = list(known)
-    plain = re.sub(r"\W", "_", given.rsplit("/", 1)[-1]).lower()
-    beginnings = sorted((name for name in names if plain.startswith(name)), key=len, reverse=True)
-    near = get_close_matches(plain, names, n=3, cutoff=0.6)
-    return list(dict.fromkeys((*beginnings, *near)))[:3]
+    # Without the owner, and what follows the number of parameters.
+    family = _SIZE.split(given.rsplit("/", 1)[-1])[0]
+    plain = {_plain(name): name for name in known}
+    return [plain[name] for name in get_close_matches(_plain(family), plain, n=3, cutoff=0.6)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def whole_model_of(model_type: object, known: Iterable[str]) -> str | None:

@@ -131,6 +131,26 @@ def test_a_typo_is_refused_at_registration(changes, message):
     assert "invented_vl" not in registry.FAMILIES
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rules": ["transformers"]}, "^rules must be a dict, got list$"),
+        ({"rules": {"vllm": None}}, r"^rules\['vllm'\] must be a dict, got NoneType$"),
+        (
+            {"paths": PATHS | {"image_token_id": 9}},
+            r"^paths\['image_token_id'\] must be a dotted path or a tuple, got 9$",
+        ),
+        (
+            {"rules": {"vllm": RULES | {"separate_frames": "yes"}}},
+            "^separate_frames must be a bool, got 'yes'$",
+        ),
+    ],
+)
+def test_a_wrong_type_is_refused_at_registration(changes, message):
+    with pytest.raises(TypeError, match=message):
+        vecrope.register_family("invented_vl", **INVENTED | changes)
+
+
 @pytest.mark.parametrize("name", [None, "", 3])
 def test_a_family_needs_a_name(name):
     with pytest.raises(TypeError, match="model_type must be a name"):

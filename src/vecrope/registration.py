@@ -63,6 +63,15 @@ def register_family(
     """
     if not isinstance(model_type, str) or not model_type:
         raise TypeError(f"model_type must be a name, got {model_type!r}")
+    dicts = {"rules": rules, "paths": paths, "defaults": defaults or {}}
+    if isinstance(rules, Mapping):
+        dicts |= {f"rules[{name!r}]": values for name, values in rules.items()}
+    for name, given in dicts.items():
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{name} must be a dict, got {type(given).__name__}")
+    for name, path in paths.items():
+        if not isinstance(path, str | tuple):
+            raise TypeError(f"paths[{name!r}] must be a dotted path or a tuple, got {path!r}")
     family = Family(
         rules={convention: dict(values) for convention, values in rules.items()},
         paths=dict(paths),

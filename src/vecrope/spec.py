@@ -32,6 +32,7 @@ _TOKEN_IDS = (
 )
 _NO_RULES = ("model_type", "own_rule")
 _MERGE_SIZES = ("spatial_merge_size", "temporal_merge_size")
+_FLAGS = ("separate_frames", "frames_may_touch", "multi_frame_images")
 _CHOICES = {
     "convention": Convention,
     "marker_rule": MarkerRule,
@@ -154,6 +155,9 @@ class MRopeSpec:
             least = int(name in _MERGE_SIZES)
             if name != "padding_value" and not least <= value < 2**31:
                 raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
+        for name in _FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         if self.own_rule is None:
             self._check_shared_rule()
         # By nothing that a trace in which a spec is made cannot follow.

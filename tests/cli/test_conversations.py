@@ -92,7 +92,7 @@ def test_a_conversation_of_every_family_with_default_ids_is_confirmed(run, model
         assert (code, err) == (0, "")
         clip = ", a 672 × 448 clip of 8 frames" * ((model_type, convention) not in NO_VIDEOS)
         title = " ".join(out.splitlines()[:2])
-        article = "An" if model_type.startswith("ernie") else "A"
+        article = "An" if NAMES[model_type][0] in "AEIO" else "A"
         assert title.startswith(
             f"{article} {NAMES[model_type]} conversation: a 1008 × 756 picture{clip}"
         )

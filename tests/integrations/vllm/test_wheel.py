@@ -14,7 +14,6 @@ from support import assert_same
 
 from bench.wheels import Wheel
 from tests.integrations.vllm.models import ALL, FAMILIES
-from vecrope.integrations import vllm as plugin
 from vecrope.integrations.fingerprint import fingerprint_of
 from vecrope.integrations.vllm import features as features_of
 from vecrope.integrations.vllm import models
@@ -37,8 +36,9 @@ def with_qwen3_vl(monkeypatch):
 
 
 def assert_equal_answers(model, tokens, features):
-    """Compare what the function answers with what vLLM does, and return it."""
-    ours = plugin.get_mrope_input_positions(model, tokens, features)
+    """Compare what vecrope answers with what vLLM does, and return it."""
+    known = models.CLASSES[type(model).__module__][type(model).__name__]
+    ours = known.answer(model, tokens, features)
     theirs = vllm_function(model, tokens, features)
     assert_same(ours[:1], theirs[:1])
     assert (type(ours[1]), ours[1]) == (type(theirs[1]), theirs[1])

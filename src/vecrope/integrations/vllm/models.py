@@ -125,31 +125,3 @@ CLASSES = {
     f"vllm.model_executor.models.{module}": {f"{name}ForConditionalGeneration": model}
     for (module, name), model in _MODELS.items()
 }
-
-
-def get_mrope_input_positions(
-    model: Any, input_tokens: list[int], mm_features: list[Any]
-) -> tuple[Tensor, int]:
-    """Return the M-RoPE positions of a prompt that a model's method of this name returns.
-
-    Args:
-        model: of a class that `register` knows, or of one derived from it.
-        input_tokens: the tokens of the prompt, at least one.
-        mm_features: vLLM's `MultiModalFeatureSpec` objects, in any order.
-
-    Returns:
-        (3, N) int64 on the CPU, and the row's largest position plus one, less N.
-
-    Raises:
-        TypeError: for a model of another class.
-        ValueError: for features that do not fit the prompt or are not of the model's modalities, a
-            prompt without tokens, or frames whose tokens have been pruned in part.
-
-    An assertion of vLLM's about its features, such as one frame an image, is raised as it is.
-    """
-    for owner in type(model).__mro__:
-        known = CLASSES.get(owner.__module__, {}).get(owner.__name__)
-        if known is not None:
-            return known.answer(model, input_tokens, mm_features)
-    names = ", ".join(name for classes in CLASSES.values() for name in classes)
-    raise TypeError(f"model must be one of {names} of vLLM, got {type(model).__name__}")

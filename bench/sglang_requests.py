@@ -57,7 +57,7 @@ def load_calls(wheel: Wheel, model_type: str) -> Callable[[Row], tuple[Positions
     name = FUNCTIONS[model_type]
     own = functions[name]
     numbers = frozenset().union(*MODEL_TYPES.values()) if name == "get_rope_index" else None
-    new = replacement(own, getattr(ours, name), numbers, strict=False)
+    new = replacement(own, numbers, ours=getattr(ours, name), strict=False)
 
     def calls_of(row: Row) -> tuple[Positions, Positions]:
         if processor.model_type == model_type and row.images and not row.videos:

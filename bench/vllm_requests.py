@@ -24,7 +24,7 @@ from bench.upstreams import hf_config
 from bench.wheels import Wheel, load
 from vecrope import MRopeSpec
 from vecrope.integrations.vllm.models import CLASSES
-from vecrope.integrations.vllm.plugin import replaced
+from vecrope.integrations.vllm.plugin import replacement
 
 _MODELS = {
     "qwen2_vl": ("qwen2_vl", "Qwen2VLForConditionalGeneration"),
@@ -46,7 +46,7 @@ def load_calls(wheel: Wheel, model_type: str) -> Callable[[Row], tuple[Positions
     feature_classes = load_feature_classes(wheel)
     model = load_model(wheel, model_type)
     own = type(model).get_mrope_input_positions
-    ours = replaced(own, CLASSES[type(model).__module__][type(model).__name__])
+    ours = replacement(own, CLASSES[type(model).__module__][type(model).__name__])
 
     def calls_of(row: Row) -> tuple[Positions, Positions]:
         arguments = model, row.ids, list(features_of(row, feature_classes))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vecrope.integrations.vllm import features, models, plugin
+from vecrope.integrations.vllm import models, plugin
 
 SERVED = os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
 NUM_DRAWN = 6
@@ -206,14 +206,13 @@ def main(model, out):
 
 def phases(positions):
     """Yield the name of each way in which positions are computed, while it is in place."""
-    rule = features.MIN_GROUPS
-    real = positions.answer
-    features.MIN_GROUPS = 0
+    rule, real = plugin.has_groups, positions.answer
+    plugin.has_groups = lambda *_, **__: True
     for name, answer in (("vecrope", real), ("wrong", wrong), ("refused", refused)):
         positions.answer = answer
         yield name
     positions.answer = real
-    features.MIN_GROUPS = rule
+    plugin.has_groups = rule
     yield "rule"
     plugin.unregister()
     yield "vLLM"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_metadata
+from vecrope.checks import check_metadata, check_tensor
 from vecrope.core.stream import make_stream
 from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
@@ -23,6 +23,11 @@ def as_grids(grids: Tensor | None) -> Tensor | None:
     if isinstance(grids, Tensor) and grids.dtype in _NARROW:
         return grids.long()
     return grids
+
+
+def ones_of(attention_mask: Tensor | None) -> Tensor | None:
+    """Return a mask as upstreams read it to which a token is a 1, and whatever else is none."""
+    return attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
 
 
 def as_seconds(seconds: Any, video_grid_thw: Any) -> Any:
@@ -51,19 +56,89 @@ def _has_items(values: object) -> bool:
     return values.ndim > 0 if isinstance(values, Tensor) else isinstance(values, Sequence)
 
 
+def as_inputs(
+    input_ids: Tensor | None,
+    image_grid_thw: Tensor | None = None,
+    video_grid_thw: Tensor | None = None,
+    seconds: Any = None,
+    **others: Any,
+) -> Inputs:
+    """Return arguments as upstreams read them.
+
+    They read no grid, and no seconds, that no token asks for, and round sides down to what the
+    merge size divides.
+    """
+    return Inputs(
+        input_ids,  # type: ignore[arg-type]  # checked with the others
+        as_grids(image_grid_thw),
+        as_grids(video_grid_thw),
+        second_per_grid_ts=as_seconds(seconds, video_grid_thw),
+        allow_unused_grids=True,
+        round_grid_sides=True,
+        **others,
+    )
+
+
 def answer(inputs: Inputs, spec: MRopeSpec, *, validate: bool = True) -> tuple[Tensor, Tensor]:
-    """Answer, whatever the grids hold that no token asks for: where that is refused, once more."""
+    """Answer, whatever the grids hold that no token asks for.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for shapes or values that do not fit.
+    """
     if torch.compiler.is_compiling():
         return rope_index_of(inputs, spec, validate=validate)
     try:
         return rope_index_of(inputs, spec, validate=validate)
     except ValueError as error:
         refused = error
+    # Once more without the grids behind the last used, which may not be sound.
     try:
         check_metadata(inputs, spec)
         return rope_index_of(_used_grids(inputs, spec), spec, validate=validate)
     except ValueError:
         raise refused from None
+
+
+def number_text(input_ids: Tensor | None, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Number a batch without grids where the padding's 1 counts as a position, too.
+
+    Returns:
+        (3, B, T), one tensor seen three times over, and (B, 1): int64, or without a mask zeros of
+        the dtype of `input_ids`.
+
+    Raises:
+        TypeError: if there is neither a tensor of ids nor one of a mask.
+        ValueError: if one of them is not of shape (B, T).
+    """
+    if input_ids is not None or attention_mask is None:
+        input_ids = check_rows("input_ids", input_ids)
+    if attention_mask is None:
+        assert input_ids is not None
+        batch, seq_len = input_ids.shape
+        positions = torch.arange(seq_len, device=input_ids.device)
+        return positions.expand(3, batch, seq_len), input_ids.new_zeros((batch, 1))
+    mask = check_rows("attention_mask", attention_mask)
+    batch, seq_len = mask.shape
+    positions = mask.cumsum(1, dtype=torch.int64).sub_(1).masked_fill_(mask == 0, 1)
+    if not seq_len:
+        return positions.expand(3, -1, -1), positions.new_zeros((batch, 1))
+    deltas = positions.amax(1, keepdim=True).add_(1 - seq_len)
+    return positions.expand(3, batch, seq_len), deltas
+
+
+def check_rows(name: str, tensor: object) -> Tensor:
+    """Return what must be a tensor of shape (B, T).
+
+    Raises:
+        TypeError: if it is no tensor.
+        ValueError: if it has another shape.
+    """
+    check_tensor(name, tensor)
+    assert isinstance(tensor, Tensor)
+    if tensor.dim() != 2:
+        raise ValueError(f"{name} must have shape (B, T), got {tuple(tensor.shape)}")
+    return tensor
 
 
 def _used_grids(inputs: Inputs, spec: MRopeSpec) -> Inputs:

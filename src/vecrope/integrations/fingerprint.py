@@ -13,16 +13,16 @@ from typing import Any
 _LEFT_OUT = {"annotation", "ctx", "kind", "returns", "type_comment", "type_params"}
 
 
-def fingerprint(function: Callable[..., Any], *helpers: Callable[..., Any]) -> str:
+def fingerprint(function: Callable[..., Any], *helpers: Callable[..., Any]) -> str | None:
     """Return a hash of what a function does, together with the helpers that it calls.
 
     Formatting, comments, docstrings and annotations do not count, nor does the version of Python.
-
-    Raises:
-        OSError: if the source of one of them cannot be found.
-        TypeError: if one of them is not written in Python.
+    None: the source of one of them cannot be read.
     """
-    return fingerprint_of(_definition(each) for each in (function, *helpers))
+    try:
+        return fingerprint_of(_definition(each) for each in (function, *helpers))
+    except (OSError, TypeError, SyntaxError):
+        return None
 
 
 def fingerprint_of(definitions: Iterable[ast.AST]) -> str:

@@ -116,7 +116,7 @@ IMAGE = prompt_of("tIIt", image_grid_thw=[[1, 2, 4]])
         ),
         pytest.param(
             TypeError,
-            "input_ids must be a tensor where attention_mask is None, got NoneType",
+            "input_ids must be a tensor, got NoneType",
             replace(IMAGE, input_ids=None),
             id="neither ids nor mask",
         ),

@@ -66,7 +66,7 @@ def tree(request, monkeypatch):
     )
     other = add_module(monkeypatch, "sglang_like", get_rope_index=originals["get_rope_index"])
     monkeypatch.setitem(sys.modules, "sglang.not_a_module", None)
-    known = {name: {fingerprint(stand_in)} for name, stand_in in originals.items()}
+    known = {name: {fingerprint(stand_in): None} for name, stand_in in originals.items()}
     monkeypatch.setattr(installing, "FINGERPRINTS", known)
     yield SimpleNamespace(owner=owner, by_name=by_name, other=other, originals=originals)
     ours.uninstall()
@@ -118,7 +118,7 @@ def test_what_is_imported_in_between_is_put_back_too(tree, monkeypatch):
 
 
 def test_functions_that_are_not_known_or_missing_are_left_and_named(tree, monkeypatch, caplog):
-    monkeypatch.setitem(installing.FINGERPRINTS, "get_rope_index_glm4v", set())
+    monkeypatch.setitem(installing.FINGERPRINTS, "get_rope_index_glm4v", {})
     delattr(tree.owner, "get_rope_index_ernie45")
     with caplog.at_level(logging.INFO):
         done = ours.install()
@@ -192,9 +192,9 @@ def test_other_exceptions_are_raised(tree):
         tree.owner.get_rope_index_glm4v(torch.tensor([[5]]), None, [[1, 2, 2]], None, None)
 
 
-def test_a_model_type_that_the_function_does_not_know_is_left_to_it(tree, monkeypatch):
+def test_a_model_type_that_the_function_does_not_know_is_left_to_it(tree):
     (known,) = installing.FINGERPRINTS["get_rope_index"]
-    monkeypatch.setitem(installing.MODEL_TYPES, known, frozenset({"qwen2_vl"}))
+    installing.FINGERPRINTS["get_rope_index"][known] = frozenset({"qwen2_vl"})
     ours.install()
     assert ask(tree, [7, 8, 8, 5], "paddleocr_vl") == "get_rope_index"
     assert tree.owner.get_rope_index(1, 2, 3, 4, model_type="x") == "get_rope_index"
@@ -216,9 +216,8 @@ def test_a_model_type_that_the_function_does_not_know_is_left_to_it(tree, monkey
 )
 def test_what_sglang_is_faster_at_is_left_to_it(tree, model_type, tokens, images, videos, left):
     (known,) = installing.FINGERPRINTS["get_rope_index"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(installing.MODEL_TYPES, known, frozenset({model_type}))
-        ours.install()
+    installing.FINGERPRINTS["get_rope_index"][known] = frozenset({model_type})
+    ours.install()
     ids = torch.ones((1, tokens), dtype=torch.int64)
     token = 9 if videos else 8
     if images or videos:
@@ -261,4 +260,4 @@ def test_the_wheels_functions_are_known():
         nodes = [defined[each] for each in (name, *HELPERS[name])]
         assert fingerprint_of(nodes) in FINGERPRINTS[name]
     model_types = MODEL_TYPES[fingerprint_of([defined["get_rope_index"]])]
-    assert model_types == {*qwen._NUMBERED_AS, "qwen3_omni_moe"}
+    assert model_types == {*qwen.MODEL_TYPES, "qwen3_omni_moe"}

@@ -98,7 +98,7 @@ def stand_in(write, monkeypatch):
         srt__layers__rotary_embedding__mrope_rope_index="",
     )
     monkeypatch.setattr(pictures, "MODEL_TYPES", {"known": frozenset({"qwen3_vl"})})
-    monkeypatch.setattr(installing, "_fingerprint", lambda *_: "known")
+    monkeypatch.setattr(installing, "fingerprint", lambda *_: "known")
 
 
 def processor(module=None, model_type="qwen3_vl"):

@@ -14,7 +14,7 @@ from vecrope.integrations import sglang as ours
     [
         pytest.param(
             ValueError,
-            "model_type must be 'qwen3_omni_moe' or one of 'qwen2_vl', .*, got 'mimo_v2'",
+            "model_type must be 'qwen3_omni_moe' or one of .*'qwen2_vl', .*, got 'mimo_v2'",
             lambda: call(
                 prompt_of("qwen2_vl", "<I", image_grid_thw=[[1, 2, 2]]), model_type="mimo_v2"
             ),

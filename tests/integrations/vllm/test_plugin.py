@@ -37,7 +37,7 @@ class {{name}}:
 def installed(tmp_path, monkeypatch):
     """Lay a tree of modules out that looks like vLLM's, of which nothing is imported yet.
 
-    Its methods are known, and any number of groups is enough for vecrope to answer.
+    Its methods are known, and every prompt has groups enough for vecrope to answer.
     """
     before = {name for name in sys.modules if name.partition(".")[0] == "vllm"}
     assert not before
@@ -48,9 +48,8 @@ def installed(tmp_path, monkeypatch):
     for module, name in ALL:
         (folder / f"{module.rpartition('.')[2]}.py").write_text(MODULE.format(name=name))
         known = frozenset({fingerprint_of([ast.parse(METHOD).body[0]])})
-        model = CLASSES[module][name]._replace(fingerprints=known, helpers=(), min_groups=None)
+        model = CLASSES[module][name]._replace(fingerprints=known, helpers=(), min_groups=0)
         monkeypatch.setitem(CLASSES, module, {name: model})
-    monkeypatch.setattr(features, "MIN_GROUPS", 0)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder
     plugin.unregister()
@@ -216,22 +215,9 @@ def test_other_exceptions_are_passed_on():
 
 
 @pytest.mark.usefixtures("installed")
-def test_the_function_answers_for_models_of_known_classes():
-    known = class_of(*GLM)
-    derived = type("Derived", (known,), {})
-    assert answer(
-        lambda: SimpleNamespace(
-            get_mrope_input_positions=lambda *given: plugin.get_mrope_input_positions(
-                derived(), *given
-            )
-        ),
-        [7] * 4,
-        GROUP,
-    ) == (ANSWER, 0)
-    with pytest.raises(ValueError, match="must lie between tokens 0 and 2"):
-        plugin.get_mrope_input_positions(derived(), [7] * 2, GROUP)
-    with pytest.raises(TypeError, match=r"model must be one of .*Glm4v.* of vLLM, got str"):
-        plugin.get_mrope_input_positions("", [7], [])
+def test_models_that_inherit_a_method_inherit_the_replacement():
+    plugin.register()
+    assert answer(type("Derived", (class_of(*GLM),), {}), [7] * 4, GROUP) == (ANSWER, 0)
 
 
 # Which prompts are left to vLLM
@@ -239,7 +225,8 @@ def test_the_function_answers_for_models_of_known_classes():
 
 @pytest.mark.usefixtures("installed")
 def test_prompts_of_few_groups_are_left_to_vllm(monkeypatch):
-    monkeypatch.setattr(features, "MIN_GROUPS", 2)
+    known = CLASSES[GLM[0]][GLM[1]]._replace(min_groups=2)
+    monkeypatch.setitem(CLASSES, GLM[0], {GLM[1]: known})
     plugin.register()
     model = class_of(*GLM)()
     model.iter_mm_grid_thw = lambda _: iter(GROUP)
@@ -273,17 +260,13 @@ PICTURE = SimpleNamespace(modality="image")
         ),
     ],
 )
-def test_what_is_many_groups(mm_features, frames, blocks):
-    assert features.MIN_GROUPS == 4
-    assert features.has_many_groups(mm_features, separate_frames=True) == frames
-    assert features.has_many_groups(mm_features, separate_frames=False) == blocks
+def test_what_is_four_groups(mm_features, frames, blocks):
+    assert features.has_groups(mm_features, 4, separate_frames=True) == frames
+    assert features.has_groups(mm_features, 4, separate_frames=False) == blocks
 
 
 def test_rules_that_look_at_tokens_have_other_limits():
     least = {name: model.min_groups for known in CLASSES.values() for name, model in known.items()}
     assert least.pop("MiniCPMV4_7ForConditionalGeneration") == 24
     assert not any("isaac" in module for module in CLASSES)
-    assert set(least.values()) == {None}
-    for number in (23, 24):
-        many = features.has_many_groups([PICTURE] * number, separate_frames=False, min_groups=24)
-        assert many == (number == 24)
+    assert set(least.values()) == {4}

@@ -14,11 +14,10 @@ from support import assert_same
 
 from bench.wheels import Wheel
 from tests.integrations.vllm.models import ALL, FAMILIES
-from vecrope.integrations import vllm as plugin
 from vecrope.integrations.fingerprint import fingerprint_of
 from vecrope.integrations.vllm import features as features_of
 from vecrope.integrations.vllm import models
-from vecrope.integrations.vllm.plugin import replaced
+from vecrope.integrations.vllm.plugin import replacement
 from vecrope.testing import conversations, token_soup
 
 # vLLM looks for frames, and for videos of a temporal merge size, where its processors put them.
@@ -37,8 +36,9 @@ def with_qwen3_vl(monkeypatch):
 
 
 def assert_equal_answers(model, tokens, features):
-    """Compare what the function answers with what vLLM does, and return it."""
-    ours = plugin.get_mrope_input_positions(model, tokens, features)
+    """Compare what vecrope answers with what vLLM does, and return it."""
+    known = models.CLASSES[type(model).__module__][type(model).__name__]
+    ours = known.answer(model, tokens, features)
     theirs = vllm_function(model, tokens, features)
     assert_same(ours[:1], theirs[:1])
     assert (type(ours[1]), ours[1]) == (type(theirs[1]), theirs[1])
@@ -84,10 +84,9 @@ def test_pruned_videos_get_vllms_answer(counts):
     model.config = config
     module = SimpleNamespace(Qwen3VLForConditionalGeneration=owner)
     known = models.CLASSES[owner.__module__][owner.__name__]
-    method = replaced(owner.get_mrope_input_positions, known)
+    method = replacement(owner.get_mrope_input_positions, known._replace(min_groups=0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features_of, "import_module", lambda _: module)
-        patch.setattr(features_of, "MIN_GROUPS", 0)
         ours = method(model, tokens, features)
         if all(count % 4 == 0 for count in counts):
             assert_equal_answers(model, tokens, features)

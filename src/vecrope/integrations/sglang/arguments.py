@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_tensor
-from vecrope.inputs import Inputs
-from vecrope.integrations.arguments import answer, as_grids, as_seconds
+from vecrope.integrations.arguments import answer, as_inputs, check_rows
 from vecrope.spec import MRopeSpec
 
 Grids = Sequence[Sequence[int]] | Tensor | None
@@ -40,26 +38,10 @@ def rope_index_of_used(
     seconds: Any = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return `vecrope.get_rope_index` of what SGLang reads of the arguments.
-
-    It reads no grid, and no seconds, that no token asks for, and rounds sides down to what the
-    merge size divides.
-
-    Raises:
-        TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes or values that do not fit.
-    """
+    """Return the answer to arguments of which the grids may be nested lists; see `answer`."""
+    images = _grid_tensor("image_grid_thw", image_grid_thw)
     videos = _grid_tensor("video_grid_thw", video_grid_thw)
-    inputs = Inputs(
-        input_ids,
-        _grid_tensor("image_grid_thw", image_grid_thw),
-        videos,
-        second_per_grid_ts=as_seconds(seconds, videos),
-        allow_unused_grids=True,
-        round_grid_sides=True,
-        **others,
-    )
-    return answer(inputs, spec)
+    return answer(as_inputs(input_ids, images, videos, seconds, **others), spec)
 
 
 def text_rope_index(input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -78,20 +60,6 @@ def text_rope_index(input_ids: Tensor | None) -> tuple[Tensor, Tensor]:
     return positions.expand(3, 1, seq_len), positions.new_zeros((1, 1))
 
 
-def check_rows(name: str, tensor: object) -> Tensor:
-    """Return what must be a tensor of shape (B, T).
-
-    Raises:
-        TypeError: if it is no tensor.
-        ValueError: if it has another shape.
-    """
-    check_tensor(name, tensor)
-    assert isinstance(tensor, Tensor)
-    if tensor.dim() != 2:
-        raise ValueError(f"{name} must have shape (B, T), got {tuple(tensor.shape)}")
-    return tensor
-
-
 def _grid_tensor(name: str, grids: Grids) -> Tensor | None:
     """Return grids, which may be nested lists, as a tensor."""
     if grids is None:
@@ -102,4 +70,4 @@ def _grid_tensor(name: str, grids: Grids) -> Tensor | None:
         raise ValueError(
             f"{name} must be a tensor of shape (n, 3) or nested lists, got {grids!r}"
         ) from error
-    return as_grids(tensor) if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)
+    return tensor if tensor.numel() else torch.empty((0, 3), dtype=torch.int64)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vecrope.integrations.sglang.arguments import (
-    Grids,
-    check_rows,
-    remembered,
-    rope_index_of_used,
-)
+from vecrope.integrations.arguments import number_text, ones_of
+from vecrope.integrations.sglang.arguments import Grids, remembered, rope_index_of_used
 from vecrope.spec import MRopeSpec
 
 _GLM4V = MRopeSpec.for_model("glm4v", convention="sglang")
@@ -94,14 +89,20 @@ def get_rope_index_glm4v(
         tensor([[-1]])
     """
     if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
-        return _text_rope_index(input_ids, attention_mask)
+        position_ids, rope_deltas = number_text(input_ids, attention_mask)
+        if input_ids is not None and position_ids.shape[1:] != input_ids.shape:
+            raise ValueError(
+                f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, "
+                f"got {tuple(position_ids.shape[1:])}"
+            )
+        return position_ids, rope_deltas
     spec = _spec_of(
         hf_config.image_token_id,
         hf_config.video_start_token_id,
         hf_config.video_end_token_id,
         hf_config.vision_config.spatial_merge_size,
     )
-    mask = attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask
+    mask = ones_of(attention_mask)
     return rope_index_of_used(input_ids, spec, image_grid_thw, video_grid_thw, attention_mask=mask)
 
 
@@ -114,30 +115,3 @@ def _spec_of(image: int, video_start: int, video_end: int, merge_size: int) -> M
         video_end_token_id=video_end,
         spatial_merge_size=merge_size,
     )
-
-
-def _text_rope_index(
-    input_ids: Tensor | None, attention_mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    if attention_mask is not None:
-        check_rows("attention_mask", attention_mask)
-    if input_ids is not None:
-        check_rows("input_ids", input_ids)
-    if attention_mask is None:
-        if input_ids is None:
-            raise TypeError("input_ids must be a tensor where attention_mask is None, got NoneType")
-        batch, seq_len = input_ids.shape
-        positions = torch.arange(seq_len, device=input_ids.device)
-        return positions.expand(3, batch, seq_len), input_ids.new_zeros((batch, 1))
-    if input_ids is not None and attention_mask.shape != input_ids.shape:
-        raise ValueError(
-            f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, "
-            f"got {tuple(attention_mask.shape)}"
-        )
-    batch, seq_len = attention_mask.shape
-    positions = attention_mask.cumsum(1, dtype=torch.int64).sub_(1)
-    positions.masked_fill_(attention_mask == 0, _GLM4V.padding_value)
-    if not seq_len:
-        return positions.expand(3, -1, -1), positions.new_zeros((batch, 1))
-    deltas = positions.amax(1, keepdim=True).add_(1 - seq_len)
-    return positions.expand(3, batch, seq_len), deltas

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial, wraps
 from importlib import import_module
+from inspect import signature
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from vecrope.integrations.refusals import Refusals
 from vecrope.integrations.sglang import pictures
 from vecrope.integrations.sglang.ernie45 import get_rope_index_ernie45
 from vecrope.integrations.sglang.glm4v import get_rope_index_glm4v
-from vecrope.integrations.sglang.known import FINGERPRINTS, HELPERS, MODEL_TYPES
+from vecrope.integrations.sglang.known import FINGERPRINTS, HELPERS
 from vecrope.integrations.sglang.qwen import get_rope_index, is_left
 from vecrope.integrations.sglang.qwen3_omni import get_rope_index_qwen3_omni
 
@@ -30,10 +32,6 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     get_rope_index_qwen3_omni,
 )
 _PICTURES = f"{pictures.OWNER}.{pictures.METHOD}"
-_NONE, _UNKNOWN = (
-    "this SGLang has none",
-    "it is none of those that vecrope's answers were compared with",
-)
 # What was replaced, by name: where it stands, SGLang's own and ours; and what was not, and why.
 _swapped: dict[str, tuple[Any, Any, Any]] = {}
 _left: dict[str, str] = {}
@@ -95,19 +93,8 @@ def install(*, strict: bool = False) -> Installation:
     owner = _owner()
     uninstall()
     for ours in _FUNCTIONS:
-        name = ours.__name__
-        original = vars(owner).get(name)
-        if original is None:
-            _left[name] = _NONE
-            continue
-        known = _fingerprint(owner, name, HELPERS[name])
-        if known not in FINGERPRINTS[name]:
-            _left[name] = _UNKNOWN
-            continue
-        new = replacement(getattr(owner, name), ours, MODEL_TYPES.get(known), strict)
-        if isinstance(original, staticmethod):
-            new = staticmethod(new)
-        _swap(name, owner, original, new)
+        name, make = ours.__name__, partial(replacement, ours=ours, strict=strict)
+        _replace(name, owner, HELPERS[name], FINGERPRINTS[name], make)
     _pictures.start()
     later = () if {*_swapped, *_left} >= {_PICTURES} else (_PICTURES,)
     _unsaid[:] = [_summary()]
@@ -133,7 +120,8 @@ def refusals() -> dict[str, int]:
 
 def _say() -> None:
     if _unsaid and _logger.isEnabledFor(logging.INFO):
-        _logger.info("%s", _unsaid.pop())
+        with suppress(IndexError):  # another thread was first
+            _logger.info("%s", _unsaid.pop())
 
 
 def _owner() -> Any:
@@ -146,17 +134,8 @@ def _owner() -> Any:
 
 def _replace_pictures(module: ModuleType) -> None:
     """Replace the method of SGLang's processor, whose module is imported by now."""
-    owner = getattr(module, pictures.OWNER, None)
-    original = getattr(owner, "__dict__", {}).get(pictures.METHOD)
-    if original is None:
-        _left[_PICTURES] = _NONE
-    else:
-        known = _fingerprint(owner, pictures.METHOD, pictures.HELPERS)
-        if known in pictures.MODEL_TYPES:
-            new = pictures.replacement(original, pictures.MODEL_TYPES[known])
-            _swap(_PICTURES, owner, original, new)
-        else:
-            _left[_PICTURES] = _UNKNOWN
+    owner, make = getattr(module, pictures.OWNER, None), pictures.replacement
+    _replace(_PICTURES, owner, pictures.HELPERS, pictures.MODEL_TYPES, make)
     _unsaid[:] = [_summary()]
     _say()
 
@@ -170,36 +149,63 @@ def _summary() -> str:
     return f"vecrope answers for SGLang's {replaced}. Left as they are: {reasons}"
 
 
-def _fingerprint(owner: Any, name: str, helpers: tuple[str, ...]) -> str:
-    """Return the fingerprint of a function with its helpers, or nothing where it cannot be read."""
+def _replace(
+    name: str,
+    owner: Any,
+    helpers: Sequence[str],
+    known: Mapping[str, Any],
+    make: Callable[[Any, Any], Any],
+) -> None:
+    """Replace a function of a module or a class if its code is known, or note why it is left.
+
+    Args:
+        name: of the function, behind that of its class.
+        owner: the module or class; None: there is none.
+        helpers: what it calls, where they are there.
+        known: by fingerprint, the model types that the function numbers.
+        make: returns what takes its place, given the function and these.
+    """
+    attribute = name.rpartition(".")[2]
+    original = None if owner is None else vars(owner).get(attribute)
+    if original is None:
+        _left[name] = "this SGLang has none"
+        return
+    function = getattr(owner, attribute)
     found = [getattr(owner, helper) for helper in helpers if hasattr(owner, helper)]
-    try:
-        return fingerprint(getattr(owner, name), *found)
-    except (OSError, TypeError):
-        return ""
+    code = fingerprint(function, *found) or ""
+    if code not in known:
+        _left[name] = "it is none of those that vecrope's answers were compared with"
+        return
+    new = make(function, known[code])
+    if isinstance(original, staticmethod):
+        new = staticmethod(new)
+    _swapped[name] = owner, original, new
+    _put(owner, name, original, new)
 
 
 def replacement(
     original: Callable[..., Any],
-    ours: Callable[..., Any],
     model_types: frozenset[str] | None,
+    *,
+    ours: Callable[..., Any],
     strict: bool,
 ) -> Any:
     """Return the function that stands for SGLang's own: it answers, or has SGLang's own answer.
 
     Args:
         original: SGLang's.
-        ours: of the same signature.
         model_types: those that the original numbers; None: it does not ask for one.
+        ours: of the same signature.
         strict: whether to raise for what vecrope refuses.
     """
+    names = tuple(signature(ours).parameters)
 
-    @functools.wraps(original)
+    @wraps(original)
     def function(*args: Any, **kwargs: Any) -> Any:
         _say()
         if model_types is not None:
-            model_type = kwargs["model_type"] if "model_type" in kwargs else args[4]
-            if model_type not in model_types or is_left(*args, **kwargs):
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            if given["model_type"] not in model_types or is_left(given):
                 return original(*args, **kwargs)
         try:
             return ours(*args, **kwargs)
@@ -210,11 +216,6 @@ def replacement(
         return original(*args, **kwargs)
 
     return function
-
-
-def _swap(name: str, owner: Any, old: Any, new: Any) -> None:
-    _swapped[name] = owner, old, new
-    _put(owner, name, old, new)
 
 
 def _put(owner: Any, name: str, old: Any, new: Any) -> None:

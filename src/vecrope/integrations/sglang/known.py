@@ -31,9 +31,12 @@ MODEL_TYPES: dict[str, frozenset[str]] = {
     "2be93a8c6cccc8f5": _FROM_0_5_20,
     "0b7f63eb216698ff": _FROM_0_5_20,
 }
-FINGERPRINTS: dict[str, frozenset[str]] = {
-    "get_rope_index": frozenset(MODEL_TYPES),
-    "get_rope_index_ernie45": frozenset({"e097a0bd53b2f577", "2c55c43835a83fa5"}),
-    "get_rope_index_glm4v": frozenset({"f02ebe7bd20ee5c3", "927efcf5c935bcdf", "b60d2c07f626b1cb"}),
-    "get_rope_index_qwen3_omni": frozenset({"29e3d03b75057957", "6833f5d662a9a33c"}),
+# Likewise of each function; None: it does not ask for a model type.
+FINGERPRINTS: dict[str, dict[str, frozenset[str] | None]] = {
+    "get_rope_index": {**MODEL_TYPES},
+    "get_rope_index_ernie45": dict.fromkeys(("e097a0bd53b2f577", "2c55c43835a83fa5")),
+    "get_rope_index_glm4v": dict.fromkeys(
+        ("f02ebe7bd20ee5c3", "927efcf5c935bcdf", "b60d2c07f626b1cb")
+    ),
+    "get_rope_index_qwen3_omni": dict.fromkeys(("29e3d03b75057957", "6833f5d662a9a33c")),
 }

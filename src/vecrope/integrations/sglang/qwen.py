@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,23 +19,17 @@ from vecrope.integrations.sglang.arguments import (
 from vecrope.integrations.sglang.qwen3_omni import get_rope_index_qwen3_omni
 from vecrope.spec import MRopeSpec
 
-# Names that SGLang has for what is numbered as another family.
-_NUMBERED_AS = {
-    **{
-        name: name
-        for name in (
-            *("qwen2_vl", "qwen2_5_vl", "paddleocr_vl", "qwen3_vl", "qwen3_vl_moe"),
-            *("qwen3_5", "qwen3_5_moe", "qwen4_exp", "cosmos3_omni", "cosmos3_edge"),
-        )
-    },
-    "intern_s2_preview": "qwen2_vl",
-    "interns2_mobius": "qwen3_vl",
-}
-
+# Model types that SGLang's function numbers as those of another name.
+_NUMBERED_AS = {"intern_s2_preview": "qwen2_vl", "interns2_mobius": "qwen3_vl"}
 # What spaces the frames of a video by seconds.
 _TIMED = ("qwen2_5_vl", "paddleocr_vl")
+MODEL_TYPES = (
+    *_TIMED,
+    *("qwen2_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+    *("cosmos3_omni", "cosmos3_edge", *_NUMBERED_AS),
+)
 # Of a prompt of one video that is spaced so, SGLang has the positions sooner below this.
-LEAST_TOKENS = 8192
+_LEAST_TOKENS = 8192
 
 
 def get_rope_index(
@@ -120,13 +115,13 @@ def get_rope_index(
         )
     if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
         return text_rope_index(input_ids)
-    if model_type not in _NUMBERED_AS:
-        known = ", ".join(map(repr, _NUMBERED_AS))
+    if model_type not in MODEL_TYPES:
+        known = ", ".join(map(repr, MODEL_TYPES))
         raise ValueError(
             f"model_type must be 'qwen3_omni_moe' or one of {known}, as in SGLang's function, "
             f"got {model_type!r}"
         )
-    timed = _NUMBERED_AS[model_type] in _TIMED
+    timed = model_type in _TIMED
     spec = _spec_of(
         model_type,
         spatial_merge_size,
@@ -146,31 +141,21 @@ def get_rope_index(
     )
 
 
-def is_left(
-    spatial_merge_size: int,  # noqa: ARG001
-    image_token_id: int,  # noqa: ARG001
-    video_token_id: int,  # noqa: ARG001
-    vision_start_token_id: int,  # noqa: ARG001
-    model_type: str,
-    tokens_per_second: int | None = None,  # noqa: ARG001
-    input_ids: Tensor | None = None,
-    image_grid_thw: Grids = None,
-    video_grid_thw: Grids = None,
-    *_: Any,
-    **__: Any,
-) -> bool:
-    """Say whether SGLang's own function is faster, given the arguments of `get_rope_index`.
+def is_left(given: Mapping[str, Any]) -> bool:
+    """Say whether SGLang's own function is faster, given arguments of `get_rope_index` by name.
 
     It is for a prompt of one video whose frames are spaced by seconds, and of nothing else, that is
-    shorter than `LEAST_TOKENS`.
+    shorter than `_LEAST_TOKENS`.
     """
+    images, videos = given.get("image_grid_thw"), given.get("video_grid_thw")
+    input_ids = given.get("input_ids")
     return (
-        _NUMBERED_AS.get(model_type) in _TIMED
-        and (image_grid_thw is None or len(image_grid_thw) == 0)
-        and video_grid_thw is not None
-        and len(video_grid_thw) == 1
+        given["model_type"] in _TIMED
+        and (images is None or len(images) == 0)
+        and videos is not None
+        and len(videos) == 1
         and input_ids is not None
-        and input_ids.numel() < LEAST_TOKENS
+        and input_ids.numel() < _LEAST_TOKENS
     )
 
 
@@ -183,16 +168,14 @@ def _spec_of(
     vision_start_token_id: int,
     tokens_per_second: float | None,
 ) -> MRopeSpec:
-    family = _NUMBERED_AS[model_type]
-    rate = {"tokens_per_second": tokens_per_second} if family in _TIMED else {}
     spec = MRopeSpec.for_model(
-        family,
+        _NUMBERED_AS.get(model_type, model_type),
         convention="sglang",
         spatial_merge_size=spatial_merge_size,
         image_token_id=image_token_id,
         video_token_id=video_token_id,
         vision_start_token_id=vision_start_token_id,
-        **rate,
+        tokens_per_second=tokens_per_second,
     )
     return replace(spec, model_type=model_type)
 

@@ -17,7 +17,7 @@ from torch.nn import Module
 
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
-from vecrope.integrations.arguments import answer, as_grids, as_seconds
+from vecrope.integrations.arguments import answer, as_grids, as_inputs, ones_of
 from vecrope.own_rules.glm_image.decode import get_decode_position_ids
 from vecrope.rope_index import rope_index_of
 from vecrope.spec import MRopeSpec
@@ -38,14 +38,12 @@ def by_types(
     **kwargs: Any,  # noqa: ARG001 - transformers hands over all that the model is called with
 ) -> tuple[Tensor, Tensor]:
     """Answer as the families do that number by types alone."""
-    inputs = Inputs(
+    inputs = as_inputs(
         input_ids,
-        as_grids(image_grid_thw),
-        as_grids(video_grid_thw),
-        _as_bool(attention_mask),
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask=_as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        allow_unused_grids=True,
-        round_grid_sides=True,
     )
     return answer(inputs, spec, validate=validate)
 
@@ -64,15 +62,13 @@ def by_types_and_seconds(
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Answer as qwen2_5_vl does, whose videos are spaced in time."""
-    inputs = Inputs(
+    inputs = as_inputs(
         input_ids,
-        as_grids(image_grid_thw),
-        as_grids(video_grid_thw),
-        _as_bool(attention_mask),
+        image_grid_thw,
+        video_grid_thw,
+        second_per_grid_ts,
+        attention_mask=_as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        second_per_grid_ts=as_seconds(second_per_grid_ts, video_grid_thw),
-        allow_unused_grids=True,
-        round_grid_sides=True,
     )
     return answer(inputs, spec, validate=validate)
 
@@ -89,13 +85,11 @@ def by_types_of_images(
     **kwargs: Any,  # noqa: ARG001
 ) -> tuple[Tensor, Tensor]:
     """Answer as hunyuan_vl does, which has no videos, and itself refuses grids left over."""
-    inputs = Inputs(
+    inputs = as_inputs(
         input_ids,
-        as_grids(image_grid_thw),
+        image_grid_thw,
         attention_mask=_as_bool(attention_mask),
         mm_token_type_ids=_types(mm_token_type_ids),
-        allow_unused_grids=True,
-        round_grid_sides=True,
     )
     return answer(inputs, spec, validate=validate)
 
@@ -118,14 +112,12 @@ def by_types_of_slices(
     if downsample_mode:
         rule = replace(spec.own_rule, downsample_mode=downsample_mode)  # type: ignore[arg-type]
         spec = replace(spec, own_rule=rule)
-    inputs = Inputs(
+    inputs = as_inputs(
         input_ids,
         attention_mask=attention_mask,
         mm_token_type_ids=_types(mm_token_type_ids),
         target_sizes=target_sizes,
         target_sizes_videos=target_sizes_videos,
-        allow_unused_grids=True,
-        round_grid_sides=True,
     )
     return answer(inputs, spec, validate=validate)
 
@@ -147,9 +139,11 @@ def by_markers_with_targets(
 
     That table has as many columns as the grids say, so that their values are read in any case.
     """
+    attention_mask = ones_of(attention_mask)
     if isinstance(input_ids, Tensor) and isinstance(attention_mask, Tensor):
+        # transformers reads no mask of another length.
         fits = attention_mask.shape[1:] == input_ids.shape[1:]
-        attention_mask = attention_mask == 1 if fits else None
+        attention_mask = attention_mask if fits else None
     image_grid_thw = as_grids(image_grid_thw)
     inputs = Inputs(
         input_ids,  # type: ignore[arg-type]
@@ -190,16 +184,14 @@ def by_ids_with_audio(
 ) -> tuple[Tensor, Tensor]:
     """Answer as the omni families do, to which without any grid every token is text."""
     has_grids = image_grid_thw is not None or video_grid_thw is not None
-    inputs = Inputs(
-        input_ids,  # type: ignore[arg-type]
-        as_grids(image_grid_thw),
-        as_grids(video_grid_thw),
-        attention_mask == 1 if isinstance(attention_mask, Tensor) else attention_mask,
-        second_per_grid_ts=as_seconds(second_per_grids, video_grid_thw),
+    inputs = as_inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        second_per_grids,
+        attention_mask=ones_of(attention_mask),
         audio_seqlens=audio_seqlens if has_grids else None,
         use_audio_in_video=has_grids and bool(use_audio_in_video),
-        allow_unused_grids=True,
-        round_grid_sides=True,
     )
     return answer(inputs, spec, validate=validate)
 

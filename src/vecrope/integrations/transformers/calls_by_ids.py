@@ -12,9 +12,10 @@ from vecrope.core.search import spread
 from vecrope.inputs import Inputs
 from vecrope.integrations.arguments import (
     answer,
-    as_grids,
-    as_seconds,
+    as_inputs,
     count_placeholders,
+    number_text,
+    ones_of,
     tokens_before,
 )
 from vecrope.spec import MRopeSpec
@@ -31,7 +32,9 @@ def by_ids(
     attention_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Answer as the families did that number by ids."""
-    inputs = _inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask)
+    inputs = as_inputs(
+        input_ids, image_grid_thw, video_grid_thw, attention_mask=ones_of(attention_mask)
+    )
     return _answer(inputs, spec, validate, attention_mask)
 
 
@@ -47,9 +50,14 @@ def by_ids_and_seconds(
     attention_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Answer as qwen2_5_vl did."""
-    inputs = _inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask)
-    seconds = as_seconds(second_per_grid_ts, video_grid_thw)
-    return _answer(inputs._replace(second_per_grid_ts=seconds), spec, validate, attention_mask)
+    inputs = as_inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        second_per_grid_ts,
+        attention_mask=ones_of(attention_mask),
+    )
+    return _answer(inputs, spec, validate, attention_mask)
 
 
 def by_optional_types(
@@ -64,53 +72,28 @@ def by_optional_types(
     mm_token_type_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Answer as ernie4_5_vl_moe did, to which without types every token was text."""
-    inputs = _inputs(input_ids, image_grid_thw, video_grid_thw, attention_mask)
     if mm_token_type_ids is None and isinstance(input_ids, Tensor):
         mm_token_type_ids = torch.zeros_like(input_ids)
-    return _answer(
-        inputs._replace(mm_token_type_ids=mm_token_type_ids), spec, validate, attention_mask
+    inputs = as_inputs(
+        input_ids,
+        image_grid_thw,
+        video_grid_thw,
+        attention_mask=ones_of(attention_mask),
+        mm_token_type_ids=mm_token_type_ids,
     )
-
-
-def _inputs(
-    input_ids: Tensor | None,
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
-    attention_mask: Tensor | None,
-) -> Inputs:
-    if isinstance(attention_mask, Tensor):
-        attention_mask = attention_mask == 1
-    return Inputs(
-        input_ids,  # type: ignore[arg-type]
-        as_grids(image_grid_thw),
-        as_grids(video_grid_thw),
-        attention_mask,
-        allow_unused_grids=True,
-        round_grid_sides=True,
-    )
+    return _answer(inputs, spec, validate, attention_mask)
 
 
 def _answer(
     inputs: Inputs, spec: MRopeSpec, validate: bool, attention_mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
-        return _text(inputs.input_ids, attention_mask)
+        return number_text(inputs.input_ids, attention_mask)
     position_ids, rope_deltas = answer(inputs, spec, validate=validate)
     needs_markers = spec.marker_rule == "none" and inputs.mm_token_type_ids is None
     if needs_markers and validate and not torch.compiler.is_compiling():
         _check_markers(inputs, spec)
     return position_ids, rope_deltas
-
-
-def _text(input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Number a batch without grids, where the padding's 1 counts as a position, too."""
-    if attention_mask is None:
-        batch, seq_len = input_ids.shape
-        positions = torch.arange(seq_len, device=input_ids.device)
-        return positions.expand(3, batch, -1), input_ids.new_zeros((batch, 1))
-    positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 1)
-    deltas = positions.amax(-1, keepdim=True) + 1 - attention_mask.shape[-1]
-    return positions.expand(3, -1, -1), deltas
 
 
 def _check_markers(inputs: Inputs, spec: MRopeSpec) -> None:

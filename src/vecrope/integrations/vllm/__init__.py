@@ -5,15 +5,6 @@ the features of a prompt say is read by the models' own generators; only the pos
 here. Importing this package does not import vLLM.
 """
 
-from vecrope.forms.eager import Group, positions_of_groups
-from vecrope.integrations.vllm.models import get_mrope_input_positions
 from vecrope.integrations.vllm.plugin import refusals, register, unregister
 
-__all__ = [
-    "Group",
-    "get_mrope_input_positions",
-    "positions_of_groups",
-    "refusals",
-    "register",
-    "unregister",
-]
+__all__ = ["refusals", "register", "unregister"]

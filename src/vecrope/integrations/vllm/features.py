@@ -8,21 +8,16 @@ from typing import Any
 
 from vecrope.forms.eager import Group
 
-# From so many groups on, numbering them here is faster than vLLM's loop over them: at 2 as fast.
-MIN_GROUPS = 4
 
-
-def has_many_groups(
-    mm_features: list[Any], *, separate_frames: bool, min_groups: int | None = None
-) -> bool:
-    """Say whether features describe many groups: images, frames, video blocks.
+def has_groups(mm_features: list[Any], number: int, *, separate_frames: bool) -> bool:
+    """Say whether features describe so many groups: images, frames, video blocks.
 
     Args:
         mm_features: of a prompt.
+        number: of groups that are needed.
         separate_frames: whether each frame of a video is a group.
-        min_groups: how many groups are many; None: `MIN_GROUPS`.
     """
-    missing = (MIN_GROUPS if min_groups is None else min_groups) - len(mm_features)
+    missing = number - len(mm_features)
     if missing > 0 and separate_frames:
         for feature in mm_features:
             if feature.modality == "video" and feature.data is not None:

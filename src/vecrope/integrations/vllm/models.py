@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,103 +36,92 @@ class Model(NamedTuple):
 
     Attributes:
         answer: returns the positions of a prompt and its delta.
-        separate_frames: whether each frame of a video is a group.
         fingerprints: of the method and its helpers, in every form that was compared.
         helpers: what it calls, by name: methods of the class, functions of its module, or methods
             of another class there.
-        min_groups: with fewer groups vLLM's own method answers; None: as `has_many_groups` says.
+        separate_frames: whether each frame of a video is a group.
+        min_groups: with fewer groups vLLM's own method, which is about as fast or faster, answers.
     """
 
     answer: Answer
-    separate_frames: bool
-    fingerprints: frozenset[str]
-    helpers: tuple[str, ...]
-    min_groups: int | None
+    fingerprints: Set[str]
+    helpers: tuple[str, ...] = ("iter_mm_grid_thw",)
+    separate_frames: bool = False
+    min_groups: int = 4
 
 
-# It looks at the tokens, and is as fast as vLLM at 20 pictures.
-_MIN_GROUPS: dict[Answer, int] = {answer_minicpmv4_7: 24}
 _BY_GRIDS, _BY_MARKERS = answer_by_groups(from_grids), answer_by_groups(between_markers)
 _BY_IMAGES, _BY_FRAMES = answer_by_groups(images), answer_by_groups(with_separators)
 _OMNI, _OMNI_MOE = (partial(answer_omni, name) for name in ("qwen2_5_omni", "qwen3_omni_moe"))
-_GRIDS: tuple[str, ...] = ("iter_mm_grid_thw",)
-_MARKERS = ("_get_mrope_input_positions", "_iter_mm_grid_hw")
 _AUDIO = (
-    *("iter_mm_features", "_compute_audio_token_count", "_compute_interleaved_positions"),
+    "iter_mm_features",
+    "_compute_audio_token_count",
+    "_compute_interleaved_positions",
     "_get_audio_for_video_mapping",
 )
 _CANVAS = (
-    *("build_image_bounds", "_compute_canvas_single", "canvas_rope_delta", "_sequential_positions"),
-    *("_as_hw_pairs", "_compute_canvas_packed", "_assign_canvas_span", "_canvas_layout"),
-    *("compute_llm_grid", "_target_hw"),
+    "build_image_bounds",
+    "_compute_canvas_single",
+    "canvas_rope_delta",
+    "_sequential_positions",
+    "_as_hw_pairs",
+    "_compute_canvas_packed",
+    "_assign_canvas_span",
+    "_canvas_layout",
+    "compute_llm_grid",
+    "_target_hw",
 )
-# The classes that define the method, by module: what answers, whether each frame of a video is a
-# group, the fingerprints in vLLM 0.20.2 to 0.33, and the helpers that they include. Three are known
-# from a later release on, as they were numbered otherwise or had other helpers before: GLM-4V from
-# 0.25, Qwen2.5-Omni from 0.31 and Qwen3-Omni from 0.32. Classes that are not here inherit the
-# method, or count tokens, and keep what they have.
-_TABLE: tuple[tuple[str, str, Answer, bool, str, tuple[str, ...]], ...] = (
-    ("bailing_moe_v3_vl", "BailingMoeV3VL", _BY_IMAGES, False, "5f5300375d7319c0", ()),
-    ("cohere_compass", "CohereCompass", _BY_GRIDS, False, "f9d8771bdf58904e", _GRIDS),
-    (
-        *("cosmos3_edge", "Cosmos3Edge", _BY_MARKERS, True, "369ca60c810e48e0"),
-        tuple(f"Qwen3VLForConditionalGeneration.{name}" for name in _MARKERS),
+_QWEN3_VL = "Qwen3VLForConditionalGeneration"
+# The classes that define the method, by module and name, which "ForConditionalGeneration" follows,
+# with the fingerprints in vLLM 0.20.2 to 0.33. Three are known from a later release on, as they had
+# other rules or other helpers before: GLM-4V from 0.25, Qwen2.5-Omni from 0.31 and
+# Qwen3-Omni from 0.32. Other classes inherit the method or count tokens, and keep what they have.
+_MODELS = {
+    ("bailing_moe_v3_vl", "BailingMoeV3VL"): Model(_BY_IMAGES, {"5f5300375d7319c0"}, ()),
+    ("cohere_compass", "CohereCompass"): Model(_BY_GRIDS, {"f9d8771bdf58904e"}),
+    ("cosmos3_edge", "Cosmos3Edge"): Model(
+        _BY_MARKERS,
+        {"369ca60c810e48e0"},
+        (f"{_QWEN3_VL}._get_mrope_input_positions", f"{_QWEN3_VL}._iter_mm_grid_hw"),
+        separate_frames=True,
     ),
-    ("ernie45_vl", "Ernie4_5_VLMoe", _BY_GRIDS, False, "fb49b5ce96aaf02a 26ed4aec54927cb0", _GRIDS),
-    ("glm4_1v", "Glm4v", _BY_GRIDS, True, "8fc648e080c7a395 64ec230db3245204", _GRIDS),
-    (
-        *("keye", "Keye", _BY_GRIDS, True, "c564e170f6e7e05f"),
-        (*_GRIDS, "_split_video_grid_thw"),
+    ("ernie45_vl", "Ernie4_5_VLMoe"): Model(_BY_GRIDS, {"fb49b5ce96aaf02a", "26ed4aec54927cb0"}),
+    ("glm4_1v", "Glm4v"): Model(
+        _BY_GRIDS, {"8fc648e080c7a395", "64ec230db3245204"}, separate_frames=True
     ),
-    ("keye_vl1_5", "KeyeVL1_5", _BY_GRIDS, True, "579af19080bbc3fb", (*_GRIDS, "split_thw")),
-    ("minicpmv4_7", "MiniCPMV4_7", answer_minicpmv4_7, False, "9c3189907221f1e1", _CANVAS),
-    ("openpangu_vl", "OpenPanguVL", _BY_FRAMES, True, "1bf431017c6e804a d4a708de198fbae3", _GRIDS),
-    ("paddleocr_vl", "PaddleOCRVL", _BY_GRIDS, False, "756533845a981a98 13a26c069a953632", _GRIDS),
-    (
-        *("qwen2_5_omni_thinker", "Qwen2_5OmniThinker", _OMNI, False, "24a783d8061d3533"),
-        (*_AUDIO, "_get_feature_tensor"),
+    ("keye", "Keye"): Model(
+        _BY_GRIDS,
+        {"c564e170f6e7e05f"},
+        ("iter_mm_grid_thw", "_split_video_grid_thw"),
+        separate_frames=True,
     ),
-    ("qwen2_5_vl", "Qwen2_5_VL", _BY_GRIDS, False, "2bdf6ed5ec64e85b 13a26c069a953632", _GRIDS),
-    ("qwen2_vl", "Qwen2VL", _BY_GRIDS, False, "195e7b19a4ab506d 13a26c069a953632", _GRIDS),
-    (
-        *("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinker", _OMNI_MOE, False, "b018e7eb7b954bd9"),
-        (*_AUDIO, "_get_feat_extract_output_lengths"),
+    ("keye_vl1_5", "KeyeVL1_5"): Model(
+        _BY_GRIDS, {"579af19080bbc3fb"}, ("iter_mm_grid_thw", "split_thw"), separate_frames=True
     ),
-    ("qwen3_vl", "Qwen3VL", _BY_MARKERS, True, "a1ccbf909d507787 b056792e99c7ec3d", _MARKERS),
-)
-CLASSES: dict[str, dict[str, Model]] = {
-    f"vllm.model_executor.models.{module}": {
-        f"{name}ForConditionalGeneration": Model(
-            answer, separate, frozenset(known.split()), helpers, _MIN_GROUPS.get(answer)
-        )
-    }
-    for module, name, answer, separate, known, helpers in _TABLE
+    # It looks at the tokens, and is as fast as vLLM at 20 pictures.
+    ("minicpmv4_7", "MiniCPMV4_7"): Model(
+        answer_minicpmv4_7, {"9c3189907221f1e1"}, _CANVAS, min_groups=24
+    ),
+    ("openpangu_vl", "OpenPanguVL"): Model(
+        _BY_FRAMES, {"1bf431017c6e804a", "d4a708de198fbae3"}, separate_frames=True
+    ),
+    ("paddleocr_vl", "PaddleOCRVL"): Model(_BY_GRIDS, {"756533845a981a98", "13a26c069a953632"}),
+    ("qwen2_5_omni_thinker", "Qwen2_5OmniThinker"): Model(
+        _OMNI, {"24a783d8061d3533"}, (*_AUDIO, "_get_feature_tensor")
+    ),
+    ("qwen2_5_vl", "Qwen2_5_VL"): Model(_BY_GRIDS, {"2bdf6ed5ec64e85b", "13a26c069a953632"}),
+    ("qwen2_vl", "Qwen2VL"): Model(_BY_GRIDS, {"195e7b19a4ab506d", "13a26c069a953632"}),
+    ("qwen3_omni_moe_thinker", "Qwen3OmniMoeThinker"): Model(
+        _OMNI_MOE, {"b018e7eb7b954bd9"}, (*_AUDIO, "_get_feat_extract_output_lengths")
+    ),
+    ("qwen3_vl", "Qwen3VL"): Model(
+        _BY_MARKERS,
+        {"a1ccbf909d507787", "b056792e99c7ec3d"},
+        ("_get_mrope_input_positions", "_iter_mm_grid_hw"),
+        separate_frames=True,
+    ),
 }
-
-
-def get_mrope_input_positions(
-    model: Any, input_tokens: list[int], mm_features: list[Any]
-) -> tuple[Tensor, int]:
-    """Return the M-RoPE positions of a prompt that a model's method of this name returns.
-
-    Args:
-        model: of a class that `register` knows, or of one derived from it.
-        input_tokens: the tokens of the prompt, at least one.
-        mm_features: vLLM's `MultiModalFeatureSpec` objects, in any order.
-
-    Returns:
-        (3, N) int64 on the CPU, and the row's largest position plus one, less N.
-
-    Raises:
-        TypeError: for a model of another class.
-        ValueError: for features that do not fit the prompt or are not of the model's modalities, a
-            prompt without tokens, or frames whose tokens have been pruned in part.
-
-    An assertion of vLLM's about its features, such as one frame an image, is raised as it is.
-    """
-    for owner in type(model).__mro__:
-        known = CLASSES.get(owner.__module__, {}).get(owner.__name__)
-        if known is not None:
-            return known.answer(model, input_tokens, mm_features)
-    names = ", ".join(name for classes in CLASSES.values() for name in classes)
-    raise TypeError(f"model must be one of {names} of vLLM, got {type(model).__name__}")
+CLASSES = {
+    f"vllm.model_executor.models.{module}": {f"{name}ForConditionalGeneration": model}
+    for (module, name), model in _MODELS.items()
+}

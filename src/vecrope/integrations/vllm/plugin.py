@@ -13,7 +13,7 @@ from torch import Tensor
 from vecrope.integrations.after_import import AfterImport
 from vecrope.integrations.fingerprint import fingerprint
 from vecrope.integrations.refusals import Refusals
-from vecrope.integrations.vllm.features import MIN_GROUPS, has_many_groups
+from vecrope.integrations.vllm.features import has_groups
 from vecrope.integrations.vllm.models import CLASSES, Model
 
 # A child of vLLM's logger, whose level, format and place it shares.
@@ -63,14 +63,12 @@ def refusals() -> dict[str, int]:
     return _refusals.counts()
 
 
-def replaced(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
+def replacement(original: Callable[..., Any], model: Model) -> Callable[..., Any]:
     """Return the method that stands for vLLM's own: it answers, or has vLLM's own answer."""
 
     @functools.wraps(original)
     def method(self: Any, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        if has_many_groups(
-            mm_features, separate_frames=model.separate_frames, min_groups=model.min_groups
-        ):
+        if has_groups(mm_features, model.min_groups, separate_frames=model.separate_frames):
             try:
                 return model.answer(self, input_tokens, mm_features)
             except (TypeError, ValueError) as error:
@@ -96,21 +94,21 @@ def _replace_methods(module: ModuleType) -> None:
             )
         else:
             _originals[owner] = original
-            setattr(owner, _METHOD, replaced(original, model))
+            setattr(owner, _METHOD, replacement(original, model))
             _logger.info(
                 "vecrope numbers the prompts of %s that have %d images, frames or video blocks "
                 "and more; VLLM_PLUGINS='' turns it off",
                 name,
-                model.min_groups or MIN_GROUPS,
+                model.min_groups,
             )
 
 
 def _is_known(original: Any, owner: type, module: ModuleType, model: Model) -> bool:
     try:
         helpers = [_find(name, owner, module) for name in model.helpers]
-        return fingerprint(original, *helpers) in model.fingerprints
-    except (AttributeError, OSError, TypeError):
-        return False  # no such helper, or no source to read
+    except AttributeError:
+        return False
+    return fingerprint(original, *helpers) in model.fingerprints
 
 
 def _find(name: str, owner: type, module: ModuleType) -> Any:

@@ -4,8 +4,7 @@ import pytest
 import torch
 from support import assert_same
 
-from tests.integrations.vllm.models import ANSWER, GROUP
-from vecrope.integrations.vllm import positions_of_groups
+from vecrope import positions_of_groups
 
 # Groups, worked by hand
 
@@ -15,7 +14,9 @@ from vecrope.integrations.vllm import positions_of_groups
     [
         pytest.param(3, [], [[0, 1, 2]] * 3, 0, id="text"),
         pytest.param(1, [], [[0]] * 3, 0, id="one token"),
-        pytest.param(4, GROUP, ANSWER, 0, id="an image"),
+        pytest.param(
+            4, [(1, 1, 1, 2)], [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]], 0, id="an image"
+        ),
         pytest.param(
             5,
             [(1, 1, 1, 2), (3, 1, 1, 2)],

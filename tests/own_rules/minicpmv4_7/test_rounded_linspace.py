@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecrope.own_rules.minicpmv4_7.host import spread_over
-from vecrope.own_rules.minicpmv4_7.positions import rounded_linspace
+from vecrope.own_rules.minicpmv4_7.static import rounded_linspace
 
 
 def spread(index, extent, count):
     index, extent, count = torch.broadcast_tensors(index, extent, count)
     reach, last = count - 1, extent - 1
     step = (last.double() / reach.clamp(min=1)).float()
-    return rounded_linspace(index, reach, (count // 2).clamp(min=1), last, step)
+    return rounded_linspace(index, reach, last, step)
 
 
 def test_a_thumbnail_is_spread_as_linspace_does():

@@ -69,7 +69,7 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout:
     Raises:
         ValueError: for the first thing that does not fit.
     """
-    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
+    rule, inputs = spec.own_rule, tokens.inputs
     assert isinstance(rule, Bailing)
     items, starts, stops, numbers, *_ = find_groups(inputs, spec).parts
     if inputs.mm_token_type_ids is None:

@@ -19,7 +19,6 @@ from vecrope.forms.eager.runs import Runs, row_starts
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
-
 # The families of the others have deltas of the dtype of their positions.
 _INT64_DELTAS = (Isaac, MiniCPMV47)
 

@@ -34,15 +34,12 @@ _LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout]] = {
     Hunyuan: lay_out_hunyuan,
     Isaac: lay_out_isaac,
 }
-# On any device and by no value, of at least one token; what does not fit can be invalidated. Omni
-# reads values where it may.
-_IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+# On any device and by no value, of at least one token; with `validate` a misfit is invalidated.
+_STATIC: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
-    MiniCPMV47: minicpmv4_7_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
-    OmniRule: omni_rope_index,
 }
 
 
@@ -69,23 +66,24 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         validate: check the values of the rest.
     """
     rule, ids = spec.own_rule, inputs.input_ids
-    implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
     if isinstance(rule, OmniRule):
-        return implementation(inputs, spec, validate=validate)
+        return omni_rope_index(inputs, spec, validate=validate)
     if not validate or torch.compiler.is_compiling():
         if isinstance(rule, MiniCPMV47):
             check_shapes(inputs, spec)
         if not ids.numel():
             return _zeros(inputs, spec)
-        # The program of this family finds no fault.
-        if isinstance(rule, MiniCPMV47) and (validate or not triton_takes(ids.device)):
-            answer: tuple[Tensor, Tensor] = _numbered_on_host(
-                inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens,
-                inputs.mm_token_type_ids, inputs.target_sizes, inputs.target_sizes_videos,
-                inputs.allow_unused_grids, inputs.round_grid_sides, spec.as_text,
-            )  # fmt: skip
-            return answer
-        return implementation(inputs, spec, validate=validate)
+        if not isinstance(rule, MiniCPMV47):
+            return _STATIC[type(rule)](inputs, spec, validate=validate)  # type: ignore[index]
+        # Its program finds no fault.
+        if not validate and triton_takes(ids.device):
+            return minicpmv4_7_rope_index(inputs, spec)
+        answer: tuple[Tensor, Tensor] = _numbered_on_host(
+            inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids,
+            inputs.target_sizes, inputs.target_sizes_videos, inputs.allow_unused_grids,
+            inputs.round_grid_sides, spec.as_text,
+        )  # fmt: skip
+        return answer
     # A checked call waits for the device in any case, and the host takes less time than the
     # launches of a rule.
     on_host = inputs if ids.is_cpu else on_cpu(inputs)

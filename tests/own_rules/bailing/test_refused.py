@@ -94,7 +94,11 @@ from tests.own_rules.bailing.calls import BLOCKS, FRAMES
             id="too negative",
         ),
         pytest.param(
-            BLOCKS, [""], {"image_grid_thw": [[1, 2, 2]]}, "left over: expected 1 image tokens", id="no tokens"
+            BLOCKS,
+            [""],
+            {"image_grid_thw": [[1, 2, 2]]},
+            "left over: expected 1 image tokens",
+            id="no tokens",
         ),
     ],
 )

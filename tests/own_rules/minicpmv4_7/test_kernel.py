@@ -3,14 +3,13 @@
 import pytest
 import torch
 from hypothesis import given
-from support import assert_no_answer, assert_same
+from support import assert_same
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.own_rules.minicpmv4_7.batches import SPECS, arguments_of, batches, each_spec
-from tests.own_rules.minicpmv4_7.calls import hostile
 from vecrope import get_rope_index
 from vecrope.own_rules import dispatch
-from vecrope.testing import Prompt, Refusal, conversations
+from vecrope.testing import conversations
 
 pytest.importorskip("triton", reason="needs Triton")
 pytestmark = pytest.mark.skipif(

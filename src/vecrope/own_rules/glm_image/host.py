@@ -138,9 +138,7 @@ def _grids_of_rows(inputs: Inputs, spec: MRopeSpec, num_rows: int) -> list[list[
     rows, done = [], 0
     for row, number in enumerate(inputs.images_per_sample.tolist()):
         if number < 0:
-            raise ValueError(
-                f"images_per_sample must not be negative, got {number} for row {row}"
-            )
+            raise ValueError(f"images_per_sample must not be negative, got {number} for row {row}")
         rows.append([grid for grid in grids[done : done + number] if any(grid)])
         done += number
     if done > len(grids) or any(map(any, grids[done:])):

@@ -21,9 +21,7 @@ _COLUMNS = 8  # of the table of `place_tokens`
 _UNUSED = 2**62
 
 
-def minicpmv4_7_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool
-) -> tuple[Tensor, Tensor]:
+def minicpmv4_7_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return the positions of prompts with pictures on canvases, and their deltas.
 
     Text counts up on all axes. A picture, an image or a frame of a video, is a thumbnail and the
@@ -154,7 +152,7 @@ def place_tokens(table: Tensor, slot: Tensor) -> Tensor:
     last = (extents - 1).clamp(min=0)
     steps = (last.double() / (counts - 1).clamp(min=1)).float()
     piece = search(table[0], slot) - 1
-    begin, time, top, left, height, width, tall, wide = table[:, piece].unbind()
+    begin, time, top, left, height, width, _, wide = table[:, piece].unbind()
     along = slot - begin
     line = along // width
     index, reach = torch.stack((line, along - line * width)), torch.stack((height, width)) - 1

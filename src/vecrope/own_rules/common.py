@@ -161,9 +161,8 @@ class Markers(NamedTuple):
     """Markers that open and close: the k-th of both sorts in a row are a pair, while both last."""
 
     inside: Tensor  # (N,) bool: what is between the two of a pair
-    opened: Tensor  # (N,) markers of each sort in the row up to and with each token
-    closed: Tensor
-    num_closed: Tensor  # (B,) of the row
+    closed: Tensor  # (N,) markers that close in the row up to and with each token
+    num_closed: Tensor  # (B,) in the row
     num_pairs: Tensor  # (B,)
 
 
@@ -171,13 +170,12 @@ def pair_markers(
     stream: Stream, rows: Tensor, opens: Tensor, closes: Tensor, most: Tensor | None = None
 ) -> Markers:
     """Pair the markers, (N,) bool each, in rows (N,); at most (B,) pairs in each row."""
-    opened, num_opened = stream.running_sums(opens, rows)
-    closed, num_closed = stream.running_sums(closes, rows)
-    num_pairs = torch.minimum(num_opened, num_closed)
+    sums, totals = stream.running_sums(torch.stack((opens, closes)), rows)
+    (opened, closed), num_pairs = sums.unbind(), totals.amin(0)
     if most is not None:
         num_pairs = torch.minimum(num_pairs, most)
     inside = (opened > closed + opens) & (closed < num_pairs[rows])
-    return Markers(inside, opened, closed, num_closed, num_pairs)
+    return Markers(inside, closed, totals[1], num_pairs)
 
 
 def tokens_of(runs: Runs, row: int, kinds: Collection[int]) -> list[int]:

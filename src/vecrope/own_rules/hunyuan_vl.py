@@ -143,8 +143,13 @@ def _check_runs(
     for start, stop, (number, height, width) in zip(starts, stops, grids, strict=False):
         found, expected = stop - start, height * width
         if found - expected not in (0, _WRAPPERS):
-            smaller = (height // size * ((width - 1) // size + 1) for size in PATCH_SIZES)
-            fits = (found - needed in (0, _WRAPPERS) for needed in smaller)
+            # Of the tokens found, less those around, one a line ends it: what is left is whole.
+            cells = expected - height
+            fits = (
+                (found - around) * size**2 - size * height == cells
+                for size in PATCH_SIZES
+                for around in (0, _WRAPPERS)
+            )
             remark = in_pixels("image_grid_thw", fits)
             raise ValueError(
                 f"row {tokens.row_of(start)}, image {number}: its grid {tuple(given[number])} "

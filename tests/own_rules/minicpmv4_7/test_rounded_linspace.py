@@ -15,7 +15,7 @@ def spread(index, extent, count):
     index, extent, count = torch.broadcast_tensors(index, extent, count)
     reach, last = count - 1, extent - 1
     step = (last.double() / reach.clamp(min=1)).float()
-    return rounded_linspace(index, reach, last, step)
+    return rounded_linspace(index, reach, (count // 2).clamp(min=1), last, step)
 
 
 def test_a_thumbnail_is_spread_as_linspace_does():

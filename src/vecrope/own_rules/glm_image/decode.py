@@ -132,7 +132,7 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
     side, area = torch.maximum(height, width), height * width
     gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
     start = reading.stream.row_sums(kept_tokens(reading.stream)).long() + gain
-    targets = reading.ordinals >= reading.num_closed[reading.grid_rows]
+    targets = reading.real & (reading.ordinals >= reading.num_closed[reading.grid_rows])
     side, area = (value.masked_fill(~targets, 0) for value in (side, area))
     generated, taken = _sum_in_rows(reading, area), _sum_in_rows(reading, side)
     ends = generated if spec.convention == "sglang" else reading.grids_in_row

@@ -83,7 +83,7 @@ def read_rows(tokens: Tokens, spec: MRopeSpec) -> list[Row]:
             frames, height, width = grid
             found = max(stop - start, 0)
             if found != frames * height * width:
-                fits = (found == frames * (height // s) * (width // s) for s in PATCH_SIZES)
+                fits = (found * size**2 == frames * height * width for size in PATCH_SIZES)
                 remark = in_pixels("image_grid_thw", fits)
                 raise ValueError(
                     f"row {row}, image {number}: its grid {grid} needs {frames * height * width} "

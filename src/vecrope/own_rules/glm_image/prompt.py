@@ -27,7 +27,8 @@ class Reading:
     inside: Tensor  # (N,) bool: the tokens of the images in the prompt
     grids: Tensor  # (G, 3) the rows' grids, row by row
     grid_rows: Tensor  # (G,) row of each
-    ordinals: Tensor  # (G,) number of each among its row's, -1 of zeros
+    real: Tensor  # (G,) bool: not all zeros, and of a row
+    ordinals: Tensor  # (G,) number of each among its row's
     sources: Tensor  # (G,) bool: of an image in the prompt
     grids_in_row: Tensor  # (B,)
     num_closed: Tensor  # (B,) end markers
@@ -57,8 +58,9 @@ def glm_image_rope_index(
     # A grid of zeros is no image.
     images = torch.where(reading.sources.unsqueeze(1), reading.grids, 0)
     items = make_items(images, images[:0], spec, stream.index_dtype)
-    positions = locate(stream, spec, items, reading.inside).positions()
-    rope_deltas = torch.zeros_like(stream.row_bounds[1:])
+    locations = locate(stream, spec, items, reading.inside)
+    positions = locations.offsets() + locations.base
+    rope_deltas = torch.zeros(stream.num_rows, dtype=torch.int64, device=images.device)
     return finish(stream, inputs, spec, positions, rope_deltas, reading.misfit)
 
 
@@ -84,7 +86,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     rank = pad(real.cumsum(0, dtype=stream.index_dtype), (1, 0))
     at_bounds = rank[bounds.clamp(max=grids.shape[0])]
     grids_in_row = at_bounds[1:] - at_bounds[:-1]
-    ordinals = torch.where(real, rank[:-1] - at_bounds[grid_rows], -1)
+    ordinals = rank[:-1] - at_bounds[grid_rows]
 
     rows, kept, ids = stream.token_rows(), kept_tokens(stream), stream.input_ids
     opens = kept & (ids == rule.image_start_token_id)
@@ -104,6 +106,6 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         odd = sources & (lengths[rank[:-1]] != grids.prod(1))
         misfit = odd.any() | astray.any()
     return Reading(
-        *(stream, inside, grids, grid_rows, ordinals, sources, grids_in_row),
-        *(markers.num_closed, misfit),
+        *(stream, inside, grids, grid_rows, real, ordinals, sources),
+        *(grids_in_row, markers.num_closed, misfit),
     )

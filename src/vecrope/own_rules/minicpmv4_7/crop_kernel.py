@@ -47,10 +47,13 @@ def _put(at, stride, begin, time, top, left, height, width, tall, wide):
     tl.store(at + stride, time)
     tl.store(at + 2 * stride, top)
     tl.store(at + 3 * stride, left)
-    tl.store(at + 4 * stride, height)
-    tl.store(at + 5 * stride, tl.maximum(width, 1))
-    tl.store(at + 6 * stride, tall)
-    tl.store(at + 7 * stride, wide)
+    tl.store(at + 4 * stride, tl.maximum(width, 1))
+    tl.store(at + 5 * stride, height - 1)
+    tl.store(at + 6 * stride, width - 1)
+    tl.store(at + 7 * stride, tl.maximum(height // 2, 1))
+    tl.store(at + 8 * stride, tl.maximum(width // 2, 1))
+    tl.store(at + 9 * stride, tall - 1)
+    tl.store(at + 10 * stride, wide - 1)
     return at + 1
 
 

@@ -125,7 +125,7 @@ class _Walk:
         if at < 0:
             self._refuse(start, f"a crop of {what}s is beyond the last size that {name} has")
         if found != height * width:
-            fits = ((height // s) * (width // s) == found for s in PATCH_SIZES)
+            fits = (found * patch**2 == height * width for patch in PATCH_SIZES)
             why = why_short(what, in_pixels(name, fits), unexpanded=found == 1)
             needs = f"{name} row {at} {tuple(size)} needs {height * width} tokens"
             self._refuse(start, f"{needs}, got {found} in one run{why}")
@@ -153,6 +153,7 @@ class _Walk:
     def _add(self, crops: list[Crop], stop: int) -> None:
         """Add a picture up to the token behind the markers that still belong to it."""
         layout, now = self.layout, self.layout.now
+        add = layout.pieces.append
         (start, _, *thumbnail, _), *slices = crops
         # Slices are tiled line by line: the first longer gap ends a line, and so all lines.
         gaps = enumerate(pairwise(slices), 1)
@@ -185,14 +186,14 @@ class _Walk:
                 places = spread_over(width, wide, now)
             elif at < len(slices) - 1:
                 further = top + unit_height - 1, now + wide
-            layout.frame(now, before[:1], before[1:])
-            layout.frame(now, rows, places)
+            add((now, before[:1], before[1:]))
+            add((now, rows, places))
             if end > last:
-                layout.frame(now, behind[:1], behind[1:])
+                add((now, behind[:1], behind[1:]))
             if end > last + 1:
-                layout.frame(now, further[:1], further[1:] * (end - last - 1))
+                add((now, further[:1], further[1:] * (end - last - 1)))
             layout.media.append((first, last, number))
-        layout.now = now + max(tall, wide) + 1
+        layout.now, layout.at = now + max(tall, wide) + 1, stop
 
     def _past(self, index: int, kinds: frozenset[int], limit: int) -> int:
         """Return the first token from an index on that is of none of some kinds, or the limit."""

@@ -17,7 +17,7 @@ from vecrope.own_rules.common import finish, pair_markers, unmasked_first
 from vecrope.own_rules.minicpmv4_7.sizes import IDS, MAX_SIDE, NAMES
 from vecrope.spec import MRopeSpec
 
-_COLUMNS = 8  # of the table of `place_tokens`
+_COLUMNS = 11  # of the table of `place_tokens`
 _UNUSED = 2**62
 
 
@@ -67,7 +67,7 @@ def minicpmv4_7_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Ten
     if given.kept is not None:
         positions = positions.masked_fill(~given.kept, 0)
     lengths = given.row_bounds.diff()
-    ends = (lengths > 0).long()
+    ends = torch.zeros_like(lengths)
     ends = ends.scatter_reduce(0, given.token_rows(), positions.amax(0) + 1, "amax")
     if given.kept is not None and spec.delta_length == "valid":
         lengths = given.row_sums(given.kept)
@@ -114,7 +114,7 @@ def find_pieces(
         spec: the rules, as text.
 
     Returns:
-        (8, E) int64, the table of `place_tokens`.
+        (11, E) int64, the table of `place_tokens`.
     """
     from vecrope.own_rules.minicpmv4_7.crop_kernel import walk
 
@@ -142,26 +142,25 @@ def place_tokens(table: Tensor, slot: Tensor) -> Tensor:
     """Return the (3, N) positions of tokens.
 
     Args:
-        table: (8, E) int64, for each piece: its first token, in ascending order; its position in
-            time, and the row and column of its first token; how many lines it has, and tokens of a
-            line, at least 1; over how many rows and columns these are spread. Text, which counts up
-            on all axes, is spread over none.
+        table: (11, E) int64, for each piece: its first token, in ascending order; the position in
+            time, row and column of that; tokens of a line, at least 1; and what `rounded_linspace`
+            takes, for lines and the tokens of a line: `reach`, `half` and `last`, which is -1 for
+            text, that counts up on all axes.
         slot: (N,) number of each token.
     """
-    counts, extents = table[4:6], table[6:]
-    last = (extents - 1).clamp(min=0)
-    steps = (last.double() / (counts - 1).clamp(min=1)).float()
+    steps = (table[9:].double() / table[5:7].clamp(min=1)).float()
     piece = search(table[0], slot) - 1
-    begin, time, top, left, height, width, _, wide = table[:, piece].unbind()
-    along = slot - begin
-    line = along // width
-    index, reach = torch.stack((line, along - line * width)), torch.stack((height, width)) - 1
-    cells = rounded_linspace(index, reach, last[:, piece], steps[:, piece])
-    cells = torch.stack((time, *(cells + torch.stack((top, left)))))
-    return torch.where(wide == 0, time + along, cells)
+    columns = table[:, piece]
+    base, width, (reach, half, last) = columns[1:4], columns[4], columns[5:].view(3, 2, -1)
+    along = slot - columns[0]
+    index = torch.stack((along // width, along % width))
+    cells = base + pad(rounded_linspace(index, reach, half, last, steps[:, piece]), (0, 0, 1, 0))
+    return torch.where(last[0] < 0, base + along, cells)
 
 
-def rounded_linspace(index: Tensor, reach: Tensor, last: Tensor, step: Tensor) -> Tensor:
+def rounded_linspace(
+    index: Tensor, reach: Tensor, half: Tensor, last: Tensor, step: Tensor
+) -> Tensor:
     """Return where places lie: `torch.linspace(0, last, reach + 1)[index].round()`, int64.
 
     It is that bit for bit, as float32 gives it on a CPU: multiples of the rounded step from the
@@ -172,10 +171,10 @@ def rounded_linspace(index: Tensor, reach: Tensor, last: Tensor, step: Tensor) -
     Args:
         index: int64, from 0 to `reach`.
         reach: int64. `last * reach` must be below `LIMIT`, or both equal and below 2**16.
+        half: int64, the first index that is measured from the end: half of `reach + 1`, at least 1.
         last: int64.
         step: `last / reach` in float32; 0 where `reach` is.
     """
-    # The first index that is measured from the end is half of their number, at least 1.
-    from_end = index >= ((reach + 1) // 2).clamp(min=1)
+    from_end = index >= half
     way = (index - from_end * reach) * step
     return (way.double() + from_end * last).float().round().long()

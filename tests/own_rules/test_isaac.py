@@ -167,7 +167,7 @@ def test_vllm_alone_has_the_family():
             id="left over",
         ),
         pytest.param(
-            [""], {"image_grid_thw": [[1, 2, 2]]}, "input_ids hold none", id="no tokens at all"
+            [""], {"image_grid_thw": [[1, 2, 2]]}, "left over: expected 1 ", id="no tokens at all"
         ),
         pytest.param(
             ["II"],

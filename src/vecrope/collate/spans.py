@@ -10,12 +10,11 @@ from torch import Tensor
 
 from vecrope.collate.samples import Sample, audio_lengths
 from vecrope.core.items import make_items
-from vecrope.core.modality import VIDEO
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
 from vecrope.forms.static import locate
 from vecrope.own_rules.common import unmasked_tokens
-from vecrope.own_rules.minicpmv4_7.host import Pictures
+from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.omni.media import audio_tokens
 from vecrope.spec import MRopeSpec
 
@@ -54,7 +53,7 @@ def find_spans(
     elif isinstance(rule, GlmImage):
         spans = _between_markers(sample, rule)
     elif isinstance(rule, MiniCPMV47):
-        spans = _of_crops(sample, spec)
+        spans = _of_crops(sample, spec, rule)
     else:
         spans = _of_items(sample, spec)
     ids = sample.tokens["input_ids"].tolist()
@@ -103,7 +102,7 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
     return spans
 
 
-def _of_crops(sample: Sample, spec: MRopeSpec) -> list[Span]:
+def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
     inputs = sample.inputs(spec)
     if spec.mask_rule == "ignore":
@@ -111,14 +110,16 @@ def _of_crops(sample: Sample, spec: MRopeSpec) -> list[Span]:
     tokens = unmasked_tokens(inputs)
     index = tokens.given_index
     at = range(sample.length) if index is None else index.tolist()
-    return [
-        Span(
-            at[crops[0].start],
-            at[crops[-1].stop - 1] + 1,
-            {"video" if crops[0].kind == VIDEO else "image": [[crop.row for crop in crops]]},
-        )
-        for crops, *_ in Pictures(tokens, spec).rows[0]
-    ]
+    num_images = 0 if inputs.target_sizes is None else len(inputs.target_sizes)
+    spans: list[Span] = []
+    for start, stop, number in lay_out_minicpmv4_7(tokens, spec).media:
+        kind, row = ("image", number) if number < num_images else ("video", number - num_images)
+        if spans and int(tokens.ids[start - 1]) == rule.slice_start_id:
+            spans[-1].stop = at[stop - 1] + 1
+            spans[-1].media[kind][0].append(row)
+        else:
+            spans.append(Span(at[start], at[stop - 1] + 1, {kind: [[row]]}))
+    return spans
 
 
 def _with_whole_clips(spans: list[Span]) -> list[Span]:

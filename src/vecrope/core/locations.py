@@ -96,13 +96,6 @@ class TokenLocations:
             return positions
         return positions.masked_fill(self.masked, self.spec.padding_value)
 
-    def run_at(self, at: int) -> tuple[int, int]:
-        """Return where the run of one item's tokens that holds the token `at` starts and stops."""
-        other = (self.item != self.item[at]) | (self.rows != self.rows[at])
-        before, after = other[:at].nonzero(), other[at:].nonzero()
-        start = int(before[-1]) + 1 if before.shape[0] else 0
-        return start, at + int(after[0]) if after.shape[0] else other.shape[0]
-
     def fault(self, *, allow_unused_grids: bool = False) -> Tensor:
         """Return, as a 0-d bool, whether placeholders and grids fail to fit; does not synchronise.
 

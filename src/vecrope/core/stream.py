@@ -48,17 +48,18 @@ class Stream:
         return search(self.row_bounds[1:-1], index)
 
     def running_sums(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums of `values` (N,) in a token's row, up to and with it, and (B,) in all.
+        """Return sums of `values` (..., N) in a token's row, up to and with it, and (..., B) in all.
 
         `rows` (N,) is the row of each token.
         """
         if len(self.shape) == 2:
-            sums = values.view(self.shape).cumsum(1, dtype=self.index_dtype)
-            last = sums[:, -1] if self.shape[1] else sums.new_zeros(self.num_rows)
-            return sums.view(-1), last
-        total = pad(values.cumsum(0, dtype=self.index_dtype), (1, 0))
-        at_bounds = total[self.row_bounds]
-        return total[1:] - at_bounds[rows], at_bounds.diff()
+            by_row = values.view(*values.shape[:-1], *self.shape)
+            sums = by_row.cumsum(-1, dtype=self.index_dtype)
+            last = sums[..., -1] if self.shape[1] else sums.new_zeros(sums.shape[:-1])
+            return sums.flatten(-2), last
+        total = pad(values.cumsum(-1, dtype=self.index_dtype), (1, 0))
+        at_bounds = total[..., self.row_bounds]
+        return total[..., 1:] - at_bounds[..., rows], at_bounds.diff()
 
     def row_sums(self, values: Tensor) -> Tensor:
         """Return (B,) the sums of `values` (N,) in each row."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core import faults
-from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
-from vecrope.forms.eager.rope_index import find_groups, raise_misfit
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, grids_of, open_stream, positions_dtype
+from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -36,100 +32,93 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
 
     Returns:
         `position_ids` (3, B, T) in the dtype that the spec names, or (3, N); and `rope_deltas`
-        (B, 1) in that dtype, or (num_sequences, 1): measured on the temporal axis alone.
-
-    Raises:
-        ValueError: with `validate`, if markers, placeholders and grids do not fit each other, or if
-            a position is outside of what the rule says that the checkpoint has room for.
+        (B, 1) in that dtype, or (num_sequences, 1): measured on the temporal axis alone. With
+        `validate` there is no answer, as `invalidate` says, if markers, placeholders and grids do
+        not fit each other, or if a position is outside of what the rule says that the checkpoint
+        has room for.
 
     The rule is that of SGLang's
     `BailingMRotaryEmbedding.bailing_3drope_get_input_positions_tensor`.
     """
     rule = spec.own_rule
     assert isinstance(rule, Bailing)
-    dtype = positions_dtype(inputs, spec)
-    stream = open_stream(inputs, spec, validate=validate)
+    stream = open_stream(inputs, spec)
     images = grids_of(stream, inputs.image_grid_thw)
     videos = grids_of(stream, inputs.video_grid_thw)
-    tracing = torch.compiler.is_compiling()
-    if validate and not tracing:
-        faults.check_grids(images, videos, spec)
     items = _scaled(make_items(images, videos, spec, stream.index_dtype))
-    if stream.num_tokens == 0:
-        if validate and not tracing:
-            faults.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
-        return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = None
-    if validate:
-        fault = locations.fault()
-        missing = _missing_marker(locations, spec)
-        if not tracing and bool(fault):
-            raise_misfit(inputs, spec)
-        if not tracing and bool(missing.any()):
-            _raise_missing_marker(locations, spec, missing)
-        fault = fault | missing.any()
     # A token's row and column, counted from the middle of its frame.
     time, row, column = locations.offsets().unbind()
     time = time + locations.base
-    if stream.kept is not None:
-        time = time.masked_fill(~stream.kept, spec.padding_value)
     row, column = row - (locations.height - 1) // 2, column - (locations.width - 1) // 2
     positions = torch.stack((time, time + row, time + column))
-    if fault is not None:
+    fault = None
+    if validate:
         outside = _outside(positions, rule)
-        if not tracing and bool(outside.any()):
-            _raise_outside(stream, positions, outside, rule)
-        fault = fault | outside.any()
-    position_ids = positions.to(dtype).view(3, *stream.shape)
-    rope_deltas = locations.ends_of_rows()[1].to(dtype)
-    if fault is not None and tracing:
-        return invalidate(fault, position_ids, rope_deltas)
-    return position_ids, rope_deltas
+        if stream.kept is not None:
+            outside = outside & stream.kept
+        missing = _missing_marker(locations, spec)
+        fault = locations.fault() | missing.any() | outside.any()
+    rope_deltas = locations.ends_of_rows()[1]
+    return finish(stream, inputs, spec, positions, rope_deltas, fault)
 
 
-def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
-    """Lay a batch out by the same rule; None if anything does not fit."""
-    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
+def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout:
+    """Lay a batch out by the same rule.
+
+    Raises:
+        ValueError: for the first thing that does not fit.
+    """
+    rule, inputs = spec.own_rule, tokens.inputs
     assert isinstance(rule, Bailing)
-    try:
-        items, starts, stops, numbers, *_ = find_groups(inputs, spec).parts
-    except ValueError:  # which counts unmasked tokens alone
-        return None
+    items, starts, stops, numbers, *_ = find_groups(inputs, spec).parts
     if inputs.mm_token_type_ids is None:
-        markers = [spec.vision_start_token_id, spec.video_start_token_id]
-        if spec.separate_frames:
-            markers[1] = markers[0]
-        expected = [markers[item >= items.num_images] for item in numbers]
-        before = torch.tensor(starts, dtype=torch.int64, device="cpu") - 1
-        if tokens.ids[before].tolist() != expected or not {*starts}.isdisjoint(bounds):
-            return None
-    layout, part = Layout(tokens), 0
+        _check_markers(tokens, spec, starts, [item >= items.num_images for item in numbers])
+    layout = Layout(tokens)
     layout.media += zip(starts, stops, numbers, strict=True)
     least = most = 0
-    for at, end in pairwise(bounds):
-        now, done = 0, at
-        while part < len(starts) and starts[part] < end:
-            start, item = starts[part], numbers[part]
-            layout.count(now, start - done)
-            now += start - done
-            top, left = now - (items.height[item] - 1) // 2, now - (items.width[item] - 1) // 2
+    for _, own in layout.rows(starts):
+        for at in own:
+            layout.text(starts[at])
+            now, item = layout.now, numbers[at]
             frames, height, width = items.depth[item], items.height[item], items.width[item]
+            top, left = now - (height - 1) // 2, now - (width - 1) // 2
             for shift in range(0, _FRAME_STEP * frames, _FRAME_STEP):
                 rows = range(top + shift, top + shift + height)
-                layout.cells(now + shift, rows, range(left + shift, left + shift + width))
-            now += _FRAME_STEP * (frames - 1) + 1
-            least, most = min(least, top, left), max(most, now - 1 + max(height, width) // 2)
-            done, part = stops[part], part + 1
-        layout.count(now, end - done)
-        now += end - done
-        most = max(most, now - 1)
-        layout.ends.append(now)
-    outside = rule.least_position is not None and least < rule.least_position
-    if outside or (rule.position_limit is not None and most >= rule.position_limit):
-        return None
+                layout.frame(now + shift, rows, range(left + shift, left + shift + width))
+            layout.now = now + _FRAME_STEP * (frames - 1) + 1
+            least = min(least, top, left)
+            most = max(most, layout.now - 1 + max(height, width) // 2)
+    most = max(most, *[end - 1 for end in layout.ends])
+    too_low = rule.least_position is not None and least < rule.least_position
+    if too_low or (rule.position_limit is not None and most >= rule.position_limit):
+        positions = layout.positions()
+        axis, token = _outside(positions, rule).nonzero()[0].tolist()
+        raise ValueError(
+            f"{tokens.where(token)}: its position {int(positions[axis, token])} must be at least "
+            f"{rule.least_position} and less than {rule.position_limit}, which is all that the "
+            "checkpoint has room for"
+        )
     return layout
+
+
+def _check_markers(
+    tokens: Tokens, spec: MRopeSpec, starts: Sequence[int], of_videos: Iterable[bool]
+) -> None:
+    """Check that the groups that start at some tokens have their start markers before them."""
+    marker_of = {False: spec.vision_start_token_id, True: spec.video_start_token_id}
+    if spec.separate_frames:
+        marker_of[True] = marker_of[False]
+    first_of_rows = {*tokens.bounds}
+    before = tokens.ids[torch.tensor(starts, dtype=torch.int64, device="cpu") - 1].tolist()
+    for start, of_video, found in zip(starts, of_videos, before, strict=True):
+        if found != marker_of[of_video] or start in first_of_rows:
+            video = "each frame of a video" if spec.separate_frames else "a video"
+            raise ValueError(
+                f"{tokens.where(start)}: {video if of_video else 'an image'} must follow a start "
+                f"marker, expected the id {marker_of[of_video]} right before it, got "
+                + ("no token" if start in first_of_rows else f"the id {found}")
+            )
 
 
 def _scaled(items: Items) -> Items:
@@ -168,22 +157,6 @@ def _is(ids: Tensor, marker: int | None) -> Tensor:
     return torch.zeros_like(ids, dtype=torch.bool) if marker is None else ids.eq(marker)
 
 
-def _raise_missing_marker(locations: TokenLocations, spec: MRopeSpec, missing: Tensor) -> NoReturn:
-    stream = locations.stream
-    start, stop = locations.run_at(int(missing.nonzero()[0]))
-    row, kind = int(locations.rows[start]), "image" if bool(locations.image[start]) else "video"
-    what, marker = "an image", spec.vision_start_token_id
-    if kind == "video":
-        what = "each frame of a video" if spec.separate_frames else "a video"
-        marker = marker if spec.separate_frames else spec.video_start_token_id
-    place = start - int(stream.row_bounds[row])
-    raise ValueError(
-        f"row {row}, token {place}: {what} must follow a start marker, expected the id {marker} "
-        f"right before each, got a run of {stop - start} {kind} tokens"
-        + (f" after {int(stream.input_ids[start - 1])}" if place else " without one")
-    )
-
-
 def _outside(positions: Tensor, rule: Bailing) -> Tensor:
     positions = positions.long()  # a limit may be more than narrower numbers can be compared with
     outside = torch.zeros_like(positions, dtype=torch.bool)
@@ -192,13 +165,3 @@ def _outside(positions: Tensor, rule: Bailing) -> Tensor:
     if rule.position_limit is not None:
         outside = outside | (positions >= rule.position_limit)
     return outside
-
-
-def _raise_outside(stream: Stream, positions: Tensor, outside: Tensor, rule: Bailing) -> None:
-    axis, token = outside.nonzero()[0].tolist()
-    row = int(stream.token_rows()[token])
-    raise ValueError(
-        f"row {row}, token {token - int(stream.row_bounds[row])}: its position "
-        f"{int(positions[axis, token])} must be at least {rule.least_position} and less than "
-        f"{rule.position_limit}, which is all that the checkpoint has room for"
-    )

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from vecrope import checks
+from vecrope.core.faults import invalidate
+from vecrope.core.modality import TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
-from vecrope.forms.eager.runs import row_starts
+from vecrope.families.rules import Isaac, MiniCPMV47
+from vecrope.forms.eager.runs import Runs, row_starts
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+# The families of the others have deltas of the dtype of their positions.
+_INT64_DELTAS = (Isaac, MiniCPMV47)
 
-def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
-    """Return the tokens as a stream.
 
-    With `validate`, and on a CPU, it is one of the exact form; otherwise no operation on it reads
-    a value.
-    """
-    tracing = torch.compiler.is_compiling()
-    exact = validate and inputs.input_ids.is_cpu and not tracing
-    if not exact and not tracing:
-        checks.check_index_range(inputs.input_ids)
+def open_stream(inputs: Inputs, spec: MRopeSpec) -> Stream:
+    """Return the tokens as a stream, for what reads no value."""
     mask = inputs.attention_mask if spec.mask_rule == "skip" else None
     return make_stream(
-        inputs.input_ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
+        inputs.input_ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=False
     )
+
+
+def finish(
+    stream: Stream,
+    inputs: Inputs,
+    spec: MRopeSpec,
+    positions: Tensor,
+    rope_deltas: Tensor,
+    fault: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return positions (A, N) and deltas (B,) of any integers as a call answers them.
+
+    Where `fault`, a 0-d bool, is set they are invalidated.
+    """
+    if stream.kept is not None:
+        positions = positions.masked_fill(~stream.kept, spec.padding_value)
+    position_ids = positions.to(positions_dtype(inputs, spec)).view(-1, *stream.shape)
+    rope_deltas = rope_deltas.to(deltas_dtype(inputs, spec)).view(-1, 1)
+    answer = position_ids, rope_deltas
+    return answer if fault is None else invalidate(fault, *answer)
 
 
 class Tokens(NamedTuple):
@@ -53,9 +72,13 @@ class Tokens(NamedTuple):
         shape = len(positions), self.given_bounds[-1]
         return positions.new_full(shape, padding).index_copy_(1, self.given_index, positions)
 
+    def row_of(self, at: int) -> int:
+        """Return the row of a token."""
+        return bisect_right(self.bounds, at) - 1
+
     def where(self, at: int) -> str:
         """Name a token by its row and its number in the row, masked ones included."""
-        row = bisect_right(self.bounds, at) - 1
+        row = self.row_of(at)
         at = at if self.given_index is None else int(self.given_index[at])
         return f"row {row}, token {at - self.given_bounds[row]}"
 
@@ -96,6 +119,25 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
         )
 
 
+def unmasked_first(stream: Stream) -> tuple[Stream, Tensor]:
+    """Return a stream of the unmasked tokens, with others behind them, and where each token is."""
+    kept, num_tokens = stream.kept, stream.num_tokens
+    if kept is None:
+        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
+    ranks = kept.cumsum(0)
+    # What is masked leaves its place, and all go to one behind the others.
+    target = (ranks - 1).masked_fill(~kept, num_tokens)
+    ids, types = (
+        None
+        if values is None
+        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
+        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
+    )
+    assert ids is not None
+    bounds = pad(ranks, (1, 0))[stream.row_bounds]
+    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
+
+
 def kept_tokens(stream: Stream) -> Tensor:
     """Return (N,) bool: the unmasked tokens."""
     if stream.kept is not None:
@@ -107,3 +149,40 @@ def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the positions."""
     ids = inputs.input_ids.dtype
     return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]
+
+
+def deltas_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
+    """Return the dtype of the deltas, of every family but omni."""
+    is_int64 = isinstance(spec.own_rule, _INT64_DELTAS)
+    return torch.int64 if is_int64 else positions_dtype(inputs, spec)
+
+
+class Markers(NamedTuple):
+    """Markers that open and close: the k-th of both sorts in a row are a pair, while both last."""
+
+    inside: Tensor  # (N,) bool: what is between the two of a pair
+    closed: Tensor  # (N,) markers that close in the row up to and with each token
+    num_closed: Tensor  # (B,) in the row
+    num_pairs: Tensor  # (B,)
+
+
+def pair_markers(
+    stream: Stream, rows: Tensor, opens: Tensor, closes: Tensor, most: Tensor | None = None
+) -> Markers:
+    """Pair the markers, (N,) bool each, in rows (N,); at most (B,) pairs in each row."""
+    sums, totals = stream.running_sums(torch.stack((opens, closes)), rows)
+    (opened, closed), num_pairs = sums.unbind(), totals.amin(0)
+    if most is not None:
+        num_pairs = torch.minimum(num_pairs, most)
+    inside = (opened > closed + opens) & (closed < num_pairs[rows])
+    return Markers(inside, closed, totals[1], num_pairs)
+
+
+def tokens_of(runs: Runs, row: int, kinds: Collection[int]) -> list[int]:
+    """Return the tokens of some kinds in a row."""
+    return [
+        token
+        for run in range(runs.rows[row], runs.rows[row + 1])
+        if runs.kinds[run] in kinds
+        for token in range(runs.starts[run], runs.starts[run + 1])
+    ]

@@ -14,51 +14,44 @@ from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
-from vecrope.own_rules.common import Tokens, positions_dtype, unmasked_tokens
+from vecrope.own_rules.common import Tokens, deltas_dtype, positions_dtype, unmasked_tokens
 from vecrope.own_rules.glm_image.host import lay_out_glm_image
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index, lay_out_hunyuan
 from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
 from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
-from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
+from vecrope.own_rules.minicpmv4_7.static import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
-# By the values of a batch on a CPU: of every family but omni.
-_LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout | None]] = {
+# By the values of a batch on a CPU, which are checked: of every family but omni.
+_LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout]] = {
     Bailing: lay_out_bailing,
     MiniCPMV47: lay_out_minicpmv4_7,
     GlmImage: lay_out_glm_image,
     Hunyuan: lay_out_hunyuan,
     Isaac: lay_out_isaac,
 }
-# On any device, and by no value unless it is to be checked. Omni reads values where it may.
-_IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
+# On any device and by no value, of at least one token; with `validate` a misfit is invalidated.
+_STATIC: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
-    MiniCPMV47: minicpmv4_7_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
-    OmniRule: omni_rope_index,
 }
-_INT64_DELTAS = (Isaac, MiniCPMV47)
-# Up to so many tokens a checked call on a device is answered on the host: the copies take less time
-# than the launches of a rule, and it waits for the device in any case. For three positions of more
-# tokens torch starts threads.
-_MOST_ON_HOST = 8192
 
 
 def lay_out(inputs: Inputs, spec: MRopeSpec) -> Layout | None:
-    """Return what a batch holds; None for an omni family, and where something does not fit.
+    """Return what a batch holds; None for an omni family.
 
     Args:
         inputs: on a CPU; types, shapes and the mask's values have been checked.
         spec: with an `own_rule`.
 
     Raises:
-        ValueError: where what does not fit is named at once (minicpmv4_7).
+        ValueError: for the first thing that does not fit.
     """
     layout_of = _LAYOUTS.get(type(spec.own_rule))  # type: ignore[arg-type]
     return None if layout_of is None else layout_of(unmasked_tokens(inputs), spec)
@@ -73,34 +66,38 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         validate: check the values of the rest.
     """
     rule, ids = spec.own_rule, inputs.input_ids
-    implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
+    if isinstance(rule, OmniRule):
+        return omni_rope_index(inputs, spec, validate=validate)
     if not validate or torch.compiler.is_compiling():
-        if isinstance(rule, MiniCPMV47) and not triton_takes(ids.device):
+        if isinstance(rule, MiniCPMV47):
             check_shapes(inputs, spec)
-            answer: tuple[Tensor, Tensor] = _numbered_on_host(
-                inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens,
-                inputs.mm_token_type_ids, inputs.target_sizes, inputs.target_sizes_videos,
-                inputs.allow_unused_grids, inputs.round_grid_sides, spec.as_text,
-            )  # fmt: skip
-            return answer
-        return implementation(inputs, spec, validate=validate)
-    few = ids.numel() <= _MOST_ON_HOST or isinstance(rule, MiniCPMV47)
-    if few and not ids.is_cpu and type(ids) is Tensor:
-        position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
-        return position_ids.to(ids.device), rope_deltas.to(ids.device)
-    layout = lay_out(inputs, spec) if ids.is_cpu else None
-    if layout is not None:
-        return number_layout(layout, inputs, spec)
-    # What does not fit is named here.
-    return implementation(inputs, spec, validate=True)
+        if not ids.numel():
+            return _zeros(inputs, spec)
+        if not isinstance(rule, MiniCPMV47):
+            return _STATIC[type(rule)](inputs, spec, validate=validate)  # type: ignore[index]
+        # Its program finds no fault.
+        if not validate and triton_takes(ids.device):
+            return minicpmv4_7_rope_index(inputs, spec)
+        answer: tuple[Tensor, Tensor] = _numbered_on_host(
+            inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids,
+            inputs.target_sizes, inputs.target_sizes_videos, inputs.allow_unused_grids,
+            inputs.round_grid_sides, spec.as_text,
+        )  # fmt: skip
+        return answer
+    # A checked call waits for the device in any case, and the host takes less time than the
+    # launches of a rule.
+    on_host = inputs if ids.is_cpu else on_cpu(inputs)
+    layout = lay_out(on_host, spec)
+    assert layout is not None
+    position_ids, rope_deltas = number_layout(layout, on_host, spec)
+    return position_ids.to(ids.device), rope_deltas.to(ids.device)
 
 
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of what `lay_out` returned of `inputs`."""
-    dtype = positions_dtype(inputs, spec)
-    positions = layout.tokens.in_batch(layout.positions().to(dtype), spec.padding_value)
-    if isinstance(spec.own_rule, _INT64_DELTAS):
-        dtype = torch.int64
+    positions = layout.positions().to(positions_dtype(inputs, spec))
+    positions = layout.tokens.in_batch(positions, spec.padding_value)
+    dtype = deltas_dtype(inputs, spec)
     rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
     return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
 
@@ -126,19 +123,23 @@ def _numbered_on_host(*given: Any) -> tuple[Tensor, Tensor]:
         position_ids, rope_deltas = own_rope_index(inputs, spec, validate=True)
     except ValueError:
         fault = torch.ones((), dtype=torch.bool, device=device)
-        return invalidate(fault, *_unnumbered(*given))
+        return invalidate(fault, *_zeros(_inputs_of(*given), MRopeSpec.from_text(given[-1])))
     return position_ids.to(device), rope_deltas.to(device)
 
 
 @_numbered_on_host.register_fake
 def _unnumbered(*given: Any) -> tuple[Tensor, Tensor]:
-    inputs = _inputs_of(*given)
-    ids, bounds = inputs.input_ids, inputs.cu_seqlens
+    return _zeros(_inputs_of(*given), MRopeSpec.from_text(given[-1]))
+
+
+def _zeros(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+    """Return positions and deltas of 0, of the shapes and dtypes of an answer."""
+    ids, bounds, rule = inputs.input_ids, inputs.cu_seqlens, spec.own_rule
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    dtype = positions_dtype(inputs, MRopeSpec.from_text(given[-1]))
+    num_axes = rule.num_axes if isinstance(rule, Hunyuan) else 3
     return (
-        ids.new_empty((3, *ids.shape), dtype=dtype),
-        ids.new_empty((num_rows, 1), dtype=torch.int64),
+        ids.new_zeros((num_axes, *ids.shape), dtype=positions_dtype(inputs, spec)),
+        ids.new_zeros((num_rows, 1), dtype=deltas_dtype(inputs, spec)),
     )
 
 

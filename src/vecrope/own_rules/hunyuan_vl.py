@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core import faults
-from vecrope.core.faults import invalidate
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
-from vecrope.forms.eager.cut import none_found
-from vecrope.forms.eager.items import read_grids
+from vecrope.forms.eager.cut import PATCH_SIZES, in_pixels, none_found, why_short
+from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.runs import read_runs
 from vecrope.forms.static import placeholders
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     Tokens,
+    finish,
     grids_of,
     kept_tokens,
     open_stream,
@@ -50,9 +48,11 @@ class _Images:
     first: Tensor  # (I + 1,) place of the grid's first token
 
     @property
-    def numbers(self) -> tuple[Tensor, Tensor]:
-        """How many runs there are, and grids that are not all zeros, 0-d each."""
-        return self.starts.sum(), pad(self.real, (1, 0))[-1]
+    def misfit(self) -> Tensor:
+        """Whether runs and grids do not fit each other, a 0-d bool."""
+        expected = self.height * self.width + self.first * _WRAPPERS
+        odd = (self.lengths != expected)[:-1].any()
+        return odd | (self.starts.sum() != pad(self.real, (1, 0))[-1])
 
 
 def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -67,86 +67,109 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     Returns:
         `position_ids` (A, B, T) in the dtype of `input_ids`, or (A, N), for the A axes of the rule;
         and `rope_deltas` (B, 1) in that dtype, or (num_sequences, 1): 0 but where the row's largest
-        index is an image's.
-
-    Raises:
-        ValueError: with `validate`, if runs and grids do not fit each other.
+        index is an image's. With `validate` runs and grids that do not fit each other have no
+        answer, as `invalidate` says.
 
     The rule is that of transformers' `HunYuanVLModel.get_rope_index`.
     """
     rule = spec.own_rule
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
-    stream = open_stream(inputs, spec, validate=validate)
+    stream = open_stream(inputs, spec)
     grids = grids_of(stream, inputs.image_grid_thw)
-    tracing = torch.compiler.is_compiling()
-    if validate and not tracing:
-        faults.check_grids(grids, grids[:0], spec, round_grid_sides=inputs.round_grid_sides)
     rows, kept = stream.token_rows(), kept_tokens(stream)
     count, valid = stream.running_sums(kept, rows)
     index = count - 1
     positions = index.expand(rule.num_axes, -1)
     fault = None
-    if inputs.image_grid_thw is not None and stream.num_tokens:
+    if inputs.image_grid_thw is not None:
         placeholder, _, _ = placeholders(stream, spec, rows)
         images = _find_images(stream, placeholder, rows, grids, spec.spatial_merge_size)
-        if validate:
-            fault = _misfit(images)
-            if not tracing and bool(fault):
-                by_types = inputs.mm_token_type_ids is not None
-                found = bool(placeholder.any())
-                remark = "" if found else none_found(IMAGE, spec, by_types=by_types)
-                _raise_misfit(images, placeholder, rows, grids, remark)
+        fault = images.misfit if validate else None
         positions = torch.cat((positions[:-3], _cells(images, placeholder, index)))
     largest = torch.full_like(valid, -1).scatter_reduce(
         0, rows.long(), torch.where(kept, positions.amax(0), -1), "amax"
     )
-    rope_deltas = (largest + 1 - valid).to(inputs.input_ids.dtype).unsqueeze(1)
-    position_ids = torch.where(kept, positions, spec.padding_value).to(inputs.input_ids.dtype)
-    position_ids = position_ids.view(rule.num_axes, *stream.shape)
-    if fault is None or not tracing:
-        return position_ids, rope_deltas
-    return invalidate(fault, position_ids, rope_deltas)
+    return finish(stream, inputs, spec, positions, largest + 1 - valid, fault)
 
 
-def lay_out_hunyuan(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
-    """Lay a batch out by the same rule; None if runs and grids misfit."""
-    rule, inputs, bounds = spec.own_rule, tokens.inputs, tokens.bounds
+def lay_out_hunyuan(tokens: Tokens, spec: MRopeSpec) -> Layout:
+    """Lay a batch out by the same rule.
+
+    Raises:
+        ValueError: for the first run, or the first grid, that does not fit.
+    """
+    rule, inputs = spec.own_rule, tokens.inputs
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
     starts: list[int] = []
     stops: list[int] = []
     grids: list[tuple[int, int, int]] = []
     if inputs.image_grid_thw is not None:
-        starts, stops, _ = read_runs(inputs, spec, bounds).of(IMAGE)
-        rows = inputs.image_grid_thw.tolist()
-        if rows:
-            exact = read_grids(rows, len(rows), spec, round_grid_sides=inputs.round_grid_sides)
-            if exact is None:
-                return None
-            sizes = enumerate(zip(*exact[2:], strict=True))
-            grids = [(at, height, width + 1) for at, (height, width, area) in sizes if area]
-    if len(starts) != len(grids):
-        return None
-    layout, run = Layout(tokens, index_axes=rule.num_axes - 3), 0
-    for at, end in pairwise(bounds):
-        done, reach = at, 0
-        while run < len(starts) and starts[run] < end:
-            number, height, width = grids[run]
-            around = stops[run] - starts[run] - height * width
-            if around not in (0, _WRAPPERS):
-                return None
-            first = starts[run] + around // 2
-            reach = max(reach, height, width, run + 1, first - at if first > done else 0)
-            layout.count(done - at, first - done)
-            layout.cells(run, range(height), range(width))
-            layout.media.append((starts[run], stops[run], number))
-            done, run = first + height * width, run + 1
-        layout.count(done - at, end - done)
-        # A fourth axis is the index of every token.
-        has_index = end > done or rule.num_axes > 3
-        layout.ends.append(max(reach, end - at) if has_index else reach)
+        starts, stops, _ = read_runs(inputs, spec, tokens.bounds).of(IMAGE)
+        items = read_items(inputs, spec)
+        sizes = enumerate(zip(items.groups, items.height, items.width, strict=True))
+        grids = [(at, height, width + 1) for at, (real, height, width) in sizes if real]
+    _check_runs(tokens, spec, starts, stops, grids)
+    layout = Layout(tokens, index_axes=rule.num_axes - 3)
+    layout.media += [
+        (start, stop, number)
+        for start, stop, (number, _, _) in zip(starts, stops, grids, strict=True)
+    ]
+    begin = 0
+    for end, own in layout.rows(starts):
+        for run in own:
+            _, height, width = grids[run]
+            # Text has its index, in front of an image too.
+            layout.text(starts[run] + (stops[run] - starts[run] - height * width) // 2)
+            layout.reach = max(layout.reach, height, width, run + 1, layout.now)
+            layout.frame(run, range(height), range(width))
+            layout.now = layout.at - begin
+        # Of three axes none has the index of an image's tokens.
+        if layout.at == end and rule.num_axes == 3:
+            layout.now = 0
+        begin = end
     return layout
+
+
+def _check_runs(
+    tokens: Tokens,
+    spec: MRopeSpec,
+    starts: Sequence[int],
+    stops: Sequence[int],
+    grids: Sequence[tuple[int, int, int]],
+) -> None:
+    given = [] if tokens.inputs.image_grid_thw is None else tokens.inputs.image_grid_thw.tolist()
+    for start, stop, (number, height, width) in zip(starts, stops, grids, strict=False):
+        found, expected = stop - start, height * width
+        if found - expected not in (0, _WRAPPERS):
+            # Of the tokens found, less those around, one a line ends it: what is left is whole.
+            cells = expected - height
+            fits = (
+                (found - around) * size**2 - size * height == cells
+                for size in PATCH_SIZES
+                for around in (0, _WRAPPERS)
+            )
+            remark = in_pixels("image_grid_thw", fits)
+            raise ValueError(
+                f"row {tokens.row_of(start)}, image {number}: its grid {tuple(given[number])} "
+                f"needs {expected} tokens, or {expected + _WRAPPERS} with those around it, got "
+                f"{found} in one run" + why_short("image", remark, unexpanded=found == 1)
+            )
+    if len(starts) < len(grids):
+        number = grids[len(starts)][0]
+        by_types = tokens.inputs.mm_token_type_ids is not None
+        raise ValueError(
+            f"image_grid_thw row {number} {tuple(given[number])} is left over: expected "
+            f"{len(grids)} runs of image tokens in the batch, got {len(starts)}"
+            + ("" if starts else none_found(IMAGE, spec, by_types=by_types))
+        )
+    if len(starts) > len(grids):
+        raise ValueError(
+            f"row {tokens.row_of(starts[len(grids)])} holds image tokens beyond the last grid: "
+            f"expected {len(grids)} runs of them for the {len(given)} rows of image_grid_thw, got "
+            f"{len(starts)} in the batch"
+        )
 
 
 def _find_images(
@@ -185,18 +208,6 @@ def _find_images(
     )
 
 
-def _odd_lengths(images: _Images) -> Tensor:
-    """Return (I,) bool: the runs that are not as long as their grids ask for."""
-    expected = images.height * images.width + images.first * _WRAPPERS
-    return (images.lengths != expected)[:-1]
-
-
-def _misfit(images: _Images) -> Tensor:
-    """Return, as a 0-d bool, whether runs and grids do not fit each other."""
-    num_runs, num_grids = images.numbers
-    return _odd_lengths(images).any() | (num_runs != num_grids)
-
-
 def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> Tensor:
     """Return (3, N) the column, the row and the number of the image, or the index outside of it."""
     table = torch.stack((images.first, images.width, images.height * images.width))
@@ -204,30 +215,3 @@ def _cells(images: _Images, placeholder: Tensor, index: Tensor) -> Tensor:
     place = images.place - first
     inside = placeholder & (place >= 0) & (place < area)
     return torch.where(inside, torch.stack((place % width, place // width, images.run)), index)
-
-
-def _raise_misfit(
-    images: _Images, placeholder: Tensor, rows: Tensor, grids: Tensor, remark: str
-) -> NoReturn:
-    """Raise the ValueError that describes the first run, or the first grid, that does not fit."""
-    num_runs, num_grids = map(int, images.numbers)
-    odd = _odd_lengths(images)[: min(num_runs, num_grids)].nonzero()
-    if not odd.shape[0] and num_runs < num_grids:
-        grid = int(images.grid[num_runs])
-        raise ValueError(
-            f"image_grid_thw row {grid} {tuple(grids[grid].tolist())} is left over: expected "
-            f"{num_grids} runs of image tokens in the batch, got {num_runs}{remark}"
-        )
-    run = int(odd[0]) if odd.shape[0] else num_grids
-    row = int(rows[(placeholder & (images.run == run)).nonzero()[0]])
-    if run == num_grids:
-        raise ValueError(
-            f"row {row} holds image tokens beyond the last grid: expected {num_grids} runs of them "
-            f"for the {grids.shape[0]} rows of image_grid_thw, got {num_runs} in the batch"
-        )
-    grid, expected = int(images.grid[run]), int(images.height[run] * images.width[run])
-    raise ValueError(
-        f"row {row}, image {grid}: its grid {tuple(grids[grid].tolist())} needs {expected} tokens, "
-        f"or {expected + _WRAPPERS} with those around it, got {int(images.lengths[run])} in one "
-        "run; was the prompt truncated inside the image?"
-    )

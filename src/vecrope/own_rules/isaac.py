@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from vecrope.core import faults
-from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
-from vecrope.forms.eager.rope_index import find_groups, raise_misfit
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import (
-    Tokens,
-    grids_of,
-    open_stream,
-    positions_dtype,
-    refuse_videos,
-)
+from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream, refuse_videos
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -38,73 +28,51 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
 
     Returns:
         `position_ids` (3, B, T) in the dtype that the spec names, or (3, N); and `rope_deltas`
-        (B, 1) int64, or (num_sequences, 1).
-
-    Raises:
-        ValueError: with `validate`, if placeholders and grids do not fit each other.
+        (B, 1) int64, or (num_sequences, 1). With `validate` placeholders and grids that do not fit
+        each other have no answer, as `invalidate` says.
 
     The rule is that of vLLM's `IsaacForConditionalGeneration.get_mrope_input_positions`.
     """
     refuse_videos(inputs, spec)
-    dtype = positions_dtype(inputs, spec)
-    stream = open_stream(inputs, spec, validate=validate)
+    stream = open_stream(inputs, spec)
     images = grids_of(stream, inputs.image_grid_thw)
-    tracing = torch.compiler.is_compiling()
-    if validate and not tracing:
-        faults.check_grids(images, images[:0], spec)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.
     items.table[5].clamp_(max=1)
-    if stream.num_tokens == 0:
-        if validate and not tracing:
-            faults.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
-        return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
-    fault = locations.fault() if validate else None
-    if fault is not None and not tracing and bool(fault):
-        raise_misfit(inputs, spec)
     base, rope_deltas = _number(locations)
     offsets = locations.offsets()
     # The row and column of an image's token are counted from 0, less its temporal offset.
     cells = torch.where(locations.image, -offsets[0], base)
     positions = offsets + torch.stack((base, cells, cells))
-    if locations.masked is not None:
-        positions = positions.masked_fill(locations.masked, spec.padding_value)
-    position_ids = positions.to(dtype).view(3, *stream.shape)
-    if fault is not None and tracing:
-        return invalidate(fault, position_ids, rope_deltas)
-    return position_ids, rope_deltas
+    fault = locations.fault() if validate else None
+    return finish(stream, inputs, spec, positions, rope_deltas, fault)
 
 
-def lay_out_isaac(tokens: Tokens, spec: MRopeSpec) -> Layout | None:
-    """Lay a batch out by the same rule; None if grids and tokens misfit."""
+def lay_out_isaac(tokens: Tokens, spec: MRopeSpec) -> Layout:
+    """Lay a batch out by the same rule.
+
+    Raises:
+        ValueError: if placeholders and grids do not fit each other.
+    """
     refuse_videos(tokens.inputs, spec)
-    try:
-        items, starts, stops, numbers, *_ = find_groups(tokens.inputs, spec).parts
-    except ValueError:  # which counts unmasked tokens alone
-        return None
-    layout, part = Layout(tokens), 0
+    items, starts, stops, numbers, *_ = find_groups(tokens.inputs, spec).parts
+    layout = Layout(tokens)
     layout.media += zip(starts, stops, numbers, strict=True)
-    for at, end in pairwise(tokens.bounds):
-        now = past_image = 0
-        done = at
-        while part < len(starts) and starts[part] < end:
-            start, item = starts[part], numbers[part]
-            layout.count(now, start - done)
-            now += start - done
+    for _, own in layout.rows(starts):
+        now = -1
+        for at in own:
+            layout.text(starts[at])
+            now, item = layout.now, numbers[at]
             height, width = items.height[item], items.width[item]
-            layout.cells(now, range(height), range(width))
-            past_image, done = now + 1, stops[part]
-            now = max(now + 1, height, width)
-            part += 1
-        layout.count(past_image, end - done)
-        layout.ends.append(max(now, past_image + end - done))
+            layout.frame(now, range(height), range(width))
+            layout.now = layout.reach = max(now + 1, height, width)
+        layout.now = now + 1
     return layout
 
 
 def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
-    """Return the (N,) positions at which the tokens' groups start, and the (B, 1) int64 deltas.
+    """Return the (N,) positions at which the tokens' groups start, and the (B,) int64 deltas.
 
     The base of a token is where its group starts if every image moves the running position by 1. An
     image of a side that reaches further lifts all behind it by the difference, unless an earlier
@@ -129,4 +97,4 @@ def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     kept, row_end = stream.kept, torch.zeros_like(all_images, dtype=torch.int64)
     valid = stream.row_bounds.diff() if kept is None else stream.row_sums(kept)
     row_end.scatter_reduce_(0, rows, reach, "amax")
-    return base, (row_end - valid).unsqueeze(1)
+    return base, row_end - valid

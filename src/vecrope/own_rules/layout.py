@@ -6,8 +6,8 @@ Positions are written from it, and so are the blocks of a plan.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain, pairwise, repeat
 from operator import mul, sub
@@ -46,6 +46,8 @@ class Layout:
 
     Attributes:
         pieces: in the order of the tokens. What is a piece does not go on into another row.
+        now: the running position, and `at` the next token.
+        reach: one more than the largest position of the row that `now` does not tell of.
         ends: of each row, the position that its delta leads to.
         media: in the order of the prompt, the first token of a medium, the one behind its last,
             and its number among the rows of all images, and of all videos behind them; of a video
@@ -55,22 +57,40 @@ class Layout:
     def __init__(self, tokens: Tokens, index_axes: int | None = None) -> None:
         self.tokens = tokens
         self.pieces: list[Piece] = []
+        self.now = self.at = self.reach = 0
         self.ends: list[int] = []
         self.media: list[tuple[int, int, int]] = []
         self.num_axes = 3 + (index_axes or 0)
         self._index_axes = index_axes
 
-    def count(self, first: int, tokens: int) -> None:
-        """Add tokens of text, if any, which count up from `first` on all axes."""
-        if tokens:
-            self.pieces.append((first, None, range(first, first + tokens)))
+    def rows(self, starts: Sequence[int]) -> Iterator[tuple[int, range]]:
+        """Yield the end of each row, and which of the ascending `starts` of media are in it.
 
-    def cells(self, time: int, rows: Sequence[int], columns: Sequence[int]) -> None:
+        Behind what is added meanwhile comes text, up to the row's end.
+        """
+        first = 0
+        for end in self.tokens.bounds[1:]:
+            last = bisect_left(starts, end, first)
+            self.now = self.reach = 0
+            yield end, range(first, last)
+            self.text(end)
+            self.ends.append(max(self.now, self.reach))
+            first = last
+
+    def text(self, stop: int) -> None:
+        """Add the tokens before `stop`, if any, as text."""
+        if stop > self.at:
+            now, self.now = self.now, self.now + stop - self.at
+            self.pieces.append((now, None, range(now, self.now)))
+            self.at = stop
+
+    def frame(self, time: int, rows: Sequence[int], columns: Sequence[int]) -> None:
         """Add a frame, line after line: its position in time, those of its rows and columns.
 
-        The columns of a line do not descend.
+        The columns of a line do not descend. The running position is left as it is.
         """
         self.pieces.append((time, rows, columns))
+        self.at += len(rows) * len(columns)
 
     def deltas(self, spec: MRopeSpec) -> list[int]:
         """Return the delta of each row."""

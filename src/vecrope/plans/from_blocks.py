@@ -93,7 +93,7 @@ def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid | None:
     tokens, deltas, dtype = layout.tokens, layout.deltas(spec), positions_dtype(inputs, spec)
     tail = _no_tail(inputs)
     if isinstance(rule, GlmImage):
-        tail = tail_of_rows(read_rows(tokens, spec) or [], spec)
+        tail = tail_of_rows(read_rows(tokens, spec), spec)
     return tokens, layout.blocks(), layout.num_axes, deltas, dtype, spec.padding_value, tail
 
 
@@ -147,7 +147,7 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
     tail, misfit = _no_tail(inputs), None
     if isinstance(spec.own_rule, GlmImage):
-        reading = read_markers(inputs, spec, validate=False)
+        reading = read_markers(inputs, spec, validate=validate and tracing)
         tail, misfit = tail_of(reading, spec), reading.misfit
     deltas = rope_deltas.view(-1)
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
@@ -159,4 +159,4 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
         generated_rows=tail.rows,
         **fields_of(ids.shape, spec, position_ids.dtype),
     )
-    return plan.voided(misfit) if misfit is not None and validate and tracing else plan
+    return plan if misfit is None else plan.voided(misfit)

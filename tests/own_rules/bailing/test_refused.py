@@ -27,28 +27,28 @@ from tests.own_rules.bailing.calls import BLOCKS, FRAMES
             ["ttI"],
             {"image_grid_thw": [[1, 2, 2]]},
             "row 0, token 2: an image must follow a start marker, expected the id 7 right before "
-            "each, got a run of 1 image tokens after 0",
+            "it, got the id 0",
             id="no marker",
         ),
         pytest.param(
             BLOCKS,
             ["I"],
             {"image_grid_thw": [[1, 2, 2]]},
-            "got a run of 1 image tokens without one",
+            "row 0, token 0: an image must follow .* got no token",
             id="at the start of a row",
         ),
         pytest.param(
             BLOCKS,
             ["tt<", "Itt"],
             {"image_grid_thw": [[1, 2, 2]]},
-            "row 1, token 0: an image must follow .* without one",
+            "row 1, token 0: an image must follow .* got no token",
             id="a marker in the row before",
         ),
         pytest.param(
             BLOCKS,
             ["<II"],
             {"image_grid_thw": [[1, 2, 2]] * 2},
-            "row 0, token 2: an image must follow .* after 9",
+            "row 0, token 2: an image must follow .* got the id 9",
             id="touching images",
         ),
         pytest.param(
@@ -69,7 +69,7 @@ from tests.own_rules.bailing.calls import BLOCKS, FRAMES
             FRAMES,
             ["<VV"],
             {"video_grid_thw": [[2, 2, 2]]},
-            "each frame of a video must follow .* got a run of 2 video tokens",
+            "row 0, token 2: each frame of a video must follow .* got the id 10",
             id="two frames in a run",
         ),
         pytest.param(
@@ -94,7 +94,11 @@ from tests.own_rules.bailing.calls import BLOCKS, FRAMES
             id="too negative",
         ),
         pytest.param(
-            BLOCKS, [""], {"image_grid_thw": [[1, 2, 2]]}, "input_ids hold none", id="no tokens"
+            BLOCKS,
+            [""],
+            {"image_grid_thw": [[1, 2, 2]]},
+            "left over: expected 1 image tokens",
+            id="no tokens",
         ),
     ],
 )

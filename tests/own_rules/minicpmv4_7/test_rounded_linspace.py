@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecrope.own_rules.minicpmv4_7.host import spread_over
-from vecrope.own_rules.minicpmv4_7.positions import rounded_linspace
+from vecrope.own_rules.minicpmv4_7.static import rounded_linspace
 
 
 def spread(index, extent, count):

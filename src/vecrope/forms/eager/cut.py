@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from operator import sub
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from vecrope.spec import MRopeSpec
 
 # Index of the first token and behind the last, item, and tokens of the group in its parts before.
 Part = tuple[int, int, int, int]
-_PATCH_SIZES = (14, 16)
+PATCH_SIZES = (14, 16)
 
 
 def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
@@ -30,6 +31,17 @@ def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
         )
     name = "image_token_id" if kind == IMAGE else "video_token_id"
     return f" ({name} {getattr(spec, name)} does not occur in input_ids)"
+
+
+def in_pixels(name: str, fits: Iterable[bool]) -> str:
+    """Return the remark, in parentheses, on sizes that fit if divided by one of `PATCH_SIZES`."""
+    return f" ({name} seems to count pixels; it counts patches)" if any(fits) else ""
+
+
+def why_short(name: str, remark: str, *, unexpanded: bool) -> str:
+    """Return why an item may have too few tokens, or the remark if there is one."""
+    or_not = ", or never expanded by the processor" if unexpanded else ""
+    return remark or f"; was the prompt truncated inside the {name}{or_not}?"
 
 
 class Placeholders(NamedTuple):
@@ -102,12 +114,11 @@ class Placeholders(NamedTuple):
         frame = ""
         if self.kind == VIDEO and self.spec.separate_frames:
             frame = f"frame {self._number(group)} of "
-        why = f"; was the prompt truncated inside the {self.name}"
-        if tokens == 1 and self._found == len(self._grids):
-            why += ", or never expanded by the processor"
+        unexpanded = tokens == 1 and self._found == len(self._grids)
         return (
             f"row {self.runs.row_of(stop - 1)}, {frame}{self._named(item)} needs "
-            f"{self.items.area[item]} tokens, got {tokens} in one run{self._hint or why + '?'}"
+            f"{self.items.area[item]} tokens, got {tokens} in one run"
+            + why_short(self.name, self._hint, unexpanded=unexpanded)
         )
 
     def _left_over(self, group: int) -> str:
@@ -129,9 +140,8 @@ class Placeholders(NamedTuple):
             return f" ({self.name}_grid_thw was not given)"
         if not found:
             return none_found(kind, spec, by_types=self.inputs.mm_token_type_ids is not None)
-        if any(self._expected == found * size**2 for size in _PATCH_SIZES):
-            return f" ({self.name}_grid_thw seems to count pixels; it counts patches)"
-        return ""
+        fits = (self._expected == found * size**2 for size in PATCH_SIZES)
+        return in_pixels(f"{self.name}_grid_thw", fits)
 
     @property
     def _found(self) -> int:

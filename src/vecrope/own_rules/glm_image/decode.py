@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.families.rules import GlmImage
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import refuse_videos, unmasked_tokens
+from vecrope.inputs import Inputs, on_cpu
+from vecrope.own_rules.common import kept_tokens, unmasked_tokens
 from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
 from vecrope.own_rules.glm_image.host import decode_positions, read_rows
 from vecrope.own_rules.glm_image.prompt import Reading, read_markers
@@ -93,29 +93,21 @@ def get_decode_position_ids(
         raise ValueError(f"spec must be one of glm_image, got one of {spec.model_type}")
     tracing = prepared.tracing
     _check_capacity(max_decode_tokens, not tracing and (validate or input_ids.is_cpu))
-    refuse_videos(prepared.inputs, spec)
-    if validate and input_ids.is_cpu and not tracing:
-        rows = read_rows(unmasked_tokens(prepared.inputs), spec)
-        answer = None if rows is None else decode_positions(rows, spec, max_decode_tokens)
-        if answer is not None:
-            return answer
-        # What does not fit is named below.
+    if validate and not tracing:
+        on_host = prepared.inputs if input_ids.is_cpu else on_cpu(prepared.inputs)
+        rows = read_rows(unmasked_tokens(on_host), spec)
+        positions, lengths = decode_positions(rows, spec, max_decode_tokens)
+        return positions.to(input_ids.device), lengths.to(input_ids.device)
     reading = read_markers(prepared.inputs, spec, validate=validate)
     tail = tail_of(reading, spec)
     lengths = tail.rows[1]
     if max_decode_tokens is None:
         max_decode_tokens = int(lengths.max())
-    elif validate and not tracing and int(lengths.max()) > max_decode_tokens:
-        row = int(lengths.argmax())
-        raise ValueError(
-            f"max_decode_tokens must be at least {int(lengths[row])} for row {row}, "
-            f"got {max_decode_tokens}"
-        )
     numbers = torch.arange(lengths.shape[0], device=lengths.device).unsqueeze(1)
     column = torch.arange(max_decode_tokens, device=lengths.device)
     positions = positions_on_tail(tail, numbers, column).transpose(0, 1)
     fault = lengths.max() > max_decode_tokens
-    if validate and tracing:
+    if reading.misfit is not None:
         fault = fault | reading.misfit
     return torch.where(fault, -1, positions), torch.where(fault, -1, lengths)
 
@@ -139,8 +131,9 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
     frames, height, width = reading.grids.long().unbind(1)
     side, area = torch.maximum(height, width), height * width
     gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
-    start = reading.valid.long() + gain
-    side, area = (value.masked_fill(~reading.targets, 0) for value in (side, area))
+    start = reading.stream.row_sums(kept_tokens(reading.stream)).long() + gain
+    targets = reading.real & (reading.ordinals >= reading.num_closed[reading.grid_rows])
+    side, area = (value.masked_fill(~targets, 0) for value in (side, area))
     generated, taken = _sum_in_rows(reading, area), _sum_in_rows(reading, side)
     ends = generated if spec.convention == "sglang" else reading.grids_in_row
     count = (generated + 1).masked_fill(ends == 0, 0)

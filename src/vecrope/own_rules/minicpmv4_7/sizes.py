@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Any
+from itertools import chain, filterfalse
 
 from vecrope import checks
 from vecrope.families.rules import MiniCPMV47
@@ -43,14 +42,14 @@ def read_sizes(inputs: Inputs, rule: MiniCPMV47) -> list[list[tuple[int, int, in
         ValueError: for sizes that are neither sound nor zeros.
     """
     given, factor = [], rule.downsample_factor
+    # A range answers at once whether it holds a number.
+    sound = range(factor, MAX_SIDE * factor, 1 if inputs.round_grid_sides else factor)
     for name in NAMES:
         sizes = getattr(inputs, name)
         rows = [] if sizes is None else sizes.tolist()
         given.append([(at, *size) for at, size in enumerate(rows) if any(size)])
-        unsound = {
-            side for side in {*chain.from_iterable(rows)} if not is_sound(side, rule, inputs)
-        }
-        for at, *size in given[-1]:
+        unsound = {*filterfalse(sound.__contains__, {*chain.from_iterable(rows)})}
+        for at, *size in given[-1] if unsound else ():
             if not unsound.isdisjoint(size):
                 what = "sides" if inputs.round_grid_sides else f"multiples of {factor}"
                 raise ValueError(
@@ -59,10 +58,3 @@ def read_sizes(inputs: Inputs, rule: MiniCPMV47) -> list[list[tuple[int, int, in
                     f"got {tuple(size)}"
                 )
     return given
-
-
-def is_sound(side: Any, rule: MiniCPMV47, inputs: Inputs) -> Any:
-    """Say whether a height or width, an int or a tensor of them, is one of a crop."""
-    factor = rule.downsample_factor
-    sound = (side >= factor) & (side < MAX_SIDE * factor)
-    return sound if inputs.round_grid_sides else sound & (side % factor == 0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope import checks
+from vecrope.core.modality import TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
 from vecrope.forms.eager.runs import row_starts
@@ -30,6 +33,29 @@ def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
     return make_stream(
         inputs.input_ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=exact
     )
+
+
+def without_masked(stream: Stream) -> tuple[Stream, Tensor]:
+    """Return a stream of at least one token with the masked ones last, and (N,) where each went.
+
+    The bounds are those of the unmasked tokens. The masked ones are -1, or of type text, and what
+    is returned of their places points to some token. Reads no value.
+    """
+    kept, num_tokens = stream.kept, stream.num_tokens
+    if kept is None:
+        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
+    ranks = kept.cumsum(0)
+    # What is masked leaves its place, and all go to one behind the others.
+    target = (ranks - 1).masked_fill(~kept, num_tokens)
+    ids, types = (
+        None
+        if values is None
+        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
+        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
+    )
+    assert ids is not None
+    bounds = pad(ranks, (1, 0))[stream.row_bounds]
+    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
 
 
 class Tokens(NamedTuple):
@@ -107,3 +133,42 @@ def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the positions."""
     ids = inputs.input_ids.dtype
     return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]
+
+
+# The schema of an operator that numbers a batch; `operands_of` returns its arguments.
+OPERANDS = (
+    "(Tensor input_ids, "
+    + "".join(f"Tensor? {name}, " for name in Inputs._fields[1:12])
+    + "bool allow_unused_grids, bool round_grid_sides, str spec) -> (Tensor, Tensor)"
+)
+
+
+def operands_of(inputs: Inputs, spec: MRopeSpec) -> tuple[Any, ...]:
+    """Return a batch and its rules as an operator takes them."""
+    seconds, sound = inputs.second_per_grid_ts, inputs.use_audio_in_video
+    if seconds is not None and not isinstance(seconds, Tensor):
+        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
+    if isinstance(sound, bool):
+        sound = [sound] * (0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0])
+    flags = None if inputs.use_audio_in_video is False else torch.as_tensor(sound, dtype=torch.bool)
+    return *inputs[:6], seconds, inputs.audio_seqlens, flags, *inputs[9:14], spec.as_text
+
+
+def from_operands(operands: Sequence[Any]) -> tuple[Inputs, MRopeSpec]:
+    """Return the batch and the rules that an operator was given."""
+    inputs = Inputs(*operands[:-1])
+    if operands[8] is None:
+        inputs = inputs._replace(use_audio_in_video=False)
+    return inputs, MRopeSpec.from_text(operands[-1])
+
+
+def unset_answer(
+    inputs: Inputs, positions: torch.dtype, deltas: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return positions (3, B, T) or (3, N), and deltas (B, 1), whose values are not set."""
+    ids, bounds = inputs.input_ids, inputs.cu_seqlens
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    return (
+        ids.new_empty((3, *ids.shape), dtype=positions),
+        ids.new_empty((num_rows, 1), dtype=deltas),
+    )

@@ -14,7 +14,15 @@ from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
-from vecrope.own_rules.common import Tokens, positions_dtype, unmasked_tokens
+from vecrope.own_rules.common import (
+    OPERANDS,
+    Tokens,
+    from_operands,
+    operands_of,
+    positions_dtype,
+    unmasked_tokens,
+    unset_answer,
+)
 from vecrope.own_rules.glm_image.host import lay_out_glm_image
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index, lay_out_hunyuan
@@ -23,6 +31,8 @@ from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
+from vecrope.own_rules.omni.checks import check_media_types
+from vecrope.own_rules.omni.media import Dtypes
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
@@ -34,7 +44,7 @@ _LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout | None]] = {
     Hunyuan: lay_out_hunyuan,
     Isaac: lay_out_isaac,
 }
-# On any device, and by no value unless it is to be checked. Omni reads values where it may.
+# On any device, and by no value unless it is to be checked.
 _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
     MiniCPMV47: minicpmv4_7_rope_index,
@@ -43,6 +53,9 @@ _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Isaac: isaac_rope_index,
     OmniRule: omni_rope_index,
 }
+# Each item follows from the one before it, so that the host walks over them; on a device a program
+# of Triton does in unchecked calls, and in all traced ones of minicpmv4_7.
+_BY_ITEMS = (MiniCPMV47, OmniRule)
 _INT64_DELTAS = (Isaac, MiniCPMV47)
 # Up to so many tokens a checked call on a device is answered on the host: the copies take less time
 # than the launches of a rule, and it waits for the device in any case. For three positions of more
@@ -75,17 +88,16 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     rule, ids = spec.own_rule, inputs.input_ids
     implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
     if not validate or torch.compiler.is_compiling():
-        if isinstance(rule, MiniCPMV47) and not triton_takes(ids.device):
-            check_shapes(inputs, spec)
-            answer: tuple[Tensor, Tensor] = _numbered_on_host(
-                inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens,
-                inputs.mm_token_type_ids, inputs.target_sizes, inputs.target_sizes_videos,
-                inputs.allow_unused_grids, inputs.round_grid_sides, spec.as_text,
-            )  # fmt: skip
-            return answer
-        return implementation(inputs, spec, validate=validate)
-    few = ids.numel() <= _MOST_ON_HOST or isinstance(rule, MiniCPMV47)
-    if few and not ids.is_cpu and type(ids) is Tensor:
+        if not isinstance(rule, _BY_ITEMS) or (
+            triton_takes(ids.device) and not (validate and isinstance(rule, OmniRule))
+        ):
+            return implementation(inputs, spec, validate=validate)
+        check = check_media_types if isinstance(rule, OmniRule) else check_shapes
+        check(inputs, spec)
+        answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
+        return answer
+    few = ids.numel() <= _MOST_ON_HOST and type(ids) is Tensor
+    if not ids.is_cpu and (few or isinstance(rule, _BY_ITEMS)):
         position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
         return position_ids.to(ids.device), rope_deltas.to(ids.device)
     layout = lay_out(inputs, spec) if ids.is_cpu else None
@@ -108,52 +120,28 @@ def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tens
 @torch.library.custom_op(
     "vecrope::own_rope_index",
     mutates_args=(),
-    schema="(Tensor input_ids, Tensor? attention_mask, Tensor? cu_seqlens, "
-    "Tensor? mm_token_type_ids, Tensor? target_sizes, Tensor? target_sizes_videos, "
-    "bool allow_unused_grids, bool round_grid_sides, str spec) -> (Tensor, Tensor)",
+    schema=OPERANDS,
     tags=(torch.Tag.cudagraph_unsafe,),
 )
-def _numbered_on_host(*given: Any) -> tuple[Tensor, Tensor]:
+def numbered_on_host(*operands: Any) -> tuple[Tensor, Tensor]:
     """Return what a checked call does, or for a misfit -1s and the least int64 as deltas."""
-    inputs, spec, device = (
-        on_cpu(_inputs_of(*given)),
-        MRopeSpec.from_text(given[-1]),
-        given[0].device,
-    )
+    inputs, spec = from_operands(operands)
+    device = inputs.input_ids.device
+    inputs = on_cpu(inputs)
     try:
         if inputs.cu_seqlens is not None:
             checks.check_cu_seqlens(inputs.cu_seqlens, len(inputs.input_ids))
         position_ids, rope_deltas = own_rope_index(inputs, spec, validate=True)
     except ValueError:
         fault = torch.ones((), dtype=torch.bool, device=device)
-        return invalidate(fault, *_unnumbered(*given))
+        return invalidate(fault, *_unnumbered(*operands))
     return position_ids.to(device), rope_deltas.to(device)
 
 
-@_numbered_on_host.register_fake
-def _unnumbered(*given: Any) -> tuple[Tensor, Tensor]:
-    inputs = _inputs_of(*given)
-    ids, bounds = inputs.input_ids, inputs.cu_seqlens
-    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    dtype = positions_dtype(inputs, MRopeSpec.from_text(given[-1]))
-    return (
-        ids.new_empty((3, *ids.shape), dtype=dtype),
-        ids.new_empty((num_rows, 1), dtype=torch.int64),
-    )
-
-
-def _inputs_of(
-    ids: Tensor,
-    mask: Tensor | None,
-    bounds: Tensor | None,
-    types: Tensor | None,
-    sizes: Tensor | None,
-    video_sizes: Tensor | None,
-    unused: bool,
-    rounded: bool,
-    _: str,
-) -> Inputs:
-    return Inputs(
-        ids, None, None, mask, bounds, types, target_sizes=sizes, target_sizes_videos=video_sizes,
-        allow_unused_grids=unused, round_grid_sides=rounded,
-    )  # fmt: skip
+@numbered_on_host.register_fake
+def _unnumbered(*operands: Any) -> tuple[Tensor, Tensor]:
+    inputs, spec = from_operands(operands)
+    dtypes = positions_dtype(inputs, spec), torch.int64
+    if isinstance(spec.own_rule, OmniRule):
+        dtypes = Dtypes.of(inputs, spec, spec.own_rule)[:2]
+    return unset_answer(inputs, *dtypes)

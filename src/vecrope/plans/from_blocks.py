@@ -82,7 +82,7 @@ def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid | None:
     """Return the blocks of a batch on a CPU; None where something does not fit."""
     rule = spec.own_rule
     if isinstance(rule, OmniRule):
-        check_media_types(inputs, spec, rule)
+        check_media_types(inputs, spec)
         tokens, entries, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
         blocks = blocks_of_entries(entries, rounds=spec.position_dtype == "float32")
         deltas = rope_deltas.view(-1).tolist()

@@ -13,6 +13,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
+from vecrope.own_rules.common import without_masked
 from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, MAX_SIDE, NAMES, is_sound
 from vecrope.spec import MRopeSpec
 
@@ -40,7 +41,7 @@ def static_entries(
         for sizes in (getattr(inputs, name) for name in NAMES)
     )
     sizes = torch.cat((images, videos))
-    stream, slot = _unmasked(stream)
+    stream, slot = without_masked(stream)
     ids, types, unpaired = stream.input_ids, stream.token_types, None
     # None is the id of no token.
     video = ids == (-1 if spec.video_token_id is None else spec.video_token_id)
@@ -78,25 +79,6 @@ def static_entries(
     unsound = sizes.any(1) & ~is_sound(sizes, rule, inputs).all(1)
     fault = misfits.any() | unsound.any() | faults[: 1 if inputs.allow_unused_grids else 2].any()
     return (table, steps, entry, slot), fault if unpaired is None else fault | unpaired
-
-
-def _unmasked(stream: Stream) -> tuple[Stream, Tensor]:
-    """Return a stream of the unmasked tokens, with others behind them, and where each token is."""
-    kept, num_tokens = stream.kept, stream.num_tokens
-    if kept is None:
-        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
-    ranks = kept.cumsum(0)
-    # What is masked leaves its place, and all go to one behind the others.
-    target = (ranks - 1).masked_fill(~kept, num_tokens)
-    ids, types = (
-        None
-        if values is None
-        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
-        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
-    )
-    assert ids is not None
-    bounds = pad(ranks, (1, 0))[stream.row_bounds]
-    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
 
 
 def _inside_markers(

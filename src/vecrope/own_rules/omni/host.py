@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens, unmasked_tokens
 from vecrope.own_rules.omni.entries import Pieces, pieces_of, positions_of
 from vecrope.own_rules.omni.find import find_items
@@ -33,8 +33,6 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     Raises:
         ValueError: for media that are not sound, or do not fit the tokens.
     """
-    if not inputs.input_ids.is_cpu:
-        inputs = on_cpu(inputs)
     tokens, media = unmasked_tokens(inputs), read_media(inputs, spec, rule)
     items = find_items(tokens, media, inputs, spec, rule)
     media = timed(media, [item[3] for item in items], spec, rule)
@@ -62,16 +60,15 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
 
 
 def number_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
-    """Return the positions and deltas of a batch, from any device and on it; it is waited for.
+    """Return the positions and deltas of a batch.
 
     Raises:
         ValueError: as `follow_on_host` does.
     """
-    input_ids = inputs.input_ids
     tokens, pieces, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
     positions = torch.empty((3, 0), dtype=dtypes.positions, device="cpu")
     if pieces.base:
         laid_out = torch.float32 if spec.position_dtype == "float32" else torch.int64
         positions = positions_of(pieces, laid_out).to(dtypes.positions)
-    positions = tokens.in_batch(positions, dtypes.padding).view(3, *input_ids.shape)
-    return positions.to(input_ids.device), rope_deltas.to(input_ids.device)
+    positions = tokens.in_batch(positions, dtypes.padding).view(3, *inputs.input_ids.shape)
+    return positions, rope_deltas

@@ -35,29 +35,6 @@ def open_stream(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Stream:
     )
 
 
-def without_masked(stream: Stream) -> tuple[Stream, Tensor]:
-    """Return a stream of at least one token with the masked ones last, and (N,) where each went.
-
-    The bounds are those of the unmasked tokens. The masked ones are -1, or of type text, and what
-    is returned of their places points to some token. Reads no value.
-    """
-    kept, num_tokens = stream.kept, stream.num_tokens
-    if kept is None:
-        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
-    ranks = kept.cumsum(0)
-    # What is masked leaves its place, and all go to one behind the others.
-    target = (ranks - 1).masked_fill(~kept, num_tokens)
-    ids, types = (
-        None
-        if values is None
-        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
-        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
-    )
-    assert ids is not None
-    bounds = pad(ranks, (1, 0))[stream.row_bounds]
-    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
-
-
 class Tokens(NamedTuple):
     """The unmasked tokens of a batch on a CPU, one row after the other."""
 
@@ -120,6 +97,25 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
             f"video_grid_thw must be None: {spec.model_type} has no videos, "
             f"got {inputs.video_grid_thw.shape[0]}"
         )
+
+
+def unmasked_first(stream: Stream) -> tuple[Stream, Tensor]:
+    """Return a stream of the unmasked tokens, with others behind them, and where each token is."""
+    kept, num_tokens = stream.kept, stream.num_tokens
+    if kept is None:
+        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
+    ranks = kept.cumsum(0)
+    # What is masked leaves its place, and all go to one behind the others.
+    target = (ranks - 1).masked_fill(~kept, num_tokens)
+    ids, types = (
+        None
+        if values is None
+        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
+        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
+    )
+    assert ids is not None
+    bounds = pad(ranks, (1, 0))[stream.row_bounds]
+    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
 
 
 def kept_tokens(stream: Stream) -> Tensor:

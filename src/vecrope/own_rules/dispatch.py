@@ -32,17 +32,19 @@ from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.rope_index import minicpmv4_7_rope_index
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.omni.checks import check_media_types
+from vecrope.own_rules.omni.layout import lay_out_omni
 from vecrope.own_rules.omni.media import Dtypes
 from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
-# By the values of a batch on a CPU: of every family but omni.
+# By the values of a batch on a CPU.
 _LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout | None]] = {
     Bailing: lay_out_bailing,
     MiniCPMV47: lay_out_minicpmv4_7,
     GlmImage: lay_out_glm_image,
     Hunyuan: lay_out_hunyuan,
     Isaac: lay_out_isaac,
+    OmniRule: lay_out_omni,
 }
 # On any device, and by no value unless it is to be checked.
 _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
@@ -54,7 +56,7 @@ _IMPLEMENTATIONS: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     OmniRule: omni_rope_index,
 }
 # Each item follows from the one before it, so that the host walks over them; on a device a program
-# of Triton does in unchecked calls, and in all traced ones of minicpmv4_7.
+# of Triton does in unchecked calls.
 _BY_ITEMS = (MiniCPMV47, OmniRule)
 _INT64_DELTAS = (Isaac, MiniCPMV47)
 # Up to so many tokens a checked call on a device is answered on the host: the copies take less time
@@ -64,17 +66,27 @@ _MOST_ON_HOST = 8192
 
 
 def lay_out(inputs: Inputs, spec: MRopeSpec) -> Layout | None:
-    """Return what a batch holds; None for an omni family, and where something does not fit.
+    """Return what a batch holds; None where something does not fit that is not named at once.
 
     Args:
         inputs: on a CPU; types, shapes and the mask's values have been checked.
         spec: with an `own_rule`.
 
     Raises:
-        ValueError: where what does not fit is named at once (minicpmv4_7).
+        TypeError: for media of the wrong type or dtype.
+        ValueError: for what does not fit, where it is named at once (minicpmv4_7, omni).
     """
-    layout_of = _LAYOUTS.get(type(spec.own_rule))  # type: ignore[arg-type]
-    return None if layout_of is None else layout_of(unmasked_tokens(inputs), spec)
+    _check_media(inputs, spec)
+    lay_out_by_rule = _LAYOUTS[type(spec.own_rule)]  # type: ignore[index]
+    return lay_out_by_rule(unmasked_tokens(inputs), spec)
+
+
+def _check_media(inputs: Inputs, spec: MRopeSpec) -> None:
+    """Check types and shapes of what the other families do not have; reads no value."""
+    if isinstance(spec.own_rule, OmniRule):
+        check_media_types(inputs, spec)
+    elif isinstance(spec.own_rule, MiniCPMV47):
+        check_shapes(inputs, spec)
 
 
 def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -88,14 +100,12 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     rule, ids = spec.own_rule, inputs.input_ids
     implementation = _IMPLEMENTATIONS[type(rule)]  # type: ignore[index]
     if not validate or torch.compiler.is_compiling():
-        if not isinstance(rule, _BY_ITEMS) or (
-            triton_takes(ids.device) and not (validate and isinstance(rule, OmniRule))
-        ):
-            return implementation(inputs, spec, validate=validate)
-        check = check_media_types if isinstance(rule, OmniRule) else check_shapes
-        check(inputs, spec)
-        answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
-        return answer
+        if isinstance(rule, _BY_ITEMS):
+            _check_media(inputs, spec)
+            if validate or not triton_takes(ids.device):
+                answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
+                return answer
+        return implementation(inputs, spec, validate=validate)
     few = ids.numel() <= _MOST_ON_HOST and type(ids) is Tensor
     if not ids.is_cpu and (few or isinstance(rule, _BY_ITEMS)):
         position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
@@ -109,12 +119,19 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
 
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of what `lay_out` returned of `inputs`."""
-    dtype = positions_dtype(inputs, spec)
-    positions = layout.tokens.in_batch(layout.positions().to(dtype), spec.padding_value)
-    if isinstance(spec.own_rule, _INT64_DELTAS):
-        dtype = torch.int64
-    rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
+    dtype, of_deltas, padding = answer_dtypes(inputs, spec)
+    positions = layout.tokens.in_batch(layout.positions().to(dtype), padding)
+    rope_deltas = torch.tensor(layout.deltas(spec), dtype=of_deltas, device="cpu").view(-1, 1)
     return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
+
+
+def answer_dtypes(inputs: Inputs, spec: MRopeSpec) -> tuple[torch.dtype, torch.dtype, int]:
+    """Return the dtypes of the positions and of the deltas, and the position of masked tokens."""
+    if isinstance(spec.own_rule, OmniRule):
+        return Dtypes.of(inputs, spec, spec.own_rule)[:3]
+    dtype = positions_dtype(inputs, spec)
+    of_deltas = torch.int64 if isinstance(spec.own_rule, _INT64_DELTAS) else dtype
+    return dtype, of_deltas, spec.padding_value
 
 
 @torch.library.custom_op(
@@ -141,7 +158,4 @@ def numbered_on_host(*operands: Any) -> tuple[Tensor, Tensor]:
 @numbered_on_host.register_fake
 def _unnumbered(*operands: Any) -> tuple[Tensor, Tensor]:
     inputs, spec = from_operands(operands)
-    dtypes = positions_dtype(inputs, spec), torch.int64
-    if isinstance(spec.own_rule, OmniRule):
-        dtypes = Dtypes.of(inputs, spec, spec.own_rule)[:2]
-    return unset_answer(inputs, *dtypes)
+    return unset_answer(inputs, *answer_dtypes(inputs, spec)[:2])

@@ -13,7 +13,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import MiniCPMV47
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import without_masked
+from vecrope.own_rules.common import unmasked_first
 from vecrope.own_rules.minicpmv4_7.sizes import IDS, LIMIT, MAX_SIDE, NAMES, is_sound
 from vecrope.spec import MRopeSpec
 
@@ -41,7 +41,7 @@ def static_entries(
         for sizes in (getattr(inputs, name) for name in NAMES)
     )
     sizes = torch.cat((images, videos))
-    stream, slot = without_masked(stream)
+    stream, slot = unmasked_first(stream)
     ids, types, unpaired = stream.input_ids, stream.token_types, None
     # None is the id of no token.
     video = ids == (-1 if spec.video_token_id is None else spec.video_token_id)

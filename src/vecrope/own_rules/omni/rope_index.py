@@ -10,8 +10,6 @@ from torch import Tensor
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import OPERANDS, from_operands, operands_of, unset_answer
-from vecrope.own_rules.omni.checks import check_media_types
-from vecrope.own_rules.omni.host import number_on_host
 from vecrope.own_rules.omni.media import Dtypes
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.spec import MRopeSpec
@@ -29,27 +27,18 @@ def omni_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple
     are gone through one after the other; the tokens are not.
 
     Args:
-        inputs: types, shapes and the mask's values have been checked. With `validate` they are on a
-            CPU, without it on a device with Triton, where no value is read.
+        inputs: types, shapes and the mask's values have been checked; on a device with Triton.
         spec: with an `OmniRule`.
-        validate: check that the tokens and the media fit.
+        validate: must be False: `lay_out_omni` checks values, on a CPU.
 
     Returns:
         `position_ids` (3, B, T) or (3, N), of `spec.position_dtype`, or of `text_dtype` in a batch
         without any grid; `rope_deltas` (B, 1) float32 where positions are, else int64.
 
-    Raises:
-        TypeError: for a medium of the wrong type or dtype.
-        ValueError: for media that are missing, of the wrong shape, or do not fit the tokens.
-
     The rules are those of transformers' `get_rope_index` of both families, of SGLang's
     `get_rope_index_qwen3_omni` and of vLLM's `get_mrope_input_positions` of both.
     """
-    rule = spec.own_rule
-    assert isinstance(rule, OmniRule)
-    check_media_types(inputs, spec)
-    if validate:
-        return number_on_host(inputs, spec, rule)
+    assert not validate
     answer: tuple[Tensor, Tensor] = omni_operator(*operands_of(inputs, spec))
     return answer
 

@@ -10,7 +10,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import without_masked
+from vecrope.own_rules.common import unmasked_first
 from vecrope.own_rules.omni.media import Dtypes, chunk_length, float32, seconds_of
 from vecrope.spec import MRopeSpec
 
@@ -26,7 +26,7 @@ def static_rope_index(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[
     )
     masked = None if stream.kept is None else ~stream.kept
     lengths = taken = stream.row_bounds.diff()
-    stream, slot = without_masked(stream)
+    stream, slot = unmasked_first(stream)
     entries, largest = _follow(stream, inputs, spec, rule)
     has_sound = inputs.use_audio_in_video is not False
     positions = _positions(entries, stream.num_tokens, spec, rule, has_sound=has_sound)

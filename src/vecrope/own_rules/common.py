@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,3 +186,42 @@ def tokens_of(runs: Runs, row: int, kinds: Collection[int]) -> list[int]:
         if runs.kinds[run] in kinds
         for token in range(runs.starts[run], runs.starts[run + 1])
     ]
+
+
+# The schema of an operator that numbers a batch; `operands_of` returns its arguments.
+OPERANDS = (
+    "(Tensor input_ids, "
+    + "".join(f"Tensor? {name}, " for name in Inputs._fields[1:12])
+    + "bool allow_unused_grids, bool round_grid_sides, str spec) -> (Tensor, Tensor)"
+)
+
+
+def operands_of(inputs: Inputs, spec: MRopeSpec) -> tuple[Any, ...]:
+    """Return a batch and its rules as an operator takes them."""
+    seconds, sound = inputs.second_per_grid_ts, inputs.use_audio_in_video
+    if seconds is not None and not isinstance(seconds, Tensor):
+        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
+    if isinstance(sound, bool):
+        sound = [sound] * (0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0])
+    flags = None if inputs.use_audio_in_video is False else torch.as_tensor(sound, dtype=torch.bool)
+    return *inputs[:6], seconds, inputs.audio_seqlens, flags, *inputs[9:14], spec.as_text
+
+
+def from_operands(operands: Sequence[Any]) -> tuple[Inputs, MRopeSpec]:
+    """Return the batch and the rules that an operator was given."""
+    inputs = Inputs(*operands[:-1])
+    if operands[8] is None:
+        inputs = inputs._replace(use_audio_in_video=False)
+    return inputs, MRopeSpec.from_text(operands[-1])
+
+
+def zero_answer(
+    inputs: Inputs, positions: torch.dtype, deltas: torch.dtype, num_axes: int = 3
+) -> tuple[Tensor, Tensor]:
+    """Return positions (A, B, T) or (A, N), and deltas (B, 1), of 0."""
+    ids, bounds = inputs.input_ids, inputs.cu_seqlens
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    return (
+        ids.new_zeros((num_axes, *ids.shape), dtype=positions),
+        ids.new_zeros((num_rows, 1), dtype=deltas),
+    )

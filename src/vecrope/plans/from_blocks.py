@@ -16,18 +16,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
-from vecrope.families.rules import GlmImage, OmniRule
+from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, positions_dtype
-from vecrope.own_rules.dispatch import lay_out, own_rope_index
+from vecrope.own_rules.common import Tokens
+from vecrope.own_rules.dispatch import answer_dtypes, lay_out, own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail
 from vecrope.own_rules.glm_image.host import read_rows, tail_of_rows
 from vecrope.own_rules.glm_image.prompt import read_markers
 from vecrope.own_rules.layout import ALONG, Block
-from vecrope.own_rules.omni.blocks import blocks_of_entries
-from vecrope.own_rules.omni.checks import check_media_types
-from vecrope.own_rules.omni.host import follow_on_host
 from vecrope.plans.line_plan import LinePlan, code_of, entries_of_tokens
 from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared
@@ -78,23 +75,14 @@ def _table(columns: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     return torch.tensor(columns, dtype=dtype, device="cpu").t().contiguous()
 
 
-def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid | None:
-    """Return the blocks of a batch on a CPU; None where something does not fit."""
-    rule = spec.own_rule
-    if isinstance(rule, OmniRule):
-        check_media_types(inputs, spec, rule)
-        tokens, entries, rope_deltas, dtypes = follow_on_host(inputs, spec, rule)
-        blocks = blocks_of_entries(entries, rounds=spec.position_dtype == "float32")
-        deltas = rope_deltas.view(-1).tolist()
-        return tokens, blocks, 3, deltas, dtypes.positions, dtypes.padding, _no_tail(inputs)
-    layout = lay_out(inputs, spec)
-    if layout is None:
-        return None
-    tokens, deltas, dtype = layout.tokens, layout.deltas(spec), positions_dtype(inputs, spec)
-    tail = _no_tail(inputs)
-    if isinstance(rule, GlmImage):
-        tail = tail_of_rows(read_rows(tokens, spec), spec)
-    return tokens, layout.blocks(), layout.num_axes, deltas, dtype, spec.padding_value, tail
+def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid:
+    """Return the blocks of a batch on a CPU."""
+    layout, tail = lay_out(inputs, spec), _no_tail(inputs)
+    dtype, _, padding = answer_dtypes(inputs, spec)
+    if isinstance(spec.own_rule, GlmImage):
+        tail = tail_of_rows(read_rows(layout.tokens, spec), spec)
+    blocks, deltas = layout.blocks(), layout.deltas(spec)
+    return layout.tokens, blocks, layout.num_axes, deltas, dtype, padding, tail
 
 
 def _with_masked(

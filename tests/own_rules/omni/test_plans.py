@@ -8,8 +8,7 @@ from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.omni.blocks import blocks_of_entries
-from vecrope.own_rules.omni.entries import pieces_of, positions_of
+from vecrope.own_rules.omni.layout import blocks_of, pieces_of, write_pieces
 from vecrope.own_rules.omni.media import Media
 
 
@@ -33,5 +32,5 @@ def test_rounded_sound_is_a_block_a_token():
     sound = [True, False], [6], offsets, [(), ()]
     media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
     pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
-    positions = torch.tensor(positions_of_blocks(blocks_of_entries(pieces, rounds=True)))
-    assert torch.equal(positions, positions_of(pieces, torch.float32))
+    positions = torch.tensor(positions_of_blocks(blocks_of(pieces, rounds=True)))
+    assert torch.equal(positions, write_pieces(pieces, torch.float32))

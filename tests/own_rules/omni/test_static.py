@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import get_rope_index
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni import rope_index as dispatch
+from vecrope.own_rules import dispatch
+from vecrope.own_rules.common import operands_of
+from vecrope.own_rules.omni.rope_index import omni_operator
 from vecrope.own_rules.omni.static import static_rope_index
 from vecrope.testing import Prompt, Refusal, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
@@ -261,6 +263,17 @@ def test_exported_equals_eager():
 # The operator
 
 
+def inputs_of(prompt, **changes):
+    return Inputs(
+        prompt.input_ids,
+        prompt.image_grid_thw,
+        prompt.video_grid_thw,
+        second_per_grid_ts=prompt.second_per_grids,
+        audio_seqlens=prompt.audio_seqlens,
+        use_audio_in_video=True,
+    )._replace(**changes)
+
+
 @pytest.mark.parametrize("on_device", [False, True])
 def test_it_is_a_sound_operator(on_device, request):
     if on_device:
@@ -268,9 +281,17 @@ def test_it_is_a_sound_operator(on_device, request):
     prompt = video_with_sound(
         spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
     )
-    media = prompt.image_grid_thw, prompt.video_grid_thw, None, None, prompt.second_per_grids
-    rest = prompt.audio_seqlens, torch.tensor([True]), False, False, False, prompt.spec.as_text
-    torch.library.opcheck(dispatch.omni_operator, (prompt.input_ids, *media, *rest))
+    operator = omni_operator if on_device else dispatch.numbered_on_host
+    torch.library.opcheck(operator, operands_of(inputs_of(prompt), prompt.spec))
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_without_a_token_there_is_a_delta_for_each_row():
+    spec = spec_of("qwen3_omni_moe", "transformers", 13)
+    for shape in ((2, 0), (0, 5)):
+        ids = torch.zeros(shape, dtype=torch.int64)
+        expected = get_rope_index(ids, spec)
+        assert_same(get_rope_index(ids, spec, validate=False), expected)
 
 
 @pytest.mark.usefixtures("as_on_gpu")
@@ -332,17 +353,10 @@ def test_few_launches(model_type, convention, monkeypatch):
     prompt = video_with_sound(
         spec_of(model_type, convention, 13), frames=4, height=2, width=2, seconds=0.5
     )
-    inputs = Inputs(
-        prompt.input_ids,
-        video_grid_thw=prompt.video_grid_thw,
-        attention_mask=torch.ones_like(prompt.input_ids, dtype=torch.bool),
-        second_per_grid_ts=prompt.second_per_grids,
-        audio_seqlens=prompt.audio_seqlens,
-        use_audio_in_video=True,
-    )
+    inputs = inputs_of(prompt, attention_mask=torch.ones_like(prompt.input_ids, dtype=torch.bool))
     with unchecked:
-        answer = static_rope_index(inputs, prompt.spec, prompt.spec.own_rule, validate=False)
-    assert_same(answer[:2], rope_index(prompt))
+        answer = static_rope_index(inputs, prompt.spec, prompt.spec.own_rule)
+    assert_same(answer, rope_index(prompt))
     assert unchecked.number <= 100
 
 

@@ -75,17 +75,15 @@ def _put(entries, number, num_entries, place, base, frames, in_frame, width, sec
 @triton.jit
 def follow(
     at,
-    token,
+    ids,
     marked,
     bounds,
     grids,
     seconds,
-    has_sound,
     lengths,
     rates,
     entries,
     largest,
-    needs,
     num_items,
     num_rows,
     num_images,
@@ -115,10 +113,8 @@ def follow(
     reached = position - 1
     for item in range(num_items + 1):
         place = tl.load(at + item, mask=item < num_items, other=num_tokens)
-        is_marked = tl.load(marked + item, mask=place < num_tokens, other=0).to(tl.int64)
-        start = place - is_marked
         row_end = tl.load(bounds + row + 1, mask=row < num_rows, other=0)
-        while (row < num_rows) & (row_end <= start):
+        while (row < num_rows) & (row_end <= place):
             number = _put(entries, number, num_entries, begin, position, 0, 1, 1, 1)
             text = (row_end - begin).to(tl.float64)
             highest = tl.maximum(reached, _near(position + text - 1, ROUNDS))
@@ -127,21 +123,21 @@ def follow(
             begin, position, reached = row_end, position * 0, reached * 0 - 1
             row_end = tl.load(bounds + row + 1, mask=row < num_rows, other=0)
         if place < num_tokens:
-            of = tl.load(token + item)
+            of = tl.load(ids + place)
+            is_marked = tl.load(marked + place).to(tl.int64)
             is_heard = ((of != IMAGE) & (of != VIDEO)).to(tl.int64)
             is_image = is_marked * (of == IMAGE).to(tl.int64)
             image = _next_grid(grids, image, num_images, MERGE)
             video = _next_grid(grids, video, num_visuals, MERGE)
             audio = _next_audio(lengths, audio, num_audios, WINDOW)
             visual = tl.where(is_image > 0, image, video)
-            is_given = visual < tl.where(is_image > 0, num_images, num_visuals)
-            is_given = is_given & (is_marked > 0)
+            most = tl.where(is_image > 0, num_images, num_visuals)
+            is_given = (is_marked > 0) & (visual < most)
             frames = tl.load(grids + 3 * visual, mask=is_given, other=0)
             height = tl.load(grids + 3 * visual + 1, mask=is_given, other=0) // MERGE
             width = tl.load(grids + 3 * visual + 2, mask=is_given, other=0) // MERGE
-            step = tl.load(seconds + visual, mask=is_given, other=1.0)
-            sounds = tl.load(has_sound + visual, mask=is_given, other=0).to(tl.int64)
-            is_misplaced = is_given & (is_image == 0) & (sounds != is_heard)
+            of_video = is_given & (is_image == 0)
+            step = tl.load(seconds + visual - num_images, mask=of_video, other=1.0)
             heard = tl.load(lengths + audio, mask=(is_heard > 0) & (audio < num_audios), other=0)
             heard = _audio_tokens(heard, WINDOW)
             image += is_image
@@ -150,6 +146,7 @@ def follow(
             in_frame = height * width
             area = frames * in_frame
 
+            start = place - is_marked
             lead = 1 + is_marked * is_heard
             if MARKERS == 2:
                 lead = lead * 0 + 1
@@ -198,23 +195,3 @@ def follow(
             tail = (moved - 1).to(tl.float64)
             position = _near(_near(end + 1, ROUNDS) + tail, ROUNDS)
             reached = tl.maximum(reached, tl.maximum(highest, _near(end + tail, ROUNDS)))
-
-            first = place + is_heard
-            stop = first + area + heard
-            following = tl.load(at + item + 1, mask=item + 1 < num_items, other=num_tokens)
-            there = tl.load(marked + item + 1, mask=following < num_tokens, other=0).to(tl.int64)
-            limit = tl.minimum(row_end, following - there)
-            lacks = ((is_marked > 0) & (area == 0)) | ((is_heard > 0) & (heard == 0))
-            is_faulty = lacks | is_misplaced | (stop + 1 + is_marked * is_heard > limit)
-            column = needs + item
-            tl.store(column, first)
-            tl.store(column + num_items + 1, stop)
-            tl.store(column + 2 * (num_items + 1), area * is_image)
-            tl.store(column + 3 * (num_items + 1), area * (1 - is_image))
-            tl.store(column + 4 * (num_items + 1), heard)
-            tl.store(column + 5 * (num_items + 1), is_faulty.to(tl.int64))
-    image = _next_grid(grids, image, num_images, MERGE)
-    video = _next_grid(grids, video, num_visuals, MERGE)
-    audio = _next_audio(lengths, audio, num_audios, WINDOW)
-    left = (image < num_images) | (video < num_visuals) | (audio < num_audios)
-    tl.store(needs + 6 * num_items + 5, left.to(tl.int64))

@@ -12,8 +12,10 @@ from vecrope.own_rules.omni.media import MOST_FLOAT
 from vecrope.spec import MRopeSpec
 
 
-def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
+def check_media_types(inputs: Inputs, spec: MRopeSpec) -> None:
     """Check what the shared checks of types and shapes do not know; reads no value."""
+    rule = spec.own_rule
+    assert isinstance(rule, OmniRule)
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "tokens_per_second"):
         if getattr(spec, name) is None:
             raise ValueError(f"{name} must be given for {spec.model_type!r}, got None")

@@ -9,18 +9,15 @@ from typing import NoReturn
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.runs import START, Runs, runs_of_ids
-from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 
 # Audio, and what it starts with. `START` starts images and videos.
 AUDIO, AUDIO_START = START + 2, START + 3
+_CLIP = bytes((VIDEO, AUDIO))
 _NAMES = {IMAGE: "image", VIDEO: "video", AUDIO: "audio"}
 _ARGUMENTS = {IMAGE: "image_grid_thw", VIDEO: "video_grid_thw", AUDIO: "audio_seqlens"}
-
-
-_CLIP = bytes((VIDEO, AUDIO))
 
 # An image, a video, an audio, or a video with its sound: its leading markers, its placeholders, and
 # as many trailing markers. Row; token of the first marker; markers on either side; number in
@@ -28,38 +25,20 @@ _CLIP = bytes((VIDEO, AUDIO))
 Item = tuple[int, int, int, int, int]
 
 
-def find_items(
-    tokens: Tokens, media: Media, inputs: Inputs, spec: MRopeSpec, rule: OmniRule
-) -> list[Item]:
-    """Return the items in the order of the prompt; `media` is what `inputs` describe.
-
-    Raises:
-        ValueError: for media and tokens that do not fit.
-    """
-    ids = {
-        IMAGE: spec.image_token_id,
-        VIDEO: spec.video_token_id,
-        AUDIO: rule.audio_token_id,
-        START: spec.vision_start_token_id,
-        AUDIO_START: rule.audio_start_token_id,
-    }
-    finder = _Finder(tokens, media, inputs, ids)
-    items: list[Item] = []
-    if tokens.bounds[-1]:
-        kinds = tuple((token, kind) for kind, token in ids.items())
-        items = finder.items(runs_of_ids(tokens.ids, kinds, tokens.bounds))
-    if not inputs.allow_unused_grids:
-        finder.check_none_left_over()
-    return items
-
-
-class _Finder:
+class Finder:
     """Walks the runs of a batch, and takes the media in the order in which they are met."""
 
-    def __init__(
-        self, tokens: Tokens, media: Media, inputs: Inputs, ids: dict[int, int | None]
-    ) -> None:
-        self.tokens, self.media, self.inputs, self.ids = tokens, media, inputs, ids
+    def __init__(self, tokens: Tokens, media: Media, spec: MRopeSpec) -> None:
+        rule = spec.own_rule
+        assert isinstance(rule, OmniRule)
+        self.tokens, self.inputs, self.media = tokens, tokens.inputs, media
+        self.ids = {
+            IMAGE: spec.image_token_id,
+            VIDEO: spec.video_token_id,
+            AUDIO: rule.audio_token_id,
+            START: spec.vision_start_token_id,
+            AUDIO_START: rule.audio_start_token_id,
+        }
         videos = media.num_images
         self.given = {
             IMAGE: [at for at, size in enumerate(media.area[:videos]) if size],
@@ -68,9 +47,20 @@ class _Finder:
         }
         self.left = {kind: iter(given) for kind, given in self.given.items()}
 
-    def items(self, runs: Runs) -> list[Item]:
-        """Return the items of at least one token."""
-        kinds, starts, rows, _ = runs
+    def find(self) -> list[Item]:
+        """Return the items in the order of the prompt.
+
+        Raises:
+            ValueError: for media and tokens that do not fit.
+        """
+        items = self._items() if self.tokens.bounds[-1] else []
+        if not self.inputs.allow_unused_grids:
+            self._check_none_left_over()
+        return items
+
+    def _items(self) -> list[Item]:
+        ids = tuple((token, kind) for kind, token in self.ids.items())
+        kinds, starts, rows, _ = runs = runs_of_ids(self.tokens.ids, ids, self.tokens.bounds)
         areas, audios, left = self.media.area, self.media.audio, self.left
         has_grids = self.inputs.image_grid_thw is not None or self.inputs.video_grid_thw is not None
         reads_audio = has_grids or self.inputs.audio_seqlens is not None
@@ -133,7 +123,7 @@ class _Finder:
         of_video = sum(starts[first + 1 : stop + 1 : 2]) - sum(starts[first:stop:2])
         return of_video == area and not kinds[first:stop].strip(_CLIP)
 
-    def check_none_left_over(self) -> None:
+    def _check_none_left_over(self) -> None:
         """Check that every image, video and audio was met."""
         counts = [*map(len, self.given.values())]
         if not self.tokens.bounds[-1] and any(counts):

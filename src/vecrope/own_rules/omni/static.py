@@ -7,91 +7,43 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.search import search
-from vecrope.core.stream import make_stream
+from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni.media import (
-    MOST_FLOAT,
-    Dtypes,
-    chunk_length,
-    float32,
-    seconds_of,
-    sound_of,
-)
+from vecrope.own_rules.common import unmasked_first
+from vecrope.own_rules.omni.media import Dtypes, chunk_length, float32, seconds_of
 from vecrope.spec import MRopeSpec
 
 # Entries that an item takes at most; a row takes one more.
 _ENTRIES = 6
 
 
-def static_rope_index(
-    inputs: Inputs, spec: MRopeSpec, rule: OmniRule, *, validate: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Number a batch of at least one token.
-
-    Returns:
-        The positions and deltas; and with `validate`, 0-d bool, whether something does not fit.
-    """
+def static_rope_index(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> tuple[Tensor, Tensor]:
+    """Return the positions and deltas of a batch of at least one token that fits its media."""
     dtypes = Dtypes.of(inputs, spec, rule)
     stream = make_stream(
         inputs.input_ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=True
     )
-    ids, bounds, num_tokens = stream.input_ids, stream.row_bounds, stream.num_tokens
-    kept = length = bounds.diff()
-    place = None
-    if stream.kept is not None:
-        # Masked tokens leave their places, which are unused at the end.
-        ranks = stream.kept.cumsum(0)
-        place = (ranks - 1).masked_fill(~stream.kept, num_tokens)
-        ids = ids.new_full((num_tokens + 1,), -1).scatter(0, place, ids)[:-1]
-        bounds = pad(ranks, (1, 0))[bounds]
-        kept = bounds.diff()
-    has_grids = inputs.image_grid_thw is not None or inputs.video_grid_thw is not None
-    reads_audio = has_grids or inputs.audio_seqlens is not None
-    entries, largest, needs = _follow(ids, bounds, inputs, spec, rule, reads_audio=reads_audio)
+    masked = None if stream.kept is None else ~stream.kept
+    lengths = taken = stream.row_bounds.diff()
+    stream, slot = unmasked_first(stream)
+    entries, largest = _follow(stream, inputs, spec, rule)
     has_sound = inputs.use_audio_in_video is not False
-    positions = _positions(entries, num_tokens, spec, rule, has_sound=has_sound)
-    fault = None
-    if validate:
-        assert spec.image_token_id is not None
-        assert spec.video_token_id is not None
-        of_kinds = spec.image_token_id, spec.video_token_id, rule.audio_token_id
-        placeholders = torch.stack([ids.eq(token) for token in of_kinds])
-        first = pad(ids, (0, 1))[needs[0].clamp(max=num_tokens)]
-        # A video comes before its sound.
-        late = (needs[3] > 0) & first.ne(spec.video_token_id)
-        fault = _misfit(placeholders, needs, reads_audio=reads_audio) | late.any()
-        fault = fault | needs[5, : -1 if inputs.allow_unused_grids else None].any()
-        if spec.position_dtype == "float32":
-            fault = fault | (largest >= MOST_FLOAT).any()
+    positions = _positions(entries, stream.num_tokens, spec, rule, has_sound=has_sound)
     positions, largest = positions.to(dtypes.positions), largest.to(dtypes.deltas)
-    if place is not None:
-        positions = pad(positions, (0, 1), value=dtypes.padding)[:, place]
+    if masked is not None:
+        positions = positions[:, slot].masked_fill(masked, dtypes.padding)
+        kept = stream.row_bounds.diff()
         if dtypes.counts_padding:
-            largest = torch.where(kept < length, largest.clamp(min=dtypes.padding), largest)
-    taken = length if spec.delta_length == "padded" else kept
+            largest = torch.where(kept < lengths, largest.clamp(min=dtypes.padding), largest)
+        taken = lengths if spec.delta_length == "padded" else kept
     rope_deltas = (largest + 1 - taken.to(dtypes.deltas)).unsqueeze(1)
-    return positions.view(3, *inputs.input_ids.shape), rope_deltas, fault
-
-
-def _misfit(placeholders: Tensor, needs: Tensor, *, reads_audio: bool) -> Tensor:
-    """Return, 0-d bool, whether items lack tokens (3, N) of their own, or others have some."""
-    begin, stop = needs[:2].clamp(max=placeholders.shape[1])
-    upto = pad(placeholders.cumsum(1), (1, 0))
-    found = upto[:, stop] - upto[:, begin] != needs[2:5]
-    stray = upto[:, -1] != needs[2:5].sum(1)
-    return found.any() | stray[: None if reads_audio else 2].any()
+    return positions.view(3, *inputs.input_ids.shape), rope_deltas
 
 
 def _follow(
-    ids: Tensor,
-    bounds: Tensor,
-    inputs: Inputs,
-    spec: MRopeSpec,
-    rule: OmniRule,
-    *,
-    reads_audio: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    stream: Stream, inputs: Inputs, spec: MRopeSpec, rule: OmniRule
+) -> tuple[Tensor, Tensor]:
     """Return where positions count from, in one launch of Triton.
 
     Returns:
@@ -100,54 +52,42 @@ def _follow(
         of a frame. The tokens of a sound follow the frames, as if it came last.
 
         The largest position of each row (B,), float64; -1 without a token.
-
-        What each item needs (6, I + 1) int64: places of its first placeholder and behind the last;
-        image, video and audio tokens; and, 0 or 1, whether it has no medium, or does not end in its
-        row and before the next item. In the last column whether media are left over.
     """
     from vecrope.own_rules.omni.chain_kernel import follow as kernel
 
-    # What comes before the first token of a row is not its neighbour.
-    previous = torch.cat((ids.new_full((1,), -1), ids)).index_fill(0, bounds[:-1], -1)[:-1]
+    ids, bounds, rate = stream.input_ids, stream.row_bounds, spec.tokens_per_second
     assert spec.image_token_id is not None
     assert spec.video_token_id is not None
     assert spec.vision_start_token_id is not None
-    rate = spec.tokens_per_second
     assert rate is not None
     if spec.time_dtype == "float32":
         rate = float32(rate)
-    marked = previous.eq(spec.vision_start_token_id)
+    # What comes before the first token of a row is not its neighbour.
+    marked = pad(ids.eq(spec.vision_start_token_id), (1, 0)).index_fill(0, bounds[:-1], False)[:-1]
     begins = marked & (ids.eq(spec.image_token_id) | ids.eq(spec.video_token_id))
     heard = ids.eq(rule.audio_start_token_id)
-    begins = begins | (heard if reads_audio else heard & marked)
+    media = inputs.image_grid_thw, inputs.video_grid_thw, inputs.audio_seqlens
+    begins = begins | (heard if any(value is not None for value in media) else heard & marked)
     none = torch.empty(0, dtype=torch.int64, device=ids.device)
     images, videos, lengths = (
         none.view(shape) if values is None else values.to(ids.device, torch.int64)
-        for values, shape in (
-            (inputs.image_grid_thw, (0, 3)),
-            (inputs.video_grid_thw, (0, 3)),
-            (inputs.audio_seqlens, (0,)),
-        )
+        for values, shape in zip(media, ((0, 3), (0, 3), (0,)), strict=True)
     )
-    num_images, num_videos = images.shape[0], videos.shape[0]
-    seconds = seconds_of(inputs, spec, num_videos).to(ids.device, torch.float64)
-    has_sound = sound_of(inputs, num_videos).to(ids.device)
-    # One item more, so that a surplus shows.
-    numbers = torch.arange(1, num_images + num_videos + lengths.shape[0] + 2, device=ids.device)
+    num_images, num_videos, num_audios = len(images), len(videos), len(lengths)
+    num_items, num_rows = num_images + num_videos + num_audios, stream.num_rows
+    numbers = torch.arange(1, num_items + 1, device=ids.device)
     at = search(begins.cumsum(0), numbers, right=False)
-    inside = at.clamp(max=ids.shape[0] - 1)
-    values = (
-        at, ids[inside], marked[inside].view(torch.uint8), bounds, torch.cat((images, videos)),
-        pad(seconds, (num_images, 0), value=1.0), pad(has_sound.view(torch.uint8), (num_images, 0)),
-        lengths, at.new_full((1,), rate, dtype=torch.float64),
-    )  # fmt: skip
-    num_items, num_rows = at.shape[0], bounds.shape[0] - 1
     num_entries = num_rows + _ENTRIES * num_items
     entries = at.new_full((6, num_entries), torch.inf, dtype=torch.float64)
-    largest, needs = entries.new_empty(num_rows), at.new_zeros((6, num_items + 1))
+    largest = entries.new_empty(num_rows)
+    values = (
+        at, ids, marked.view(torch.uint8), bounds, torch.cat((images, videos)),
+        seconds_of(inputs, spec, num_videos).to(ids.device, torch.float64),
+        lengths, entries.new_full((1,), rate),
+    )  # fmt: skip
     kernel[(1,)](
-        *(v.contiguous() for v in values), entries, largest, needs,
-        num_items, num_rows, num_images, num_images + num_videos, len(lengths), num_entries,
+        *(value.contiguous() for value in values), entries, largest,
+        num_items, num_rows, num_images, num_images + num_videos, num_audios, num_entries,
         IMAGE=spec.image_token_id, VIDEO=spec.video_token_id, MERGE=spec.spatial_merge_size,
         WINDOW=2 * (rule.n_window or 0), CHUNK=chunk_length(spec, rule),
         ROUNDS=spec.position_dtype == "float32", F32=spec.time_dtype == "float32",
@@ -156,7 +96,7 @@ def _follow(
         MARKERS=("own", "shared", "early").index(rule.sound_markers),
         PIECE=rule.sound_end == "piece",
     )  # fmt: skip
-    return entries, largest, needs
+    return entries, largest
 
 
 def _positions(

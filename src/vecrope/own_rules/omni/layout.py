@@ -1,4 +1,4 @@
-"""What an omni prompt is made of, in the order of its tokens, and their positions as bytes.
+"""An omni batch laid out on the host, and its positions as bytes.
 
 Each position is one sum of a base and a number that does not depend on it, rounded as that sum is.
 The numbers are bytes, of which few differ, and are added to the bases of all tokens at once.
@@ -19,9 +19,19 @@ import torch
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
-from vecrope.own_rules.layout import upwards
-from vecrope.own_rules.omni.media import Media, chunk_length
-from vecrope.own_rules.omni.number import Entry
+from vecrope.own_rules.common import Tokens
+from vecrope.own_rules.layout import FRAME, TEXT, Block, Layout, upwards
+from vecrope.own_rules.omni.find import Finder
+from vecrope.own_rules.omni.media import (
+    MOST_FLOAT,
+    Dtypes,
+    Media,
+    chunk_length,
+    float32,
+    read_media,
+    timed,
+)
+from vecrope.own_rules.omni.number import Entry, follow
 from vecrope.spec import MRopeSpec
 
 # Tokens of a table of rows and columns that is kept between calls, at most.
@@ -37,6 +47,63 @@ class Pieces(NamedTuple):
     cells: Sequence[tuple[int, int, int]]
     begin: Sequence[int]  # of the numbers that are counted
     end: Sequence[int]
+
+
+class OmniLayout(Layout):
+    """The pieces of the unmasked tokens of a batch, and the largest position of each row."""
+
+    def __init__(
+        self, tokens: Tokens, spec: MRopeSpec, pieces: Pieces, largest: Sequence[float]
+    ) -> None:
+        super().__init__(tokens)
+        self._pieces, self._largest = pieces, largest
+        self._rounds = spec.position_dtype == "float32"
+
+    def deltas(self, spec: MRopeSpec) -> list[float]:
+        """Return the delta of each row."""
+        tokens, rule = self.tokens, spec.own_rule
+        assert isinstance(rule, OmniRule)
+        dtypes = Dtypes.of(tokens.inputs, spec, rule)
+        kept, lengths = (
+            [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
+        )
+        near = float32 if dtypes.deltas == torch.float32 else int
+        deltas = []
+        for most, length, number in zip(self._largest, lengths, kept, strict=True):
+            if dtypes.counts_padding and number < length:
+                most = max(most, dtypes.padding)
+            taken = length if spec.delta_length == "padded" else number
+            deltas.append(near(near(most + 1) - taken))
+        return deltas
+
+    def positions(self) -> Tensor:
+        """Return the positions (3, N), float32 or int64, of the unmasked tokens."""
+        return write_pieces(self._pieces, torch.float32 if self._rounds else torch.int64)
+
+    def blocks(self) -> list[Block]:
+        """Return the unmasked tokens as blocks, none of which goes on into another row."""
+        return blocks_of(self._pieces, rounds=self._rounds)
+
+
+def lay_out_omni(tokens: Tokens, spec: MRopeSpec) -> OmniLayout:
+    """Find the items of a batch, and follow the running position over them.
+
+    Raises:
+        ValueError: for media that are not sound, or do not fit the tokens.
+    """
+    inputs, rule = tokens.inputs, spec.own_rule
+    assert isinstance(rule, OmniRule)
+    media = read_media(inputs, spec, rule)
+    items = Finder(tokens, media, spec).find()
+    media = timed(media, [item[3] for item in items], spec, rule)
+    entries, largest = follow(items, media, tokens.bounds, spec, rule)
+    for row, most in enumerate(largest):
+        if spec.position_dtype == "float32" and most >= MOST_FLOAT:
+            raise ValueError(
+                f"positions must stay below 2**24 in torch.float32, got {most:.0f} in row {row}; "
+                "does second_per_grid_ts hold seconds?"
+            )
+    return OmniLayout(tokens, spec, pieces_of(entries, media, spec, rule), largest)
 
 
 def pieces_of(entries: Sequence[Entry], media: Media, spec: MRopeSpec, rule: OmniRule) -> Pieces:
@@ -107,8 +174,28 @@ def _parts(
     return _spread(frames, per), [*zip(firsts, stops, repeat(width))], chunks
 
 
-def positions_of(pieces: Pieces, dtype: torch.dtype) -> Tensor:
-    """Return the positions (3, N) of the tokens of pieces, at least one, int64 or float32."""
+def blocks_of(pieces: Pieces, *, rounds: bool) -> list[Block]:
+    """Return the blocks of pieces, in their order; `rounds`: whether positions are float32."""
+    near = float32 if rounds else float
+    blocks: list[Block] = []
+    for base, offsets, (first, stop, width), begin, end in zip(*pieces, strict=True):
+        if stop > first:
+            blocks += [
+                (stop - first, near(base + offset), base, base, width, first, FRAME)
+                for offset in offsets
+            ]
+        # Where the first is rounded, the others may be rounded otherwise.
+        each = end - begin if near(base + begin) == base + begin else 1
+        for number in range(begin, end, each or 1):
+            head = near(base + number)
+            blocks.append((each, head, head, head, 1, 0, TEXT))
+    return blocks
+
+
+def write_pieces(pieces: Pieces, dtype: torch.dtype) -> Tensor:
+    """Return the positions (3, N) of the tokens of pieces, int64 or float32."""
+    if not pieces.base:
+        return torch.empty((3, 0), dtype=dtype, device="cpu")
     code = "f" if dtype == torch.float32 else "q"
     base, all_offsets, cells, begin, end = pieces
     pack, size = Struct(code).pack, Struct(code).size

@@ -6,7 +6,7 @@ import torch
 from vecrope import MRopeSpec, get_rope_index
 from vecrope.core.faults import check_seconds
 from vecrope.core.modality import IMAGE, VIDEO
-from vecrope.forms.eager.cut import none_found
+from vecrope.forms.eager.groups import none_found
 
 QWEN = MRopeSpec.for_model("qwen2_5_vl", convention="sglang")
 

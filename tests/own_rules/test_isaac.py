@@ -166,9 +166,7 @@ def test_vllm_alone_has_the_family():
             r"image_grid_thw row 0 \(1, 2, 2\) is left over",
             id="left over",
         ),
-        pytest.param(
-            [""], {"image_grid_thw": [[1, 2, 2]]}, "input_ids hold none", id="no tokens at all"
-        ),
+        pytest.param([""], {"image_grid_thw": [[1, 2, 2]]}, "is left over", id="no tokens at all"),
         pytest.param(
             ["II"],
             {"image_grid_thw": [[2, 2, 2]]},

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vecrope.core.items import Items
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
@@ -92,16 +91,6 @@ def check_seconds(
                 f"second_per_grid_ts must keep all positions below {most}, got {float(value)} for "
                 f"video {at} of {frames} frames"
             )
-
-
-def check_none_left_over(items: Items) -> None:
-    """Check that there are no grids, where there are no tokens."""
-    expected = items.expected.tolist()
-    if any(expected):
-        raise ValueError(
-            f"the grids describe {expected[0]} image tokens and {expected[1]} video tokens, "
-            "input_ids hold none"
-        )
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,19 +14,18 @@ give all positions:
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from vecrope.core import faults
+from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream, value_at_last
+from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.rope_index import raise_misfit
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
 
@@ -46,60 +45,44 @@ def static_rope_index(
     Raises:
         ValueError: with `validate`, outside of tracing, if prompt and grids do not fit.
     """
-    ids = inputs.input_ids
-    stream, _, locations, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
-    if locations is None:
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=ids.device)
-        return torch.empty((3, *ids.shape), dtype=dtype, device=ids.device), rope_deltas
-    position_ids = locations.positions().to(dtype)
-    if ids.dim() == 2:
-        position_ids = position_ids.view(3, *ids.shape)
-    _, rope_deltas = locations.ends_of_rows()
+    tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    position_ids = tokens.positions().to(positions_dtype(inputs, spec))
+    if inputs.cu_seqlens is None:
+        position_ids = position_ids.view(3, *inputs.input_ids.shape)
+    _, rope_deltas = tokens.ends_of_rows()
     if fault is None:
         return position_ids, rope_deltas
-    return faults.invalidate(fault, position_ids, rope_deltas)
+    return invalidate(fault, position_ids, rope_deltas)
 
 
-class Located(NamedTuple):
-    """The tokens of a batch, and where each stands."""
+def locate_inputs(
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool
+) -> tuple[TokenLocations, Tensor | None]:
+    """Return where each token stands, and whether prompt and grids fail to fit, a 0-d bool.
 
-    stream: Stream
-    items: Items
-    tokens: TokenLocations | None  # None: there is no token
-    fault: Tensor | None  # 0-d bool: prompt and grids do not fit, where that cannot be raised
-
-
-def locate_inputs(inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool) -> Located:
-    """Return where each token stands; the arguments are those of `static_rope_index`."""
-    ids, seconds = inputs.input_ids, inputs.second_per_grid_ts
-    allow_unused = inputs.allow_unused_grids
+    The arguments are those of `static_rope_index`. What can be raised is, and then there is None.
+    """
+    ids = inputs.input_ids
     checked = validate and not torch.compiler.is_compiling()
+    if checked:
+        read_items(inputs, spec)
     images, videos = (
         torch.empty((0, 3), dtype=torch.int64, device=ids.device) if grids is None else grids
         for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
     )
-    if checked:
-        faults.check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
-        faults.check_seconds(seconds, videos, spec)
     stream = make_stream(
-        ids,
-        inputs.attention_mask,
-        inputs.cu_seqlens,
-        inputs.mm_token_type_ids,
+        *(ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids),
         exact=exact,
         open_markers=inputs.open_markers,
     )
-    items = make_items(images, videos, spec, stream.index_dtype, seconds)
-    if stream.num_tokens == 0:
-        if checked and not allow_unused:
-            faults.check_none_left_over(items)
-        return Located(stream, items, None, None)
+    items = make_items(images, videos, spec, stream.index_dtype, inputs.second_per_grid_ts)
     tokens = locate(stream, spec, items)
-    fault = tokens.fault(allow_unused_grids=allow_unused) if validate else None
+    if not validate:
+        return tokens, None
+    fault = tokens.fault(allow_unused_grids=inputs.allow_unused_grids)
     if checked and bool(fault):
         raise_misfit(inputs, spec)
-    return Located(stream, items, tokens, None if checked else fault)
+    return tokens, None if checked else fault
 
 
 def locate(

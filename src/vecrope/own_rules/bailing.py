@@ -18,8 +18,8 @@ from vecrope.core.stream import Stream
 from vecrope.families.rules import Bailing
 from vecrope.forms.eager.rope_index import find_groups, raise_misfit
 from vecrope.forms.static import locate
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, grids_of, open_stream, positions_dtype
+from vecrope.inputs import Inputs, positions_dtype
+from vecrope.own_rules.common import Tokens, grids_of, open_stream
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -55,11 +55,6 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     if validate and not tracing:
         faults.check_grids(images, videos, spec)
     items = _scaled(make_items(images, videos, spec, stream.index_dtype))
-    if stream.num_tokens == 0:
-        if validate and not tracing:
-            faults.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=dtype, device=images.device)
-        return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
     fault = None
     if validate:

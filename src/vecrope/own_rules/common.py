@@ -101,9 +101,3 @@ def kept_tokens(stream: Stream) -> Tensor:
     if stream.kept is not None:
         return stream.kept
     return torch.ones_like(stream.input_ids, dtype=torch.bool)
-
-
-def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
-    """Return the dtype of the positions."""
-    ids = inputs.input_ids.dtype
-    return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]

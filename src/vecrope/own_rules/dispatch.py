@@ -12,9 +12,9 @@ from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.forms.select import triton_takes
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
-from vecrope.own_rules.common import Tokens, positions_dtype, unmasked_tokens
+from vecrope.own_rules.common import Tokens, unmasked_tokens
 from vecrope.own_rules.glm_image.host import lay_out_glm_image
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
 from vecrope.own_rules.hunyuan_vl import hunyuan_rope_index, lay_out_hunyuan

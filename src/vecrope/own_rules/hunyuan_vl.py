@@ -16,7 +16,7 @@ from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
-from vecrope.forms.eager.cut import none_found
+from vecrope.forms.eager.groups import none_found
 from vecrope.forms.eager.items import read_grids
 from vecrope.forms.eager.runs import read_runs
 from vecrope.forms.static import placeholders

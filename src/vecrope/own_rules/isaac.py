@@ -13,14 +13,8 @@ from vecrope.core.items import make_items
 from vecrope.core.locations import TokenLocations
 from vecrope.forms.eager.rope_index import find_groups, raise_misfit
 from vecrope.forms.static import locate
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import (
-    Tokens,
-    grids_of,
-    open_stream,
-    positions_dtype,
-    refuse_videos,
-)
+from vecrope.inputs import Inputs, positions_dtype
+from vecrope.own_rules.common import Tokens, grids_of, open_stream, refuse_videos
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -55,11 +49,6 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     items = make_items(images, images[:0], spec, stream.index_dtype)
     # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.
     items.table[5].clamp_(max=1)
-    if stream.num_tokens == 0:
-        if validate and not tracing:
-            faults.check_none_left_over(items)
-        rope_deltas = torch.zeros((stream.num_rows, 1), dtype=torch.int64, device=images.device)
-        return torch.empty((3, *stream.shape), dtype=dtype, device=images.device), rope_deltas
     locations = locate(stream, spec, items)
     fault = locations.fault() if validate else None
     if fault is not None and not tracing and bool(fault):

@@ -17,8 +17,8 @@ from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage, OmniRule
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, positions_dtype
+from vecrope.inputs import Inputs, positions_dtype
+from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.dispatch import lay_out, own_rope_index
 from vecrope.own_rules.glm_image.decode import tail_of
 from vecrope.own_rules.glm_image.generated import Tail

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
+from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
 from vecrope.forms.eager.write import write_positions
 from vecrope.inputs import Inputs

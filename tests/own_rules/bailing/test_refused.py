@@ -93,9 +93,7 @@ from tests.own_rules.bailing.calls import BLOCKS, FRAMES
             "row 1, token 1: its position -2 must be at least -1",
             id="too negative",
         ),
-        pytest.param(
-            BLOCKS, [""], {"image_grid_thw": [[1, 2, 2]]}, "input_ids hold none", id="no tokens"
-        ),
+        pytest.param(BLOCKS, [""], {"image_grid_thw": [[1, 2, 2]]}, "is left over", id="no tokens"),
     ],
 )
 def test_what_does_not_fit_is_refused(spec, rows, arguments, match):

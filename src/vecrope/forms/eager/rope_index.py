@@ -11,11 +11,11 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from vecrope.forms.eager.groups import Parts, find_parts
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import Parts, find_parts
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.spec import MRopeSpec
 
 
@@ -40,7 +40,7 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
-        dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+        dtype = positions_dtype(inputs, spec)
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
         return positions.expand(3, *ids.shape).contiguous(), rope_deltas
@@ -61,7 +61,7 @@ def number_batch(
         text_row: as of `write_positions`.
     """
     ids, mask = inputs.input_ids, inputs.attention_mask
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+    dtype = positions_dtype(inputs, spec)
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
     positions = write_positions(parts, bounds, dtype, mask, spec.padding_value, text_row=text_row)
@@ -121,6 +121,6 @@ def ends_of_rows(
                 ends[row] = max(ends[row], base - running[row] + items.extent[item])
     lengths = [*map(sub, bounds[1:], bounds)]
     if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
+        kept = parts.kept_before(bounds)
+        lengths = [*map(sub, kept[1:], kept)]
     return ends, [*map(sub, ends, lengths)]

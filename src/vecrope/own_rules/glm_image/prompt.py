@@ -17,12 +17,11 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.own_rules.common import (
     grids_of,
     kept_tokens,
     open_stream,
-    positions_dtype,
     refuse_videos,
 )
 from vecrope.spec import MRopeSpec

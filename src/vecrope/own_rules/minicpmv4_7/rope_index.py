@@ -8,8 +8,7 @@ from torch import Tensor
 from vecrope.core.faults import invalidate
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import MiniCPMV47
-from vecrope.inputs import Inputs
-from vecrope.own_rules.common import positions_dtype
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.own_rules.minicpmv4_7.positions import place_tokens
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.minicpmv4_7.static import static_entries

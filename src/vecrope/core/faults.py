@@ -70,6 +70,7 @@ def check_seconds(
             )
         return
     values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+    frames_of_videos = [frames for frames, *_ in video_grid_thw.tolist()]
     assert spec.tokens_per_second is not None
     limit, most, total = float(_MAX_TOKENS), "2**30", 0.0
     if (
@@ -78,7 +79,7 @@ def check_seconds(
         and spec.time_dtype == "given"
     ):
         limit, most = 65504, "65504, as torch.float16 asks"
-    for at, (value, frames) in enumerate(zip(values, video_grid_thw[:, 0].tolist(), strict=True)):
+    for at, (value, frames) in enumerate(zip(values, frames_of_videos, strict=True)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"second_per_grid_ts must be finite and not negative, got {float(value)} for "

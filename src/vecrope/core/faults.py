@@ -58,19 +58,18 @@ def check_grids(
 
 
 def check_seconds(
-    seconds: Tensor | Sequence[float] | None, video_grid_thw: Tensor | None, spec: MRopeSpec
+    seconds: Tensor | Sequence[float] | None, frames_of_videos: Sequence[int], spec: MRopeSpec
 ) -> None:
     """Check that the seconds of every video are sound; synchronises where there are any."""
-    if spec.video_time != "seconds" or video_grid_thw is None or not video_grid_thw.shape[0]:
+    if spec.video_time != "seconds":
         return
     if seconds is None:
-        if spec.default_seconds is None:
+        if frames_of_videos and spec.default_seconds is None:
             raise ValueError(
                 f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
             )
         return
     values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
-    frames_of_videos = [frames for frames, *_ in video_grid_thw.tolist()]
     assert spec.tokens_per_second is not None
     limit, most, total = float(_MAX_TOKENS), "2**30", 0.0
     if (

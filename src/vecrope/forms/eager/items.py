@@ -130,9 +130,10 @@ def _in_time(
     if spec.image_time == "none":
         extent[:num_images] = [1] * num_images
         between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
-    check_seconds(inputs.second_per_grid_ts, inputs.video_grid_thw, spec)
+    in_video = depth[num_images:]
+    check_seconds(inputs.second_per_grid_ts, in_video, spec)
     # A row of zeros has no frame, and no token that would miss one.
-    in_video = [frames or 1 for frames in depth[num_images:]]
+    in_video = [frames or 1 for frames in in_video]
     if spec.video_time != "seconds" or max(in_video, default=1) == 1:
         return extent, between, None
     time_scale = _time_scale(len(in_video), spec, inputs.second_per_grid_ts)
@@ -158,7 +159,9 @@ def _time_scale(
     # The operator multiplies in 32 bits at least.
     wide = dtype if dtype == torch.float64 else torch.float32
     steps = _rounded(map(mul, steps, _rounded(rates, wide)), wide)
-    return TimeScale(counted, _rounded(_rounded(steps, dtype), counted), [1.0] * num_videos)
+    if dtype != wide:
+        steps = _rounded(steps, dtype)
+    return TimeScale(counted, _rounded(steps, counted), [1.0] * num_videos)
 
 
 def steps_of_frames(

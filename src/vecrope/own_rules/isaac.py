@@ -10,9 +10,8 @@ from torch import Tensor
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import make_items
-from vecrope.core.locations import TokenLocations
 from vecrope.forms.eager.rope_index import find_groups, raise_misfit
-from vecrope.forms.static import locate
+from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs, positions_dtype
 from vecrope.own_rules.common import Tokens, grids_of, open_stream, refuse_videos
 from vecrope.own_rules.layout import Layout

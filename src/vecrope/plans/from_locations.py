@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import Items
-from vecrope.core.locations import TokenLocations
-from vecrope.core.modality import UNKNOWN_MARKERS, compact
-from vecrope.core.search import search
-from vecrope.forms.static import locate_inputs
+from vecrope.core.modality import UNKNOWN_MARKERS
+from vecrope.core.search import compact, search
+from vecrope.forms.static import TokenLocations, locate_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared

@@ -44,14 +44,14 @@ def write_positions(
     *,
     text_row: bool = False,
 ) -> Tensor:
-    """Return the positions (3, N), or (4, N) with `text_row`, of all tokens, at least one.
+    """Return the positions (3, N) of all tokens, at least one, in int64 or int32.
 
     Args:
         parts: of the batch.
         bounds: where each row starts in the batch, then N.
-        dtype: of the positions, int64 or int32.
-        mask: of N tokens, 0 for a masked one; None: none is.
-        padding_value: the position of masked tokens.
+        dtype: of the positions.
+        mask: of N tokens, 0 for a masked one, which holds `padding_value`; None: none is.
+        padding_value: likewise.
         text_row: put a row in front, of the unmasked tokens before each in its row, 0 at masked
             tokens.
     """

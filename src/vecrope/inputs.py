@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from vecrope.spec import MRopeSpec
 
 
 class Inputs(NamedTuple):
@@ -30,6 +33,12 @@ class Inputs(NamedTuple):
     # (B,) markers that are open before each row, as `PlanTable.rows` has them behind it, where the
     # rows go on from others; None: none are. The kernels do not take them.
     open_markers: Tensor | None = None
+
+
+def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
+    """Return the dtype of the positions of a batch."""
+    ids = inputs.input_ids.dtype
+    return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]
 
 
 def on_cpu(inputs: Inputs) -> Inputs:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from vecrope import checks
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
 _GRIDS = ("image_grid_thw", "video_grid_thw")
@@ -61,5 +61,4 @@ def prepare(
         inputs = inputs._replace(image_grid_thw=images.to(device))
     if videos is not None and videos.device != device:
         inputs = inputs._replace(video_grid_thw=videos.to(device))
-    dtype = torch.int64 if spec.position_dtype == "int64" else input_ids.dtype
-    return Prepared(inputs, exact, tracing, dtype)
+    return Prepared(inputs, exact, tracing, positions_dtype(inputs, spec))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope import checks
+from vecrope.core.search import compact
 from vecrope.core.stream import make_stream
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -67,7 +68,11 @@ def packed_sequences(
         bounds = pad(pad(after_first, (1, 0)), (0, 1), value=starts.shape[0])
         invalid = None
     else:
-        bounds, count = _bounds_within(starts, max_sequences)
+        bounds, count = compact(starts, max_sequences + 1, torch.int64)
+        assert count is not None
+        bounds[:1].fill_(0)
+        # Of more sequences, which make the answer invalid, the next start would be here.
+        bounds[-1:].fill_(starts.shape[0])
         if validate and not tracing and int(count) > max_sequences:
             raise ValueError(
                 f"max_sequences must be at least {int(count)} for this input, got {max_sequences}"
@@ -187,22 +192,6 @@ def sequence_ids_from_position_ids(
     expected = position_ids.gather(1, before.clamp(min=0)) + 1
     starts = kept & ((before < 0) | (position_ids != expected))
     return torch.where(kept, starts.cumsum(1), 0)
-
-
-def _bounds_within(starts: Tensor, max_sequences: int) -> tuple[Tensor, Tensor]:
-    """Return (max_sequences + 1,) where each sequence starts, N after the last; and their number.
-
-    Does not read values of `starts` (N,).
-    """
-    num_tokens = starts.shape[0]
-    rank = starts.cumsum(0)
-    # One place more, after N, takes the tokens that start nothing.
-    fits = starts & (rank <= max_sequences)
-    slot = torch.where(fits, rank - 1, max_sequences + 1)
-    bounds = rank.new_full((max_sequences + 2,), num_tokens)
-    bounds.scatter_(0, slot, torch.arange(num_tokens, device=starts.device))
-    bounds[:1].fill_(0)
-    return bounds[:-1], rank[-1]
 
 
 def _check_metadata(

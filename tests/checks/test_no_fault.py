@@ -117,15 +117,14 @@ def test_values_of_any_strides_are_answered(strided, name, form):
 
 
 def test_without_tokens_grids_are_left_over_only_where_that_is_asked():
-    """Refused above, but not where a caller lets grids be left over, nor where nothing is read."""
+    """Elsewhere they are refused, and under tracing, where nothing is raised, invalidated."""
     ids, grids = torch.zeros((2, 0), dtype=torch.int64), torch.tensor([[1, 4, 4]])
     compiled = torch.compile(get_rope_index, backend="eager", fullgraph=True)
-    for position_ids, rope_deltas in (
-        rope_index_of(Inputs(ids, image_grid_thw=grids, allow_unused_grids=True), SGLANG),
-        compiled(ids, SGLANG, image_grid_thw=grids),
-    ):
+    inputs = Inputs(ids, image_grid_thw=grids, allow_unused_grids=True)
+    answers = rope_index_of(inputs, SGLANG), compiled(ids, SGLANG, image_grid_thw=grids)
+    for (position_ids, rope_deltas), delta in zip(answers, (0, -(2**63)), strict=True):
         assert position_ids.shape == (3, 2, 0)
-        assert rope_deltas.tolist() == [[0], [0]]
+        assert rope_deltas.tolist() == [[delta], [delta]]
 
 
 def test_a_size_below_zero_does_not_disorder_the_table():

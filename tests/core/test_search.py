@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecrope.core import search
-from vecrope.core.modality import compact
+from vecrope.core.search import compact
 
 ascending = st.lists(st.integers(-2, 12), max_size=6).map(sorted)
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vecrope.core.items import Items
 from vecrope.spec import MRopeSpec
 
 _KINDS = ("image", "video")
@@ -59,13 +58,13 @@ def check_grids(
 
 
 def check_seconds(
-    seconds: Tensor | Sequence[float] | None, video_grid_thw: Tensor | None, spec: MRopeSpec
+    seconds: Tensor | Sequence[float] | None, frames_of_videos: Sequence[int], spec: MRopeSpec
 ) -> None:
     """Check that the seconds of every video are sound; synchronises where there are any."""
-    if spec.video_time != "seconds" or video_grid_thw is None or not video_grid_thw.shape[0]:
+    if spec.video_time != "seconds":
         return
     if seconds is None:
-        if spec.default_seconds is None:
+        if frames_of_videos and spec.default_seconds is None:
             raise ValueError(
                 f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
             )
@@ -79,7 +78,7 @@ def check_seconds(
         and spec.time_dtype == "given"
     ):
         limit, most = 65504, "65504, as torch.float16 asks"
-    for at, (value, frames) in enumerate(zip(values, video_grid_thw[:, 0].tolist(), strict=True)):
+    for at, (value, frames) in enumerate(zip(values, frames_of_videos, strict=True)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(
                 f"second_per_grid_ts must be finite and not negative, got {float(value)} for "
@@ -92,16 +91,6 @@ def check_seconds(
                 f"second_per_grid_ts must keep all positions below {most}, got {float(value)} for "
                 f"video {at} of {frames} frames"
             )
-
-
-def check_none_left_over(items: Items) -> None:
-    """Check that there are no grids, where there are no tokens."""
-    expected = items.expected.tolist()
-    if any(expected):
-        raise ValueError(
-            f"the grids describe {expected[0]} image tokens and {expected[1]} video tokens, "
-            "input_ids hold none"
-        )
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import Items, make_items
-from vecrope.core.locations import TokenLocations
 from vecrope.families.rules import Bailing
 from vecrope.forms.eager.rope_index import find_groups
-from vecrope.forms.static import locate
+from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream
 from vecrope.own_rules.layout import Layout

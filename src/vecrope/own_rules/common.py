@@ -16,7 +16,7 @@ from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import Isaac, MiniCPMV47
 from vecrope.forms.eager.runs import Runs, row_starts
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
 # The families of the others have deltas of the dtype of their positions.
@@ -143,12 +143,6 @@ def kept_tokens(stream: Stream) -> Tensor:
     if stream.kept is not None:
         return stream.kept
     return torch.ones_like(stream.input_ids, dtype=torch.bool)
-
-
-def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
-    """Return the dtype of the positions."""
-    ids = inputs.input_ids.dtype
-    return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]
 
 
 def deltas_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:

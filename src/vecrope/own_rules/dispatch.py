@@ -12,7 +12,7 @@ from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.forms.select import triton_takes
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import (
     OPERANDS,
@@ -20,7 +20,6 @@ from vecrope.own_rules.common import (
     deltas_dtype,
     from_operands,
     operands_of,
-    positions_dtype,
     unmasked_tokens,
     zero_answer,
 )

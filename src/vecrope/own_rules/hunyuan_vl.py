@@ -13,7 +13,7 @@ from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
 from vecrope.families.rules import Hunyuan
-from vecrope.forms.eager.cut import PATCH_SIZES, in_pixels, none_found, why_short
+from vecrope.forms.eager.groups import PATCH_SIZES, in_pixels, none_found, why_short
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.runs import read_runs
 from vecrope.forms.static import placeholders

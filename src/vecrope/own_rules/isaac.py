@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from vecrope.core.items import make_items
-from vecrope.core.locations import TokenLocations
 from vecrope.forms.eager.rope_index import find_groups
-from vecrope.forms.static import locate
+from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream, refuse_videos
 from vecrope.own_rules.layout import Layout

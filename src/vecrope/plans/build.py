@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.plans.from_blocks import plan_of_own_rule
 from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.from_locations import plan_of_tokens
@@ -82,5 +82,5 @@ def _plan_by_kernels(
         rows=tables.rows,
         entries=tables.entries,
         time_scale=tables.entries.new_empty((capacity, 0)) if scale is None else scale,
-        **fields_of(ids.shape, spec, torch.int64 if spec.position_dtype == "int64" else ids.dtype),
+        **fields_of(ids.shape, spec, positions_dtype(inputs, spec)),
     )

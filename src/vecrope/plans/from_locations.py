@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import Items
-from vecrope.core.locations import TokenLocations
-from vecrope.core.modality import UNKNOWN_MARKERS, compact
-from vecrope.core.search import search
-from vecrope.forms.static import locate_inputs
+from vecrope.core.modality import UNKNOWN_MARKERS
+from vecrope.core.search import compact, search
+from vecrope.forms.static import TokenLocations, locate_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared
@@ -25,9 +24,10 @@ def plan_of_tokens(
     With `validate` values are read, but under tracing, and what is wrong is named.
     """
     inputs, exact, tracing, dtype = prepared
-    stream, items, tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    stream, items = tokens.stream, tokens.items
     fields = fields_of(stream.shape, spec, dtype)
-    if tokens is None:
+    if not stream.num_tokens:
         # An entry that begins where the rows do.
         rows = torch.zeros((stream.num_rows, 5), dtype=torch.int64, device=items.table.device)
         entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)

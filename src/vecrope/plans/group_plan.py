@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
 from vecrope.core.search import count_begun, search
+from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
-from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan

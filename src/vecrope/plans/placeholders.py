@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
-from operator import add
+from operator import add, gt
 from typing import NamedTuple
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.core.modality import IMAGE, UNKNOWN_MARKERS, VIDEO
+from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.rope_index import Batch, as_column, ends_of_rows
 from vecrope.forms.eager.write import write_positions
 from vecrope.inputs import Inputs
@@ -150,19 +150,13 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
     if not on_host and (torch.compiler.is_compiling() or not prompts.validate):
         return None
     offsets, lengths, kinds = (values.tolist() for values in prompts[1:4])
-    rows = [0] * len(offsets) if prompts.rows is None else prompts.rows.tolist()
-    bounds, starts, last, end = [*accumulate(counts, initial=0)], [], 0, 0
-    for at, (row, offset, length) in enumerate(zip(rows, offsets, lengths, strict=True)):
-        if not last <= row < len(counts):
-            raise ValueError(f"rows must ascend from 0 to {len(counts) - 1}, got {row} at run {at}")
-        before = end if row == last else 0
-        last, end = row, offset + length
-        if offset < before or length < 1 or end > counts[row]:
-            raise ValueError(
-                f"row {row}, run {at} of placeholders must lie between tokens {before} and "
-                f"{counts[row]} and hold one at least, got offset {offset} and length {length}"
-            )
-        starts.append(bounds[row] + offset)
+    bounds, starts, stops = [*accumulate(counts, initial=0)], offsets, [*map(add, offsets, lengths)]
+    sound = min(lengths, default=1) > 0 and not any(map(gt, [0, *stops], [*starts, bounds[-1]]))
+    if prompts.rows is not None or not sound:
+        rows = [0] * len(offsets) if prompts.rows is None else prompts.rows.tolist()
+        _check_runs(rows, offsets, lengths, counts)
+        begins = [*map(bounds.__getitem__, rows)]
+        starts, stops = ([*map(add, begins, of_runs)] for of_runs in (offsets, stops))
     for kind in {*kinds} - {IMAGE, VIDEO}:
         raise ValueError(f"modalities must hold 1 or 2, got {kind} at run {kinds.index(kind)}")
     if not on_host:
@@ -173,7 +167,6 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
         items = read_items(inputs, spec)
     except ValueError:  # named below, if it is to be
         return None
-    stops = [*map(add, starts, lengths)]
     item = items.in_order(kinds)
     touching = not spec.frames_may_touch and not {*starts}.isdisjoint(stops)
     fits = lengths == [*map(items.area.__getitem__, item)] and len(item) == sum(items.groups)
@@ -181,6 +174,23 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
         return None
     open_markers = [0 if spec.marker_rule == "none" else UNKNOWN_MARKERS] * len(counts)
     return Batch(bounds, make_parts(items, starts, stops, item, [0] * len(item)), open_markers)
+
+
+def _check_runs(
+    rows: Sequence[int], offsets: Sequence[int], lengths: Sequence[int], counts: Sequence[int]
+) -> None:
+    """Check that runs lie in their prompts, in order, and hold a token."""
+    last = end = 0
+    for at, (row, offset, length) in enumerate(zip(rows, offsets, lengths, strict=True)):
+        if not last <= row < len(counts):
+            raise ValueError(f"rows must ascend from 0 to {len(counts) - 1}, got {row} at run {at}")
+        before = end if row == last else 0
+        last, end = row, offset + length
+        if offset < before or length < 1 or end > counts[row]:
+            raise ValueError(
+                f"row {row}, run {at} of placeholders must lie between tokens {before} and "
+                f"{counts[row]} and hold one at least, got offset {offset} and length {length}"
+            )
 
 
 def _plan_by_types(prompts: _Prompts, spec: MRopeSpec) -> RopeIndexPlan:

@@ -9,8 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
-from vecrope.forms.eager.parts import make_parts
 from vecrope.forms.eager.write import write_positions
 
 # One grid of positions (an image, a separate frame, or a video that is one block): the index of its

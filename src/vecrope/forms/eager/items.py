@@ -130,26 +130,15 @@ def _in_time(
     if spec.image_time == "none":
         extent[:num_images] = [1] * num_images
         between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
+    in_video = depth[num_images:]
+    check_seconds(inputs.second_per_grid_ts, in_video, spec)
     # A row of zeros has no frame, and no token that would miss one.
-    in_video = [frames or 1 for frames in depth[num_images:]]
-    if spec.video_time != "seconds" or not in_video:
+    in_video = [frames or 1 for frames in in_video]
+    if spec.video_time != "seconds" or max(in_video, default=1) == 1:
         return extent, between, None
-    seconds, rate = inputs.second_per_grid_ts, spec.tokens_per_second
-    assert rate is not None
-    steps = seconds.tolist() if isinstance(seconds, Tensor) else seconds
-    if (
-        steps is None
-        or (isinstance(seconds, Tensor) and seconds.dtype == torch.float16)
-        or min(steps) < 0
-        # Of infinite seconds, or NaN, the sum is not less.
-        or not sum(map(mul, map(mul, steps, in_video), repeat(rate))) < _MAX_TOKENS
-    ):
-        check_seconds(seconds, inputs.video_grid_thw, spec)
-    if max(in_video) > 1:
-        time_scale = _time_scale(len(in_video), spec, seconds)
-        extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
-        return extent, between, time_scale
-    return extent, between, None
+    time_scale = _time_scale(len(in_video), spec, inputs.second_per_grid_ts)
+    extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
+    return extent, between, time_scale
 
 
 def _time_scale(
@@ -157,8 +146,7 @@ def _time_scale(
 ) -> TimeScale:
     """Return what `core.items.video_time_scale` does."""
     dtype, counted = time_dtypes(seconds, spec)
-    rate = spec.tokens_per_second
-    assert rate is not None
+    rates = [spec.tokens_per_second or 0.0] * num_videos
     if seconds is None:
         seconds = [spec.default_seconds or 0.0] * num_videos
     elif isinstance(seconds, Tensor):
@@ -167,13 +155,12 @@ def _time_scale(
     if spec.time_dtype == "int64":
         steps = [*map(float, map(int, steps))]
     if spec.time_order == "seconds":
-        return TimeScale(counted, _rounded(steps, counted), _rounded([rate] * num_videos, counted))
-    if dtype != torch.float64:
-        # The operator multiplies in 32 bits.
-        factors = array("f", (rate,) * num_videos)
-        steps = _rounded(array("f", map(mul, steps, factors)), dtype)
-    else:
-        steps = [*map(mul, steps, repeat(rate))]
+        return TimeScale(counted, _rounded(steps, counted), _rounded(rates, counted))
+    # The operator multiplies in 32 bits at least.
+    wide = dtype if dtype == torch.float64 else torch.float32
+    steps = _rounded(map(mul, steps, _rounded(rates, wide)), wide)
+    if dtype != wide:
+        steps = _rounded(steps, dtype)
     return TimeScale(counted, _rounded(steps, counted), [1.0] * num_videos)
 
 

@@ -11,11 +11,11 @@ from typing import NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
+from vecrope.forms.eager.groups import Parts, find_parts
 from vecrope.forms.eager.items import read_items
-from vecrope.forms.eager.parts import Parts, find_parts
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.spec import MRopeSpec
 
 
@@ -40,7 +40,7 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
-        dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
+        dtype = positions_dtype(inputs, spec)
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
         return positions.expand(3, *ids.shape).contiguous(), rope_deltas
@@ -52,27 +52,21 @@ def number_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
 
-    With `text_row` there is one row more, in front.
-
-    Args:
-        batch: what `find_groups` returned.
-        inputs: what it was given.
-        spec: likewise.
-        text_row: as of `write_positions`.
+    With `text_row` there is one row more, in front, as of `write_positions`.
     """
-    ids, mask = inputs.input_ids, inputs.attention_mask
-    dtype = torch.int64 if spec.position_dtype == "int64" else ids.dtype
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    positions = write_positions(parts, bounds, dtype, mask, spec.padding_value, text_row=text_row)
-    return positions.view(-1, *ids.shape), as_column(deltas)
+    of_masked = inputs.attention_mask, spec.padding_value
+    dtype = positions_dtype(inputs, spec)
+    positions = write_positions(parts, bounds, dtype, *of_masked, text_row=text_row)
+    return positions.view(-1, *inputs.input_ids.shape), as_column(deltas)
 
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
-        if grids is not None and grids.shape[0]:
-            return False
+    grids = inputs.image_grid_thw, inputs.video_grid_thw
+    if any(of_kind is not None and len(of_kind) for of_kind in grids):
+        return False
     if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
         return False
     if inputs.mm_token_type_ids is not None:
@@ -119,8 +113,5 @@ def ends_of_rows(
             if further[item]:
                 row = bisect_right(bounds, start) - 1
                 ends[row] = max(ends[row], base - running[row] + items.extent[item])
-    lengths = [*map(sub, bounds[1:], bounds)]
-    if parts.masked[0] and spec.delta_length == "valid":
-        masked = parts.masked_before(bounds)
-        lengths = [*map(sub, lengths, map(sub, masked[1:], masked))]
-    return ends, [*map(sub, ends, lengths)]
+    counted = parts.kept_before(bounds) if spec.delta_length == "valid" else bounds
+    return ends, [*map(sub, ends, map(sub, counted[1:], counted))]

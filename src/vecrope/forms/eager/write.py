@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.parts import Parts, make_parts
+from vecrope.forms.eager.groups import Parts, make_parts
 
 # An operator on more elements is spread over torch's threads. Where cores are busy, waiting for
 # them costs more than the operator.
@@ -44,14 +44,14 @@ def write_positions(
     *,
     text_row: bool = False,
 ) -> Tensor:
-    """Return the positions (3, N), or (4, N) with `text_row`, of all tokens, at least one.
+    """Return the positions (3, N) of all tokens, at least one, in int64 or int32.
 
     Args:
         parts: of the batch.
         bounds: where each row starts in the batch, then N.
-        dtype: of the positions, int64 or int32.
-        mask: of N tokens, 0 for a masked one; None: none is.
-        padding_value: the position of masked tokens.
+        dtype: of the positions.
+        mask: of N tokens, 0 for a masked one, which holds `padding_value`; None: none is.
+        padding_value: likewise.
         text_row: put a row in front, of the unmasked tokens before each in its row, 0 at masked
             tokens.
     """
@@ -88,24 +88,20 @@ def write_positions(
 
 def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[int]]:
     """Return the groups and the bounds of a batch as they are without its masked tokens."""
-    area = [*map(parts.items.area.__getitem__, parts.item)]
+    area = parts.items.area
     through = map(add, parts.before, map(sub, parts.stops, parts.starts))
-    is_last = [*map(eq, through, area)]
-    area, item = ([*compress(numbers, is_last)] for numbers in (area, parts.item))
-    stops = [*compress(parts.stops, is_last)]
-    stops, bounds = ([*map(sub, at, parts.masked_before(at))] for at in (stops, bounds))
-    starts = [*map(sub, stops, area)]
-    return make_parts(parts.items, starts, stops, item, [0] * len(item)), bounds
+    is_last = [*map(eq, through, map(area.__getitem__, parts.item))]
+    item = [*compress(parts.item, is_last)]
+    stops = parts.kept_before([*compress(parts.stops, is_last)])
+    starts = [*map(sub, stops, map(area.__getitem__, item))]
+    whole = make_parts(parts.items, starts, stops, item, [0] * len(item))
+    return whole, parts.kept_before(bounds)
 
 
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool) -> Tensor:
     """Return (3, N), or (4, N), int8, int16 or int32: a 0, and the steps of all but the last.
 
-    Args:
-        parts: of the batch, each a whole group.
-        num_tokens: N.
-        kept: (N,) bool, False for a masked token; None: none is.
-        text_row: put the steps of a row of text in front.
+    Each part is a whole group, and `kept` (N,) bool False for a masked token; None: none is.
     """
     items = parts.items
     between = items.between or [()] * len(items.depth)
@@ -123,12 +119,8 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool
     for start, stop in zip(parts.starts, parts.stops, strict=True):
         time[start + 1 : stop + 1] = zero * (stop - start)
     rows = time[:]
-    sizes = [
-        *zip(
-            *(items.depth, items.height, items.width, items.advance, items.extent, between),
-            strict=True,
-        )
-    ]
+    sides = items.depth, items.height, items.width, items.advance, items.extent, between
+    sizes = [*zip(*sides, strict=True)]
     groups = zip(map(sizes.__getitem__, parts.item), parts.starts, parts.stops, strict=True)
     for (depth, height, width, advance, extent, frames), start, stop in groups:
         lines, num_lines = slice(start + width, stop, width), depth * height - 1

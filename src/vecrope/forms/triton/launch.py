@@ -13,7 +13,7 @@ from torch import Tensor
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import UNKNOWN_MARKERS
 from vecrope.forms.triton import constants, kernels
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
 _KERNELS = kernels.mark, kernels.summarise, kernels.write
@@ -72,8 +72,8 @@ def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
     """Launch the kernels for a batch, and return what they write; reads no value."""
     ids, bounds = inputs.input_ids, inputs.cu_seqlens
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    num_items = _num_items(inputs)
-    buffers = make_buffers(tuple(ids.shape), num_rows, num_items, positions_dtype(ids, spec), ids)
+    num_items, dtype = _num_items(inputs), positions_dtype(inputs, spec)
+    buffers = make_buffers(tuple(ids.shape), num_rows, num_items, dtype, ids)
     flags = inputs.allow_unused_grids, inputs.round_grid_sides
     launcher(spec, ids.device, validate, *flags)(inputs, buffers)
     return buffers
@@ -137,11 +137,6 @@ def invalidate(buffers: Buffers) -> None:
 def device_of(values: Tensor) -> AbstractContextManager[object]:
     """Return a context in which the device of a tensor is the current one."""
     return torch.accelerator.device_index(values.device.index)
-
-
-def positions_dtype(ids: Tensor, spec: MRopeSpec) -> torch.dtype:
-    """Return the dtype of the positions of a shared-rule family."""
-    return torch.int64 if spec.position_dtype == "int64" else ids.dtype
 
 
 def make_buffers(

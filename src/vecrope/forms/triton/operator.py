@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vecrope.forms.select import fused_pipeline
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
 NAME = "vecrope::rope_index"
@@ -83,7 +83,7 @@ def _launched(
 @torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
 def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
     cu_seqlens, spec = others[3], others[-1]
-    dtype = torch.int64 if MRopeSpec.from_text(spec).position_dtype == "int64" else input_ids.dtype
+    dtype = positions_dtype(Inputs(input_ids), MRopeSpec.from_text(spec))
     num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return (
         input_ids.new_empty((3, *input_ids.shape), dtype=dtype),

@@ -13,7 +13,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.modality import IMAGE
 from vecrope.families.rules import GlmImage
-from vecrope.forms.eager.cut import PATCH_SIZES, in_pixels, why_short
+from vecrope.forms.eager.groups import PATCH_SIZES, in_pixels, why_short
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.runs import END, START, runs_of_ids
 from vecrope.inputs import Inputs

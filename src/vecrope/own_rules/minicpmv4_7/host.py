@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.families.rules import MiniCPMV47
-from vecrope.forms.eager.cut import PATCH_SIZES, in_pixels, why_short
+from vecrope.forms.eager.groups import PATCH_SIZES, in_pixels, why_short
 from vecrope.forms.eager.runs import read_runs, runs_of_ids
 from vecrope.own_rules.common import Tokens, tokens_of
 from vecrope.own_rules.layout import Layout

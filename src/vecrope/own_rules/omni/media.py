@@ -132,7 +132,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         of_videos = none if videos is None else videos
         of_images = none if images is None else images
         faults.check_grids(of_images, of_videos, spec, round_grid_sides=inputs.round_grid_sides)
-        faults.check_seconds(inputs.second_per_grid_ts, of_videos, spec)
+        faults.check_seconds(inputs.second_per_grid_ts, of_videos[:, 0].tolist(), spec)
     if grids is None:
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
     lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()

@@ -1,0 +1,257 @@
+"""Where groups stand in a batch: its runs held against what the grids describe, and what misfits.
+
+A group has one part, or more where masked tokens interrupt it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import accumulate, chain, compress, pairwise, repeat
+from operator import add, eq, mul, not_, sub
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vecrope.core.modality import IMAGE, MASKED, VIDEO
+from vecrope.forms.eager.items import Items
+from vecrope.forms.eager.runs import START, Runs
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
+
+# Index of the first token and behind the last, item, and tokens of the group in its parts before.
+Part = tuple[int, int, int, int]
+PATCH_SIZES = (14, 16)
+
+
+class Parts(NamedTuple):
+    """The P parts of the groups of a batch, in its order."""
+
+    items: Items
+    starts: Sequence[int]  # (P,) index of the first token
+    stops: Sequence[int]  # (P,) index behind the last
+    item: Sequence[int]  # (P,)
+    before: Sequence[int]  # (P,) tokens of the group in its parts before
+    # (P + 1,) by how much more than their tokens the parts before each move the running position.
+    moved: Sequence[int]
+    masked: tuple[Sequence[int], Sequence[int]] = ((), ())  # (M,) starts and stops of masked runs
+
+    def running(self, at: Sequence[int]) -> list[int]:
+        """Return the running positions at tokens outside of parts, as if there were one row."""
+        moved = [self.moved[bisect_left(self.starts, index)] for index in at]
+        return [*map(add, self.kept_before(at), moved)]
+
+    def kept_before(self, at: Sequence[int]) -> list[int]:
+        """Return how many unmasked tokens stand before ascending tokens outside of masked runs."""
+        starts, stops = self.masked
+        if not starts:
+            return [*at]
+        sums = accumulate(map(sub, stops, starts), initial=0)
+        before = [0, *map(bisect_right, repeat(at), starts), len(at)]
+        masked = chain.from_iterable(map(repeat, sums, map(sub, before[1:], before)))
+        return [*map(sub, at, masked)]
+
+    def bases(self) -> list[int]:
+        """Return the running positions at which the parts' groups start, as `running` counts."""
+        return [*map(add, self.kept_before(self.starts), self.moved)]
+
+
+def make_parts(
+    items: Items,
+    starts: Sequence[int],
+    stops: Sequence[int],
+    item: Sequence[int],
+    before: Sequence[int],
+    masked: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Parts:
+    """Return parts that are given in the order of the batch."""
+    if any(before):
+        tokens = [*map(sub, stops, starts)]
+        moves = map(items.advance.__getitem__, item)
+        last = map(eq, map(add, before, tokens), map(items.area.__getitem__, item))
+        further: Iterable[int] = map(sub, map(mul, moves, last), tokens)
+    else:
+        further = map([*map(sub, items.advance, items.area)].__getitem__, item)
+    moved = [*accumulate(further, initial=0)]
+    return Parts(items, starts, stops, item, before, moved, masked)
+
+
+def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Parts:
+    """Return the groups of a batch.
+
+    Raises:
+        ValueError: where its runs and what its grids describe do not fit each other.
+    """
+    misfit = partial(_Misfit, runs, items, inputs, spec)
+    starts, stops, kinds = runs.of(IMAGE, VIDEO)
+    item = items.in_order(kinds)
+    before: Sequence[int] = [0] * len(item)
+    fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
+    if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
+        # Not every run is one group.
+        images, videos = (_cut(runs, items, inputs, kind) for kind in (IMAGE, VIDEO))
+        if faults := images[1] + videos[1]:
+            raise ValueError(misfit(min(faults).kind).of_runs(min(faults)))
+        parts = sorted(images[0] + videos[0])
+        starts, stops, item, before = map(list, zip(*parts, strict=True))
+    if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
+        marked = _behind_markers(runs, inputs.open_markers)
+        if not marked.issuperset(starts):
+            at = next(at for at, start in enumerate(starts) if start not in marked)
+            kind = VIDEO if item[at] >= items.num_images else IMAGE
+            raise ValueError(misfit(kind).missing_marker(item[at], starts[at]))
+    if not spec.frames_may_touch:
+        frames = (at for at, number in enumerate(item) if number >= items.num_images)
+        for last, at in pairwise(frames):
+            again = before[at] or item[at] != item[last]
+            if not again and runs.continues(stops[last] - 1, starts[at]):
+                # Behind masked tokens it is named itself, otherwise the frame that it touches.
+                named = at + (stops[last] != starts[at])
+                frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
+                raise ValueError(misfit(VIDEO).touching(item[at], starts[at], frame))
+    return make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
+
+
+def _cut(runs: Runs, items: Items, inputs: Inputs, kind: int) -> tuple[list[Part], list[_Fault]]:
+    """Return the parts of the groups of a kind, and the first fault, if any."""
+    area, numbers = items.area, items.of_groups(kind)
+    parts: list[Part] = []
+    group = before = done = 0
+    for start, stop, _ in zip(*runs.of(kind), strict=True):
+        if before and not runs.continues(done - 1, start):
+            return parts, [_Fault(start, kind, group, before, done)]
+        while start < stop:
+            if group == len(numbers):
+                return parts, [_Fault(start, kind, group, before, done)]
+            item = numbers[group]
+            done = min(stop, start + area[item] - before)
+            parts.append((start, done, item, before))
+            before += done - start
+            if before == area[item]:
+                group, before = group + 1, 0
+            start = done
+    if before or (group < len(numbers) and not inputs.allow_unused_grids):
+        # That the prompt ends too soon is named after all else, for images first.
+        return parts, [_Fault(runs.starts[-1] + kind, kind, group, before, done)]
+    return parts, []
+
+
+def _behind_markers(runs: Runs, open_markers: Tensor | None) -> set[int]:
+    """Return the tokens that have a start marker right before them, in their row."""
+    rows = [*map(runs.starts.__getitem__, runs.rows)]
+    marked = {*runs.of(START)[1]}.difference(rows)
+    if open_markers is not None:
+        marked.update(compress(rows, (open_markers > 0).tolist()))
+    return marked
+
+
+def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
+    """Return the remark, in parentheses, on grids of a kind that has no placeholder in a batch."""
+    if by_types:
+        return f" (mm_token_type_ids holds no {kind})"
+    if kind == VIDEO and spec.video_token_id is None:
+        return (
+            f" (no image_token_id {spec.image_token_id} follows a video_start_token_id "
+            f"{spec.video_start_token_id} in input_ids)"
+        )
+    name = "image_token_id" if kind == IMAGE else "video_token_id"
+    return f" ({name} {getattr(spec, name)} does not occur in input_ids)"
+
+
+def in_pixels(name: str, fits: Iterable[bool]) -> str:
+    """Return the remark, in parentheses, on sizes that fit if divided by one of `PATCH_SIZES`."""
+    return f" ({name} seems to count pixels; it counts patches)" if any(fits) else ""
+
+
+def why_short(name: str, remark: str, *, unexpanded: bool) -> str:
+    """Return why an item may have too few tokens, or the remark if there is one."""
+    or_not = ", or never expanded by the processor" if unexpanded else ""
+    return remark or f"; was the prompt truncated inside the {name}{or_not}?"
+
+
+class _Fault(NamedTuple):
+    """Where placeholders of a kind go on that no group has, or a group that they do not fill."""
+
+    token: int
+    kind: int
+    group: int  # among those of the kind
+    before: int  # tokens that it has by then
+    done: int  # index behind the last of these
+
+
+class _Misfit:
+    """What is said of placeholders of images, or of videos, that do not fit their grids."""
+
+    def __init__(
+        self, runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec, kind: int
+    ) -> None:
+        self.runs, self.items, self.inputs, self.spec, self.kind = runs, items, inputs, spec, kind
+        self.name = "image" if kind == IMAGE else "video"
+        grids: Tensor | None = getattr(inputs, f"{self.name}_grid_thw")
+        self.grids = [] if grids is None else grids.tolist()
+        self.numbers = items.of_groups(kind)
+        self.expected = sum(map(items.area.__getitem__, self.numbers))
+        starts, stops, _ = runs.of(kind)
+        self.found = sum(stops) - sum(starts)
+
+    def of_runs(self, fault: _Fault) -> str:
+        """Say that there are too many tokens, or too few of a group or of all groups."""
+        token, _, group, before, done = fault
+        of_grids, hint = f"{self.name}_grid_thw", self._hint()
+        if group == len(self.numbers):
+            return (
+                f"row {self.runs.row_of(token)} holds {self.name} tokens beyond the last grid: "
+                f"expected {self.expected} for the {len(self.grids)} rows of {of_grids}, got "
+                f"{self.found} in the batch{hint}"
+            )
+        item = self.numbers[group]
+        frame = group - bisect_left(self.numbers, item)
+        if not before:
+            row = item - (self.kind == VIDEO) * self.items.num_images
+            after = f" after {frame} of its frames" if frame else ""
+            return (
+                f"{of_grids} row {row} {tuple(self.grids[row])} is left over{after}: expected "
+                f"{self.expected} {self.name} tokens in the batch, got {self.found}{hint}"
+            )
+        in_frame = self.kind == VIDEO and self.spec.separate_frames
+        unexpanded = before == 1 and self.found == len(self.grids)
+        return (
+            f"{self._where(done - 1, item, f'frame {frame} of ' * in_frame)} needs "
+            f"{self.items.area[item]} tokens, got {before} in one run"
+            + why_short(self.name, hint, unexpanded=unexpanded)
+        )
+
+    def missing_marker(self, item: int, token: int) -> str:
+        """Say that a group begins at a token without a start marker before it."""
+        alone = self.items.groups[item] == 1
+        where = "right before its tokens" if alone else "before each of its frames"
+        return (
+            f"{self._where(token, item)} needs a vision_start_token_id "
+            f"{self.spec.vision_start_token_id} {where}, got another token; SGLang would number "
+            "them as text"
+        )
+
+    def touching(self, item: int, token: int, frame: int) -> str:
+        """Say that the frame that begins at a token, or the one in front, touches the other."""
+        return (
+            f"{self._where(token, item)} needs something between its frames, got nothing at frame "
+            f"{frame}; {self.spec.convention} would number the video as a block"
+        )
+
+    def _where(self, token: int, item: int, part: str = "") -> str:
+        """Name the row of a token, and an item, or a part of it, by its grid."""
+        row = item - (self.kind == VIDEO) * self.items.num_images
+        of_item = f"{self.name} {row}: its grid {tuple(self.grids[row])}"
+        return f"row {self.runs.row_of(token)}, {part}{of_item}"
+
+    def _hint(self) -> str:
+        """Return in parentheses, behind a space, what to look at; "" for nothing."""
+        found = self.found
+        if found and not self.grids:
+            return f" ({self.name}_grid_thw was not given)"
+        if not found:
+            by_types = self.inputs.mm_token_type_ids is not None
+            return none_found(self.kind, self.spec, by_types=by_types)
+        fits = (self.expected == found * size**2 for size in PATCH_SIZES)
+        return in_pixels(f"{self.name}_grid_thw", fits)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.search import search
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
 from vecrope.own_rules.layout import STILL
 from vecrope.plans.plan import RopeIndexPlan
@@ -48,10 +47,8 @@ class LinePlan(RopeIndexPlan):
         """A, the number of axes."""
         return self.entries.shape[1] - 4
 
-    def _expand(self, index: Tensor) -> Tensor:
-        starts = self._entry_starts
-        index = index.to(starts.dtype)
-        first, *bases, width, before, code = columns_at(self.entries, search(starts, index) - 1)
+    def _behind(self, entry: Tensor, index: Tensor) -> Tensor:
+        first, *bases, width, before, code = columns_at(self.entries, entry)
         place = (index - first).add_(before)
         row = place // width
         steps = torch.stack((torch.zeros_like(row), row, place - row * width, place))

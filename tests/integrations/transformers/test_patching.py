@@ -6,6 +6,7 @@ import pickle
 import sys
 import warnings
 from functools import partial
+from importlib import import_module
 from types import FunctionType, MethodType
 
 import pytest
@@ -368,7 +369,7 @@ def test_a_method_that_answers_what_vecrope_refuses(monkeypatch):
         return input_ids.expand(3, *input_ids.shape), input_ids[:, :1]
 
     cut = Prompt.from_symbols(PROMPT.spec, ["tI"], image_grid_thw=[[1, 2, 4]])
-    prompts = sys.modules["vecrope.integrations.transformers.self_check_prompts"]
+    prompts = import_module("vecrope.integrations.transformers.self_check_prompts")
     monkeypatch.setattr(prompts, "self_check_prompts", lambda *_: [cut.arguments()])
     module = new_module()
     module.get_rope_index = MethodType(lenient, module)

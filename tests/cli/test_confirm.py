@@ -99,10 +99,25 @@ def test_the_time_is_compared_with_transformers_where_it_is_installed(run):
     assert ratio.startswith(f"  transformers {transformers.__version__} / vecrope ")
 
 
+def test_the_types_of_a_prompt_are_those_that_transformers_is_given(run_prompt):
+    image = MRopeSpec.for_model("qwen2_vl", convention="transformers").image_token_id
+    prompt = {"input_ids": [7, image], "mm_token_type_ids": [0, 1], "image_grid_thw": [[1, 2, 2]]}
+    code, out, _ = run_prompt(*("--model", "qwen2_vl", "--convention", "transformers"), **prompt)
+    assert code == 0
+    assert "  transformers " in out.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "absent",
     [
         pytest.param(lambda patch: patch.setitem(sys.modules, "transformers", None), id="absent"),
+        pytest.param(
+            lambda patch: patch.delitem(
+                sys.modules["transformers.models.auto.modeling_auto"].MODEL_MAPPING_NAMES,
+                "qwen2_vl",
+            ),
+            id="without the family",
+        ),
         pytest.param(
             lambda patch: patch.setattr(
                 "transformers.models.qwen2_vl.modeling_qwen2_vl.Qwen2VLModel.get_rope_index",

@@ -17,6 +17,12 @@ from tests.cli.prompts import CONFIG, IMAGE, assert_refused
             id="model",
         ),
         pytest.param(
+            ["--model", "glm_image"],
+            "'glm_image' has a rule of its own under convention 'transformers', which this command "
+            "does not show: vecrope.get_rope_index numbers its prompts",
+            id="rule of its own",
+        ),
+        pytest.param(
             ["--import", "no_such_module"],
             "argument --import: No module named 'no_such_module'",
             id="no module",

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from oracles import spec_of
+from own_support import SPECS
 
 from vecrope import collate, packing_obstacles
 
@@ -51,3 +52,24 @@ def test_the_check_beside_the_model_says_the_same(missing):
         assert f"which needs {' and '.join(missing)} to keep samples apart" in sentence
     config.text_config.layer_types = ["full_attention"] * 2
     assert packing_obstacles(config) == []
+
+
+@pytest.mark.parametrize(("kernel", "obstacles"), [("sdpa", 1), ("flash_attention_2", 0)])
+def test_a_model_without_a_text_row_needs_flash_attention(kernel, obstacles):
+    config = SimpleNamespace(model_type="hunyuan_vl", _attn_implementation=kernel)
+    sentences = packing_obstacles(SimpleNamespace(config=config))
+    assert len(sentences) == obstacles
+    assert all(sentence.endswith("its attention is 'sdpa'") for sentence in sentences)
+
+
+def test_a_cache_hides_where_samples_begin():
+    (sentence,) = packing_obstacles(SimpleNamespace(use_cache=True))
+    assert sentence.startswith("use_cache is on in its text model")
+
+
+def test_collate_warns_of_a_model_without_a_text_row():
+    warn_of_obstacles.cache_clear()
+    spec = SPECS["hunyuan_vl of 3 axes"]
+    with pytest.warns(UserWarning, match="hunyuan_vl: transformers' model takes no row of text"):
+        collate([{"input_ids": [1, 2]}], spec, pad_token_id=0, packed=True)
+    warn_of_obstacles.cache_clear()

@@ -42,6 +42,12 @@ from vecrope import positions_of_groups
             id="a block in time, rounded down",
         ),
         pytest.param(
+            3, [(0, 2, 1, 1, 99.0)], [[0, 99, 100], [0, 0, 100], [0, 0, 100]], 98, id="far apart"
+        ),
+        pytest.param(
+            3, [(1, 2, 1, 1, 2.0)], [[0, 1, 3], [0, 1, 1], [0, 1, 1]], 1, id="two positions apart"
+        ),
+        pytest.param(
             5,
             [(0, 1, 1, 1, 1.0), (1, 2, 1, 1, 3.0), (3, 2, 1, 1, 1.0)],
             [[0, 1, 4, 5, 6], [0, 1, 1, 5, 5], [0, 1, 1, 5, 5]],
@@ -79,14 +85,16 @@ def test_a_prompt_without_tokens_is_refused():
         ),
         (
             [(0, 1, 1, 2), (1, 1, 1, 2)],
-            r"^group 1 must lie between tokens 2 and 6, got tokens 1 to",
+            r"^group 1 must lie between tokens 2 and 6, got tokens 1 to 3$",
         ),
         (
-            [(0, 1, 1, 2), (3, 1, 1, 4)],
-            r"^group 1 must lie between tokens 2 and 6, got tokens 3 to",
+            [(0, 1, 1, 2), (3, 1, 2, 2)],
+            r"^group 1 must lie between tokens 2 and 6, got tokens 3 to 7$",
         ),
         ([(-1, 1, 1, 2)], "^group 0 must lie between tokens 0 and 6, got tokens -1 to 1$"),
-        ([(0, 2, 1, 1), (2, 2, 1, 1, -0.5)], "^group 1 must have a step in time of at least 0"),
+        # The groups before it are sound: at rest, far apart in time, up to the last token.
+        ([(0, 2, 1, 1, 0.0), (2, 2, 1, 1, 99.0), (4, 0, 1, 2)], "^group 2 must have at least one"),
+        ([(0, 2, 1, 1), (2, 4, 1, 1, -0.5)], "^group 1 must have a step in time of at least 0"),
         ([(0, 2, 1, 1, 2.0**29)], "got 536870912.0 for 2 frames$"),
     ],
 )

@@ -1,6 +1,7 @@
 """Modules are seen when they are imported, and only while imports are watched."""
 
 import importlib
+import importlib.util
 import sys
 
 import pytest
@@ -42,3 +43,18 @@ def test_modules_are_seen_once_executed_whether_imported_before_or_later():
     del sys.modules["seen_two"]
     importlib.import_module("seen_two")
     assert len(seen) == 2
+
+
+@pytest.mark.usefixtures("files")
+def test_a_module_that_was_found_before_and_is_executed_after_the_watch_is_not_seen():
+    seen = []
+    watch = AfterImport(("seen_one",), seen.append)
+    watch.start()
+    try:
+        found = importlib.util.find_spec("seen_one")
+    finally:
+        watch.stop()
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    assert module.value == 1
+    assert not seen

@@ -39,3 +39,35 @@ def adapter(function, **given):
         given["image_grid_thw"],
         given["video_grid_thw"],
     )
+
+
+def raises(**arguments):
+    return arguments["pixels"]
+
+
+def positions_alone(**arguments):
+    return sound(**arguments)[0]
+
+
+def three_values(**arguments):
+    return (*sound(**arguments), None)
+
+
+def lists(**arguments):
+    return [answer.tolist() for answer in sound(**arguments)]
+
+
+ISAAC = {
+    "model_type": "isaac",
+    "image_token_id": 9,
+    "vision_config": {"pixel_shuffle_scale_factor": 2},
+}
+
+
+def isaac(input_ids, **arguments):
+    spec = vecrope.MRopeSpec.from_config(ISAAC, convention="vllm")
+    return vecrope.get_rope_index(input_ids, spec, **arguments)
+
+
+def image_token_of(method):
+    return method.__self__.config.image_token_id

@@ -64,8 +64,6 @@ def segment_rows(prompt: Prompt) -> list[list[Segment]]:
         prompt.second_per_grid_ts,
     )
     rows: list[list[Segment]] = [[] for _ in prompt.input_ids]
-    if not prompt.input_ids.numel():
-        return rows
     located = locate(stream, prompt.spec, items)
     kind = located.kind
     text = (kind == TEXT) | (kind == MASKED)

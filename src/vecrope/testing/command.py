@@ -7,12 +7,16 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from textwrap import indent
+from traceback import extract_tb
 from types import MethodType
 from typing import Any, get_args
 
 import torch
 
+from vecrope.cli.load import default_convention, load_spec
+from vecrope.cli.prompt import CommandError
 from vecrope.spec import Convention, MRopeSpec
 from vecrope.testing.matching import assert_matches
 from vecrope.testing.prompt import Prompt
@@ -21,25 +25,28 @@ from vecrope.testing.stand_in import StandIn
 __all__ = ["load", "main"]
 
 Function = Callable[..., Any]
+# The letters of `Prompt.symbols`.
+_LEGEND = "its tokens (t text, I image, V video, A audio, n newline; brackets are markers):"
 Property = tuple[str, Any, Callable[[Function, Prompt], None]]
 
 
-def load(path: str, adapter: str | None = None) -> Function:
+def load(path: str, adapter: str | None = None, config: str | None = None) -> Function:
     """Return a function that takes the arguments of a prompt by name.
 
     A method of a model of transformers, `package.module:Class.method`, is called on a stand-in that
-    has the configuration's defaults and the class's methods, and no weights.
+    has a configuration and the class's methods, and no weights.
 
     Args:
         path: `package.module:function`. It is given those arguments of a prompt that it has
             parameters for.
         adapter: the path of a function that is called instead, with the function and with all
             arguments of the prompt by name.
+        config: the path of a `config.json`, for a method of a model; None: the class's defaults.
 
     Raises:
         ValueError: if there is no such function, or it needs an argument that no prompt has.
     """
-    function = _resolved(path)
+    function = _resolved(path, config)
     if adapter is not None:
         call = _resolved(adapter)
         return lambda **arguments: call(function, **arguments)
@@ -70,7 +77,7 @@ class UnmatchedError(ValueError):
     """The function has a parameter that no argument of a prompt has the name of."""
 
 
-def _resolved(path: str) -> Function:
+def _resolved(path: str, config: str | None = None) -> Function:
     module, _, names = path.partition(":")
     if not names:
         raise ValueError(f"a function is named package.module:function, got {path!r}")
@@ -82,7 +89,10 @@ def _resolved(path: str) -> Function:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no {path}: {error}") from error
     if inspect.isclass(owner) and inspect.isfunction(value) and hasattr(owner, "config_class"):
-        return MethodType(value, StandIn(owner, owner.config_class()))
+        given = (
+            owner.config_class() if config is None else owner.config_class.from_json_file(config)
+        )
+        return MethodType(value, StandIn(owner, given))
     if not callable(value):
         raise ValueError(f"{path} must be a function, got {type(value).__name__}")
     function: Function = value
@@ -172,29 +182,48 @@ def _report(prompt: Prompt, error: Exception, loaded: str) -> str:
     """Describe a failure: what is wrong, the prompt as symbols, and a snippet to paste."""
     reason = str(error).partition("\nfor Prompt")[0]
     if not isinstance(error, AssertionError):
-        reason = f"{type(error).__name__}: {reason}"
-    shown = "\n".join([reason, "", *(f"  {row}" for row in prompt.symbols)])
+        at = extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {reason}\n  in {at.name}, {at.filename}:{at.lineno}"
+    shown = "\n".join([reason, "", _LEGEND, *(f"  {row}" for row in prompt.symbols)])
     return f"""{indent(shown, "  ")}
 
-    from vecrope import MRopeSpec
-    from vecrope.testing import Prompt, assert_matches
-    from vecrope.testing.command import load
+from vecrope import MRopeSpec
+from vecrope.testing import Prompt, assert_matches
+from vecrope.testing.command import load
 
-    prompt = {prompt!r}
-    assert_matches({loaded}, prompt)
+prompt = {prompt!r}
+assert_matches({loaded}, prompt)
 """
+
+
+def _arguments(options: argparse.Namespace) -> list[str]:
+    """Return the arguments of `load`, as they are written."""
+    named = ((name, getattr(options, name)) for name in ("adapter", "config"))
+    return [repr(options.function), *(f"{name}={path!r}" for name, path in named if path)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 where all properties hold, 1 where one does not."""
     parser = argparse.ArgumentParser(
         prog="python -m vecrope.testing",
-        description="Put the property suite to a function that computes M-RoPE positions.",
+        description="Put the property suite to a function that computes M-RoPE positions. The exit "
+        "code is 0 if all properties hold, 1 if one does not, 2 if the function cannot be called.",
     )
     parser.add_argument("function", help="package.module:function, or :Class.method of a model")
-    parser.add_argument("--model", required=True, help="a model type, such as glm4v")
-    parser.add_argument("--convention", required=True, choices=get_args(Convention))
-    parser.add_argument("--adapter", help="package.module:function, called with it and arguments")
+    family = parser.add_mutually_exclusive_group(required=True)
+    family.add_argument("--model", help="a model type with default ids, such as glm4v")
+    family.add_argument("--config", metavar="CONFIG.json", help="a model's config.json")
+    parser.add_argument(
+        "--convention",
+        choices=get_args(Convention),
+        help="whose positions are expected, as upstreams number the same model differently "
+        "(default: the first of transformers, sglang and vllm that has the family)",
+    )
+    parser.add_argument(
+        "--adapter",
+        help="package.module:function that is called with the function and a prompt's arguments, "
+        "if their names differ, and returns position_ids and rope_deltas",
+    )
     parser.add_argument(
         "--examples", type=int, default=200, help="prompts of each property (%(default)s)"
     )
@@ -206,16 +235,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, "")
     failures = 0
     try:
-        spec = MRopeSpec.for_model(options.model, convention=options.convention)
-        function = load(options.function, options.adapter)
+        # The function's module may register the family.
+        function = load(options.function, options.adapter, options.config)
+        if options.config is None:
+            convention = options.convention or default_convention(options.model)
+            spec = MRopeSpec.for_model(options.model, convention=convention)
+        else:
+            spec = load_spec(Path(options.config), options.convention)
         examples = options.examples * (10 if options.slow else 1)
         for one in _properties(spec, slow=options.slow):
             failure = _search(function, one, examples, options.seed)
             print("FAILED" if failure else "passed", one[0])
             if failure:
                 failures += 1
-                paths = [repr(path) for path in (options.function, options.adapter) if path]
-                print(_report(*failure, f"load({', '.join(paths)})"))
-    except ValueError as error:
+                print(_report(*failure, f"load({', '.join(_arguments(options))})"))
+    except (ValueError, CommandError) as error:
         parser.error(str(error))
     return int(failures > 0)

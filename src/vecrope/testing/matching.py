@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -30,7 +31,8 @@ def assert_matches(
             do, and is to be held to its answer. Otherwise it has to raise.
 
     Raises:
-        AssertionError: naming the first row, token and axis that differ, or a dtype or shape.
+        AssertionError: naming the first row, token and axis that differ, or a dtype or shape, or
+            what is returned in place of two tensors.
 
     Example:
         >>> import torch, vecrope
@@ -61,15 +63,20 @@ def assert_matches(
             f"for {prompt!r}"
         ) from None
 
-    for name, want, got in zip(
-        ("position_ids", "rope_deltas"), expected, function(**prompt.arguments()), strict=True
-    ):
+    names = ("position_ids", "rope_deltas")
+    answer = function(**prompt.arguments())
+    if not isinstance(answer, tuple | list) or len(answer) != len(names):
+        got = f"{len(answer)} values" if isinstance(answer, tuple | list) else type(answer).__name__
+        raise AssertionError(f"the function must return {' and '.join(names)}, got {got}")
+    for name, want, got in zip(names, expected, answer, strict=True):
         difference = _difference(name, want, got)
         if difference is not None:
             raise AssertionError(f"{difference}\nfor {prompt!r}")
 
 
-def _difference(name: str, want: torch.Tensor, got: torch.Tensor) -> str | None:
+def _difference(name: str, want: torch.Tensor, got: Any) -> str | None:
+    if not isinstance(got, torch.Tensor):
+        return f"{name} must be a tensor, got {type(got).__name__}"
     if got.dtype != want.dtype:
         return f"{name} must have dtype {want.dtype}, got {got.dtype}"
     if got.shape != want.shape:

@@ -131,6 +131,19 @@ def test_functions_that_are_not_known_or_missing_are_left_and_named(tree, monkey
     assert "get_rope_index_ernie45 (this SGLang has none)" in record.message
 
 
+def test_a_function_whose_source_cannot_be_read_is_left(tree):
+    namespace = {}
+    exec("def function(*arguments): return arguments", namespace)
+    held = vars(tree.owner)["get_rope_index_glm4v"]
+    unread = namespace["function"]
+    if isinstance(held, staticmethod):
+        unread = staticmethod(unread)
+    tree.owner.get_rope_index_glm4v = unread
+    done = ours.install()
+    assert "none of those" in done.left["get_rope_index_glm4v"]
+    assert vars(tree.owner)["get_rope_index_glm4v"] is unread
+
+
 def test_the_log_waits_until_it_is_set_up(tree, caplog):
     ours.install()
     assert not caplog.records

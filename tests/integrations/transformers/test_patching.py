@@ -6,6 +6,7 @@ import pickle
 import sys
 import warnings
 from functools import partial
+from importlib import import_module
 from types import FunctionType, MethodType
 
 import pytest
@@ -323,6 +324,57 @@ def test_a_callable_on_an_instance_is_named_by_where_it_is_defined(make):
     module.get_rope_index = make(module)
     with pytest.raises(ValueError, match=r"got that of .*test_patching, .*test_patching.py:"):
         patch(module)
+
+
+def test_a_callable_on_an_instance_is_admitted_if_asked_for_and_put_back():
+    module = new_module()
+    module.get_rope_index = own = partial(right, module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch(module, check="always")
+    assert refuses(module)
+    unpatch(module)
+    assert vars(module)["get_rope_index"] is own
+
+
+def test_an_argument_that_the_method_does_not_take():
+    def narrow(
+        self, input_ids, mm_token_type_ids, image_grid_thw=None, video_grid_thw=None,
+        attention_mask=None,
+    ):  # fmt: skip
+        return OWN(
+            self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask
+        )
+
+    module = new_module()
+    module.get_rope_index = MethodType(narrow, module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch(module, check="always")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'pixel_values'"):
+        module.get_rope_index(**PROMPT.arguments(), pixel_values=None)
+
+
+def test_a_method_that_is_known_to_be_wrong(monkeypatch):
+    monkeypatch.setattr(admission, "known", lambda *_: {"refused": "rows begin at the first grid"})
+    with pytest.raises(RuntimeError, match=r"Qwen2VLModel.* is not replaced: rows begin at the"):
+        patch(new_module())
+
+
+def test_a_method_that_answers_what_vecrope_refuses(monkeypatch):
+    def lenient(
+        self, input_ids, mm_token_type_ids, image_grid_thw=None, video_grid_thw=None,  # noqa: ARG001
+        attention_mask=None,  # noqa: ARG001
+    ):  # fmt: skip
+        return input_ids.expand(3, *input_ids.shape), input_ids[:, :1]
+
+    cut = Prompt.from_symbols(PROMPT.spec, ["tI"], image_grid_thw=[[1, 2, 4]])
+    prompts = import_module("vecrope.integrations.transformers.self_check_prompts")
+    monkeypatch.setattr(prompts, "self_check_prompts", lambda *_: [cut.arguments()])
+    module = new_module()
+    module.get_rope_index = MethodType(lenient, module)
+    with pytest.raises(RuntimeError, match=r"vecrope refuses .*image 0"):
+        patch(module, check="always")
 
 
 def test_a_pickled_model_follows_its_class():

@@ -157,6 +157,19 @@ def test_a_helper_that_is_missing_or_not_known_is_as_if_the_method_was_not(insta
         del sys.modules[GLM[0]]
 
 
+def test_a_helper_may_be_a_method_of_the_class(installed, monkeypatch):
+    known = CLASSES[GLM[0]][GLM[1]]
+    method = ast.parse(METHOD).body[0]
+    source = MODULE.format(name=GLM[1])
+    helper = ast.parse(source).body[0].body[-1]
+    both = frozenset({fingerprint_of([method, helper])})
+    model = known._replace(fingerprints=both, helpers=("iter_mm_grid_thw",))
+    monkeypatch.setitem(CLASSES, GLM[0], {GLM[1]: model})
+    (installed / "glm4_1v.py").write_text(source)
+    plugin.register()
+    assert hasattr(class_of(*GLM).get_mrope_input_positions, "__wrapped__")
+
+
 def test_the_log_says_once_what_is_replaced(installed, caplog):
     with caplog.at_level(logging.INFO):
         plugin.register()

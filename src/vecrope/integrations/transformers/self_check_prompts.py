@@ -143,8 +143,6 @@ def _item(spec: MRopeSpec, piece: Piece, with_sound: bool) -> _Item:
     if isinstance(piece, int):
         return _Item("t" * piece, {})
     kind, t, h, w, number = piece
-    if kind == "image" and not spec.multi_frame_images:
-        t = 1
     if isinstance(spec.own_rule, OmniRule):
         return _omni_item(spec, spec.own_rule, kind, (t, h, w), number, with_sound)
     return _ITEMS.get(type(spec.own_rule), _shared_item)(spec, kind, (t, h, w), number)

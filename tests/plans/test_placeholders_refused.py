@@ -263,14 +263,14 @@ REFUSED = {
         8,
         GOOD | {"image_grid_thw": PICTURE.repeat(2, 1)},
         ValueError,
-        "image_grid_thw row 1 (1, 4, 4) is left over: expected 8 image tokens in the batch, got 4",
+        "image_grid_thw row 1 (1, 4, 4) is left over: expected 8 image tokens in all, got 4",
     ),
     "a run without an image": (
         8,
         GOOD | {"image_grid_thw": None},
         ValueError,
         "row 0 holds image tokens beyond the last grid: expected 0 for the 0 rows of "
-        "image_grid_thw, got 4 in the batch",
+        "image_grid_thw, got 4 in all",
     ),
 }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.checks import RowError
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items
@@ -177,10 +178,11 @@ def _raise_missing_marker(locations: TokenLocations, spec: MRopeSpec, missing: T
         what = "each frame of a video" if spec.separate_frames else "a video"
         marker = marker if spec.separate_frames else spec.video_start_token_id
     place = start - int(stream.row_bounds[row])
-    raise ValueError(
-        f"row {row}, token {place}: {what} must follow a start marker, expected the id {marker} "
-        f"right before each, got a run of {stop - start} {kind} tokens"
-        + (f" after {int(stream.input_ids[start - 1])}" if place else " without one")
+    raise RowError.of(
+        row,
+        f", token {place}: {what} must follow a start marker, expected the id {marker} right "
+        f"before each, got a run of {stop - start} {kind} tokens"
+        + (f" after {int(stream.input_ids[start - 1])}" if place else " without one"),
     )
 
 
@@ -197,8 +199,9 @@ def _outside(positions: Tensor, rule: Bailing) -> Tensor:
 def _raise_outside(stream: Stream, positions: Tensor, outside: Tensor, rule: Bailing) -> None:
     axis, token = outside.nonzero()[0].tolist()
     row = int(stream.token_rows()[token])
-    raise ValueError(
-        f"row {row}, token {token - int(stream.row_bounds[row])}: its position "
+    raise RowError.of(
+        row,
+        f", token {token - int(stream.row_bounds[row])}: its position "
         f"{int(positions[axis, token])} must be at least {rule.least_position} and less than "
-        f"{rule.position_limit}, which is all that the checkpoint has room for"
+        f"{rule.position_limit}, which is all that the checkpoint has room for",
     )

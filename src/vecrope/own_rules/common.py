@@ -53,11 +53,11 @@ class Tokens(NamedTuple):
         shape = len(positions), self.given_bounds[-1]
         return positions.new_full(shape, padding).index_copy_(1, self.given_index, positions)
 
-    def where(self, at: int) -> str:
-        """Name a token by its row and its number in the row, masked ones included."""
+    def error(self, at: int, problem: str) -> checks.RowError:
+        """Return the error about a token, by its number in its row, masked ones included."""
         row = bisect_right(self.bounds, at) - 1
         at = at if self.given_index is None else int(self.given_index[at])
-        return f"row {row}, token {at - self.given_bounds[row]}"
+        return checks.RowError.of(row, f", token {at - self.given_bounds[row]}: {problem}")
 
 
 def unmasked_tokens(inputs: Inputs) -> Tokens:

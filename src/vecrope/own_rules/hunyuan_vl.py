@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.checks import RowError
 from vecrope.core import faults
 from vecrope.core.faults import invalidate
 from vecrope.core.modality import IMAGE
@@ -216,18 +217,20 @@ def _raise_misfit(
         grid = int(images.grid[num_runs])
         raise ValueError(
             f"image_grid_thw row {grid} {tuple(grids[grid].tolist())} is left over: expected "
-            f"{num_grids} runs of image tokens in the batch, got {num_runs}{remark}"
+            f"{num_grids} runs of image tokens in all, got {num_runs}{remark}"
         )
     run = int(odd[0]) if odd.shape[0] else num_grids
     row = int(rows[(placeholder & (images.run == run)).nonzero()[0]])
     if run == num_grids:
-        raise ValueError(
-            f"row {row} holds image tokens beyond the last grid: expected {num_grids} runs of them "
-            f"for the {grids.shape[0]} rows of image_grid_thw, got {num_runs} in the batch"
+        raise RowError.of(
+            row,
+            f" holds image tokens beyond the last grid: expected {num_grids} runs of them for the "
+            f"{grids.shape[0]} rows of image_grid_thw, got {num_runs} in all",
         )
     grid, expected = int(images.grid[run]), int(images.height[run] * images.width[run])
-    raise ValueError(
-        f"row {row}, image {grid}: its grid {tuple(grids[grid].tolist())} needs {expected} tokens, "
-        f"or {expected + _WRAPPERS} with those around it, got {int(images.lengths[run])} in one "
-        "run; was the prompt truncated inside the image?"
+    raise RowError.of(
+        row,
+        f", image {grid}: its grid {tuple(grids[grid].tolist())} needs {expected} tokens, or "
+        f"{expected + _WRAPPERS} with those around it, got {int(images.lengths[run])} in one run; "
+        "was the prompt truncated inside the image?",
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.runs import Runs
@@ -46,8 +47,8 @@ class Placeholders(NamedTuple):
         """What their kind is called."""
         return "image" if self.kind == IMAGE else "video"
 
-    def cut(self) -> tuple[list[Part], tuple[int, str] | None]:
-        """Return the parts of groups, and of the first fault the token and the message."""
+    def cut(self) -> tuple[list[Part], tuple[int, ValueError] | None]:
+        """Return the parts of groups, and of the first fault the token and the error."""
         runs, area, numbers = self.runs, self.items.area, self.items.of_groups(self.kind)
         parts: list[Part] = []
         group = before = 0
@@ -72,32 +73,34 @@ class Placeholders(NamedTuple):
             return parts, (behind, self._left_over(group))
         return parts, None
 
-    def missing_marker(self, item: int, token: int) -> str:
+    def missing_marker(self, item: int, token: int) -> RowError:
         """Say that a group begins at a token without a start marker before it."""
         alone = self.items.groups[item] == 1
         where = "right before its tokens" if alone else "before each of its frames"
-        return (
-            f"row {self.runs.row_of(token)}, {self._named(item)} needs a vision_start_token_id "
+        return RowError.of(
+            self.runs.row_of(token),
+            f", {self._named(item)} needs a vision_start_token_id "
             f"{self.spec.vision_start_token_id} {where}, got another token; SGLang would number "
-            "them as text"
+            "them as text",
         )
 
-    def touching(self, item: int, token: int, frame: int) -> str:
+    def touching(self, item: int, token: int, frame: int) -> RowError:
         """Say that the frame that begins at a token, or the one in front, touches the other."""
-        return (
-            f"row {self.runs.row_of(token)}, {self._named(item)} needs something between its "
-            f"frames, got nothing at frame {frame}; {self.spec.convention} would number the video "
-            "as a block"
+        return RowError.of(
+            self.runs.row_of(token),
+            f", {self._named(item)} needs something between its frames, got nothing at frame "
+            f"{frame}; {self.spec.convention} would number the video as a block",
         )
 
-    def _surplus(self, token: int) -> str:
-        return (
-            f"row {self.runs.row_of(token)} holds {self.name} tokens beyond the last grid: "
-            f"expected {self._expected} for the {len(self._grids)} rows of {self.name}_grid_thw, "
-            f"got {self._found} in the batch{self._hint}"
+    def _surplus(self, token: int) -> RowError:
+        return RowError.of(
+            self.runs.row_of(token),
+            f" holds {self.name} tokens beyond the last grid: expected {self._expected} for the "
+            f"{len(self._grids)} rows of {self.name}_grid_thw, got {self._found} in all"
+            + self._hint,
         )
 
-    def _cut_short(self, group: int, last: Part, tokens: int) -> str:
+    def _cut_short(self, group: int, last: Part, tokens: int) -> RowError:
         _, stop, item, _ = last
         frame = ""
         if self.kind == VIDEO and self.spec.separate_frames:
@@ -105,20 +108,20 @@ class Placeholders(NamedTuple):
         why = f"; was the prompt truncated inside the {self.name}"
         if tokens == 1 and self._found == len(self._grids):
             why += ", or never expanded by the processor"
-        return (
-            f"row {self.runs.row_of(stop - 1)}, {frame}{self._named(item)} needs "
-            f"{self.items.area[item]} tokens, got {tokens} in one run{self._hint or why + '?'}"
+        return RowError.of(
+            self.runs.row_of(stop - 1),
+            f", {frame}{self._named(item)} needs {self.items.area[item]} tokens, got {tokens} in "
+            f"one run{self._hint or why + '?'}",
         )
 
-    def _left_over(self, group: int) -> str:
+    def _left_over(self, group: int) -> ValueError:
         item = self.items.of_groups(self.kind)[group]
         frames = self._number(group)
         after = f" after {frames} of its frames" if frames else ""
         row = self._row(item)
-        return (
+        return ValueError(
             f"{self.name}_grid_thw row {row} {tuple(self._grids[row])} is left over{after}: "
-            f"expected {self._expected} {self.name} tokens in the batch, got {self._found}"
-            + self._hint
+            f"expected {self._expected} {self.name} tokens in all, got {self._found}{self._hint}"
         )
 
     @property

@@ -89,7 +89,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         of_images, of_videos = of(IMAGE).cut(), of(VIDEO).cut()
         faults = [*filter(None, (of_images[1], of_videos[1]))]
         if faults:
-            raise ValueError(min(faults)[1])
+            raise min(faults)[1]
         parts = sorted(of_images[0] + of_videos[0])
         starts, stops, item, before = map(list, zip(*parts, strict=True))
     found = make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
@@ -98,7 +98,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         if not marked.issuperset(starts):
             at = next(at for at, start in enumerate(starts) if start not in marked)
             kind = VIDEO if item[at] >= items.num_images else IMAGE
-            raise ValueError(of(kind).missing_marker(item[at], starts[at]))
+            raise of(kind).missing_marker(item[at], starts[at])
     if not spec.frames_may_touch:
         for last, at in pairwise(
             at for at, number in enumerate(item) if number >= items.num_images
@@ -108,7 +108,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
                 # Behind masked tokens it is named itself, otherwise the frame that it touches.
                 named = at + (stops[last] != starts[at])
                 frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
-                raise ValueError(of(VIDEO).touching(item[at], starts[at], frame))
+                raise of(VIDEO).touching(item[at], starts[at], frame)
     return found
 
 

@@ -215,24 +215,26 @@ def _raise_misfit(reading: Reading, rows: Tensor) -> NoReturn:
     at = int(astray[0]) if astray.shape[0] else -1
     if at >= 0 and bool(reading.inside[at]):
         row = int(rows[at])
-        raise ValueError(
-            f"row {row}, token {at - int(reading.stream.row_bounds[row])}: an image starts inside "
-            "of another, which has not ended"
+        place = at - int(reading.stream.row_bounds[row])
+        raise checks.RowError.of(
+            row, f", token {place}: an image starts inside of another, which has not ended"
         )
     odd = reading.odd.nonzero()
     if odd.shape[0]:
         image = int(odd[0])
         grid = tuple(reading.grids[image].tolist())
-        raise ValueError(
-            f"row {int(reading.grid_rows[image])}, image {int(reading.ordinals[image])}: its grid "
-            f"{grid} needs {int(reading.grids[image].prod())} tokens between its markers, got "
-            f"{int(reading.lengths[image])}; was the prompt truncated inside the image?"
+        raise checks.RowError.of(
+            int(reading.grid_rows[image]),
+            f", image {int(reading.ordinals[image])}: its grid {grid} needs "
+            f"{int(reading.grids[image].prod())} tokens between its markers, got "
+            f"{int(reading.lengths[image])}; was the prompt truncated inside the image?",
         )
     row = int(rows[at])
     place = at - int(reading.stream.row_bounds[row])
     complete = int((reading.sources & (reading.grid_rows == row)).sum())
-    raise ValueError(
-        f"row {row}, token {place}: an image token must stand between the markers of an image "
-        f"that has a grid, got one outside of the {complete} such images of the row; was the "
-        "prompt truncated inside the image?"
+    raise checks.RowError.of(
+        row,
+        f", token {place}: an image token must stand between the markers of an image that has a "
+        f"grid, got one outside of the {complete} such images; was the prompt truncated inside the "
+        "image?",
     )

@@ -71,7 +71,7 @@ class Pictures:
             self._crops = read_runs(inputs, spec, tokens.bounds)
         by_markers = types is None and rule.crop_rule == "markers" and any(given)
         self._closing = _MARKERS if rule.newline_closes else _MARKERS - {_NEWLINE}
-        self._unclosed = ""
+        self._unclosed: int | None = None
         self.rows: list[list[Picture]] = []
         for row in range(len(tokens.bounds) - 1):
             crops = self._between_markers(row) if by_markers else self._placeholders(row)
@@ -79,10 +79,13 @@ class Pictures:
         left = [(kind, *size) for kind, sizes in self._sizes.items() for size in sizes]
         if left and not inputs.allow_unused_grids:
             (kind, at, *size), total = left[0], sum(map(len, given))
-            raise ValueError(
+            problem = (
                 f"{NAMES[kind == VIDEO]} row {at} {tuple(size)} is left over: expected {total} "
-                f"crops in the batch, one for each size, got {total - len(left)}{self._unclosed}"
+                f"crops in all, one for each size, got {total - len(left)}"
             )
+            if self._unclosed is None:
+                raise ValueError(problem)
+            self._refuse(self._unclosed, f"{problem}; is the prompt truncated? Here opens one more")
 
     def _placeholders(self, row: int) -> Iterator[tuple[int, int, int]]:
         """Yield where the runs of placeholders of a row start and stop, and the kind of each."""
@@ -113,8 +116,7 @@ class Pictures:
             kind = kinds[bisect_right(starts, first + 1) - 1]
             yield first + 1, stop, kind if kind in _KINDS else IMAGE
         if len(opens) > len(closes):
-            where = self._tokens.where(opens[-1])
-            self._unclosed = f"; is the prompt truncated, {where} opens one more?"
+            self._unclosed = opens[-1]
 
     def _pictures_of(self, row: int, crops: Iterator[tuple[int, int, int]]) -> Iterator[Picture]:
         kinds, starts, *_ = self._runs
@@ -183,7 +185,7 @@ class Pictures:
         return min(index, limit)
 
     def _refuse(self, index: int, what: str) -> NoReturn:
-        raise ValueError(f"{self._tokens.where(index)}: {what}")
+        raise self._tokens.error(index, what)
 
 
 def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> Layout:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.checks import RowError
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.common import Tokens, unmasked_tokens
@@ -41,9 +42,10 @@ def follow_on_host(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Followed:
     entries, largest = follow(items, media, tokens.bounds, spec, rule)
     for row, most in enumerate(largest):
         if spec.position_dtype == "float32" and most >= MOST_FLOAT:
-            raise ValueError(
-                f"positions must stay below 2**24 in torch.float32, got {most:.0f} in row {row}; "
-                "does second_per_grid_ts hold seconds?"
+            raise RowError.of(
+                row,
+                f": positions must stay below 2**24 in torch.float32, got {most:.0f}; does "
+                "second_per_grid_ts hold seconds?",
             )
     dtypes = Dtypes.of(inputs, spec, rule)
     kept, lengths = (

@@ -49,7 +49,7 @@ REFUSED = {
         integers([8, 8]),
         TWO,
         TypeError,
-        "num_tokens must be an int, got tensor(8)",
+        "num_tokens must be an int or a sequence of ints, got Tensor",
     ),
     "a negative number": ([8, -1], TWO, ValueError, "num_tokens must be at least 0, got -1"),
     "no prompt": (

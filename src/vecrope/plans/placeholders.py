@@ -221,7 +221,7 @@ def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> list[int]:
         raise TypeError(f"num_tokens must be an int or a sequence of ints, got {found}")
     counts = [num_tokens] if isinstance(num_tokens, int) else [*num_tokens]
     for count in counts:
-        checks.check_int("num_tokens", count, 0, 2**31)
+        checks.check_int("num_tokens", count, 0)
     if not counts:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
     if prompts.rows is None and len(counts) > 1:

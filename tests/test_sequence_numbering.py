@@ -58,7 +58,7 @@ def test_numbers_from_zero(function, dtype):
         ),
         (
             {"attention_mask": torch.tensor([[1, 1, 1, 1, 2, 0]])},
-            "attention_mask must hold 0 or 1, got 2 in row 0, token 4; the numbers of several "
+            "row 0, token 4: attention_mask must hold 0 or 1, got 2; the numbers of several "
             "sequences are sequence_ids",
         ),
     ],

@@ -79,7 +79,7 @@ REFUSED = {
     "no group": ((8, 0, 0, "zigzag"), "world_size must be at least 1, got 0"),
     "another layout": (
         (8, 0, 2, "striped"),
-        "layout must be one of 'contiguous', 'zigzag', 'zigzag_sequences', got 'striped'",
+        "layout must be 'contiguous', 'zigzag' or 'zigzag_sequences', got 'striped'",
     ),
 }
 

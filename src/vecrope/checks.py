@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +19,22 @@ from vecrope.spec import MRopeSpec
 INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _MAX_TOKENS = 2**30
+
+
+class RowError(ValueError):
+    """A ValueError about a row of a batch, which a caller can tell of whatever that row is to it.
+
+    Its message is the row's name and `problem`, such as ", image 2: its grid ..." or " holds ...".
+    """
+
+    problem = ""
+
+    @classmethod
+    def of(cls, row: int, problem: str) -> RowError:
+        """Return the error about a row."""
+        error = cls(f"row {row}{problem}")
+        error.problem = problem
+        return error
 
 
 def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = None) -> None:
@@ -165,12 +182,12 @@ def least_code(name: str, values: Tensor, allowed: int | None, kept: Tensor | No
     if kept is not None:
         faults &= kept.to(faults.device)
     for at in faults.nonzero()[:1].tolist():
-        where = f"row {at[0]}, token {at[1]}" if len(at) == 2 else f"token {at[0]}"
         value = int(values[tuple(at)])
         expected = " or ".join(map(str, range(allowed + 1)))
         many = value > allowed and name == "attention_mask" and len(at) == 2
         remedy = "; the numbers of several sequences are sequence_ids" if many else ""
-        raise ValueError(f"{name} must hold {expected}, got {value} in {where}{remedy}")
+        problem = f"token {at[-1]}: {name} must hold {expected}, got {value}{remedy}"
+        raise RowError.of(at[0], f", {problem}") if len(at) == 2 else ValueError(problem)
     return low
 
 
@@ -227,6 +244,12 @@ def check_has_values(name: str, value: Tensor) -> None:
         )
 
 
+def check_beside(name: str, value: Tensor, other: Tensor) -> None:
+    """Check that the values of a tensor can be read if those of another can."""
+    if not other.is_meta and not isinstance(other, FakeTensor):
+        check_has_values(name, value)
+
+
 def check_int(name: str, value: object, least: int | None = None, below: int = 2**63) -> None:
     """Check that an argument is an int, no bool, and within bounds."""
     if not isinstance(value, int | torch.SymInt) or isinstance(value, bool):
@@ -236,6 +259,20 @@ def check_int(name: str, value: object, least: int | None = None, below: int = 2
     if value >= below:
         power = below.bit_length() - 1
         raise ValueError(f"{name} must be less than 2**{power}, got {value}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Check that an argument is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Check that an argument is one of the texts of a `Literal`."""
+    *known, last = get_args(choices)
+    if not isinstance(value, str) or value not in (*known, last):
+        listed = ", ".join(map(repr, known)) + f" or {last!r}"
+        raise ValueError(f"{name} must be {listed}, got {value!r}")
 
 
 def check_integral(name: str, value: Tensor) -> None:

@@ -10,8 +10,6 @@ from vecrope import checks
 from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
-_GRIDS = ("image_grid_thw", "video_grid_thw")
-
 
 class Prepared(NamedTuple):
     """A call whose arguments are sound as far as can be told without the grids' fit."""
@@ -40,8 +38,8 @@ def prepare(
     if not exact and not tracing:
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
-        for name in ("input_ids", "attention_mask", "mm_token_type_ids", *_GRIDS):
-            if (values := getattr(inputs, name)) is not None:
+        for name, values in zip(Inputs._fields, inputs, strict=True):
+            if isinstance(values, torch.Tensor):
                 checks.check_has_values(name, values)
         if mask is not None and mask.numel():
             least = checks.least_code("attention_mask", mask, 1 if validate else None)

@@ -159,6 +159,7 @@ def get_rope_index(
     inputs, invalid = packed_sequences(
         inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
     )
+    checks.check_bool("text_positions", text_positions)
     position_ids, rope_deltas = _number(inputs, spec, validate=validate, form=form)
     if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
         return position_ids, rope_deltas

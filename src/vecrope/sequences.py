@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -42,15 +42,16 @@ def packed_sequences(
             )
         return inputs, None
     _check_metadata(inputs, spec, sequence_ids, max_sequences)
-    if sequence_numbering not in get_args(SequenceNumbering):
-        known = " or ".join(map(repr, get_args(SequenceNumbering)))
-        raise ValueError(f"sequence_numbering must be {known}, got {sequence_numbering!r}")
+    checks.check_choice("sequence_numbering", sequence_numbering, SequenceNumbering)
     input_ids, tracing = inputs.input_ids, torch.compiler.is_compiling()
     if max_sequences is None and (tracing or not (validate or input_ids.is_cpu)):
         raise ValueError(
             "max_sequences must be given with sequence_ids where shapes must not depend on values: "
             "under tracing, and with validate=False on a device other than the CPU"
         )
+    if (validate or max_sequences is None) and not tracing:
+        checks.check_has_values("input_ids", input_ids)
+        checks.check_has_values("sequence_ids", sequence_ids)
     sequence_ids = sequence_ids.to(input_ids.device)
     from_one = sequence_numbering == "from_one"
     if not from_one:
@@ -180,6 +181,8 @@ def sequence_ids_from_position_ids(
                 f"attention_mask must have shape {tuple(position_ids.shape)}, "
                 f"got {tuple(attention_mask.shape)}"
             )
+        if not torch.compiler.is_compiling():
+            checks.check_beside("attention_mask", attention_mask, position_ids)
         kept = attention_mask.to(position_ids.device).bool()
     # In 64 bits: the position after the largest one would wrap in few.
     position_ids = position_ids.to(torch.int64)

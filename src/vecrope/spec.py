@@ -305,5 +305,5 @@ class MRopeSpec:
 
 
 def _check_one_of(name: str, value: object, known: Any) -> None:
-    if value not in tuple(known):
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")

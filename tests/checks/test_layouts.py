@@ -24,14 +24,14 @@ def cut(what, grid, needs, got):
 def surplus(kind, expected, grids, got):
     return lambda row: (
         f"row {row} holds {kind} tokens beyond the last grid: "
-        f"expected {expected} for the {grids} rows of {kind}_grid_thw, got {got} in the batch"
+        f"expected {expected} for the {grids} rows of {kind}_grid_thw, got {got} in all"
     )
 
 
 def left_over(kind, item, grid, expected, got, after=""):
     return lambda _: (
         f"{kind}_grid_thw row {item} {grid} is left over{after}: "
-        f"expected {expected} {kind} tokens in the batch, got {got}"
+        f"expected {expected} {kind} tokens in all, got {got}"
     )
 
 

@@ -47,7 +47,7 @@ SEQUENCES = "; the numbers of several sequences are sequence_ids"
         *(
             pytest.param(
                 replaced(name, row, token, value, dtype),
-                f"{name} must hold {codes}, got {value} in row {row}, token {token}"
+                f"row {row}, token {token}: {name} must hold {codes}, got {value}"
                 + SEQUENCES * (name == "attention_mask" and value > 1),
                 id=f"{name} {value} of {dtype}",
             )
@@ -67,12 +67,12 @@ SEQUENCES = "; the numbers of several sequences are sequence_ids"
         ),
         pytest.param(
             packed([0, 4], attention_mask=torch.tensor([1, 1, 5, 1])),
-            "attention_mask must hold 0 or 1, got 5 in token 2",
+            "token 2: attention_mask must hold 0 or 1, got 5",
             id="attention_mask of packed input",
         ),
         pytest.param(
             packed([0, 4], mm_token_type_ids=torch.tensor([0, 9, 0, 9])),
-            "mm_token_type_ids must hold 0 or 1 or 2, got 9 in token 1",
+            "token 1: mm_token_type_ids must hold 0 or 1 or 2, got 9",
             id="mm_token_type_ids of packed input",
         ),
         pytest.param(

@@ -166,7 +166,7 @@ def case(name, message, **content):
         ),
         case(
             "a mask of another code",
-            "attention_mask must hold 0 or 1, got 2 in row 0, token 1; the numbers of several "
+            "row 0, token 1: attention_mask must hold 0 or 1, got 2; the numbers of several "
             "sequences are sequence_ids",
             input_ids=[7, 7],
             attention_mask=[1, 2],
@@ -189,7 +189,7 @@ def case(name, message, **content):
         case(
             "an image without a grid",
             "row 0 holds image tokens beyond the last grid: expected 0 for the 0 rows of "
-            "image_grid_thw, got 1 in the batch (image_grid_thw was not given)",
+            "image_grid_thw, got 1 in all (image_grid_thw was not given)",
             input_ids=[7, IMAGE],
         ),
         case(
@@ -208,7 +208,7 @@ def case(name, message, **content):
         ),
         case(
             "a grid left over",
-            "video_grid_thw row 0 (1, 2, 2) is left over: expected 1 video tokens in the batch, "
+            "video_grid_thw row 0 (1, 2, 2) is left over: expected 1 video tokens in all, "
             f"got 0 (no image_token_id {IMAGE} follows a video_start_token_id 151341 in input_ids)",
             input_ids=[7, 7],
             video_grid_thw=[[1, 2, 2]],

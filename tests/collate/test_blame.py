@@ -21,7 +21,7 @@ FAULTS = {
     "a grid too many": (
         {"input_ids": [1, IMAGE, IMAGE, 2], "image_grid_thw": GRID * 2},
         SOUND,
-        r": image_grid_thw row 1 \(1, 2, 4\) is left over: expected 4 image tokens, got 2$",
+        r": image_grid_thw row 1 \(1, 2, 4\) is left over: expected 4 image tokens in all, got 2$",
     ),
     "seconds too many": (
         {**CLIP, "second_per_grid_ts": [1.0, 2.0]},

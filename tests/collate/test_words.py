@@ -15,11 +15,11 @@ PICTURE = {"input_ids": [1, IMAGE, IMAGE, 2], "image_grid_thw": [[1, 2, 4]]}
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 def test_a_sample_is_not_called_a_row_of_a_batch(packed):
     types = {**TEXT, "mm_token_type_ids": [0, 7]}
-    message = r"^sample 1: mm_token_type_ids must hold 0 or 1 or 2, got 7 at token 1$"
+    message = r"^sample 1, token 1: mm_token_type_ids must hold 0 or 1 or 2, got 7$"
     with pytest.raises(ValueError, match=message):
         collate([{**TEXT, "mm_token_type_ids": [0, 0]}, types], SPEC, pad_token_id=0, packed=packed)
     picture = {"input_ids": [1, OMNI.vision_start_token_id, OMNI.image_token_id, 2]}
-    message = r"^sample 1: image_grid_thw must be given for the image, got None$"
+    message = r"^sample 1: image_grid_thw must be given for its image, got None$"
     with pytest.raises(ValueError, match=message):
         collate([TEXT, picture], OMNI, pad_token_id=0, packed=packed)
 

@@ -29,12 +29,12 @@ START = QWEN3.vision_start_token_id
         ),
         pytest.param(
             GLM, ["t<I>t"], 1, [[1, 2, 2]],
-            "video_grid_thw row 0 .1, 2, 2. is left over: expected 1 video tokens in the batch",
+            "video_grid_thw row 0 .1, 2, 2. is left over: expected 1 video tokens in all",
             id="a video left over beside an image",
         ),
         pytest.param(
             GLM, ["t<I>t[I]"], 2, [[1, 2, 2]],
-            "image_grid_thw row 1 .1, 2, 2. is left over: expected 2 image tokens in the batch",
+            "image_grid_thw row 1 .1, 2, 2. is left over: expected 2 image tokens in all",
             id="an image left over beside a video",
         ),
         pytest.param(

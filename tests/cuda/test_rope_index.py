@@ -105,10 +105,10 @@ def test_tensors_may_start_anywhere(spec):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("attention_mask", 2, "attention_mask must hold 0 or 1, got 2 in row 1, token 3"),
-        ("attention_mask", -1, "attention_mask must hold 0 or 1, got -1 in row 1, token 3"),
-        ("mm_token_type_ids", 3, "mm_token_type_ids must hold 0 or 1 or 2, got 3 in row 1"),
-        ("mm_token_type_ids", -1, "mm_token_type_ids must hold 0 or 1 or 2, got -1 in row 1"),
+        ("attention_mask", 2, "row 1, token 3: attention_mask must hold 0 or 1, got 2"),
+        ("attention_mask", -1, "row 1, token 3: attention_mask must hold 0 or 1, got -1"),
+        ("mm_token_type_ids", 3, ": mm_token_type_ids must hold 0 or 1 or 2, got 3"),
+        ("mm_token_type_ids", -1, ": mm_token_type_ids must hold 0 or 1 or 2, got -1"),
     ],
 )
 def test_codes_that_are_none(name, value, message):

@@ -269,21 +269,21 @@ def test_a_wrong_number_of_axes_is_refused(num_axes, error, match):
             ["IIIIt"],
             {"image_grid_thw": [[1, 2, 2], [1, 2, 2]]},
             r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 2 runs of image tokens in "
-            "the batch, got 1",
+            "all, got 1",
             id="touching images, which fit one image in wrappers",
         ),
         pytest.param(
             ["tt"],
             {"image_grid_thw": [[0, 0, 0], [1, 2, 2]]},
             r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 1 runs of image tokens in "
-            r"the batch, got 0 \(image_token_id \d+ does not occur in input_ids\)",
+            r"all, got 0 \(image_token_id \d+ does not occur in input_ids\)",
             id="left over, as no token is an image's",
         ),
         pytest.param(
             ["II", "II"],
             {"image_grid_thw": [[1, 2, 2], [0, 0, 0]]},
             "row 1 holds image tokens beyond the last grid: expected 1 runs of them for the 2 rows "
-            "of image_grid_thw, got 2 in the batch",
+            "of image_grid_thw, got 2 in all",
             id="no grid left",
         ),
         pytest.param(

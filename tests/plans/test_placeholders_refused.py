@@ -49,7 +49,7 @@ REFUSED = {
         integers([8, 8]),
         TWO,
         TypeError,
-        "num_tokens must be an int, got tensor(8)",
+        "num_tokens must be an int or a sequence of ints, got Tensor",
     ),
     "a negative number": ([8, -1], TWO, ValueError, "num_tokens must be at least 0, got -1"),
     "no prompt": (
@@ -263,14 +263,14 @@ REFUSED = {
         8,
         GOOD | {"image_grid_thw": PICTURE.repeat(2, 1)},
         ValueError,
-        "image_grid_thw row 1 (1, 4, 4) is left over: expected 8 image tokens in the batch, got 4",
+        "image_grid_thw row 1 (1, 4, 4) is left over: expected 8 image tokens in all, got 4",
     ),
     "a run without an image": (
         8,
         GOOD | {"image_grid_thw": None},
         ValueError,
         "row 0 holds image tokens beyond the last grid: expected 0 for the 0 rows of "
-        "image_grid_thw, got 4 in the batch",
+        "image_grid_thw, got 4 in all",
     ),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import sub
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,9 +148,20 @@ def collate(
             "its eos_token_id"
         )
     checks.check_int("pad_token_id", pad_token_id, 0)
-    _check_choice("padding_side", padding_side, get_args(PaddingSide))
+    checks.check_choice("padding_side", padding_side, PaddingSide)
     if extra is not None:
-        _check_choice("extra", extra, get_args(Extra))
+        checks.check_choice("extra", extra, Extra)
+    flags = {
+        "packed": packed,
+        "text_positions": text_positions,
+        "batch_first": batch_first,
+        "return_flash_attn_kwargs": return_flash_attn_kwargs,
+        "return_seq_idx": return_seq_idx,
+        "return_use_cache": return_use_cache,
+    }
+    for name, flag in flags.items():
+        if flag is not None or name not in ("text_positions", "return_seq_idx"):
+            checks.check_bool(name, flag)
     multiples = {
         "pad_to_multiple_of": pad_to_multiple_of,
         "pad_sequences_to_multiple_of": pad_sequences_to_multiple_of,
@@ -297,9 +308,3 @@ def _have_pictures(read: Samples, spec: MRopeSpec) -> bool:
     if isinstance(spec.own_rule, GlmImage):  # whose last grid is of a picture to be generated
         return max(read.counts["image"]) > 1 or "pixel_values" in read.media
     return any(name in read.media for name in (*fields.GRIDS.values(), *fields.CROPS.values()))
-
-
-def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        listed = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
-        raise ValueError(f"{name} must be {listed}, got {value!r}")

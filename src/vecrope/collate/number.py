@@ -10,12 +10,13 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice, repeat
 from operator import add, sub
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.checks import RowError
 from vecrope.collate import fields
 from vecrope.collate.join import Padding
 from vecrope.collate.samples import Sample, Samples, inputs_of
@@ -29,9 +30,6 @@ from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.sequences import text_positions_of
 from vecrope.spec import MRopeSpec
-
-# What messages say of a batch, and what of one sample.
-_WORDS = ((" in the batch", ""), (" in row 0, token", " at token"), (" in row 0", ""))
 
 
 def number(
@@ -55,15 +53,13 @@ def number(
     """
     sound = [*chain.from_iterable(samples.sound)]
     inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
-    has_text_row = False
     if samples.numbered:
         positions, deltas = _numbered_before(samples, spec, padding)
     elif (answer := _together(samples, spec, inputs, text_row=text_row)) is not None:
         positions, deltas = answer
-        has_text_row = spec.own_rule is None
     else:
         positions, deltas = _one_by_one(samples, spec, tokens if padding else None)
-    if text_row and not has_text_row:
+    if text_row and len(positions) == getattr(spec.own_rule, "num_axes", 3):
         text = text_positions_of(inputs, spec).to(positions.dtype)
         positions = torch.cat((text.view(1, *positions.shape[1:]), positions))
     return positions.view(len(positions), -1, inputs.input_ids.shape[-1]), deltas
@@ -100,7 +96,9 @@ def number_alone(
     except (TypeError, ValueError) as error:
         if row is not None:
             number_alone(sample, spec, who)  # so that tokens are counted without padding
-        _raise_named(who, error)
+        problem = error.problem if isinstance(error, RowError) else f": {error}"
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(who + problem) from error
 
 
 def _together(
@@ -108,7 +106,8 @@ def _together(
 ) -> tuple[Tensor, Tensor] | None:
     """Number samples at once; None where one of them is at fault, or might see another's media.
 
-    With `text_row`, and the shared rule, there is the row of text positions in front.
+    With `text_row` there is the row of text positions in front where that costs least: of packed
+    samples of the shared rule.
     """
     rule = spec.own_rule
     try:
@@ -117,7 +116,8 @@ def _together(
             batch = find_groups(ready, spec)
             parts, counts = batch.parts, samples.counts
             if _have_own_items(parts.starts, parts.item, batch.bounds, counts):
-                return number_batch(batch, ready, spec, text_row=text_row)
+                packed = inputs.cu_seqlens is not None
+                return number_batch(batch, ready, spec, text_row=text_row and packed)
         elif isinstance(rule, GlmImage) or (
             # Only the grids of its own row are a GLM-Image prompt's.
             isinstance(rule, OmniRule) and _have_own_tokens(inputs, samples.counts, spec, rule)
@@ -188,15 +188,6 @@ def _have_own_tokens(
         if found != [sum(islice(left, number)) for number in counts[kind]]:
             return False
     return True
-
-
-def _raise_named(who: str, error: Exception) -> NoReturn:
-    """Raise an error about a batch of one sample by the name of that."""
-    message = str(error)
-    for of_a_batch, of_one in _WORDS:
-        message = message.replace(of_a_batch, of_one)
-    in_row = message.removeprefix("row 0")
-    raise type(error)(f"{who}: {message}" if in_row == message else who + in_row) from error
 
 
 def _numbered_before(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope import checks
 from vecrope.collate import fields
 from vecrope.plans.shards import ShardLayout, shard_indices
 
@@ -39,9 +39,9 @@ def shard_batch(
         `cu_seqlens_q_padded` stays that of the whole, as TransformerEngine takes it.
 
     Raises:
-        TypeError: for what is no batch.
-        ValueError: for a length that the layout cannot divide, and for `"zigzag_sequences"`
-            without bounds.
+        TypeError: for what is no batch, or holds something else than dense tensors for its tokens.
+        ValueError: for a length that the layout cannot divide, for another number of tokens, and
+            for `"zigzag_sequences"` without bounds.
 
     Example:
         >>> import vecrope
@@ -53,22 +53,30 @@ def shard_batch(
         (tensor([[ 1,  4,  5,  6, 11, 12]]), tensor([0, 2, 6], dtype=torch.int32))
     """
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if not isinstance(ids, Tensor) or ids.dim() != 2:
+    if not isinstance(ids, Tensor) or ids.is_nested or ids.dim() != 2:
         raise TypeError("batch must be what collate returns, with input_ids of shape (B, T)")
-    by_sequences = layout == "zigzag_sequences"
-    bounds = batch.get("cu_seq_lens_q") if by_sequences else None
+    for name in _OF_TOKENS & batch.keys():
+        checks.check_readable(name, batch[name])
+        if batch[name].shape[-1:] != ids.shape[1:]:
+            raise ValueError(
+                f"{name} must have the {ids.shape[1]} tokens of input_ids, got shape "
+                f"{tuple(batch[name].shape)}"
+            )
+    checks.check_choice("layout", layout, ShardLayout)
+    bounds = batch.get("cu_seq_lens_q") if layout == "zigzag_sequences" else None
     columns = shard_indices(
         ids.shape[1], rank, world_size, layout, cu_seqlens=bounds, device=ids.device
     )
     whole = dict(batch)
     if "labels" in batch:
-        whole["shift_labels"] = pad(batch["labels"][:, 1:], (0, 1), value=fields.IGNORED_LABEL)
+        following = pad(batch["labels"][..., 1:].long(), (0, 1), value=fields.IGNORED_LABEL)
+        whole["shift_labels"] = following
     shard = {
         name: value[..., columns] if name in _OF_TOKENS else value for name, value in whole.items()
     }
-    if by_sequences:
-        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
-            shard[name] = torch.div(batch[name], world_size, rounding_mode="floor")
-        for name in ("max_length_q", "max_length_k"):
-            shard[name] = batch[name] // world_size
+    if bounds is not None:
+        own = bounds.floor_divide(world_size)
+        longest = int(own.diff().max())
+        shard.update(cu_seq_lens_q=own, cu_seq_lens_k=own)
+        shard.update(max_length_q=longest, max_length_k=longest)
     return shard

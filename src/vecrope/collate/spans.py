@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from vecrope.collate.samples import Sample, audio_lengths
-from vecrope.core.items import make_items
-from vecrope.core.stream import make_stream
-from vecrope.families.rules import GlmImage, Hunyuan, MiniCPMV47, OmniRule
-from vecrope.forms.static import locate
+from vecrope.families.rules import GlmImage, MiniCPMV47, OmniRule
+from vecrope.forms.eager.rope_index import find_groups
 from vecrope.own_rules.common import unmasked_tokens
+from vecrope.own_rules.dispatch import lay_out
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.omni.media import audio_tokens
+from vecrope.prepare import prepare
 from vecrope.spec import MRopeSpec
 
 
@@ -47,9 +46,6 @@ def find_spans(
     rule = spec.own_rule
     if isinstance(rule, OmniRule):
         spans = _of_omni(sample, spec, rule)
-    elif isinstance(rule, Hunyuan):
-        assert spec.image_token_id is not None
-        spans = _runs(sample.tokens["input_ids"].eq(spec.image_token_id))
     elif isinstance(rule, GlmImage):
         spans = _between_markers(sample, rule)
     elif isinstance(rule, MiniCPMV47):
@@ -83,23 +79,21 @@ def find_spans(
 
 
 def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
-    inputs = sample.inputs(spec)
-    none = torch.empty((0, 3), dtype=torch.int64, device="cpu")
-    images, videos = (
-        none if grids is None else grids for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
-    )
-    mask = sample.tokens.get("attention_mask")
-    kept = None if mask is None or spec.mask_rule == "ignore" else mask[None].bool()
-    stream = make_stream(inputs.input_ids, kept, None, inputs.mm_token_type_ids, exact=True)
-    items = make_items(images, videos, spec, stream.index_dtype, inputs.second_per_grid_ts)
-    locations = locate(stream, spec, items)
-    spans = []
-    for item in range(items.text):
-        places = (locations.visual & (locations.item == item)).nonzero()
-        kind = "image" if item < items.num_images else "video"
-        ordinal = item - (kind == "video") * items.num_images
-        spans += _span_of(places, kind, ordinal)
-    return spans
+    inputs = prepare(sample.inputs(spec), spec, validate=True).inputs
+    index, num_images = None, sample.counts["image"]
+    if spec.own_rule is None:
+        parts = find_groups(inputs, spec).parts
+        media = [*zip(parts.starts, parts.stops, parts.item, strict=True)]
+    else:
+        layout = lay_out(inputs, spec)
+        media, index = layout.media, layout.tokens.given_index
+    spans: dict[int, Span] = {}
+    for start, stop, item in media:
+        if index is not None:
+            start, stop = int(index[start]), int(index[stop - 1]) + 1
+        kind, ordinal = ("image", item) if item < num_images else ("video", item - num_images)
+        spans.setdefault(item, Span(start, stop, {kind: [[ordinal]]})).stop = stop
+    return [*spans.values()]
 
 
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
@@ -155,9 +149,12 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
     for kind, counts in sizes.items():
         token_id = token_ids[kind]
         assert token_id is not None
-        places = ids.eq(token_id).nonzero()
-        for ordinal, own in enumerate(torch.split(places, counts.tolist())):
-            spans += _span_of(own, kind, ordinal)
+        places = torch.split(ids.eq(token_id).nonzero(), counts.tolist())
+        spans += [
+            Span(int(own[0]), int(own[-1]) + 1, {kind: [[ordinal]]})
+            for ordinal, own in enumerate(places)
+            if len(own)  # a row of zeros is no picture
+        ]
     return spans
 
 
@@ -173,21 +170,6 @@ def _between_markers(sample: Sample, rule: GlmImage) -> list[Span]:
     )
     pairs = zip(starts, ends)  # noqa: B905 -- a start without an end is that of a new picture
     return [Span(start, end + 1, {"image": [[at]]}) for at, (start, end) in enumerate(pairs)]
-
-
-def _runs(placeholder: Tensor) -> list[Span]:
-    """Return each run of placeholders as an image."""
-    edges = torch.nn.functional.pad(placeholder.long(), (1, 1)).diff().nonzero()[:, 0].tolist()
-    return [
-        Span(start, stop, {"image": [[ordinal]]})
-        for ordinal, (start, stop) in enumerate(zip(edges[::2], edges[1::2], strict=True))
-    ]
-
-
-def _span_of(places: Tensor, kind: str, ordinal: int) -> list[Span]:
-    if not places.shape[0]:  # a row of zeros is no picture
-        return []
-    return [Span(int(places[0]), int(places[-1]) + 1, {kind: [[ordinal]]})]
 
 
 def _merged(spans: list[Span]) -> list[Span]:

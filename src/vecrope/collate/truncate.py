@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
 from vecrope.collate import fields
+from vecrope.collate.join import PaddingSide
 from vecrope.collate.number import number_alone
 from vecrope.collate.read import read_samples, read_token_ids
 from vecrope.collate.samples import Sample
@@ -45,7 +46,7 @@ def truncate(
     sample: Mapping[str, Any],
     spec: MRopeSpec,
     max_length: int,
-    side: Literal["left", "right"] = "right",
+    side: PaddingSide = "right",
     *,
     start_token_ids: Sequence[int] = (),
     end_token_ids: Sequence[int] = (),
@@ -86,8 +87,7 @@ def truncate(
     """
     checks.check_spec(spec)
     checks.check_int("max_length", max_length, 1)
-    if side not in get_args(Literal["left", "right"]):
-        raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+    checks.check_choice("side", side, PaddingSide)
     start = read_token_ids("start_token_ids", start_token_ids)
     end = read_token_ids("end_token_ids", end_token_ids)
     read = read_samples([sample], spec, keep_extra=True, names=["the sample"])[0]

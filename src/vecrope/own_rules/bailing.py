@@ -93,10 +93,10 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout:
     if too_low or (rule.position_limit is not None and most >= rule.position_limit):
         positions = layout.positions()
         axis, token = _outside(positions, rule).nonzero()[0].tolist()
-        raise ValueError(
-            f"{tokens.where(token)}: its position {int(positions[axis, token])} must be at least "
-            f"{rule.least_position} and less than {rule.position_limit}, which is all that the "
-            "checkpoint has room for"
+        raise tokens.error(
+            token,
+            f"its position {int(positions[axis, token])} must be at least {rule.least_position} "
+            f"and less than {rule.position_limit}, which is all that the checkpoint has room for",
         )
     return layout
 
@@ -113,10 +113,11 @@ def _check_markers(
     for start, of_video, found in zip(starts, of_videos, before, strict=True):
         if found != marker_of[of_video] or start in first_of_rows:
             video = "each frame of a video" if spec.separate_frames else "a video"
-            raise ValueError(
-                f"{tokens.where(start)}: {video if of_video else 'an image'} must follow a start "
-                f"marker, expected the id {marker_of[of_video]} right before it, got "
-                + ("no token" if start in first_of_rows else f"the id {found}")
+            raise tokens.error(
+                start,
+                f"{video if of_video else 'an image'} must follow a start marker, expected the id "
+                f"{marker_of[of_video]} right before it, got "
+                + ("no token" if start in first_of_rows else f"the id {found}"),
             )
 
 

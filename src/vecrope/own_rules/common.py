@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.core.modality import TEXT
 from vecrope.core.search import search
@@ -76,11 +77,11 @@ class Tokens(NamedTuple):
         """Return the row of a token."""
         return bisect_right(self.bounds, at) - 1
 
-    def where(self, at: int) -> str:
-        """Name a token by its row and its number in the row, masked ones included."""
+    def error(self, at: int, problem: str) -> checks.RowError:
+        """Return the error about a token, by its number in its row, masked ones included."""
         row = self.row_of(at)
         at = at if self.given_index is None else int(self.given_index[at])
-        return f"row {row}, token {at - self.given_bounds[row]}"
+        return checks.RowError.of(row, f", token {at - self.given_bounds[row]}: {problem}")
 
 
 def unmasked_tokens(inputs: Inputs) -> Tokens:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream
@@ -151,24 +152,25 @@ def _check_runs(
                 for around in (0, _WRAPPERS)
             )
             remark = in_pixels("image_grid_thw", fits)
-            raise ValueError(
-                f"row {tokens.row_of(start)}, image {number}: its grid {tuple(given[number])} "
-                f"needs {expected} tokens, or {expected + _WRAPPERS} with those around it, got "
-                f"{found} in one run" + why_short("image", remark, unexpanded=found == 1)
+            raise RowError.of(
+                tokens.row_of(start),
+                f", image {number}: its grid {tuple(given[number])} needs {expected} tokens, or "
+                f"{expected + _WRAPPERS} with those around it, got {found} in one run"
+                + why_short("image", remark, unexpanded=found == 1),
             )
     if len(starts) < len(grids):
         number = grids[len(starts)][0]
         by_types = tokens.inputs.mm_token_type_ids is not None
         raise ValueError(
             f"image_grid_thw row {number} {tuple(given[number])} is left over: expected "
-            f"{len(grids)} runs of image tokens in the batch, got {len(starts)}"
+            f"{len(grids)} runs of image tokens in all, got {len(starts)}"
             + ("" if starts else none_found(IMAGE, spec, by_types=by_types))
         )
     if len(starts) > len(grids):
-        raise ValueError(
-            f"row {tokens.row_of(starts[len(grids)])} holds image tokens beyond the last grid: "
-            f"expected {len(grids)} runs of them for the {len(given)} rows of image_grid_thw, got "
-            f"{len(starts)} in the batch"
+        raise RowError.of(
+            tokens.row_of(starts[len(grids)]),
+            f" holds image tokens beyond the last grid: expected {len(grids)} runs of them for the "
+            f"{len(given)} rows of image_grid_thw, got {len(starts)} in all",
         )
 
 

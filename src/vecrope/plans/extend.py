@@ -15,7 +15,7 @@ from vecrope.inputs import Inputs
 from vecrope.plans.build import plan_of_inputs
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.rows import concatenate_plans
+from vecrope.plans.rows import check_plan, concatenate_plans
 from vecrope.plans.table import family_of
 from vecrope.spec import MRopeSpec
 
@@ -69,9 +69,11 @@ def extend_plan(
         >>> longer.position_ids()[2]
         tensor([0, 1, 2, 3, 4, 5])
     """
+    check_plan("plan", plan)
     types, seconds = mm_token_type_ids, second_per_grid_ts
     inputs = Inputs(input_ids, image_grid_thw, video_grid_thw, None, cu_seqlens, types, seconds)
     checks.check_metadata(inputs, spec)
+    checks.check_has_values("cu_seqlens", cu_seqlens)
     if family_of(spec) != plan.family:
         raise ValueError(f"spec must be that of the plan, {plan.family}, got {family_of(spec)}")
     if not isinstance(plan, GroupPlan):

@@ -149,6 +149,9 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
     on_host = prompts.offsets.is_cpu and not torch.compiler.is_compiling()
     if not on_host and (torch.compiler.is_compiling() or not prompts.validate):
         return None
+    for name, values in zip(_Prompts._fields, prompts, strict=True):
+        if isinstance(values, Tensor):
+            checks.check_has_values(name, values)
     offsets, lengths, kinds = (values.tolist() for values in prompts[1:4])
     bounds, starts, stops = [*accumulate(counts, initial=0)], offsets, [*map(add, offsets, lengths)]
     sound = min(lengths, default=1) > 0 and not any(map(gt, [0, *stops], [*starts, bounds[-1]]))
@@ -220,9 +223,12 @@ def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> list[int]:
         raise ValueError(
             f"{spec.model_type} has no plan from placeholders: it is numbered by a rule of its own"
         )
-    if prompts.dtype not in (torch.int64, torch.int32):
+    if prompts.dtype is not torch.int64 and prompts.dtype is not torch.int32:
         raise TypeError(f"dtype must be torch.int64 or torch.int32, got {prompts.dtype}")
     num_tokens = prompts.num_tokens
+    if not isinstance(num_tokens, int | Sequence):
+        found = type(num_tokens).__name__
+        raise TypeError(f"num_tokens must be an int or a sequence of ints, got {found}")
     counts = [num_tokens] if isinstance(num_tokens, int) else [*num_tokens]
     for count in counts:
         checks.check_int("num_tokens", count, 0)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vecrope.checks import check_int
+from vecrope.checks import check_beside, check_int
 from vecrope.plans.arguments import (
     MAX_START,
     check_integers,
@@ -17,7 +17,7 @@ from vecrope.plans.arguments import (
     check_range,
     numbers_of_rows,
 )
-from vecrope.plans.rows import concatenate_plans
+from vecrope.plans.rows import check_plan, concatenate_plans
 from vecrope.plans.shards import Columns, ShardLayout, columns_of_rank
 from vecrope.plans.table import PlanTable
 from vecrope.sequences import padded_width
@@ -134,6 +134,12 @@ class RopeIndexPlan(PlanTable):
         check_integers("token_index", token_index)
         if rows is not None:
             check_integers("rows", rows)
+            sizes = zip(reversed(token_index.shape), reversed(rows.shape), strict=False)
+            if any(size != other and 1 not in (size, other) for size, other in sizes):
+                raise ValueError(
+                    f"rows must have a shape that broadcasts with token_index "
+                    f"{tuple(token_index.shape)}, got {tuple(rows.shape)}"
+                )
         elif token_index.shape[:1] != (len(self),):
             raise ValueError(
                 f"token_index must have shape ({len(self)}, ...), a dimension for the rows first, "
@@ -158,13 +164,15 @@ class RopeIndexPlan(PlanTable):
         Returns:
             (A, B, num_tokens). All axes are alike, but in images that are generated.
         """
-        check_int("num_tokens", num_tokens, 0)
+        check_int("num_tokens", num_tokens, 0, MAX_START)
         if isinstance(start, Tensor):
             check_integers("start", start)
             if start.dim() and start.shape != (len(self),):
                 raise ValueError(f"start must have shape ({len(self)},), got {tuple(start.shape)}")
-            if start.is_cpu and type(start) is Tensor and not torch.compiler.is_compiling():
-                check_range("start", start, MAX_START)
+            if not torch.compiler.is_compiling():
+                check_beside("start", start, self.rows)
+                if start.is_cpu and type(start) is Tensor:
+                    check_range("start", start, MAX_START)
             start = start.to(self.device).unsqueeze(-1)
         else:
             check_int("start", start, 0, MAX_START)
@@ -219,6 +227,8 @@ class RopeIndexPlan(PlanTable):
         if validate:
             check_range("num_computed_tokens", computed)
             check_range("num_scheduled_tokens", scheduled)
+        if num_tokens is not None:
+            check_int("num_tokens", num_tokens, 0, MAX_START)
         if num_tokens is None or validate:
             total = int(scheduled.sum())
             num_tokens = total if num_tokens is None else num_tokens
@@ -261,6 +271,7 @@ class RopeIndexPlan(PlanTable):
             rows: (n,) integers from 0 to B - 1, none of them twice.
             other: a plan of n rows, which come in the places of these, in order.
         """
+        check_plan("other", other)
         index = numbers_of_rows("rows", rows, len(other), "other")
         check_range("rows", index, len(self))
         places = index.tolist()

@@ -31,6 +31,8 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         TypeError: for anything else than plans.
         ValueError: if there is none, or if they do not go together.
     """
+    if not isinstance(plans, Sequence):
+        raise TypeError(f"plans must be a sequence of plans, got {type(plans).__name__}")
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
     if not all(issubclass(plan_class, PlanTable) for plan_class in {*map(type, plans)}):
@@ -67,6 +69,12 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         joined_entries[:, 0].add_(begun[:-1])
     tables = {"rows": joined, "entries": joined_entries, "num_tokens": total, "seq_len": None}
     return replace(plans[0], **tables, **own)
+
+
+def check_plan(name: str, value: object) -> None:
+    """Check that an argument is a plan."""
+    if not isinstance(value, PlanTable):
+        raise TypeError(f"{name} must be a plan, got {type(value).__name__}")
 
 
 def _refuse(plans: Sequence[_Plan]) -> None:

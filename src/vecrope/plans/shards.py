@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,9 +88,7 @@ def columns_of_rank(seq_len: int, rank: int, world_size: int, layout: ShardLayou
 
 
 def _check_rank(layout: ShardLayout, seq_len: int, rank: int, world_size: int) -> None:
-    if layout not in get_args(ShardLayout):
-        known = ", ".join(map(repr, get_args(ShardLayout)))
-        raise ValueError(f"layout must be one of {known}, got {layout!r}")
+    checks.check_choice("layout", layout, ShardLayout)
     checks.check_int("seq_len", seq_len)
     checks.check_int("world_size", world_size, 1)
     checks.check_int("rank", rank)
@@ -126,6 +124,7 @@ def _within_sequences(
         raise ValueError(
             f"cu_seqlens must have shape (num_sequences + 1,), got {tuple(cu_seqlens.shape)}"
         )
+    checks.check_has_values("cu_seqlens", cu_seqlens)
     checks.check_cu_seqlens(cu_seqlens, seq_len)
     bounds, multiple = cu_seqlens.tolist(), 2 * world_size
     parts = []

@@ -102,5 +102,5 @@ def test_a_type_that_is_none():
     prompt = prompt_of("qwen2_vl", "tI", image_grid_thw=[[1, 2, 2]])
     ours, theirs = patched_answer(replace(prompt, mm_token_type_ids=torch.tensor([[0, 3]])))
     assert isinstance(theirs, KeyError)
-    with pytest.raises(ValueError, match="must hold 0 or 1 or 2, got 3 in row 0, token 1"):
+    with pytest.raises(ValueError, match=r"row 0, token 1: .* must hold 0 or 1 or 2, got 3"):
         raise ours

@@ -38,7 +38,7 @@ REFUSED = [
         ["tt", "tI"],
         {"image_grid_thw": [[1, 1, 1]]},
         "row 1, token 1: an image token must stand between the markers of an image that has a "
-        "grid, got one outside of the 0 such images of the row",
+        "grid, got one outside of the 0 such images",
         id="no markers",
     ),
     pytest.param(

@@ -152,7 +152,7 @@ REFUSED = {
         MARKERS,
         ["t(I)t", "tt<II"],
         {"target_sizes": [[4, 4], [4, 8]]},
-        r"target_sizes row 1 \(4, 8\) is left over.*; is the prompt truncated, row 1, token 2",
+        r"row 1, token 2: target_sizes row 1 \(4, 8\) is left over.*; is the prompt truncated",
     ),
     "nested": (
         MARKERS,

@@ -137,7 +137,7 @@ MISFITS = [
     refusal(
         "an image without any grid",
         ["tt", "<I"],
-        "image_grid_thw must be given for the image in row 1, got None",
+        "row 1: image_grid_thw must be given for its image, got None",
     ),
     refusal(
         "image tokens without any grid",
@@ -147,25 +147,25 @@ MISFITS = [
     refusal(
         "a video without its grid",
         ["<V>"],
-        "video_grid_thw must be given for the video in row 0, got None",
+        "row 0: video_grid_thw must be given for its video, got None",
         **ONE_IMAGE,
     ),
     refusal(
         "audio without its length",
         ["<II>(A)"],
-        "audio_seqlens must be given for the audio in row 0, got None",
+        "row 0: audio_seqlens must be given for its audio, got None",
         **ONE_IMAGE,
     ),
     refusal(
         "sound without its length",
         ["<(VV)>"],
-        "audio_seqlens must be given for the audio in row 0, got None",
+        "row 0: audio_seqlens must be given for its audio, got None",
         **SOUND,
     ),
     refusal(
         "an audio start alone",
         ["<II>(tt"],
-        "audio_seqlens must be given for the audio in row 0, got None",
+        "row 0: audio_seqlens must be given for its audio, got None",
         **ONE_IMAGE,
     ),
     refusal(
@@ -178,33 +178,33 @@ MISFITS = [
     refusal(
         "more images than grids",
         ["<II>", "<II>"],
-        "row 1 holds image 1, counted from 0 over the batch, but image_grid_thw has 1 of them",
+        "row 1 holds image 1, counted from 0, but image_grid_thw has 1 of them in all",
         **ONE_IMAGE,
     ),
     refusal(
         "more audio than lengths",
         ["(AA)(A)(A)"],
-        "row 0 holds audio 1, counted from 0 over the batch, but audio_seqlens has 1 of them",
+        "row 0 holds audio 1, counted from 0, but audio_seqlens has 1 of them in all",
         audio=1,
         image_grid_thw=[],
     ),
     refusal(
         "an image left over",
         ["t<II>"],
-        r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 2 images in the batch, got 1",
+        r"image_grid_thw row 1 \(1, 2, 2\) is left over: expected 2 images in all, got 1",
         image_grid_thw=[[1, 2, 4], [1, 2, 2]],
     ),
     refusal(
         "a video left over behind zeros",
         ["t"],
-        r"video_grid_thw row 1 \(1, 2, 2\) is left over: expected 1 videos in the batch, got 0",
+        r"video_grid_thw row 1 \(1, 2, 2\) is left over: expected 1 videos in all, got 0",
         video_grid_thw=[[0, 0, 0], [1, 2, 2]],
         second_per_grids=[1.0, 1.0],
     ),
     refusal(
         "audio left over",
         ["t"],
-        r"audio_seqlens row 0 \d+ is left over: expected 1 audios in the batch, got 0",
+        r"audio_seqlens row 0 \d+ is left over: expected 1 audios in all, got 0",
         audio=1,
     ),
     refusal(
@@ -326,7 +326,7 @@ def call(spec, arguments):
         (
             {"attention_mask": torch.full((1, 13), 2)},
             ValueError,
-            "attention_mask must hold 0 or 1, got 2 in row 0, token 0",
+            "row 0, token 0: attention_mask must hold 0 or 1, got 2",
         ),
     ],
 )
@@ -373,7 +373,7 @@ def test_float32_positions_must_tell_tokens_apart():
     prompt = Prompt.from_symbols(
         QWEN3, ["<VV>t"], video_grid_thw=[[2, 2, 2]], second_per_grids=[2.0**23]
     )
-    match = r"positions must stay below 2\*\*24 in torch.float32, got 16777219 in row 0"
+    match = r"row 0: positions must stay below 2\*\*24 in torch.float32, got 16777219"
     with pytest.raises(ValueError, match=match[:-18]):
         rope_index(prompt)
     ids = torch.zeros((1, 1), dtype=torch.int64).expand(1, 2**24)

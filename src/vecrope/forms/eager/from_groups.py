@@ -9,6 +9,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.write import write_positions
@@ -38,6 +39,7 @@ def positions_of_groups(
         (3, N) in `dtype` on the CPU, and the row's largest position plus one, less N.
 
     Raises:
+        TypeError: for arguments of wrong types.
         ValueError: for groups that do not fit the prompt, or no tokens.
 
     Example:
@@ -50,17 +52,28 @@ def positions_of_groups(
         >>> delta
         -2
     """
+    checks.check_int("num_tokens", num_tokens, below=2**31)
+    if dtype is not torch.int64 and dtype is not torch.int32:
+        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype!r}")
+    if not isinstance(groups, Sequence):
+        raise TypeError(f"groups must be a sequence of tuples, got {type(groups).__name__}")
     if num_tokens < 1:
         raise ValueError(f"a prompt must have one token at least, got {num_tokens}")
     if not groups:
         return torch.arange(num_tokens, dtype=dtype, device="cpu").repeat(3, 1), 0
-    offset, depth, height, width = (
-        [*map(int, numbers)] for numbers in zip(*(group[:4] for group in groups), strict=True)
-    )
+    try:
+        offset, depth, height, width = (
+            [*map(int, numbers)] for numbers in zip(*(group[:4] for group in groups), strict=True)
+        )
+        # One frame has no next one to be spaced from.
+        scales = [float(group[4]) if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            "groups must hold tuples of an offset, frames, a height, a width and maybe positions "
+            f"from one frame to the next, got {groups!r}"
+        ) from error
     area = [*map(mul, map(mul, depth, height), width)]
     ends = [*map(add, offset, area)]
-    # One frame has no next one to be spaced from.
-    scales = [group[4] if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
     if (
         min(map(min, depth, height, width)) < 1
         or any(map(gt, [0, *ends], [*offset, num_tokens]))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
 from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.runs import START, Runs
@@ -92,7 +93,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         # Not every run is one group.
         images, videos = (_cut(runs, items, inputs, kind) for kind in (IMAGE, VIDEO))
         if faults := images[1] + videos[1]:
-            raise ValueError(misfit(min(faults).kind).of_runs(min(faults)))
+            raise misfit(min(faults).kind).of_runs(min(faults))
         parts = sorted(images[0] + videos[0])
         starts, stops, item, before = map(list, zip(*parts, strict=True))
     if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
@@ -100,7 +101,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
         if not marked.issuperset(starts):
             at = next(at for at, start in enumerate(starts) if start not in marked)
             kind = VIDEO if item[at] >= items.num_images else IMAGE
-            raise ValueError(misfit(kind).missing_marker(item[at], starts[at]))
+            raise misfit(kind).missing_marker(item[at], starts[at])
     if not spec.frames_may_touch:
         frames = (at for at, number in enumerate(item) if number >= items.num_images)
         for last, at in pairwise(frames):
@@ -109,7 +110,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
                 # Behind masked tokens it is named itself, otherwise the frame that it touches.
                 named = at + (stops[last] != starts[at])
                 frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
-                raise ValueError(misfit(VIDEO).touching(item[at], starts[at], frame))
+                raise misfit(VIDEO).touching(item[at], starts[at], frame)
     return make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
 
 
@@ -195,55 +196,60 @@ class _Misfit:
         starts, stops, _ = runs.of(kind)
         self.found = sum(stops) - sum(starts)
 
-    def of_runs(self, fault: _Fault) -> str:
+    def of_runs(self, fault: _Fault) -> ValueError:
         """Say that there are too many tokens, or too few of a group or of all groups."""
         token, _, group, before, done = fault
         of_grids, hint = f"{self.name}_grid_thw", self._hint()
         if group == len(self.numbers):
-            return (
-                f"row {self.runs.row_of(token)} holds {self.name} tokens beyond the last grid: "
-                f"expected {self.expected} for the {len(self.grids)} rows of {of_grids}, got "
-                f"{self.found} in the batch{hint}"
+            return RowError.of(
+                self.runs.row_of(token),
+                f" holds {self.name} tokens beyond the last grid: expected {self.expected} for the "
+                f"{len(self.grids)} rows of {of_grids}, got {self.found} in all{hint}",
             )
         item = self.numbers[group]
         frame = group - bisect_left(self.numbers, item)
         if not before:
             row = item - (self.kind == VIDEO) * self.items.num_images
             after = f" after {frame} of its frames" if frame else ""
-            return (
+            return ValueError(
                 f"{of_grids} row {row} {tuple(self.grids[row])} is left over{after}: expected "
-                f"{self.expected} {self.name} tokens in the batch, got {self.found}{hint}"
+                f"{self.expected} {self.name} tokens in all, got {self.found}{hint}"
             )
         in_frame = self.kind == VIDEO and self.spec.separate_frames
         unexpanded = before == 1 and self.found == len(self.grids)
-        return (
-            f"{self._where(done - 1, item, f'frame {frame} of ' * in_frame)} needs "
-            f"{self.items.area[item]} tokens, got {before} in one run"
-            + why_short(self.name, hint, unexpanded=unexpanded)
+        return self._error(
+            done - 1,
+            item,
+            f"needs {self.items.area[item]} tokens, got {before} in one run"
+            + why_short(self.name, hint, unexpanded=unexpanded),
+            part=f"frame {frame} of " * in_frame,
         )
 
-    def missing_marker(self, item: int, token: int) -> str:
+    def missing_marker(self, item: int, token: int) -> RowError:
         """Say that a group begins at a token without a start marker before it."""
         alone = self.items.groups[item] == 1
         where = "right before its tokens" if alone else "before each of its frames"
-        return (
-            f"{self._where(token, item)} needs a vision_start_token_id "
-            f"{self.spec.vision_start_token_id} {where}, got another token; SGLang would number "
-            "them as text"
+        return self._error(
+            token,
+            item,
+            f"needs a vision_start_token_id {self.spec.vision_start_token_id} {where}, got another "
+            "token; SGLang would number them as text",
         )
 
-    def touching(self, item: int, token: int, frame: int) -> str:
+    def touching(self, item: int, token: int, frame: int) -> RowError:
         """Say that the frame that begins at a token, or the one in front, touches the other."""
-        return (
-            f"{self._where(token, item)} needs something between its frames, got nothing at frame "
-            f"{frame}; {self.spec.convention} would number the video as a block"
+        return self._error(
+            token,
+            item,
+            f"needs something between its frames, got nothing at frame {frame}; "
+            f"{self.spec.convention} would number the video as a block",
         )
 
-    def _where(self, token: int, item: int, part: str = "") -> str:
-        """Name the row of a token, and an item, or a part of it, by its grid."""
+    def _error(self, token: int, item: int, problem: str, part: str = "") -> RowError:
+        """Return the error about an item, or a part of it, in the row of a token."""
         row = item - (self.kind == VIDEO) * self.items.num_images
-        of_item = f"{self.name} {row}: its grid {tuple(self.grids[row])}"
-        return f"row {self.runs.row_of(token)}, {part}{of_item}"
+        of_item = f"{part}{self.name} {row}: its grid {tuple(self.grids[row])}"
+        return RowError.of(self.runs.row_of(token), f", {of_item} {problem}")
 
     def _hint(self) -> str:
         """Return in parentheses, behind a space, what to look at; "" for nothing."""

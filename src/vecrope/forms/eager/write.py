@@ -49,33 +49,32 @@ def write_positions(
     Args:
         parts: of the batch.
         bounds: where each row starts in the batch, then N.
-        dtype: of the positions.
+        dtype: of the positions, int64 or int32.
         mask: of N tokens, 0 for a masked one, which holds `padding_value`; None: none is.
         padding_value: likewise.
-        text_row: put a row in front, of the unmasked tokens before each in its row, 0 at masked
-            tokens.
+        text_row: put a row in front, of the unmasked tokens before each in its row; of no masked
+            ones.
     """
     num_tokens = bounds[-1]
     if mask is not None:
         mask = mask.to("cpu", torch.bool).reshape(-1)
     if any(parts.before):
         assert mask is not None
-        kept = write_positions(*_without_masked(parts, bounds), dtype, text_row=text_row)
-        positions = kept.new_full((len(kept), num_tokens), padding_value)
-        positions[:-3] = 0
-        return positions.masked_scatter_(mask, kept)
+        kept = write_positions(*_without_masked(parts, bounds), dtype)
+        return kept.new_full((3, num_tokens), padding_value).masked_scatter_(mask, kept)
     jumps = [_jumps(parts.running, bounds, parts.masked, padding_value)] * 3
-    if text_row:
-        jumps.insert(0, _jumps(parts.kept_before, bounds, parts.masked, 0))
-    steps = _steps(parts, num_tokens, mask, text_row=text_row)
+    steps = _steps(parts, num_tokens, mask)
     # Axis by axis where torch would start its threads for all at once.
-    apart = num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1
+    apart = text_row or (num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1)
     if apart:
-        positions = steps.new_empty(steps.shape, dtype=dtype)
-        for written, read in zip(positions.unbind(), steps.unbind(), strict=True):
+        positions = steps.new_empty((3 + text_row, num_tokens), dtype=dtype)
+        for written, read in zip(positions[-3:].unbind(), steps.unbind(), strict=True):
             written.copy_(read)
     else:
         positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if text_row:
+        positions[0].fill_(1)[0] = 0
+        jumps.insert(0, [*zip(bounds[1:-1], map(sub, bounds, bounds[1:-1]), strict=False)])
     if jumps[0]:
         at = array("q", [axis * num_tokens + at for axis, row in enumerate(jumps) for at, _ in row])
         moves = array("q", [move for row in jumps for _, move in row])
@@ -98,8 +97,8 @@ def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[in
     return whole, parts.kept_before(bounds)
 
 
-def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool) -> Tensor:
-    """Return (3, N), or (4, N), int8, int16 or int32: a 0, and the steps of all but the last.
+def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last.
 
     Each part is a whole group, and `kept` (N,) bool False for a masked token; None: none is.
     """
@@ -115,7 +114,6 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool
         torch.frombuffer(columns, dtype=dtype)[1:] = kept
     columns[0] = 0
     time = columns[:]
-    steps = columns[:] if text_row else columns[:0]
     for start, stop in zip(parts.starts, parts.stops, strict=True):
         time[start + 1 : stop + 1] = zero * (stop - start)
     rows = time[:]
@@ -133,9 +131,9 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None, *, text_row: bool
         time[stop] = advance - extent + 1 & bits
         rows[stop] = advance - height + 1 & bits
         columns[stop] = advance - width + 1 & bits
-    for row in (time, rows, columns):
-        steps += row
-    return torch.frombuffer(steps, dtype=dtype).view(-1, num_tokens + 1)[:, :num_tokens]
+    for row in (rows, columns):
+        time += row
+    return torch.frombuffer(time, dtype=dtype).view(-1, num_tokens + 1)[:, :num_tokens]
 
 
 def _jumps(

@@ -120,8 +120,7 @@ def _check_capacity(max_decode_tokens: int | None, may_read: bool) -> None:
                 "with validate=False on a device other than the CPU"
             )
         return
-    if not isinstance(max_decode_tokens, int) or isinstance(max_decode_tokens, bool):
-        raise TypeError(f"max_decode_tokens must be an int, got {max_decode_tokens!r}")
+    checks.check_int("max_decode_tokens", max_decode_tokens, below=2**30)
     if max_decode_tokens < 0:
         raise ValueError(f"max_decode_tokens must not be negative, got {max_decode_tokens}")
 

@@ -76,19 +76,19 @@ def read_rows(tokens: Tokens, spec: MRopeSpec) -> list[Row]:
         inside = zip(sources, [*opens[1:], end], strict=False)
         for number, ((start, stop, grid), following) in enumerate(inside):
             if following < stop:
-                raise ValueError(
-                    f"{tokens.where(following)}: an image starts inside of another, which has not "
-                    "ended"
+                raise tokens.error(
+                    following, "an image starts inside of another, which has not ended"
                 )
             frames, height, width = grid
             found = max(stop - start, 0)
             if found != frames * height * width:
                 fits = (found * size**2 == frames * height * width for size in PATCH_SIZES)
                 remark = in_pixels("image_grid_thw", fits)
-                raise ValueError(
-                    f"row {row}, image {number}: its grid {grid} needs {frames * height * width} "
-                    f"tokens between its markers, got {found}"
-                    + why_short("image", remark, unexpanded=found == 1)
+                raise checks.RowError.of(
+                    row,
+                    f", image {number}: its grid {grid} needs {frames * height * width} tokens "
+                    f"between its markers, got {found}"
+                    + why_short("image", remark, unexpanded=found == 1),
                 )
         rows.append(Row(at, end, sources, own[len(closes) :], len(own)))
     _check_inside(tokens, placeholders, rows)
@@ -104,10 +104,11 @@ def _check_inside(tokens: Tokens, placeholders: Iterable[tuple[int, int]], rows:
         if source < 0 or stop > stops[source]:
             astray = start if source < 0 else max(start, stops[source])
             complete = len(rows[tokens.row_of(astray)].sources)
-            raise ValueError(
-                f"{tokens.where(astray)}: an image token must stand between the markers of an "
-                f"image that has a grid, got one outside of the {complete} such images of the row; "
-                "was the prompt truncated inside the image?"
+            raise tokens.error(
+                astray,
+                "an image token must stand between the markers of an image that has a grid, got "
+                f"one outside of the {complete} such images; was the prompt truncated inside the "
+                "image?",
             )
 
 

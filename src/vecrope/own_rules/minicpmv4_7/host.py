@@ -60,7 +60,7 @@ class _Walk:
             self._crops = read_runs(inputs, spec, tokens.bounds)
         by_markers = inputs.mm_token_type_ids is None and rule.crop_rule == "markers" and any(given)
         self._closing = _MARKERS if rule.newline_closes else _MARKERS - {_NEWLINE}
-        self._unclosed = ""
+        self._unclosed: int | None = None
         self.layout = Layout(tokens)
         for row, (end, _) in enumerate(self.layout.rows(())):
             crops = self._between_markers(row) if by_markers else self._placeholders(row)
@@ -71,10 +71,13 @@ class _Walk:
         left = [(kind, *size) for kind, sizes in self._sizes.items() for size in sizes]
         if left and not inputs.allow_unused_grids:
             (kind, at, *size), total = left[0], sum(map(len, given))
-            raise ValueError(
+            problem = (
                 f"{NAMES[kind == VIDEO]} row {at} {tuple(size)} is left over: expected {total} "
-                f"crops in the batch, one for each size, got {total - len(left)}{self._unclosed}"
+                f"crops in all, one for each size, got {total - len(left)}"
             )
+            if self._unclosed is None:
+                raise ValueError(problem)
+            self._refuse(self._unclosed, f"{problem}; is the prompt truncated? Here opens one more")
 
     def _placeholders(self, row: int) -> Iterator[tuple[int, int, int]]:
         """Yield where the runs of placeholders of a row start and stop, and the kind of each."""
@@ -97,8 +100,7 @@ class _Walk:
             kind = kinds[bisect_right(starts, first + 1) - 1]
             yield first + 1, stop, kind if kind in _KINDS else IMAGE
         if len(opens) > len(closes):
-            where = self._tokens.where(opens[-1])
-            self._unclosed = f"; is the prompt truncated, {where} opens one more?"
+            self._unclosed = opens[-1]
 
     def _pictures_of(self, row: int, crops: Iterator[tuple[int, int, int]]) -> list[list[Crop]]:
         """Return the crops of each image, or frame of a video: of a thumbnail and its slices."""
@@ -204,7 +206,7 @@ class _Walk:
         return min(index, limit)
 
     def _refuse(self, index: int, what: str) -> NoReturn:
-        raise ValueError(f"{self._tokens.where(index)}: {what}")
+        raise self._tokens.error(index, what)
 
 
 def spread_over(count: int, extent: int, first: int) -> Sequence[int]:

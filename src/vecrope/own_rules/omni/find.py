@@ -6,6 +6,7 @@ from bisect import bisect_left
 from itertools import compress, pairwise
 from typing import NoReturn
 
+from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.runs import START, Runs, runs_of_ids
@@ -140,7 +141,7 @@ class Finder:
                 raise ValueError(
                     f"{_ARGUMENTS[kind]} row {self._row(kind, rest[0])} "
                     f"{self._value(kind, rest[0])} is left over: expected {len(given)} "
-                    f"{_NAMES[kind]}s in the batch, got {len(given) - len(rest)}{remark}"
+                    f"{_NAMES[kind]}s in all, got {len(given) - len(rest)}{remark}"
                 )
 
     def _row(self, kind: int, at: int) -> int:
@@ -153,38 +154,41 @@ class Finder:
 
     def _name(self, item: Item) -> str:
         """Name an item by its picture, or by its audio if it has none."""
-        row, _, _, visual, sound = item
+        _, _, _, visual, sound = item
         kind = AUDIO if visual < 0 else IMAGE if visual < self.media.num_images else VIDEO
-        return f"row {row}, {_NAMES[kind]} {self._row(kind, sound if visual < 0 else visual)}"
+        return f"{_NAMES[kind]} {self._row(kind, sound if visual < 0 else visual)}"
 
     def _raise_missing(self, kind: int, row: int) -> NoReturn:
         name, given = _ARGUMENTS[kind], len(self.given[kind])
         if getattr(self.inputs, name) is None:
-            raise ValueError(f"{name} must be given for the {_NAMES[kind]} in row {row}, got None")
-        raise ValueError(
-            f"row {row} holds {_NAMES[kind]} {given}, counted from 0 over the batch, but {name} "
-            f"has {given} of them"
+            raise RowError.of(row, f": {name} must be given for its {_NAMES[kind]}, got None")
+        raise RowError.of(
+            row,
+            f" holds {_NAMES[kind]} {given}, counted from 0, but {name} has {given} of them in all",
         )
 
     def _raise_sound(self, at: int, visual: int) -> NoReturn:
-        where, of = self.tokens.where(at), "batch"
+        of = "batch"
         if not isinstance(self.inputs.use_audio_in_video, bool):
             of = f"place of video {self._row(VIDEO, visual)}"
         if not self.media.has_sound[visual]:
-            raise ValueError(
-                f"{where}: a video with sound needs use_audio_in_video=True"
-                f"{'' if of == 'batch' else f' in the {of}'}"
+            raise self.tokens.error(
+                at,
+                "a video with sound needs use_audio_in_video=True"
+                + ("" if of == "batch" else f" in the {of}"),
             )
-        raise ValueError(
-            f"{where}: a video without sound must not stand in a {of} with "
-            "use_audio_in_video=True; upstream would number it, or what follows, as text"
+        raise self.tokens.error(
+            at,
+            f"a video without sound must not stand in a {of} with use_audio_in_video=True; "
+            "upstream would number it, or what follows, as text",
         )
 
     def _raise_unended(self, item: Item) -> NoReturn:
         name = self._name(item)
-        raise ValueError(
-            f"{name}: {item[2]} end markers must follow it; was the prompt truncated after "
-            f"the {name.split()[-2]}?"
+        raise RowError.of(
+            item[0],
+            f", {name}: {item[2]} end markers must follow it; was the prompt truncated after the "
+            f"{name.split()[0]}?",
         )
 
     def _raise_stray(self, at: int, kind: int) -> NoReturn:
@@ -192,7 +196,7 @@ class Finder:
         why = f"it must follow its start marker, within what {name} describes"
         if getattr(self.inputs, name) is None:
             why = f"{name} is None"
-        raise ValueError(f"{self.tokens.where(at)}: this {of} token belongs to no {of}; {why}")
+        raise self.tokens.error(at, f"this {of} token belongs to no {of}; {why}")
 
     def _raise_misfit(self, item: Item, begin: int, end: int) -> NoReturn:
         """Raise for an item whose placeholders do not fill the place from `begin` to `end`."""
@@ -207,11 +211,13 @@ class Finder:
             name, value = _NAMES[kind], self._value(kind, at)
             shown = f"{value} mel frames need" if kind == AUDIO else f"grid {value} needs"
             why = f"; was the prompt truncated inside the {name}?" if got < sizes[at] else ""
-            raise ValueError(
-                f"row {row}, {name} {self._row(kind, at)}: its {shown} {sizes[at]} tokens, "
-                f"got {got}{why}"
+            raise RowError.of(
+                row,
+                f", {name} {self._row(kind, at)}: its {shown} {sizes[at]} tokens, got {got}{why}",
             )
         if markers == 2 and int(inside[0]) == self.ids[AUDIO]:
-            raise ValueError(f"{self._name(item)}: its first frame must come before its sound")
+            raise RowError.of(
+                row, f", {self._name(item)}: its first frame must come before its sound"
+            )
         token = int(self.tokens.ids[end])
         self._raise_stray(end, next(kind for kind, of in self.ids.items() if of == token))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.checks import RowError
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.layout import FRAME, TEXT, Block, Layout, upwards
@@ -99,9 +100,10 @@ def lay_out_omni(tokens: Tokens, spec: MRopeSpec) -> OmniLayout:
     entries, largest = follow(items, media, tokens.bounds, spec, rule)
     for row, most in enumerate(largest):
         if spec.position_dtype == "float32" and most >= MOST_FLOAT:
-            raise ValueError(
-                f"positions must stay below 2**24 in torch.float32, got {most:.0f} in row {row}; "
-                "does second_per_grid_ts hold seconds?"
+            raise RowError.of(
+                row,
+                f": positions must stay below 2**24 in torch.float32, got {most:.0f}; does "
+                "second_per_grid_ts hold seconds?",
             )
     return OmniLayout(tokens, spec, pieces_of(entries, media, spec, rule), largest)
 

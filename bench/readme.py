@@ -42,15 +42,19 @@ class Rows:
     def cells(self, table: Table) -> Iterator[tuple[str, list[str]]]:
         """Yield the heading and the cells of each line that has times enough."""
         for heading, (workload, size) in table.lines.items():
-            cells = []
-            for suffix, provider in table.columns.values():
-                own = self._microseconds(workload + suffix, size, provider, table.busy)
-                over = table.over and self._microseconds(
-                    workload + suffix, size, table.over, table.busy
-                )
-                cells.append(_time(own) + (f" ({_times(over / own)})" if own and over else ""))
+            cells = [
+                self._cell(table, workload + suffix, size, provider)
+                for suffix, provider in table.columns.values()
+            ]
             if len(cells) - cells.count("-") >= table.least:
                 yield heading, cells
+
+    def _cell(self, table: Table, workload: str, size: int, provider: str) -> str:
+        own = self._microseconds(workload, size, provider, table.busy)
+        if table.over is None or own is None:
+            return _time(own)
+        over = self._microseconds(workload, size, table.over, table.busy)
+        return "-" if over is None else f"{_time(own)} ({_times(over / own)})"
 
     def environment(self) -> str:
         """Say what the rows were measured on and with."""
@@ -190,14 +194,14 @@ def _milliseconds(row: Mapping[str, str]) -> tuple[float, float, float]:
 
 
 def _format(header: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Return a table without its empty columns, its numbers at the right."""
+    """Return a table without its empty columns; numbers are on the right."""
     rows = [(heading, *cells) for heading, cells in lines]
     if not rows:
-        return "No such rows are committed."
+        return "Not measured yet."
     filled = [column for column in zip(header, *rows, strict=True) if {*column[1:]} != {"-"}]
     first, *others = zip(*filled, strict=True)
-    numbers = [all(cell[:1] in "-0123456789" for cell in column[1:]) for column in filled]
-    rule = ["--:" if right else "---" for right in numbers]
+    numbers = [all(cell[:1] in "-0123456789" for cell in column[1:]) for column in filled[1:]]
+    rule = ["---", *("--:" if right else "---" for right in numbers)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (first, rule, *others))
 
 

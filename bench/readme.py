@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.config import Result, ResultWriter, read_results
 from bench.plot import plot
-from bench.tables import TABLES, UPSTREAMS, Table
+from bench.tables import FAMILIES, TABLES, UPSTREAMS, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "bench" / "README.md")
@@ -55,6 +55,12 @@ class Rows:
             return _time(own)
         over = self._microseconds(workload, size, table.over, table.busy)
         return "-" if over is None else f"{_time(own)} ({_times(over / own)})"
+
+    def of_families(self, kind: str, size: int, provider: str) -> list[float]:
+        """Return the times of a provider at a point of each family that a table shows."""
+        names = [f"{kind}-{family}" for family in FAMILIES]
+        times = [self._microseconds(name, size, provider, False) for name in names]
+        return [time for time in times if time is not None]
 
     def environment(self) -> str:
         """Say what the rows were measured on and with."""
@@ -104,6 +110,7 @@ def texts() -> dict[str, str]:
         written[f"{device}-rows"] = of_device.environment()
         header = ["workload", "tokens", "upstream", "its time", "vecrope"]
         written[f"{device}-slower"] = _format(header, of_device.slower())
+    written["cpu-in-words"] = _prompt_in_words(rows["cpu"])
     with SHARES.open(newline="", encoding="utf-8") as file:
         shares = {(row["step"], row["model"]): row for row in csv.DictReader(file)}
     return {**written, "share": _share_table(shares), "share-in-words": _share_in_words(shares)}
@@ -158,6 +165,16 @@ def _point(row: Result) -> tuple[str, int, str]:
 
 def _size(row: Result) -> int:
     return row.B if "-packed" in row.workload else row.T
+
+
+def _prompt_in_words(rows: Rows) -> str:
+    times = [rows.of_families("mixed", 4000, name) for name in ("vecrope", "transformers")]
+    (ours, upstream) = (f"{min(each) / 1e3:.1f} to {max(each) / 1e3:.1f} ms" for each in times)
+    text = (
+        f"On one thread of a CPU, a prompt of 4,000 tokens with pictures and clips takes {ours}, "
+        f"depending on the family, where transformers takes {upstream}."
+    )
+    return textwrap.fill(text, _WIDTH)
 
 
 def _share_table(shares: Mapping[tuple[str, str], Mapping[str, str]]) -> str:

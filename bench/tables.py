@@ -45,7 +45,7 @@ UPSTREAMS = {
     "sglang-omni": "sglang-omni",
 }
 
-_FAMILIES = ("glm4v", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
+FAMILIES = ("glm4v", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
 _OWN_RULES = {
     "GLM-Image": "glm_image",
     "HunyuanVL": "hunyuan_vl",
@@ -123,7 +123,7 @@ _OWN = {
 
 def _families(provider: str, *families: str) -> Columns:
     """Return a column for each family."""
-    return {f"`{family}`": (f"-{family}", provider) for family in families or _FAMILIES}
+    return {f"`{family}`": (f"-{family}", provider) for family in families or FAMILIES}
 
 
 def _providers(*upstreams: str, **ours: str) -> Columns:
@@ -214,7 +214,7 @@ TABLES = {
             {heading: (f"-{family}", provider) for heading, (_, provider) in _FORMS.items()},
             _ON_GPU,
         )
-        for family in _FAMILIES
+        for family in FAMILIES
     },
     "gpu-own": Table("gpu", "", _GPU_BESIDE, {**_OWN, **_OMNI, **_OMNI_SOUND}),
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.config import Result, ResultWriter, read_results
 from bench.plot import plot
-from bench.tables import TABLES, UPSTREAMS, Table
+from bench.tables import FAMILIES, TABLES, UPSTREAMS, Table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "bench" / "README.md")
@@ -42,15 +42,25 @@ class Rows:
     def cells(self, table: Table) -> Iterator[tuple[str, list[str]]]:
         """Yield the heading and the cells of each line that has times enough."""
         for heading, (workload, size) in table.lines.items():
-            cells = []
-            for suffix, provider in table.columns.values():
-                own = self._microseconds(workload + suffix, size, provider, table.busy)
-                over = table.over and self._microseconds(
-                    workload + suffix, size, table.over, table.busy
-                )
-                cells.append(_time(own) + (f" ({_times(over / own)})" if own and over else ""))
+            cells = [
+                self._cell(table, workload + suffix, size, provider)
+                for suffix, provider in table.columns.values()
+            ]
             if len(cells) - cells.count("-") >= table.least:
                 yield heading, cells
+
+    def _cell(self, table: Table, workload: str, size: int, provider: str) -> str:
+        own = self._microseconds(workload, size, provider, table.busy)
+        if table.over is None or own is None:
+            return _time(own)
+        over = self._microseconds(workload, size, table.over, table.busy)
+        return "-" if over is None else f"{_time(own)} ({_times(over / own)})"
+
+    def of_families(self, kind: str, size: int, provider: str) -> list[float]:
+        """Return the times of a provider at a point of each family that a table shows."""
+        names = [f"{kind}-{family}" for family in FAMILIES]
+        times = [self._microseconds(name, size, provider, False) for name in names]
+        return [time for time in times if time is not None]
 
     def environment(self) -> str:
         """Say what the rows were measured on and with."""
@@ -100,6 +110,7 @@ def texts() -> dict[str, str]:
         written[f"{device}-rows"] = of_device.environment()
         header = ["workload", "tokens", "upstream", "its time", "vecrope"]
         written[f"{device}-slower"] = _format(header, of_device.slower())
+    written["cpu-in-words"] = _prompt_in_words(rows["cpu"])
     with SHARES.open(newline="", encoding="utf-8") as file:
         shares = {(row["step"], row["model"]): row for row in csv.DictReader(file)}
     return {**written, "share": _share_table(shares), "share-in-words": _share_in_words(shares)}
@@ -156,6 +167,16 @@ def _size(row: Result) -> int:
     return row.B if "-packed" in row.workload else row.T
 
 
+def _prompt_in_words(rows: Rows) -> str:
+    times = [rows.of_families("mixed", 4000, name) for name in ("vecrope", "transformers")]
+    (ours, upstream) = (f"{min(each) / 1e3:.1f} to {max(each) / 1e3:.1f} ms" for each in times)
+    text = (
+        f"On one thread of a CPU, a prompt of 4,000 tokens with pictures and clips takes {ours}, "
+        f"depending on the family, where transformers takes {upstream}."
+    )
+    return textwrap.fill(text, _WIDTH)
+
+
 def _share_table(shares: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
     header = ["step", "model", "whole step", "positions, transformers", "positions, vecrope"]
     lines = []
@@ -190,14 +211,14 @@ def _milliseconds(row: Mapping[str, str]) -> tuple[float, float, float]:
 
 
 def _format(header: Sequence[str], lines: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Return a table without its empty columns, its numbers at the right."""
+    """Return a table without its empty columns; numbers are on the right."""
     rows = [(heading, *cells) for heading, cells in lines]
     if not rows:
-        return "No such rows are committed."
+        return "Not measured yet."
     filled = [column for column in zip(header, *rows, strict=True) if {*column[1:]} != {"-"}]
     first, *others = zip(*filled, strict=True)
-    numbers = [all(cell[:1] in "-0123456789" for cell in column[1:]) for column in filled]
-    rule = ["--:" if right else "---" for right in numbers]
+    numbers = [all(cell[:1] in "-0123456789" for cell in column[1:]) for column in filled[1:]]
+    rule = ["---", *("--:" if right else "---" for right in numbers)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (first, rule, *others))
 
 

@@ -230,7 +230,9 @@ def measure_memory(call: Callable[[], Any], config: Config) -> int:
     # torch counts no peak on a CPU; its profiler's trace has every allocation and release. Errors
     # apart, the profiler is not to write into the progress.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiler:
         answer = call()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")

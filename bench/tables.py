@@ -21,7 +21,8 @@ class Table:
         corner: the heading of the lines.
         columns: see `Columns`.
         lines: see `Lines`; those with fewer than `least` times are left out.
-        over: a provider; a cell then says in brackets how many times as long this one takes.
+        over: a provider; a cell then says in brackets how many times as long this one takes, and is
+            empty without it.
         busy: whether to show what was measured beside busy cores.
         least: how many times a line must have.
     """
@@ -44,7 +45,7 @@ UPSTREAMS = {
     "sglang-omni": "sglang-omni",
 }
 
-_FAMILIES = ("glm4v", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
+FAMILIES = ("glm4v", "qwen2_5_vl", "qwen3_vl", "ernie4_5_vl_moe")
 _OWN_RULES = {
     "GLM-Image": "glm_image",
     "HunyuanVL": "hunyuan_vl",
@@ -69,7 +70,6 @@ _PICTURES = {
     "one prompt of 300 tokens, two pictures": ("pictures", 300),
     "2 padded rows of up to 300, a picture each": ("pictures-batch", 300),
     "2 packed sequences of up to 300, a picture each": ("pictures-packed", 2),
-    "a step of 2 requests, a picture each": ("pictures-step", 300),
 }
 _MIXED = {**_PROMPTS, **_PADDED, **_PACKED, **_PICTURES}
 _ON_GPU = {
@@ -123,7 +123,7 @@ _OWN = {
 
 def _families(provider: str, *families: str) -> Columns:
     """Return a column for each family."""
-    return {f"`{family}`": (f"-{family}", provider) for family in families or _FAMILIES}
+    return {f"`{family}`": (f"-{family}", provider) for family in families or FAMILIES}
 
 
 def _providers(*upstreams: str, **ours: str) -> Columns:
@@ -159,6 +159,20 @@ TABLES = {
     ),
     "cpu-collate": Table(
         "cpu", "`collate`", _families("vecrope-collate"), {**_PADDED, **_PACKED}, "transformers"
+    ),
+    "cpu-sglang": Table(
+        "cpu",
+        "beside SGLang",
+        _families("vecrope", "glm4v", "qwen2_5_vl", "qwen3_vl"),
+        {**_PROMPTS, **_PADDED},
+        "sglang",
+    ),
+    "cpu-vllm": Table(
+        "cpu",
+        "beside vLLM",
+        _families("vecrope-placeholders", "glm4v", "qwen2_5_vl", "qwen3_vl"),
+        _PROMPTS,
+        "vllm",
     ),
     "cpu-lmms-engine": Table(
         "cpu",
@@ -200,7 +214,7 @@ TABLES = {
             {heading: (f"-{family}", provider) for heading, (_, provider) in _FORMS.items()},
             _ON_GPU,
         )
-        for family in _FAMILIES
+        for family in FAMILIES
     },
     "gpu-own": Table("gpu", "", _GPU_BESIDE, {**_OWN, **_OMNI, **_OMNI_SOUND}),
 }

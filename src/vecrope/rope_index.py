@@ -273,8 +273,8 @@ def plan_rope_index(
 ) -> RopeIndexPlan:
     """Return the positions of a batch as a plan: a few bytes per group, expanded where needed.
 
-    On a CPU the plan of a family with a rule of its own has an entry for each frame and stretch of
-    text; of a thumbnail of minicpmv4_7, one or a few a line.
+    The plan of a family with a rule of its own has an entry for each frame and each stretch of text
+    on a CPU. A thumbnail of minicpmv4_7 has one or a few entries per line.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.

@@ -236,7 +236,7 @@ class RopeIndexRunner:
             packed: whether the prompt is packed.
 
         Returns:
-            What a call returns, and with the same limits of its life.
+            What a call returns: views, which the next call or replay overwrites.
 
         Raises:
             RuntimeError: on a CPU, where the runner has no buffers.
@@ -262,8 +262,8 @@ class RopeIndexRunner:
         """Return the position ids and the offsets that decoding continues from.
 
         On a CUDA device the answers are views of the runner's buffers, which the next call or
-        replay writes again; `clone()` what is to outlast it. Values are not checked, see `check`.
-        On a CPU they are checked, and the answers are the caller's own.
+        replay overwrites; `clone()` what you want to keep. Values are not checked, see `check`. On
+        a CPU they are checked, and the answers are new tensors.
 
         Args:
             input_ids: (B, T) in the runner's dtype and on its device, or (N,) with `cu_seqlens`.

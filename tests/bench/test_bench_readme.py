@@ -51,7 +51,8 @@ def test_cell_is_that_of_its_row(row):
     lines = {"here": ("short", 300), "nowhere": ("short", 301)}
     table = Table("cpu", "", columns, lines, over="transformers")
     assert list(rows.cells(table)) == [("here", ["10 (3.7)", "-"])]
-    assert list(rows.cells(replace(table, busy=True))) == [("here", ["1,234", "-"])]
+    assert list(rows.cells(replace(table, over="vllm"))) == []
+    assert list(rows.cells(replace(table, over=None, busy=True))) == [("here", ["1,234", "-"])]
     assert list(rows.cells(replace(table, least=2))) == []
 
 

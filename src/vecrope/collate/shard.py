@@ -31,12 +31,12 @@ def shard_batch(
             samples from the batch, which `pad_sequences_to_multiple_of=2 * world_size` has padded.
 
     Returns:
-        What has a value for each token (`input_ids`, `labels`, `attention_mask`, types, `seq_idx`
-        and `position_ids`), reduced to the rank's tokens; with `labels` also `shift_labels`, the
-        label that each token is to predict, since the next token may be another rank's; and all
-        else as it is. With `"zigzag_sequences"` the bounds, `cu_seq_lens_q`, `cu_seq_lens_k`,
-        `max_length_q` and `max_length_k`, are those of the rank's own tokens, and
-        `cu_seqlens_q_padded` stays that of the whole, as TransformerEngine takes it.
+        The batch with `input_ids`, `labels`, `attention_mask`, types, `seq_idx` and `position_ids`
+        reduced to the rank's tokens. If there are labels, also `shift_labels`: the label that each
+        token predicts, because the next token may belong to another rank. Under
+        `"zigzag_sequences"` the bounds (`cu_seq_lens_q`, `cu_seq_lens_k`, `max_length_q` and
+        `max_length_k`) are those of the rank's tokens; `cu_seqlens_q_padded` stays that of the
+        whole batch, as TransformerEngine takes it. All else is unchanged.
 
     Raises:
         TypeError: for what is no batch, or holds something else than dense tensors for its tokens.

@@ -36,17 +36,17 @@ class RopeIndexPlan(PlanTable):
     tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. `len` is the
     number of its rows. Besides its entries it takes 40 bytes a row.
 
-    Token indices count the tokens of a row, padding included, from 0. The index after the row's
-    last is that of the first token that is decoded, and so on without end; of glm_image these are
-    the images to be generated, their end, and text that counts on from the prompt's length, as its
-    deltas of 0 say. Where rows of the input hold several sequences each (`sequence_ids`), the rows
-    of the plan are the sequences, each with the padding behind it; `position_ids` and `shard` have
-    the rows of the input all the same. A is the number of axes: 3 but for families with others.
+    The tokens of a row, padding included, have the indices 0, 1, 2, ...; the tokens that are
+    decoded after them have the indices that follow. For glm_image the images to be generated and
+    their end come first among those; text after them counts on from the prompt's length. If rows of
+    the input hold several sequences each (`sequence_ids`), the rows of the plan are the sequences,
+    each with the padding after it, but `position_ids` and `shard` return the rows of the input. A
+    is the number of axes, 3 for most families.
 
-    Positions are in the plan's dtype and on its device; what is on another is copied there, which
-    may wait. All methods raise a TypeError for indices, numbers and rows that are not integers, and
-    a ValueError for another shape, for one that is negative and for a row that is not there. With
-    `validate=False` values are not checked, and none is read.
+    Positions are in the plan's dtype and on its device. An argument on another device is copied
+    there, which may synchronise. All methods raise a TypeError for indices, numbers and rows that
+    are not integers, and a ValueError for a wrong shape, a negative number and a row that the plan
+    does not have. With `validate=False` no value is read or checked.
     """
 
     def position_ids(
@@ -55,10 +55,10 @@ class RopeIndexPlan(PlanTable):
         """Return the positions of all tokens of the batch.
 
         Args:
-            text_positions: put a row in front that counts the unmasked tokens of each row, as
-                transformers' text models take it to tell packed sequences apart.
-            pad_to_multiple_of: add columns of `padding_value` at the right up to a multiple, of 0
-                in the row of `text_positions`.
+            text_positions: prepend a row that counts the unmasked tokens of each row, by which
+                transformers' text models tell packed sequences apart.
+            pad_to_multiple_of: add columns at the right up to a multiple of this number. They hold
+                `padding_value`, and 0 in the row of `text_positions`.
 
         Returns:
             (A, B, T), or (A, N) for packed input; (A + 1, ...) with `text_positions`.
@@ -77,16 +77,16 @@ class RopeIndexPlan(PlanTable):
     ) -> Tensor:
         """Return the positions of one rank's tokens under context parallelism.
 
-        It is `position_ids` at the columns of `vecrope.shard_indices`, whose first arguments and
-        errors it has, expanded for these alone. Does not synchronise.
+        These are the columns of `position_ids` that `vecrope.shard_indices` names; only they are
+        computed. The errors are those of `vecrope.shard_indices`. Does not synchronise.
 
         Args:
             rank: of this process in the group, from 0.
             world_size: number of ranks in the group.
             layout: `"contiguous"` or `"zigzag"`.
             text_positions: as in `position_ids`.
-            pad_to_multiple_of: as in `position_ids`; a multiple of `world_size`, for `"zigzag"` of
-                twice that, always suffices.
+            pad_to_multiple_of: as in `position_ids`. `world_size` fits every length with
+                `"contiguous"`, twice `world_size` with `"zigzag"`.
 
         Returns:
             (A, B, T / world_size) of the padded T, or (A, N / world_size) for packed input;
@@ -158,11 +158,11 @@ class RopeIndexPlan(PlanTable):
 
         Args:
             num_tokens: how many for each row.
-            start: how many tokens of the row have been decoded before, less than 2**30; a number,
-                or (B,) integers, whose values are checked on a CPU alone.
+            start: the number of tokens of each row that were decoded before, less than 2**30: one
+                number, or (B,) integers, whose values are checked only on a CPU.
 
         Returns:
-            (A, B, num_tokens). All axes are alike, but in images that are generated.
+            (A, B, num_tokens). All axes are equal, except in generated images.
         """
         check_int("num_tokens", num_tokens, 0, MAX_START)
         if isinstance(start, Tensor):
@@ -192,21 +192,22 @@ class RopeIndexPlan(PlanTable):
     ) -> Tensor:
         """Return the positions of one step of a serving engine, for all rows one after the other.
 
-        A row takes part with the tokens behind those that have been computed: a chunk of its
-        prompt, one or more decoded tokens, a chunk that runs from the one into the other, or none.
+        Each row contributes its next tokens: a chunk of its prompt, decoded tokens, the end of its
+        prompt and the first decoded tokens, or none.
 
         Args:
-            num_computed_tokens: (B,) integers, tokens of each row that lie behind.
-            num_scheduled_tokens: (B,) integers, tokens of each row in this step.
-            out: (A, at least `num_tokens`), written at its first columns, of the plan's dtype, or
-                int64 or int32 if that is of integers; None: new.
-            num_tokens: the sum of `num_scheduled_tokens`, where it is known; None: it is read,
-                which synchronises where they are a tensor that is not on a CPU. With more columns
-                than that, the last row goes on in them, so that a step may be padded.
-            validate: check the values of both, which synchronises likewise.
+            num_computed_tokens: (B,) integers, the tokens of each row that earlier steps computed.
+            num_scheduled_tokens: (B,) integers, the tokens of each row in this step.
+            out: (A, at least `num_tokens`) to write to, from the first column on, in the plan's
+                dtype; int64 and int32 may stand for each other. None: a new tensor.
+            num_tokens: the sum of `num_scheduled_tokens`, if the caller knows it. None: it is read,
+                which synchronises if they are a tensor on another device than the CPU. If it is
+                larger than the sum, the last row continues in the columns that are left, so that a
+                step may be padded.
+            validate: check the values of both, which synchronises in the same cases.
 
         Returns:
-            (A, num_tokens), or that view of `out`.
+            (A, num_tokens); with `out`, a view of it.
 
         Example:
             >>> import torch, vecrope
@@ -245,11 +246,11 @@ class RopeIndexPlan(PlanTable):
     def select(self, rows: Tensor | Sequence[int]) -> Self:
         """Return the plan of some of the rows, in any order, as packed sequences.
 
-        It takes a fixed number of operators, and reads how many tokens and entries are left, for
-        which it waits on a device other than the CPU.
+        The number of operators does not depend on the rows. Reading how many tokens and entries
+        are left synchronises on a device other than the CPU.
 
         Args:
-            rows: (n,) integers from 0 to B - 1; a list, or a tensor on any device.
+            rows: (n,) integers from 0 to B - 1, a list or a tensor on any device.
 
         Example:
             >>> import torch, vecrope
@@ -265,11 +266,12 @@ class RopeIndexPlan(PlanTable):
     def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
         """Return the plan with other requests in some of its rows, as packed sequences.
 
-        It waits as `select` does, and joins only what `vecrope.concatenate_plans` joins.
+        It synchronises as `select` does. The two plans must go together, see
+        `vecrope.concatenate_plans`.
 
         Args:
             rows: (n,) integers from 0 to B - 1, none of them twice.
-            other: a plan of n rows, which come in the places of these, in order.
+            other: a plan of n rows, the replacements in the order of `rows`.
         """
         check_plan("other", other)
         index = numbers_of_rows("rows", rows, len(other), "other")

@@ -29,14 +29,13 @@ def get_decode_position_ids(
 ) -> tuple[Tensor, Tensor]:
     """Return the positions of the tokens that will follow the prompts of a batch.
 
-    A row's grids beyond its complete images are those of the images to be generated, the last of
-    them first. Each is numbered as an image from the running position on that the prompt leaves;
-    one more token, the end, follows the last. The token that follows a prompt of T tokens, padding
-    included, is column 0.
+    The grids of a row that are left after its complete images are those of the images to be
+    generated, and the last grid is generated first. These images are numbered like any image, from
+    the running position at the end of the prompt. One more token, the end, follows the last image.
+    Column 0 is the first token after the prompt and its padding.
 
     Args:
-        input_ids: (B, T) int64 or int32, or (N,) with `cu_seqlens`, as for
-            `vecrope.get_rope_index`; so are the arguments not named here.
+        input_ids: (B, T) int64 or int32, or (N,) with `cu_seqlens`.
         spec: the rules of `glm_image`, under either convention.
         image_grid_thw: (num_images, 3) integers, in tokens, row by row: of the images in the
             prompt, then of those to be generated. Rows of zeros are no image. None: nothing is
@@ -50,13 +49,14 @@ def get_decode_position_ids(
             than the CPU, it has to be given.
 
     Returns:
-        `decode_position_ids` (B, 3, D) int64, each row continued by its last position, and
-        `decode_lengths` (B,) int64, the columns of each row that are its own. A row without grids
-        has none (transformers leaves it out of the batch), nor has one without images to generate
-        under the convention `"sglang"`, while transformers still has its end: the running position.
+        `decode_position_ids` (B, 3, D) int64, where a shorter row repeats its last position, and
+        `decode_lengths` (B,) int64, the number of columns that a row really has. It is 0 for a row
+        without grids. For a row whose grids are all in the prompt it is 0 under `"sglang"`, and 1
+        under `"transformers"`, the end.
 
-        If `max_decode_tokens` is too small and cannot be refused (`validate=False`, or tracing), or
-        if under tracing `validate` finds a misfit, every position and every length is -1.
+        If `max_decode_tokens` is too small where nothing can be raised (`validate=False`, or
+        tracing), every position and every length is -1; likewise if a prompt does not fit its grids
+        under tracing with `validate`.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.

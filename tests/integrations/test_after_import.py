@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from importlib.util import spec_from_loader
 
 import pytest
 
@@ -42,3 +43,29 @@ def test_modules_are_seen_once_executed_whether_imported_before_or_later():
     del sys.modules["seen_two"]
     importlib.import_module("seen_two")
     assert len(seen) == 2
+
+
+class Finder:
+    """Finds modules that are in no file, by one loader, as an editable installation may."""
+
+    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002
+        return spec_from_loader(fullname, self) if fullname.startswith("made_") else None
+
+    def create_module(self, spec):  # noqa: ARG002
+        return None
+
+    def exec_module(self, module):
+        module.value = 2
+
+
+def test_modules_of_other_finders_are_seen(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    seen = []
+    watch = AfterImport(("made_one", "made_two"), lambda each: seen.append(each.__name__))
+    watch.start()
+    for name in ("made_two", "made_other", "made_one"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert importlib.import_module(name).value == 2
+    watch.stop()
+    # Each once, although the loader is that of both.
+    assert seen == ["made_two", "made_one"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import dropwhile
 from types import ModuleType
 
 
@@ -13,7 +14,7 @@ class AfterImport(MetaPathFinder):
     """Calls a function with each of some modules, at once or when it is imported.
 
     Args:
-        names: of the modules, which the other finders find.
+        names: of the modules, which the finders behind this one find.
         then: takes the module, right after it was executed.
     """
 
@@ -44,8 +45,8 @@ class AfterImport(MetaPathFinder):
         """Return the module's spec, whose loader calls the function as well."""
         if fullname not in self._names:
             return None
-        others = (finder for finder in list(sys.meta_path) if finder is not self)
-        found = (finder.find_spec(fullname, path, target) for finder in others)
+        behind = list(dropwhile(lambda finder: finder is not self, sys.meta_path))[1:]
+        found = (finder.find_spec(fullname, path, target) for finder in behind)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec

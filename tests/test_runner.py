@@ -101,16 +101,17 @@ def test_what_is_beyond_the_limits_is_refused(shape, grids, message, device):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "error", "message"),
     [
-        ({"max_rows": 0}, "max_rows must be at least 1, got 0"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
-        ({"max_images": -1}, "max_images must be at least 0, got -1"),
-        ({"max_rows": 2**15, "max_tokens": 2**15}, r"must be less than 2\*\*30"),
+        ({"max_rows": 0}, ValueError, "max_rows must be at least 1, got 0"),
+        ({"max_tokens": 0}, ValueError, "max_tokens must be at least 1, got 0"),
+        ({"max_images": -1}, ValueError, "max_images must be at least 0, got -1"),
+        ({"max_videos": 1.5}, TypeError, r"max_videos must be an int, got 1\.5"),
+        ({"max_rows": 2**15, "max_tokens": 2**15}, ValueError, r"must be less than 2\*\*30"),
     ],
 )
-def test_limits_that_cannot_be(changes, message):
-    with pytest.raises(ValueError, match=message):
+def test_limits_that_cannot_be(changes, error, message):
+    with pytest.raises(error, match=message):
         make("cpu", **changes)
 
 

@@ -60,7 +60,8 @@ class RopeIndexRunner:
     written there, the runner answers it by replaying a CUDA graph, which is fastest. There is one
     graph for each bucket: the numbers of rows and of tokens are rounded up to powers of two, and
     prompts with a mask and packed prompts have graphs of their own. On a CPU a call is
-    `get_rope_index`, with the same limits.
+    `get_rope_index`, with the same limits. As calls share buffers, a runner is for one thread and
+    one stream at a time.
 
     Args:
         spec: the family's rules.
@@ -73,7 +74,7 @@ class RopeIndexRunner:
         seconds_dtype: of the buffer of `second_per_grid_ts`; it decides how seconds are rounded.
 
     Raises:
-        TypeError: if `dtype` is another.
+        TypeError: if a limit is no int, or `dtype` is another.
         ValueError: if a limit is less than 1 (rows, tokens) or 0 (images, videos), or together they
             allow 2**30 tokens; if the family needs other arguments than these; on a CUDA device, if
             it has a rule of its own; or if the upstream's positions are always int64 and `dtype` is
@@ -115,9 +116,7 @@ class RopeIndexRunner:
             "videos": max_videos,
         }
         for what, limit in limits.items():
-            least = int(what in ("rows", "tokens"))
-            if limit < least:
-                raise ValueError(f"max_{what} must be at least {least}, got {limit}")
+            checks.check_int(f"max_{what}", limit, int(what in ("rows", "tokens")))
         if max_rows * max_tokens >= 2**30:
             raise ValueError(
                 f"max_rows {max_rows} times max_tokens {max_tokens} must be less than 2**30"

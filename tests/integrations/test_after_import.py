@@ -58,3 +58,33 @@ def test_a_module_that_was_found_before_and_is_executed_after_the_watch_is_not_s
     found.loader.exec_module(module)
     assert module.value == 1
     assert not seen
+
+
+class Finder:
+    """Finds modules that are in no file, by one loader, as an editable installation may."""
+
+    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002
+        return (
+            importlib.util.spec_from_loader(fullname, self)
+            if fullname.startswith("made_")
+            else None
+        )
+
+    def create_module(self, spec):  # noqa: ARG002
+        return None
+
+    def exec_module(self, module):
+        module.value = 2
+
+
+def test_modules_of_other_finders_are_seen(monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    seen = []
+    watch = AfterImport(("made_one", "made_two"), lambda each: seen.append(each.__name__))
+    watch.start()
+    for name in ("made_two", "made_other", "made_one"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert importlib.import_module(name).value == 2
+    watch.stop()
+    # Each once, although the loader is that of both.
+    assert seen == ["made_two", "made_one"]

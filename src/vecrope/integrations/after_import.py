@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
+from itertools import dropwhile
 from types import ModuleType
 
 
@@ -13,7 +14,7 @@ class AfterImport(MetaPathFinder):
     """Calls a function with each of some modules, at once or when it is imported.
 
     Args:
-        names: of the modules, which are found as Python would find them.
+        names: of the modules, which the finders behind this one find.
         then: takes the module, right after it was executed.
     """
 
@@ -44,14 +45,17 @@ class AfterImport(MetaPathFinder):
         """Return the module's spec, whose loader calls the function as well."""
         if fullname not in self._names:
             return None
-        spec = PathFinder.find_spec(fullname, path, target)
+        behind = list(dropwhile(lambda finder: finder is not self, sys.meta_path))[1:]
+        found = (finder.find_spec(fullname, path, target) for finder in behind)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is None or spec.loader is None:
-            return None
+            return spec
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            if self.is_watching:
+            # A loader may be that of other modules as well.
+            if self.is_watching and module.__name__ == fullname:
                 self._then(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from logging import Logger
+from threading import Lock
 
 # What differs between two prompts with the same fault: numbers, and lists of them.
 _NUMBERS = re.compile(r"[-+]?\d[\d.e+-]*(?:[\[\](), ]+[-+]?\d[\d.e+-]*)*")
@@ -22,12 +23,15 @@ class Refusals:
         self._engine = engine
         self._logger = logger
         self._counts: Counter[str] = Counter()
+        self._lock = Lock()
 
     def note(self, error: Exception) -> None:
         """Count a request, and warn if its fault was not seen before."""
         fault = _NUMBERS.sub("#", f"{type(error).__name__}: {error}")
-        self._counts[fault] += 1
-        if self._counts[fault] == 1:
+        with self._lock:
+            self._counts[fault] += 1
+            is_first = self._counts[fault] == 1
+        if is_first:
             self._logger.warning(
                 "vecrope refuses a request, which %s's own function answers (%s); further requests "
                 "with this fault are counted and not logged",

@@ -242,14 +242,14 @@ def right(
     return OWN(self, input_ids, mm_token_type_ids, image_grid_thw, video_grid_thw, attention_mask)
 
 
-def in_transformers(function):
+def in_transformers(function, home=OWN.__module__):
     """Return a function that looks like one of a release that nobody has seen."""
     there = FunctionType(
         function.__code__,
-        {**vars(sys.modules[OWN.__module__]), "OWN": OWN},
+        {**vars(sys.modules[OWN.__module__]), "OWN": OWN, "__name__": home},
         argdefs=function.__defaults__,
     )
-    there.__module__ = OWN.__module__
+    there.__module__ = home
     return there
 
 
@@ -257,8 +257,10 @@ def global_state():
     return (torch.get_rng_state().tolist(), torch.get_default_device(), torch.is_grad_enabled())
 
 
-def test_a_method_that_is_not_known_is_compared(monkeypatch):
-    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(right))
+@pytest.mark.parametrize("home", [OWN.__module__, "transformers.modeling_of_a_mixin"])
+def test_a_method_that_is_not_known_is_compared(monkeypatch, home):
+    monkeypatch.setattr(admission, "_CHECKED", set())
+    monkeypatch.setattr(Qwen2VLModel, "get_rope_index", in_transformers(right, home))
     module = new_module()
     with pytest.raises(RuntimeError, match="is not known to this vecrope"):
         patch(module, check="known")
@@ -305,7 +307,7 @@ def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
     module = new_module()
     own = MethodType(right, module)
     module.get_rope_index = own
-    with pytest.raises(ValueError, match=r"must be one of transformers.models, got that of .*py:"):
+    with pytest.raises(ValueError, match=r"must be one of transformers, got that of .*py:"):
         patch(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

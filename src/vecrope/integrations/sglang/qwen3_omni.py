@@ -8,7 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from vecrope.families.rules import OmniRule
-from vecrope.integrations.sglang.arguments import Grids, rope_index_of_used, text_rope_index
+from vecrope.integrations.sglang.arguments import (
+    Grids,
+    remembered,
+    rope_index_of_used,
+    text_rope_index,
+)
 from vecrope.spec import MRopeSpec
 
 _OMNI = MRopeSpec.for_model("qwen3_omni_moe", convention="sglang")
@@ -77,30 +82,33 @@ def get_rope_index_qwen3_omni(
         >>> rope_deltas
         tensor([[0.5000]])
     """
-    assert isinstance(_OMNI.own_rule, OmniRule)
-    rule = replace(
-        _OMNI.own_rule,
-        audio_token_id=kwargs["audio_token_id"],
-        audio_start_token_id=kwargs["audio_start_token_id"],
-    )
+    audio = kwargs["audio_token_id"], kwargs["audio_start_token_id"]
+    vision = spatial_merge_size, image_token_id, video_token_id, vision_start_token_id
     rate = kwargs["position_id_per_seconds"]
     if input_ids is None or (image_grid_thw is None and video_grid_thw is None):
         return text_rope_index(input_ids)
-    spec = replace(
-        _OMNI,
-        spatial_merge_size=spatial_merge_size,
-        image_token_id=image_token_id,
-        video_token_id=video_token_id,
-        vision_start_token_id=vision_start_token_id,
-        tokens_per_second=rate,
-        own_rule=rule,
-    )
     return rope_index_of_used(
         input_ids,
-        spec,
+        _spec_of(*vision, *audio, rate),
         image_grid_thw,
         video_grid_thw,
         second_per_grid_ts,
         audio_seqlens=kwargs.get("audio_seqlens"),
         use_audio_in_video=bool(kwargs.get("use_audio_in_video", False)),
+    )
+
+
+@remembered
+def _spec_of(
+    merge_size: int, image: int, video: int, vision_start: int, audio: int, start: int, rate: float
+) -> MRopeSpec:
+    assert isinstance(_OMNI.own_rule, OmniRule)
+    return replace(
+        _OMNI,
+        spatial_merge_size=merge_size,
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=vision_start,
+        tokens_per_second=rate,
+        own_rule=replace(_OMNI.own_rule, audio_token_id=audio, audio_start_token_id=start),
     )

@@ -100,16 +100,16 @@ def examine(original: Callable[..., Any], cls: type, model_type: str, check: Che
 
     Raises:
         ValueError: for a check or a family that is not known, and for a method that is defined
-            outside `transformers.models`, unless everything is to be checked.
+            outside of transformers, unless everything is to be checked.
         RuntimeError: for a method that is known to answer otherwise, that is not known, where it
             has to be, or that has another signature.
     """
     if check not in get_args(Check):
         raise ValueError(f"check must be 'known', 'self' or 'always', got {check!r}")
-    own = _defined_in(original).startswith("transformers.models.")
+    own = _defined_in(original).startswith("transformers.")
     if not own and check != "always":
         raise ValueError(
-            f"get_rope_index of {cls.__name__} must be one of transformers.models, got that of "
+            f"get_rope_index of {cls.__name__} must be one of transformers, got that of "
             f"{_place(original)}: call vecrope.get_rope_index in it, or have it compared by "
             "check='always'"
         )

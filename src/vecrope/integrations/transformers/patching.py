@@ -44,7 +44,7 @@ def patch(target: _Target, *, validate: bool = True, check: Check = "self") -> _
             were run. `"known"`: what is not in the table is refused. `"self"`: it is compared with
             vecrope's on some dozens of prompts, made for the model's configuration; a difference
             is refused, with the prompt, and agreement warns once. `"always"`: it is compared in
-            any case, and so is a method from outside `transformers.models`: remote code, a
+            any case, and so is a method from outside of transformers: remote code, a
             subclass, a function on an instance. The comparison runs on the CPU and touches neither
             the model nor any global state; that of a class is made at the first call.
 
@@ -54,7 +54,7 @@ def patch(target: _Target, *, validate: bool = True, check: Check = "self") -> _
 
     Raises:
         TypeError: if `target` is neither a module nor a class of modules, or has no such method.
-        ValueError: for a family that is not known, or a method from outside `transformers.models`.
+        ValueError: for a family that is not known, or a method from outside of transformers.
         RuntimeError: for a method that does not give the same answers, is not known to, where it
             has to be, or has another signature; of a class that is to be compared, also if its
             first call is in a graph: patch the model, or call it once.

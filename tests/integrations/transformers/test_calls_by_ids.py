@@ -58,7 +58,7 @@ def test_media_without_a_vision_start_are_refused(row, images, videos, message):
 
 def test_every_frame_of_its_own_needs_a_vision_start():
     row = [START, VIDEO, END, TEXT, VIDEO]
-    with pytest.raises(ValueError, match="every separate frame .*: expected 2 .*, got 1"):
+    with pytest.raises(ValueError, match=r"every separate frame .*: expected 2 .*, got 1"):
         call("qwen3_vl", "ids", [row], None, torch.tensor([[2, 2, 2]]))
 
 

@@ -1,8 +1,16 @@
 import json
+from functools import partial
 
 import pytest
 
 from vecrope.__main__ import main
+from vecrope.cli import confirm
+
+
+@pytest.fixture(autouse=True)
+def _few_times(monkeypatch):
+    """Take each time from as few calls as the command ever makes."""
+    monkeypatch.setattr(confirm, "_time", partial(confirm._time, budget=0))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import functools
 import random
 import warnings
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ from vecrope import MRopeSpec
 from vecrope.families import FAMILIES
 from vecrope.integrations.transformers import admission, patch, patched, unpatch
 from vecrope.integrations.transformers.rules import rules_of
-from vecrope.integrations.transformers.self_check_prompts import self_check_prompts
+from vecrope.integrations.transformers.self_check_prompts import DRAWN, self_check_prompts
 
 OWN = {
     "hunyuan_vl": hunyuan,
@@ -178,9 +179,11 @@ def test_a_method_that_differs_is_refused_with_the_prompt(model_type, fault):
 @each_rule
 def test_prompts_are_those_of_their_seed_and_hold_the_edge_cases(model_type):
     spec = spec_of(model_type)
-    prompts, again, others = (list(self_check_prompts(spec, seed)) for seed in (1, 1, 2))
-    assert repr(prompts) == repr(again)
-    assert repr(prompts) != repr(others)
+    prompts = list(self_check_prompts(spec, 1))
+    few = len(prompts) - DRAWN + 5  # behind the edge cases, which no seed draws
+    again, others = (list(islice(self_check_prompts(spec, seed), few)) for seed in (1, 2))
+    assert repr(prompts[:few]) == repr(again)
+    assert repr(prompts[:few]) != repr(others)
     found = set()
     for prompt in prompts:
         mask = prompt["attention_mask"]

@@ -84,12 +84,12 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             inputs.round_grid_sides, spec.as_text,
         )  # fmt: skip
         return answer
-    # A checked call waits for the device in any case, and the host takes less time than the
-    # launches of a rule.
-    on_host = inputs if ids.is_cpu else on_cpu(inputs)
-    layout = lay_out(on_host, spec)
-    assert layout is not None
-    position_ids, rope_deltas = number_layout(layout, on_host, spec)
+    if ids.is_cpu:
+        layout = lay_out(inputs, spec)
+        assert layout is not None
+        return number_layout(layout, inputs, spec)
+    # It waits for the device in any case, and the copies take less time than the launches.
+    position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
     return position_ids.to(ids.device), rope_deltas.to(ids.device)
 
 

@@ -48,7 +48,7 @@ class Stream:
         return search(self.row_bounds[1:-1], index)
 
     def running_sums(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sums of `values` (..., N) in each row, up to each token and in all, (..., B).
+        """Return sums of `values` (..., N) in a token's row up to and with it, and (..., B) in all.
 
         `rows` (N,) is the row of each token.
         """

@@ -88,7 +88,7 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout:
             layout.now = now + _FRAME_STEP * (frames - 1) + 1
             least = min(least, top, left)
             most = max(most, layout.now - 1 + max(height, width) // 2)
-    most = max(most, *[end - 1 for end in layout.ends])
+    most = max([most, *(end - 1 for end in layout.ends)])
     too_low = rule.least_position is not None and least < rule.least_position
     if too_low or (rule.position_limit is not None and most >= rule.position_limit):
         positions = layout.positions()

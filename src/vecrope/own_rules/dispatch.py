@@ -104,10 +104,10 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             return _BY_ITEMS[rule](inputs, spec)  # type: ignore[index]
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
-    # A checked call waits for the device in any case, and the host takes less time than the
-    # launches of a rule.
-    on_host = inputs if ids.is_cpu else on_cpu(inputs)
-    position_ids, rope_deltas = number_layout(lay_out(on_host, spec), on_host, spec)
+    if ids.is_cpu:
+        return number_layout(lay_out(inputs, spec), inputs, spec)
+    # It waits for the device in any case, and the copies take less time than the launches.
+    position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
     return position_ids.to(ids.device), rope_deltas.to(ids.device)
 
 

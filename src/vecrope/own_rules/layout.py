@@ -100,15 +100,12 @@ class Layout:
 
     def positions(self) -> Tensor:
         """Return the positions (A, N) int64 of the unmasked tokens."""
-        bounds, pieces = self.tokens.bounds, self.pieces
-        if self._index_axes is None:
-            return write_pieces(pieces, bounds[-1])
-        positions = write_pieces(pieces, bounds[-1]).flip(0)
-        if not self._index_axes:
-            return positions
-        rows: list[Piece] = [(0, None, range(end - at)) for at, end in pairwise(bounds)]
-        index = write_pieces(rows, bounds[-1])[:1]
-        return torch.cat((index.expand(self._index_axes, -1), positions))
+        bounds = self.tokens.bounds
+        axes = _bytes_of(self.pieces, bounds[-1])
+        if self._index_axes is not None:
+            rows: list[Piece] = [(0, None, range(end - at)) for at, end in pairwise(bounds)]
+            axes = *_bytes_of(rows, bounds[-1])[:1] * self._index_axes, *axes[::-1]
+        return _joined(axes)
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
@@ -151,6 +148,19 @@ def _straight(columns: Sequence[int]) -> list[tuple[int, int, tuple[int, int, in
 
 def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:
     """Return the positions (3, N) int64 of pieces of N tokens."""
+    return _joined(_bytes_of(pieces, num_tokens))
+
+
+def _joined(axes: tuple[list[bytes], ...]) -> Tensor:
+    """Return positions (A, N) int64 of the bytes of each axis."""
+    joined = bytearray().join(chain(*axes))
+    if not joined:
+        return torch.empty((len(axes), 0), dtype=torch.int64, device="cpu")
+    return torch.frombuffer(joined, dtype=torch.int64).view(len(axes), -1)
+
+
+def _bytes_of(pieces: Sequence[Piece], num_tokens: int) -> tuple[list[bytes], ...]:
+    """Return the positions of N tokens on three axes, in parts."""
     most = max(_FEW, 1 << num_tokens.bit_length())
     numbers = (upwards if num_tokens <= _KEPT else upwards.__wrapped__)(most, "q")
     in_time: list[bytes] = []
@@ -170,10 +180,7 @@ def write_pieces(pieces: Sequence[Piece], num_tokens: int) -> Tensor:
             in_time.append(_pack(time) * (len(rows) * width))
             in_height += map(mul, map(_pack, rows), repeat(width))
             in_width.append(across * len(rows))
-    joined = bytearray().join(chain(in_time, in_height, in_width))
-    if not joined:
-        return torch.empty((3, 0), dtype=torch.int64, device="cpu")
-    return torch.frombuffer(joined, dtype=torch.int64).view(3, -1)
+    return in_time, in_height, in_width
 
 
 @lru_cache(maxsize=16)

@@ -136,9 +136,9 @@ def walk(
                 height, width, size = _take_size(sizes, size, most, FACTOR, MAX_SIDE)
                 here = tl.load(at + head + number)
                 end = here + height * width
-                next_crop = head + number + 1
-                limit = tl.load(at + next_crop, mask=next_crop < num_crops, other=2**62) - 1
-                limit = tl.minimum(limit, stop)
+                is_last = number + 1 == count
+                limit = tl.load(at + head + number + 1, mask=is_last == 0, other=0) - 1
+                limit = tl.where(is_last, stop, limit)
                 # A thumbnail is spread over the canvas; its markers are one further out.
                 out = (zero + number == 0).to(tl.int64)
                 before = zero + number - 1 + out

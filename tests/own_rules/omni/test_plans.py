@@ -8,7 +8,9 @@ from support import assert_same, at_most
 
 from tests.own_rules.omni.mixtures import mixtures
 from vecrope import plan_rope_index
-from vecrope.own_rules.omni.layout import blocks_of, pieces_of, write_pieces
+from vecrope.inputs import Inputs
+from vecrope.own_rules.common import unmasked_tokens
+from vecrope.own_rules.omni.layout import OmniLayout
 from vecrope.own_rules.omni.media import Media
 
 
@@ -31,6 +33,7 @@ def test_rounded_sound_is_a_block_a_token():
     offsets = [(0, 3), (0,)]
     sound = [True, False], [6], offsets, [(), ()]
     media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
-    pieces = pieces_of([(2.0**23 - 1.5, 0, 6)], media, spec, spec.own_rule)
-    positions = torch.tensor(positions_of_blocks(blocks_of(pieces, rounds=True)))
-    assert torch.equal(positions, write_pieces(pieces, torch.float32))
+    tokens = unmasked_tokens(Inputs(torch.zeros((1, 12), dtype=torch.int64)))
+    layout = OmniLayout(tokens, spec, media, [(2.0**23 - 1.5, 0, 6)], [2.0**23 + 4])
+    positions = torch.tensor(positions_of_blocks(layout.blocks()))
+    assert torch.equal(positions, layout.positions())

@@ -61,13 +61,12 @@ def make_items(
 
     `seconds` are those of a temporal step of each video, where the family spaces videos in time.
     """
-    num_images = image_grid_thw.shape[0]
+    num_images, num_videos = image_grid_thw.shape[0], video_grid_thw.shape[0]
     # A negative size, refused where values are checked, must not disorder the ranks elsewhere.
     grids = torch.cat((image_grid_thw, video_grid_thw)).to(index_dtype).clamp(min=0)
     frames = grids[:, 0]
     if spec.temporal_merge_size > 1:
-        merged = frames[num_images:] // spec.temporal_merge_size
-        frames = torch.cat((frames[:num_images], merged))
+        frames = torch.cat((frames[:num_images], frames[num_images:] // spec.temporal_merge_size))
     height, width = (grids[:, 1:] // spec.spatial_merge_size).unbind(1)
     area = height * width
     group_tokens = tokens = frames * area
@@ -77,12 +76,10 @@ def make_items(
         # An image, whatever its temporal extent, is one group.
         in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
         group_tokens = in_group * area
-    num_videos = video_grid_thw.shape[0]
     time_scale = _time_scale(num_images, num_videos, spec, seconds, video_grid_thw.device)
     extent = in_group
     if time_scale is not None:
-        extent = temporal_offset(in_group - 1, time_scale[:, : num_images + num_videos])
-        extent = extent.clamp(min=0) + 1
+        extent = temporal_offset(in_group - 1, time_scale[:, :-2]).clamp(min=0) + 1
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
         span = torch.maximum(span, extent)

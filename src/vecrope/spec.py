@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from vecrope.families import class_defaults, read_config, rules
+from vecrope.families.fields import check_int, check_one_of
 from vecrope.families.names import hint
 from vecrope.families.rules import OwnRule
 
@@ -145,16 +146,12 @@ class MRopeSpec:
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
-            _check_one_of(name, getattr(self, name), get_args(known))
+            check_one_of(name, getattr(self, name), get_args(known))
         for name in (*_TOKEN_IDS, *_MERGE_SIZES, "padding_value"):
             value = getattr(self, name)
             if value is None and name in _TOKEN_IDS:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, got {value!r}")
-            least = int(name in _MERGE_SIZES)
-            if name != "padding_value" and not least <= value < 2**31:
-                raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
+            check_int(name, value, None if name == "padding_value" else int(name in _MERGE_SIZES))
         for name in _FLAGS:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
@@ -276,7 +273,7 @@ class MRopeSpec:
             >>> spec.video_time, spec.tokens_per_second
             ('seconds', 4)
         """
-        _check_one_of("convention", convention, get_args(Convention))
+        check_one_of("convention", convention, get_args(Convention))
         known = [field.name for field in dataclass_fields(cls)]
         for name in fields:
             if name not in known:
@@ -299,11 +296,6 @@ class MRopeSpec:
                 such family, if the family has no M-RoPE, or if a field is missing.
             TypeError: if a field is of the wrong type.
         """
-        _check_one_of("convention", convention, get_args(Convention))
+        check_one_of("convention", convention, get_args(Convention))
         model_type, values = read_config(config, convention)
         return cls(model_type=model_type, convention=convention, **values)
-
-
-def _check_one_of(name: str, value: object, known: Any) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from vecrope.families.fields import check_int, check_one_of
+
 DownsampleMode = Literal["16x", "4x"]
 CropRule = Literal["runs", "markers"]
 
@@ -79,20 +81,13 @@ class OmniRule(OwnRule):
 
     def __post_init__(self) -> None:
         for name, known in _OMNI_CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(map(repr, known))}, "
-                    f"got {getattr(self, name)!r}"
-                )
-        for name in ("audio_token_id", "audio_start_token_id", "n_window", "text_padding_value"):
-            value = getattr(self, name)
-            if value is None and name in ("n_window", "text_padding_value"):
-                continue
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, got {value!r}")
-            least = int(name == "n_window")
-            if name != "text_padding_value" and not least <= value < 2**31:
-                raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
+            check_one_of(name, getattr(self, name), known)
+        check_int("audio_token_id", self.audio_token_id, 0)
+        check_int("audio_start_token_id", self.audio_start_token_id, 0)
+        if self.n_window is not None:
+            check_int("n_window", self.n_window, 1)
+        if self.text_padding_value is not None:
+            check_int("text_padding_value", self.text_padding_value)
         if not isinstance(self.whole_times, bool):
             raise TypeError(f"whole_times must be a bool, got {self.whole_times!r}")
         if self.interleave == "merge":
@@ -119,8 +114,7 @@ class Hunyuan(OwnRule):
     num_axes: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.num_axes, int) or isinstance(self.num_axes, bool):
-            raise TypeError(f"num_axes must be an int, got {self.num_axes!r}")
+        check_int("num_axes", self.num_axes)
         if self.num_axes < 3:
             raise ValueError(f"num_axes must be at least 3, got {self.num_axes}")
 
@@ -148,10 +142,8 @@ class GlmImage(OwnRule):
     arguments: ClassVar[frozenset[str]] = frozenset(("images_per_sample",))
 
     def __post_init__(self) -> None:
-        for name in ("image_start_token_id", "image_end_token_id"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, got {value!r}")
+        check_int("image_start_token_id", self.image_start_token_id)
+        check_int("image_end_token_id", self.image_end_token_id)
         if self.image_start_token_id == self.image_end_token_id:
             raise ValueError(
                 "image_start_token_id and image_end_token_id must differ, "
@@ -232,18 +224,13 @@ class MiniCPMV47(OwnRule):
         names = ("image_start_id", "image_end_id", "slice_start_id", "slice_end_id", "newline_id")
         ids = [getattr(self, name) for name in names]
         for name, value in zip(names, ids, strict=True):
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name} must be an int, got {value!r}")
-            if not 0 <= value < 2**31:
-                raise ValueError(f"{name} must be from 0 to 2**31 - 1, got {value}")
+            check_int(name, value, 0)
         if len(set(ids)) < len(ids):
             raise ValueError(f"{', '.join(names)} must differ, got {tuple(ids)}")
         if not isinstance(self.newline_closes, bool):
             raise TypeError(f"newline_closes must be a bool, got {self.newline_closes!r}")
-        for name, known in (("downsample_mode", DownsampleMode), ("crop_rule", CropRule)):
-            if getattr(self, name) not in get_args(known):
-                listed = " or ".join(map(repr, get_args(known)))
-                raise ValueError(f"{name} must be {listed}, got {getattr(self, name)!r}")
+        check_one_of("downsample_mode", self.downsample_mode, get_args(DownsampleMode))
+        check_one_of("crop_rule", self.crop_rule, get_args(CropRule))
 
     @property
     def downsample_factor(self) -> int:

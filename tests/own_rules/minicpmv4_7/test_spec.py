@@ -80,8 +80,12 @@ def test_there_are_no_default_ids(upstream):
         ({"slice_end_id": -1}, ValueError, "slice_end_id must be from 0 to .*, got -1"),
         ({"slice_end_id": 1}, ValueError, r"must differ, got \(1, 2, 3, 1, 5\)"),
         ({"newline_closes": 1}, TypeError, "newline_closes must be a bool, got 1"),
-        ({"downsample_mode": "8x"}, ValueError, "downsample_mode must be '16x' or '4x', got '8x'"),
-        ({"crop_rule": "ids"}, ValueError, "crop_rule must be 'runs' or 'markers', got 'ids'"),
+        (
+            {"downsample_mode": "8x"},
+            ValueError,
+            "downsample_mode must be one of '16x', '4x', got '8x'",
+        ),
+        ({"crop_rule": "ids"}, ValueError, "crop_rule must be one of 'runs', 'markers', got 'ids'"),
     ],
     ids=str,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
+from vecrope.forms.eager.rope_index import as_column
 from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
@@ -97,8 +98,9 @@ def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tens
     """Return the positions and deltas of what `lay_out` returned of `inputs`."""
     positions = layout.positions().to(positions_dtype(inputs, spec))
     positions = layout.tokens.in_batch(positions, spec.padding_value)
-    dtype = deltas_dtype(inputs, spec)
-    rope_deltas = torch.tensor(layout.deltas(spec), dtype=dtype, device="cpu").view(-1, 1)
+    deltas = layout.deltas(spec)
+    # There is no buffer of no numbers.
+    rope_deltas = as_column(deltas or (0,))[: len(deltas)].to(deltas_dtype(inputs, spec))
     return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
 
 

@@ -120,7 +120,7 @@ def find_pieces(
 
     rule = MRopeSpec.from_text(spec).own_rule
     assert isinstance(rule, MiniCPMV47)
-    table = _unwritten(at, ids, video, bounds)
+    table: Tensor = _unwritten(at, ids, video, bounds)
     values = at, ids, video.view(torch.uint8), bounds, sizes
     walk[(1,)](
         *(value.contiguous() for value in values), table,

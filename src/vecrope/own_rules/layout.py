@@ -9,8 +9,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise, repeat
-from operator import mul, sub
+from itertools import accumulate, chain, pairwise
+from operator import sub
 from struct import Struct
 from typing import Any
 
@@ -163,11 +163,11 @@ def _bytes_of(pieces: Sequence[Piece], num_tokens: int) -> tuple[list[bytes], ..
     """Return the positions of N tokens on three axes, in parts."""
     most = max(_FEW, 1 << num_tokens.bit_length())
     numbers = (upwards if num_tokens <= _KEPT else upwards.__wrapped__)(most, "q")
+    packed = _packed()
     in_time: list[bytes] = []
     in_height: list[bytes] = []
     in_width: list[bytes] = []
     for time, rows, columns in pieces:
-        width = len(columns)
         if type(columns) is range and columns.start >= 0 and columns.stop <= most:
             across = numbers[_SIZE * columns.start : _SIZE * columns.stop]
         else:
@@ -176,11 +176,21 @@ def _bytes_of(pieces: Sequence[Piece], num_tokens: int) -> tuple[list[bytes], ..
             in_time.append(across)
             in_height.append(across)
             in_width.append(across)
+            continue
+        width, num_lines = len(columns), len(rows)
+        in_time.append(_pack(time) * (num_lines * width))
+        if type(rows) is range and rows.start >= 0 and rows.stop <= _FEW:
+            in_height += [row * width for row in packed[rows.start : rows.stop]]
         else:
-            in_time.append(_pack(time) * (len(rows) * width))
-            in_height += map(mul, map(_pack, rows), repeat(width))
-            in_width.append(across * len(rows))
+            in_height += [_pack(row) * width for row in rows]
+        in_width.append(across * num_lines)
     return in_time, in_height, in_width
+
+
+@lru_cache
+def _packed() -> list[bytes]:
+    """Return the numbers below `_FEW`, as bytes each."""
+    return [*map(_pack, range(_FEW))]
 
 
 @lru_cache(maxsize=16)

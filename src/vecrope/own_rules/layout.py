@@ -72,7 +72,7 @@ class Layout:
         """
         self.pieces.append((time, rows, columns))
 
-    def deltas(self, spec: MRopeSpec) -> list[int]:
+    def deltas(self, spec: MRopeSpec) -> list[float]:
         """Return the delta of each row."""
         tokens = self.tokens
         bounds = tokens.given_bounds if spec.delta_length == "padded" else tokens.bounds

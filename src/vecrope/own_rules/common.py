@@ -193,13 +193,15 @@ OPERANDS = (
 
 def operands_of(inputs: Inputs, spec: MRopeSpec) -> tuple[Any, ...]:
     """Return a batch and its rules as an operator takes them."""
-    seconds, sound = inputs.second_per_grid_ts, inputs.use_audio_in_video
+    seconds, videos = inputs.second_per_grid_ts, inputs.video_grid_thw
     if seconds is not None and not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-    if isinstance(sound, bool):
-        sound = [sound] * (0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0])
-    flags = None if inputs.use_audio_in_video is False else torch.as_tensor(sound, dtype=torch.bool)
-    return *inputs[:6], seconds, inputs.audio_seqlens, flags, *inputs[9:14], spec.as_text
+    sound: Any = inputs.use_audio_in_video
+    if sound is True:
+        num_videos = 0 if videos is None else videos.shape[0]
+        sound = torch.ones(num_videos, dtype=torch.bool, device="cpu")
+    sound = None if sound is False else torch.as_tensor(sound, dtype=torch.bool)
+    return *inputs[:6], seconds, inputs.audio_seqlens, sound, *inputs[9:14], spec.as_text
 
 
 def from_operands(operands: Sequence[Any]) -> tuple[Inputs, MRopeSpec]:

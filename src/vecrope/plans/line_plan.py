@@ -48,9 +48,15 @@ class LinePlan(RopeIndexPlan):
         return self.entries.shape[1] - 4
 
     def _behind(self, entry: Tensor, index: Tensor) -> Tensor:
-        first, *bases, width, before, code = columns_at(self.entries, entry)
+        table = self.entries[:, 1:]
+        (first,) = columns_at(self.entries[:, :1], entry)
+        if table.is_floating_point():  # only an index needs more bits than a position
+            table = table.to(self.dtype)
+        *bases, width, before, code = columns_at(table, entry)
         place = (index - first).add_(before)
-        row = place // width
+        # Of floats this takes a fraction of the time, and is exact below 2**52.
+        row = (place / width).floor_() if place.is_floating_point() else place // width
+        row, place = row.to(table.dtype), place.to(table.dtype)
         steps = torch.stack((torch.zeros_like(row), row, place - row * width, place))
         axes = torch.arange(0, 2 * self.num_axes, 2, device=code.device)
         which = (code.long() >> axes.view(-1, *(1,) * code.dim())) & 3

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from vecrope.spec import MRopeSpec
 
+# Of positions, where that is not the dtype of the ids.
+_DTYPES = {"int64": torch.int64, "float32": torch.float32}
+
 
 class Inputs(NamedTuple):
     """The arguments of `vecrope.get_rope_index` that describe a batch, by the same names."""
@@ -37,8 +40,7 @@ class Inputs(NamedTuple):
 
 def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the positions of a batch."""
-    ids = inputs.input_ids.dtype
-    return {"ids": ids, "int64": torch.int64, "float32": torch.float32}[spec.position_dtype]
+    return _DTYPES.get(spec.position_dtype) or inputs.input_ids.dtype
 
 
 def on_cpu(inputs: Inputs) -> Inputs:

@@ -64,9 +64,9 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    grids = inputs.image_grid_thw, inputs.video_grid_thw
-    if any(of_kind is not None and len(of_kind) for of_kind in grids):
-        return False
+    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
+        if grids is not None and grids.shape[0]:
+            return False
     if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
         return False
     if inputs.mm_token_type_ids is not None:

@@ -31,6 +31,8 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         TypeError: for anything else than plans.
         ValueError: if there is none, or if they do not go together.
     """
+    if isinstance(plans, PlanTable):
+        raise TypeError(f"plans must be a sequence of plans, got {plans!r}; give [plan] for one")
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
     if not all(issubclass(plan_class, PlanTable) for plan_class in {*map(type, plans)}):

@@ -263,7 +263,7 @@ class PlanTable(ABC):
     def _at_once(self, columns: Columns) -> Tensor | None:
         """Return the positions (A, rows of the input, n) of columns in a faster way, if any."""
         rows, width, num_tokens = self._num_input_rows, self._width, self.num_tokens
-        if columns != (width, 0, width, 0):
+        if not self._reads_values or columns != (width, 0, width, 0):
             return None
         entry = count_begun(self._entry_starts, num_tokens) - 1
         positions = self._expand(torch.arange(num_tokens, device=self.device), entry)

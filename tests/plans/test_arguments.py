@@ -105,6 +105,16 @@ REFUSED = {
         TypeError,
         "plans must hold plans, got NoneType at 1",
     ),
+    "one plan in place of a list": (
+        lambda: concatenate_plans(PLAN),
+        TypeError,
+        r"plans must be a sequence of plans, got <GroupPlan of qwen2_vl .*; give \[plan\] for one",
+    ),
+    "shards of a plan by its sequences": (
+        lambda: PLAN.shard(0, 2, "zigzag_sequences"),
+        ValueError,
+        "layout must be 'contiguous' or 'zigzag' for the shard of a plan, got 'zigzag_sequences'",
+    ),
     "a slice from before its row": (
         lambda: PLAN.slice(-1, 2),
         ValueError,

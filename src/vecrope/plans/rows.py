@@ -32,7 +32,10 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         ValueError: if there is none, or if they do not go together.
     """
     if not isinstance(plans, Sequence):
-        raise TypeError(f"plans must be a sequence of plans, got {type(plans).__name__}")
+        given = type(plans).__name__
+        if isinstance(plans, PlanTable):
+            given = f"{plans!r}; give [plan] for one"
+        raise TypeError(f"plans must be a sequence of plans, got {given}")
     if not plans:
         raise ValueError("plans must hold at least one plan, got none")
     if not all(issubclass(plan_class, PlanTable) for plan_class in {*map(type, plans)}):

@@ -83,7 +83,10 @@ def columns_of_rank(seq_len: int, rank: int, world_size: int, layout: ShardLayou
     """Return the columns of `shard_indices` for a layout that does not depend on values."""
     _check_rank(layout, seq_len, rank, world_size)
     if layout == "zigzag_sequences":
-        raise ValueError("cu_seqlens must be given in the 'zigzag_sequences' layout, got None")
+        raise ValueError(
+            f"layout must be 'contiguous' or 'zigzag' for the shard of a plan, got {layout!r}; "
+            "index position_ids with vecrope.shard_indices, which takes cu_seqlens"
+        )
     return _columns_of_rank(seq_len, rank, world_size, layout)
 
 

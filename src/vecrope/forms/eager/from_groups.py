@@ -66,7 +66,7 @@ def positions_of_groups(
             [*map(int, numbers)] for numbers in zip(*(group[:4] for group in groups), strict=True)
         )
         # One frame has no next one to be spaced from.
-        scales = [float(group[4]) if group[4:] and group[1] > 1 else 1.0 for group in groups]
+        scales = [float(group[4]) if len(group) == 5 and group[1] > 1 else 1.0 for group in groups]
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             "groups must hold tuples of an offset, frames, a height, a width and maybe positions "

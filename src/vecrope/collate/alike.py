@@ -24,8 +24,10 @@ def check_alike(samples: Samples) -> None:
     columns = {**samples.tokens, **media, "position_ids": samples.numbered}
     for name, others in _NEEDED.items():
         column = columns.get(name, {})
+        if len(column) in (0, len(samples)):
+            continue
         needed = {index for other in others for index in columns.get(other, ())}
-        if column and (lacking := needed - column.keys()):
+        if lacking := needed - column.keys():
             raise ValueError(
                 f"{samples.names[min(lacking)]} has no {name}, {samples.names[min(column)]} has: "
                 "all samples must have them, or none"

@@ -103,8 +103,9 @@ def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list
     """Return how many images, videos and audios each sample has, by their kind."""
     counts = {kind: [0] * num_samples for kind in ("image", "video", "audio")}
     for kind, name in (*fields.GRIDS.items(), *(("audio", name) for name in fields.AUDIO)):
+        of_kind = counts[kind]
         for index, values in media.get(name, {}).items():
-            counts[kind][index] = max(counts[kind][index], values.shape[0])
+            of_kind[index] = max(of_kind[index], len(values))
     return counts
 
 

@@ -65,10 +65,12 @@ def write_positions(
     jumps = [_jumps(parts.running, bounds, parts.masked, padding_value)] * 3
     steps = _steps(parts, num_tokens, mask)
     # Axis by axis where torch would start its threads for all at once.
-    apart = text_row or (num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1)
-    if apart:
+    apart = num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1
+    if apart or text_row:
         positions = steps.new_empty((3 + text_row, num_tokens), dtype=dtype)
-        for written, read in zip(positions[-3:].unbind(), steps.unbind(), strict=True):
+        axes = positions[-3:]
+        parted = zip(axes.unbind(), steps.unbind(), strict=True) if apart else ((axes, steps),)
+        for written, read in parted:
             written.copy_(read)
     else:
         positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)

@@ -66,10 +66,9 @@ def assert_matches(
     names = ("position_ids", "rope_deltas")
     answer = function(**prompt.arguments())
     if not isinstance(answer, tuple | list) or len(answer) != len(names):
-        what = (
-            f"{len(answer)} values" if isinstance(answer, tuple | list) else type(answer).__name__
-        )
-        raise AssertionError(f"the function must return {' and '.join(names)}, got {what}")
+        is_many = isinstance(answer, tuple | list)
+        found = f"{len(answer)} values" if is_many else type(answer).__name__
+        raise AssertionError(f"the function must return {' and '.join(names)}, got {found}")
     for name, want, got in zip(names, expected, answer, strict=True):
         difference = _difference(name, want, got)
         if difference is not None:

@@ -46,7 +46,7 @@ def answer(function, *arguments, **options):
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_the_next_turn_behind_a_plan_by_kernels_is_that_of_the_whole(spec):
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=max(settings.default.max_examples // 3, 2), deadline=None)
     @given(cut_prompts(spec), st.booleans())
     def check(case, by_videos):
         before, behind, pictures = case

@@ -66,3 +66,13 @@ def test_without_types_every_token_is_text():
     row = [TEXT, IMAGE, IMAGE]
     positions, deltas = call("ernie4_5_vl_moe", "optional types", [row], attention_mask=None)
     assert (positions, deltas) == ([[[0, 1, 2]]] * 3, [[0]])
+
+
+def test_sides_are_rounded_down_to_the_merge_size_and_not_below_it():
+    rows = [[START, IMAGE, END, TEXT]]
+    for grids in ([[1, 3, 2]], [[1, 2, 3]], [[1, 2, 2]]):
+        positions, deltas = call("qwen2_vl", "ids", rows, torch.tensor(grids))
+        assert (positions, deltas) == ([[[0, 1, 2, 3]]] * 3, [[0]])
+    for grids in ([[1, 1, 2]], [[1, 2, 1]]):
+        with pytest.raises(ValueError, match="height and width of at least spatial_merge_size 2"):
+            call("qwen2_vl", "ids", rows, torch.tensor(grids))

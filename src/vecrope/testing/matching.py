@@ -64,12 +64,13 @@ def assert_matches(
     for name, want, got in zip(
         ("position_ids", "rope_deltas"), expected, function(**prompt.arguments()), strict=True
     ):
-        difference = _difference(name, want, got)
-        if difference is not None:
-            raise AssertionError(f"{difference}\nfor {prompt!r}")
+        found = difference(name, want, got)
+        if found is not None:
+            raise AssertionError(f"{found}\nfor {prompt!r}")
 
 
-def _difference(name: str, want: torch.Tensor, got: torch.Tensor) -> str | None:
+def difference(name: str, want: torch.Tensor, got: torch.Tensor) -> str | None:
+    """Describe where an answer first differs; its first line says it all."""
     if got.dtype != want.dtype:
         return f"{name} must have dtype {want.dtype}, got {got.dtype}"
     if got.shape != want.shape:

@@ -25,7 +25,8 @@ def test_a_wrong_position_is_reported_loudly(run, monkeypatch):
     assert "Confirmed" not in out
     assert "NOT CONFIRMED: the positions differ from those of vecrope.testing.reference" in out
     assert err == (
-        "python -m vecrope: WRONG POSITIONS: row 0, token 23, axis w: 24, reference 23\n"
+        "python -m vecrope: WRONG POSITIONS: position_ids differ in row 0, first at token 23, "
+        "axis W: expected 23, got 24\n"
     )
 
 
@@ -38,7 +39,7 @@ def test_a_wrong_delta_is_reported_loudly(run, monkeypatch):
     monkeypatch.setattr(vecrope, "get_rope_index", planted)
     code, _, err = run()
     assert code == 1
-    assert err.endswith("WRONG POSITIONS: row 0, rope_delta: -2375, reference -2376\n")
+    assert err.endswith("WRONG POSITIONS: rope_deltas differ in row 0: expected -2376, got -2375\n")
 
 
 def test_an_answer_to_what_the_reference_refuses_is_reported_loudly(run, monkeypatch):

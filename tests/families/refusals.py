@@ -91,7 +91,7 @@ REFUSED = [
         "a mask value",
         CORE,
         "tt",
-        "attention_mask must hold 0 or 1, got 2 in row 0, token 1",
+        "row 0, token 1: attention_mask must hold 0 or 1, got 2",
         mask=["12"],
     ),
     # SGLang numbers the tokens as text

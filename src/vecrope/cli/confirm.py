@@ -15,6 +15,7 @@ import vecrope
 from vecrope.cli.prompt import CommandError, Prompt
 from vecrope.cli.upstream import find_upstream
 from vecrope.testing import reference
+from vecrope.testing.matching import difference
 from vecrope.testing.rules import rules_of, seconds_of
 
 _LOOP = "the loop, plain Python over lists"
@@ -72,32 +73,17 @@ def confirm(prompt: Prompt) -> Answer:
     except reference.Refusal as refusal:
         disagreement = f"the reference refuses the prompt: {refusal}"
         return Answer(position_ids, rope_deltas, disagreement, Timing(0, 0), Timing(0, 0), "")
-    difference = _disagreement(position_ids.tolist(), rope_deltas.tolist(), *expected)
+    positions, deltas = map(torch.tensor, expected)
+    found = difference("position_ids", positions, position_ids)
+    found = found or difference("rope_deltas", deltas, rope_deltas)
     name: str = _LOOP
     peer: Callable[[], Any] = loop
     upstream = find_upstream(prompt)
     # An upstream of another release may number otherwise.
     if upstream is not None and torch.equal(upstream[1]()[0], position_ids):
         name, peer = upstream
-    return Answer(position_ids, rope_deltas, difference, _time(library), _time(peer), name)
-
-
-def _disagreement(
-    positions: list[list[list[int]]],
-    deltas: list[list[int]],
-    expected_positions: list[list[list[int]]],
-    expected_deltas: list[list[int]],
-) -> str | None:
-    """Describe the first difference."""
-    for row, (delta, expected) in enumerate(zip(deltas, expected_deltas, strict=True)):
-        by_axis = zip("thw", positions, expected_positions, strict=True)
-        for axis, values, wanted in ((name, got[row], want[row]) for name, got, want in by_axis):
-            for token, (value, want) in enumerate(zip(values, wanted, strict=True)):
-                if value != want:
-                    return f"row {row}, token {token}, axis {axis}: {value}, reference {want}"
-        if delta != expected:
-            return f"row {row}, rope_delta: {delta[0]}, reference {expected[0]}"
-    return None
+    first_line = found and found.partition("\n")[0]
+    return Answer(position_ids, rope_deltas, first_line, _time(library), _time(peer), name)
 
 
 def _time(

@@ -70,12 +70,14 @@ def assert_matches(
         found = f"{len(answer)} values" if is_many else type(answer).__name__
         raise AssertionError(f"the function must return {' and '.join(names)}, got {found}")
     for name, want, got in zip(names, expected, answer, strict=True):
-        difference = _difference(name, want, got)
-        if difference is not None:
-            raise AssertionError(f"{difference}\nfor {prompt!r}")
+        what = difference(name, want, got)
+        if what is not None:
+            raise AssertionError(f"{what}
+for {prompt!r}")
 
 
-def _difference(name: str, want: torch.Tensor, got: Any) -> str | None:
+def difference(name: str, want: torch.Tensor, got: Any) -> str | None:
+    """Describe where an answer first differs; its first line says it all."""
     if not isinstance(got, torch.Tensor):
         return f"{name} must be a tensor, got {type(got).__name__}"
     if got.dtype != want.dtype:

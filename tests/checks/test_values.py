@@ -127,8 +127,8 @@ SEQUENCES = "; the numbers of several sequences are sequence_ids"
                     **symbols("t", images=[(1, 2, 4), (1, 2, 2)], videos=[(3, 2, 2)]),
                     "input_ids": torch.empty(shape, dtype=torch.int64),
                 },
-                "image_grid_thw row 0 (1, 2, 4) is left over: expected 3 image tokens in the "
-                "batch, got 0 (image_token_id 151343 does not occur in input_ids)",
+                "image_grid_thw row 0 (1, 2, 4) is left over: expected 3 image tokens in all, "
+                "got 0 (image_token_id 151343 does not occur in input_ids)",
                 id=f"grids for input_ids {shape}",
             )
             for shape in ((2, 0), (0, 4), (0, 0))

@@ -72,8 +72,7 @@ def assert_matches(
     for name, want, got in zip(names, expected, answer, strict=True):
         what = difference(name, want, got)
         if what is not None:
-            raise AssertionError(f"{what}
-for {prompt!r}")
+            raise AssertionError(f"{what}\nfor {prompt!r}")
 
 
 def difference(name: str, want: torch.Tensor, got: Any) -> str | None:

@@ -199,5 +199,5 @@ def test_a_batch_without_tokens(spec, form, shape, dtype):
     for arguments in ({}, grids, rest, {**grids, **rest}):
         assert_same(form(ids, spec, **arguments), expected)
         assert_same(form(ids, spec, validate=False, **arguments), expected)
-    with pytest.raises(ValueError, match="left over: expected 2 image tokens in the batch, got 0"):
+    with pytest.raises(ValueError, match="left over: expected 2 image tokens in all, got 0"):
         form(ids, spec, image_grid_thw=torch.tensor([[1, 2, 4]]))

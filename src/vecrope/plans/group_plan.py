@@ -81,11 +81,11 @@ class GroupPlan(RopeIndexPlan):
         return super()._step(computed, scheduled, num_tokens, out)
 
     def _at_once(self, columns: Columns) -> Tensor | None:
-        kernels = self._kernels
+        kernels, rows, width = self._kernels, self._num_input_rows, self._width
         if kernels is None:
-            return super()._at_once(columns)
-        rows, width, value = self._num_input_rows, self._width, self.padding_value
-        positions: Tensor = kernels.expand_columns(self._tables, rows, width, columns, value)
+            return None
+        tables, value = self._tables, self.padding_value
+        positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
         return positions
 
     def _behind(self, entry: Tensor, index: Tensor) -> Tensor:

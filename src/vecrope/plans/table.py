@@ -223,10 +223,12 @@ class PlanTable(ABC):
         """Return the positions (A, num_tokens) of a step, in the first columns of `out`."""
         computed, scheduled, entry = computed.long(), scheduled.long(), None
         ends = scheduled.cumsum(0)
-        # A row begins where the one before it ends; what is behind all is of the last.
+        first = ends - scheduled
+        # What is behind all rows is of the last.
+        ends = pad(ends[:-1], (0, 1), value=num_tokens)
         rows = count_begun(ends[:-1], num_tokens)
-        shift = computed - ends + scheduled
-        index = shift.index_select(0, rows) + torch.arange(num_tokens, device=self.device)
+        index = (computed - first).index_select(0, rows)
+        index += torch.arange(num_tokens, device=self.device)
         if (
             num_tokens >= _SPREAD_FROM
             and self._reads_values
@@ -235,9 +237,9 @@ class PlanTable(ABC):
             # Each entry is told where in the step it begins, which is less than a search a token.
             begin, starts = self.rows[:, 0].long(), self._entry_starts
             row = search(begin, starts) - 1
-            stops = pad(ends[:-1], (0, 1), value=num_tokens)
-            low, high = (values[row] for values in (ends - scheduled, stops))
-            entry = count_begun((starts - (shift + begin)[row]).clamp(low, high), num_tokens) - 1
+            starts = starts + (first - computed - begin).index_select(0, row)
+            starts = starts.clamp(first.index_select(0, row), ends.index_select(0, row))
+            entry = count_begun(starts, num_tokens) - 1
         positions = self._at(index, rows, entry)
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
@@ -253,8 +255,12 @@ class PlanTable(ABC):
             # The columns of padding lie where the next row does, of which nothing is taken.
             index, inside = rows * self._width + column, column < self._width
             if positions is None:
-                positions = torch.where(inside, self._expand(index), self.padding_value)
-                positions = positions.to(self.dtype)
+                entry = None
+                if self._reads_values and self.num_tokens:
+                    last = self.num_tokens - 1
+                    entry = count_begun(self._entry_starts, last + 1)[index.clamp(max=last)] - 1
+                positions = torch.where(inside, self._expand(index, entry), self.padding_value)
+            positions = positions.to(self.dtype)
             if text_positions:
                 text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
                 positions = torch.cat((text[None], positions))
@@ -262,12 +268,8 @@ class PlanTable(ABC):
 
     def _at_once(self, columns: Columns) -> Tensor | None:
         """Return the positions (A, rows of the input, n) of columns in a faster way, if any."""
-        rows, width, num_tokens = self._num_input_rows, self._width, self.num_tokens
-        if not self._reads_values or columns != (width, 0, width, 0):
-            return None
-        entry = count_begun(self._entry_starts, num_tokens) - 1
-        positions = self._expand(torch.arange(num_tokens, device=self.device), entry)
-        return positions.to(self.dtype).view(self.num_axes, rows, width)
+        del columns
+        return None
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
         """Return the positions of decoded tokens, by rows and indices behind the rows' ends.

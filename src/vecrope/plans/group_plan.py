@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter
+from operator import add, attrgetter, floordiv, mul, sub
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
+from vecrope.core.search import count_begun, search
+from vecrope.forms.eager.groups import make_parts
+from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
+from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.shards import Columns
-from vecrope.plans.table import columns_at, register_plan
+from vecrope.plans.table import INVALID_DELTA, WIDE_FROM, columns_at, register_plan
+
+# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
+_SPREAD_FROM = 2**13
 
 
 @register_plan
@@ -60,12 +68,10 @@ class GroupPlan(RopeIndexPlan):
     def _tables(self) -> tuple[Any, ...]:
         return self.rows, self.entries, self.time_scale, self.dtype
 
-    def _at(
-        self, token_index: Tensor | range, rows: Tensor | None, entry: Tensor | None = None
-    ) -> Tensor:
+    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
         kernels = self._kernels
         if kernels is None:
-            return super()._at(token_index, rows, entry)
+            return super()._at(token_index, rows)
         positions: Tensor = kernels.expand_rows(self._tables, token_index, rows)
         return positions
 
@@ -78,29 +84,94 @@ class GroupPlan(RopeIndexPlan):
                 self._tables, computed, scheduled, num_tokens, out
             )
             return positions
+        if num_tokens >= _SPREAD_FROM and self._reads_values:
+            ahead = computed - self.rows[:, 1]
+            # Most steps decode alone. Indices have as many bits as those of entries.
+            if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
+                positions = self._expand_step(computed, scheduled, num_tokens)
+                return positions if out is None else out[:, :num_tokens].copy_(positions)
         return super()._step(computed, scheduled, num_tokens, out)
+
+    def _expand_step(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions (3, num_tokens) of a step; no token's entry is searched for.
+
+        Each entry is told where in the step it begins. The tokens that a row decodes stand behind
+        an entry of their own, which follows those of the row.
+        """
+        start, length, following = self.rows[:, :3].unbind(1)
+        number, each = len(self.entries), torch.arange(len(self), device=self.device)
+        own = search(self._entry_starts, start + length - 1) + each
+        row = count_begun(own + 1, number + len(self))
+        order = (torch.arange(len(row), device=self.device) - row).index_copy_(
+            0, own, number + each
+        )
+        none, one = torch.zeros_like(start), torch.ones_like(start)
+        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
+        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, order)
+        scale = self.time_scale
+        if scale.shape[1]:
+            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, order)
+        ends = scheduled.cumsum(0)
+        # Behind all rows stand unused entries. Columns that none asks for are of the last row.
+        begins = pad(ends - scheduled, (0, 1), value=num_tokens)
+        ends = pad(ends[:-1], (0, 2), value=num_tokens)
+        shift = begins - pad(start + computed, (0, 1))
+        entries[:, 0].add_(shift.index_select(0, row))
+        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
+        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
+        at = count_begun(first, num_tokens) - 1
+        return _positions_behind(entries, scale, at, index).to(self.dtype)
 
     def _at_once(self, columns: Columns) -> Tensor | None:
         kernels, rows, width = self._kernels, self._num_input_rows, self._width
-        if kernels is None:
+        if kernels is not None:
+            tables, value = self._tables, self.padding_value
+            positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
+            return positions
+        is_whole = not columns.first and columns.length >= width
+        if not (is_whole and self._reads_values and self.num_tokens):
             return None
-        tables, value = self._tables, self.padding_value
-        positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
-        return positions
+        written, room = self._written(), columns.number - width
+        if written is None or not room:
+            return written
+        return pad(written, (0, room), value=self.padding_value)
 
-    def _behind(self, entry: Tensor, index: Tensor) -> Tensor:
-        start, tokens, base, behind, height, width, before = columns_at(self.entries, entry)
-        along = index - start
-        over = along - tokens
-        inside = over < 0
-        anchor = torch.where(inside, base, behind + over)
-        place = (along + before).clamp_(min=0) * inside
-        row = place // width
-        frame = row // height
-        time = frame
-        if self.time_scale.shape[1]:
-            time = temporal_offset(frame, self.time_scale[entry].movedim(-1, 0))
-        return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
+    def _expand(self, index: Tensor) -> Tensor:
+        index = index.to(self.entries.dtype)
+        entry = search(self._entry_starts, index) - 1
+        return _positions_behind(self.entries, self.time_scale, entry, index)
+
+    def _written(self) -> Tensor | None:
+        """Return all positions as the eager form writes them; None if a group is in pieces."""
+        in_group = (self.entries[:, 1] > 0) & (self.entries[:, 6] >= 0)
+        start, tokens, base, behind, height, width, before = self.entries[in_group].t().tolist()
+        area = [*map(mul, height, width)]
+        depth = [*map(floordiv, tokens, area)]
+        bounds, _, _, deltas, _ = self.rows.t().tolist()
+        if any(before) or [*map(mul, depth, area)] != tokens or INVALID_DELTA in deltas:
+            return None
+        starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
+        advance, between, extent = [*map(sub, behind, base)], None, depth
+        if start and self.time_scale.shape[1]:
+            factors = self.time_scale[in_group].t()
+            extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))
+        groups = [1] * len(start)
+        items = Items(0, groups, depth, height, width, tokens, advance, extent, between, None)
+        ends = [*map(add, start, tokens)]
+        mask, stops = None, [*map(add, starts, sizes)]
+        if starts:
+            kept = bytearray(b"\1") * self.num_tokens
+            for first, stop in zip(starts, stops, strict=True):
+                kept[first:stop] = bytes(stop - first)
+            mask = torch.frombuffer(kept, dtype=torch.bool)
+        positions = write_positions(
+            make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
+            [*bounds, self.num_tokens],
+            self.dtype,
+            mask,
+            self.padding_value,
+        )
+        return positions.view(3, self._num_input_rows, self._width)
 
     @property
     def _invalid(self) -> Sequence[int]:
@@ -131,3 +202,26 @@ class GroupPlan(RopeIndexPlan):
         taken, entries, scale, num_tokens = kernels.select_entries(self._tables, rows)
         tables = {"rows": taken, "entries": entries, "time_scale": scale}
         return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
+
+
+def _positions_behind(entries: Tensor, scale: Tensor, entry: Tensor, index: Tensor) -> Tensor:
+    """Return the (3, ...) positions of tokens at `index` (...) by the last entry before each.
+
+    Args:
+        entries: (n, 7) as `GroupPlan.entries`, in the dtype of `index`.
+        scale: (n, 2) or (n, 0) as `GroupPlan.time_scale`.
+        entry: (...) a number of an entry for each token.
+        index: (...) of the tokens.
+    """
+    start, tokens, base, behind, height, width, before = columns_at(entries, entry)
+    along = index - start
+    over = along - tokens
+    inside = over < 0
+    anchor = torch.where(inside, base, behind + over)
+    place = (along + before).clamp_(min=0) * inside
+    row = place // width
+    frame = row // height
+    time = frame
+    if scale.shape[1]:
+        time = temporal_offset(frame, scale[entry].movedim(-1, 0))
+    return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)

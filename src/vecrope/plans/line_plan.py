@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vecrope.core.search import search
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
 from vecrope.own_rules.layout import STILL
 from vecrope.plans.plan import RopeIndexPlan
@@ -47,8 +48,10 @@ class LinePlan(RopeIndexPlan):
         """A, the number of axes."""
         return self.entries.shape[1] - 4
 
-    def _behind(self, entry: Tensor, index: Tensor) -> Tensor:
-        table = self.entries[:, 1:]
+    def _expand(self, index: Tensor) -> Tensor:
+        starts = self._entry_starts
+        index = index.to(starts.dtype)
+        entry, table = search(starts, index) - 1, self.entries[:, 1:]
         (first,) = columns_at(self.entries[:, :1], entry)
         if table.is_floating_point():  # only an index needs more bits than a position
             table = table.to(self.dtype)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.
 WIDE_FROM = 2**30
-# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
-_SPREAD_FROM = 2**13
 _CONSTANTS = ("dtype", "padding_value", "family")
 
 
@@ -83,11 +81,8 @@ class PlanTable(ABC):
         """The columns behind the start of entries that put every token at -1."""
 
     @abstractmethod
-    def _behind(self, entry: Tensor, index: Tensor) -> Tensor:
-        """Return the (A, ...) positions of the tokens at `index` (...) of the batch.
-
-        `entry` (...) is for each the last entry that does not begin behind it.
-        """
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
 
     @abstractmethod
     def _masked_tokens(self) -> Tensor:
@@ -184,22 +179,10 @@ class PlanTable(ABC):
             return 1 if self.seq_len is None else len(self)
         return self.num_tokens // self.seq_len
 
-    def _expand(self, index: Tensor, entry: Tensor | None = None) -> Tensor:
-        """Return the (A, ...) positions of the tokens at `index` (...) of the batch.
-
-        `entry` (...) is as for `_behind`; None: it is searched for.
-        """
-        starts = self._entry_starts
-        index = index.to(starts.dtype)
-        return self._behind(search(starts, index) - 1 if entry is None else entry, index)
-
-    def _at(
-        self, token_index: Tensor | range, rows: Tensor | None, entry: Tensor | None = None
-    ) -> Tensor:
+    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
         """Return the (A, ...) positions of tokens by indices of 64 bits in their rows.
 
-        A range is of every row. Without `rows` the first dimension is the rows. `entry` is as for
-        `_expand`; for tokens that are decoded any.
+        A range is of every row. Without `rows` the first dimension is the rows.
         """
         if isinstance(token_index, range):
             first, stop = token_index.start, token_index.stop
@@ -214,33 +197,13 @@ class PlanTable(ABC):
         if self._reads_values and not bool((beyond < 0).any()):
             return decoded.expand(self.num_axes, *beyond.shape).clone()
         # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        positions = self._expand(begin + token_index, entry)
-        return torch.where(beyond < 0, positions.to(self.dtype), decoded)
+        return torch.where(beyond < 0, self._expand(begin + token_index).to(self.dtype), decoded)
 
     def _step(
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
     ) -> Tensor:
         """Return the positions (A, num_tokens) of a step, in the first columns of `out`."""
-        computed, scheduled, entry = computed.long(), scheduled.long(), None
-        ends = scheduled.cumsum(0)
-        first = ends - scheduled
-        # What is behind all rows is of the last.
-        ends = pad(ends[:-1], (0, 1), value=num_tokens)
-        rows = count_begun(ends[:-1], num_tokens)
-        index = (computed - first).index_select(0, rows)
-        index += torch.arange(num_tokens, device=self.device)
-        if (
-            num_tokens >= _SPREAD_FROM
-            and self._reads_values
-            and bool((computed < self.rows[:, 1]).any())
-        ):
-            # Each entry is told where in the step it begins, which is less than a search a token.
-            begin, starts = self.rows[:, 0].long(), self._entry_starts
-            row = search(begin, starts) - 1
-            starts = starts + (first - computed - begin).index_select(0, row)
-            starts = starts.clamp(first.index_select(0, row), ends.index_select(0, row))
-            entry = count_begun(starts, num_tokens) - 1
-        positions = self._at(index, rows, entry)
+        positions = self._at(*_tokens_of_step(computed, scheduled, num_tokens))
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
     def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
@@ -255,11 +218,7 @@ class PlanTable(ABC):
             # The columns of padding lie where the next row does, of which nothing is taken.
             index, inside = rows * self._width + column, column < self._width
             if positions is None:
-                entry = None
-                if self._reads_values and self.num_tokens:
-                    last = self.num_tokens - 1
-                    entry = count_begun(self._entry_starts, last + 1)[index.clamp(max=last)] - 1
-                positions = torch.where(inside, self._expand(index, entry), self.padding_value)
+                positions = torch.where(inside, self._expand(index), self.padding_value)
             positions = positions.to(self.dtype)
             if text_positions:
                 text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
@@ -328,6 +287,16 @@ def host_table(code: str, rows: Sequence[Sequence[float]]) -> Tensor:
     """Return rows of numbers, at least one, as a tensor: `code` is a format of `struct`."""
     packed = bytearray(pack(f"{len(rows) * len(rows[0])}{code}", *chain.from_iterable(rows)))
     return torch.frombuffer(packed, dtype=_DTYPES[code]).view(len(rows), -1)
+
+
+def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return the indices (num_tokens,) of the tokens of a step in their rows, and their rows."""
+    computed, scheduled = computed.long(), scheduled.long()
+    ends = scheduled.cumsum(0)
+    # A row begins where the one before it ends; what is behind all is of the last.
+    rows = count_begun(ends[:-1], num_tokens)
+    index = (computed - ends + scheduled).index_select(0, rows)
+    return index + torch.arange(num_tokens, device=computed.device), rows
 
 
 _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])

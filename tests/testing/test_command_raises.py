@@ -12,5 +12,6 @@ def test_the_error_of_a_function_is_shown_with_its_type(capsys):
     options = ["--model", "glm4v", "--convention", "sglang", "--examples", "1"]
     assert main([path, *options]) == 1
     shown = capsys.readouterr().out
-    assert "  RuntimeError: no positions for 1 tokens\n\n    t\n" in shown
+    assert "  RuntimeError: no positions for 1 tokens\n    in refuses, " in shown
+    assert "\n    t\n" in shown
     assert f"assert_matches(load('{path}'), prompt)" in shown

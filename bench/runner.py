@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -230,10 +231,11 @@ def measure_memory(call: Callable[[], Any], config: Config) -> int:
     # torch counts no peak on a CPU; its profiler's trace has every allocation and release. Errors
     # apart, the profiler is not to write into the progress.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profiler:
-        answer = call()
+    with warnings.catch_warnings():
+        # Of torch 2.11, on events of several cycles; to keep them, as it asks for, takes minutes.
+        warnings.filterwarnings("ignore", "Warning: Profiler clears events")
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            answer = call()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(path))

@@ -73,3 +73,8 @@ def test_collate_warns_of_a_model_without_a_text_row():
     with pytest.warns(UserWarning, match="hunyuan_vl: transformers' model takes no row of text"):
         collate([{"input_ids": [1, 2]}], spec, pad_token_id=0, packed=True)
     warn_of_obstacles.cache_clear()
+
+
+def test_a_name_is_no_model():
+    with pytest.raises(TypeError, match="model must be a model or its configuration, got 'glm4v'"):
+        packing_obstacles("glm4v")

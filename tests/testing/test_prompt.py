@@ -112,3 +112,10 @@ def test_masks_refused():
         ValueError, match="mask must be made of the characters '0123456789', got 'x'"
     ):
         Prompt.from_symbols(SGLANG, ["tI"], mask=["1x"])
+
+
+@pytest.mark.parametrize("grids", ["x", [[1, 2]], [[1, 2, None]]])
+def test_grids_that_are_none_are_named(grids):
+    spec = MRopeSpec.for_model("glm4v", convention="sglang")
+    with pytest.raises(ValueError, match="image_grid_thw must be a list of numbers, or of rows"):
+        Prompt.from_symbols(spec, ["tI"], image_grid_thw=grids)

@@ -127,10 +127,9 @@ def _together(
             ready = prepare(inputs, spec, validate=True).inputs
             layout = lay_out(ready, spec)
             counts = _count_crops(samples) if isinstance(rule, MiniCPMV47) else samples.counts
-            if layout is not None:
-                starts, _, items = [*zip(*layout.media, strict=True)] or ((), (), ())
-                if _have_own_items(starts, items, layout.tokens.bounds, counts):
-                    return number_layout(layout, ready, spec)
+            starts, _, items = [*zip(*layout.media, strict=True)] or ((), (), ())
+            if _have_own_items(starts, items, layout.tokens.bounds, counts):
+                return number_layout(layout, ready, spec)
     except (TypeError, ValueError):
         pass  # It is found once more where the samples are numbered one by one, and named.
     return None

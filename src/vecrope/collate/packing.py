@@ -53,12 +53,17 @@ def packing_obstacles(model: Any) -> list[str]:
         boundaries; a model that takes no row of text positions, without flash attention; and a
         cache, which hides the boundaries from attention.
 
+    Raises:
+        TypeError: for a name.
+
     Example:
         >>> from types import SimpleNamespace
         >>> text_config = SimpleNamespace(layer_types=["full_attention"], use_cache=False)
         >>> packing_obstacles(SimpleNamespace(text_config=text_config))
         []
     """
+    if isinstance(model, str):
+        raise TypeError(f"model must be a model or its configuration, got {model!r}")
     config = getattr(model, "config", model)
     kernel = getattr(config, "_attn_implementation", None) or ""
     config = getattr(config, "thinker_config", config)

@@ -119,18 +119,18 @@ class Prompt:
         kept = [[int(value) for value in row] for row in mask] if mask is not None else None
         return cls(
             input_ids=torch.tensor(ids, dtype=torch.int64),
-            attention_mask=_tensor(kept),
-            mm_token_type_ids=_tensor(_token_types(spec, ids, kept)),
-            image_grid_thw=_tensor(image_grid_thw, -1, 3),
-            video_grid_thw=_tensor(video_grid_thw, -1, 3),
+            attention_mask=_tensor("mask", kept),
+            mm_token_type_ids=_tensor("rows", _token_types(spec, ids, kept)),
+            image_grid_thw=_tensor("image_grid_thw", image_grid_thw, -1, 3),
+            video_grid_thw=_tensor("video_grid_thw", video_grid_thw, -1, 3),
             spec=spec,
             second_per_grid_ts=second_per_grid_ts,
-            audio_seqlens=_tensor(audio_seqlens, -1),
-            second_per_grids=_tensor(second_per_grids, -1, dtype=torch.float32),
+            audio_seqlens=_tensor("audio_seqlens", audio_seqlens, -1),
+            second_per_grids=_tensor("second_per_grids", second_per_grids, -1, dtype=torch.float32),
             use_audio_in_video=use_audio_in_video,
-            target_sizes=_tensor(target_sizes, -1, 2),
-            target_sizes_videos=_tensor(target_sizes_videos, -1, 2),
-            images_per_sample=_tensor(images_per_sample, -1),
+            target_sizes=_tensor("target_sizes", target_sizes, -1, 2),
+            target_sizes_videos=_tensor("target_sizes_videos", target_sizes_videos, -1, 2),
+            images_per_sample=_tensor("images_per_sample", images_per_sample, -1),
         )
 
     @property
@@ -245,12 +245,15 @@ def _token_types(spec: MRopeSpec, ids: list[list[int]], mask: list[list[int]] | 
 
 
 def _tensor(
-    values: Sequence[Any] | None, *shape: int, dtype: torch.dtype = torch.int64
+    name: str, values: Sequence[Any] | None, *shape: int, dtype: torch.dtype = torch.int64
 ) -> torch.Tensor | None:
     if values is None:
         return None
-    tensor = torch.tensor(values, dtype=dtype)
-    return tensor.reshape(shape) if shape else tensor
+    try:
+        tensor = torch.tensor(values, dtype=dtype)
+        return tensor.reshape(shape) if shape else tensor
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a list of numbers, or of rows, got {values!r}") from error
 
 
 def _check_symbols(name: str, rows: object, symbols: str) -> None:

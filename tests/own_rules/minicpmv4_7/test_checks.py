@@ -122,13 +122,15 @@ REFUSED = {
         RUNS,
         ["t(V)"],
         {"target_sizes": [[4, 4]]},
-        "row 0, token 2: a crop of videos is beyond the last size that target_sizes_videos has",
+        "row 0, token 2: a crop of videos is beyond the last size that target_sizes_videos has "
+        r"\(target_sizes_videos was not given\)",
     ),
     "no size at all": (
         MARKERS,
         ["t(I)"],
         {},
-        "row 0, token 2: a crop of images is beyond the last size that target_sizes has",
+        "row 0, token 2: a crop of images is beyond the last size that target_sizes has "
+        r"\(target_sizes was not given\)",
     ),
     "more crops than the table holds": (
         RUNS,

@@ -125,7 +125,11 @@ class _Walk:
         height, width = (side // self._factor for side in size)
         found = stop - start
         if at < 0:
-            self._refuse(start, f"a crop of {what}s is beyond the last size that {name} has")
+            given = getattr(self._tokens.inputs, name) is not None
+            remark = "" if given else f" ({name} was not given)"
+            self._refuse(
+                start, f"a crop of {what}s is beyond the last size that {name} has{remark}"
+            )
         if found != height * width:
             fits = (found * patch**2 == height * width for patch in PATCH_SIZES)
             why = why_short(what, in_pixels(name, fits), unexpanded=found == 1)

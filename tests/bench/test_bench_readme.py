@@ -9,6 +9,7 @@ from bench_support import run_quick
 from bench import readme
 from bench.__main__ import main
 from bench.config import ResultWriter, read_results
+from bench.mixed import FAMILIES
 from bench.providers import vecrope_provider
 from bench.tables import Table
 
@@ -26,7 +27,8 @@ def test_every_table_stands_in_a_page_once():
 
 @pytest.mark.parametrize("file", readme.FILES.values(), ids=readme.FILES)
 def test_a_chart_is_of_one_commit(file):
-    drawn = [row for row in read_results([file]) if row.workload.startswith("mixed-")]
+    families = {f"mixed-{name}" for name in FAMILIES}
+    drawn = [row for row in read_results([file]) if row.workload in families]
     (commit,) = {row.commit for row in drawn}
     assert not commit.endswith("-dirty")
 

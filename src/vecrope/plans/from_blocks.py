@@ -45,7 +45,7 @@ def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> Lin
         except ValueError:
             if validate:
                 raise
-    if laid is None:  # what does not fit is named there
+    if laid is None:
         return _plan_of_positions(prepared, spec, validate)
     tokens, blocks, num_axes, deltas, dtype, padding, tail = laid
     if inputs.attention_mask is not None:

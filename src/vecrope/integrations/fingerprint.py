@@ -20,7 +20,7 @@ def fingerprint(function: Callable[..., Any], *helpers: Callable[..., Any]) -> s
     None: the source of one of them cannot be read.
     """
     try:
-        return fingerprint_of(_definition(each) for each in (function, *helpers))
+        return fingerprint_of(definition_of(each) for each in (function, *helpers))
     except (OSError, TypeError, SyntaxError):
         return None
 
@@ -33,9 +33,20 @@ def fingerprint_of(definitions: Iterable[ast.AST]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _definition(function: Callable[..., Any]) -> ast.AST:
-    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-    return ast.parse(source).body[0]
+def definition_of(function: Callable[..., Any]) -> ast.FunctionDef | ast.AsyncFunctionDef:
+    """Return the syntax tree of a function.
+
+    Raises:
+        OSError: if its source is not found. Python 3.13 takes the text that it was started with
+            (`-c`) for the source of what `exec` has made.
+        TypeError: if it is not written in Python.
+        SyntaxError: if its source cannot be parsed.
+    """
+    function = inspect.unwrap(function)
+    statements = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    if not statements or not isinstance(statements[0], ast.FunctionDef | ast.AsyncFunctionDef):
+        raise OSError(f"the source of {function!r} is not that of a function")
+    return statements[0]
 
 
 def _normalised(node: Any) -> Any:

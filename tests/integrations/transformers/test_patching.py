@@ -6,29 +6,19 @@ import pickle
 import sys
 import warnings
 from functools import partial
-from importlib import import_module
 from types import FunctionType, MethodType
 
 import pytest
 import torch
 from tiny_models import LAYOUTS, spec_of_model, tiny_config, tiny_model
-from transformers.models.glm4v.modeling_glm4v import Glm4vForConditionalGeneration, Glm4vModel
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
+from tests.integrations.transformers.modules import new_module
 from vecrope.integrations.transformers import admission, patch, patched, unpatch
 from vecrope.testing import Prompt
 
 OWN = Qwen2VLModel.get_rope_index
 PROMPT = Prompt.from_symbols(spec_of_model("qwen2_vl"), ["tIIt"], image_grid_thw=[[1, 2, 4]] * 2)
-
-
-def new_module(**vision):
-    config = tiny_config("qwen2_vl")
-    for name, value in vision.items():
-        setattr(config.vision_config, name, value)
-    with torch.device("meta"):
-        return Qwen2VLModel(config)
 
 
 def is_patched(target):
@@ -357,28 +347,6 @@ def test_an_argument_that_the_method_does_not_take():
         module.get_rope_index(**PROMPT.arguments(), pixel_values=None)
 
 
-def test_a_method_that_is_known_to_be_wrong(monkeypatch):
-    monkeypatch.setattr(admission, "known", lambda *_: {"refused": "rows begin at the first grid"})
-    with pytest.raises(RuntimeError, match=r"Qwen2VLModel.* is not replaced: rows begin at the"):
-        patch(new_module())
-
-
-def test_a_method_that_answers_what_vecrope_refuses(monkeypatch):
-    def lenient(
-        self, input_ids, mm_token_type_ids, image_grid_thw=None, video_grid_thw=None,  # noqa: ARG001
-        attention_mask=None,  # noqa: ARG001
-    ):  # fmt: skip
-        return input_ids.expand(3, *input_ids.shape), input_ids[:, :1]
-
-    cut = Prompt.from_symbols(PROMPT.spec, ["tI"], image_grid_thw=[[1, 2, 4]])
-    prompts = import_module("vecrope.integrations.transformers.self_check_prompts")
-    monkeypatch.setattr(prompts, "self_check_prompts", lambda *_: [cut.arguments()])
-    module = new_module()
-    module.get_rope_index = MethodType(lenient, module)
-    with pytest.raises(RuntimeError, match=r"vecrope refuses .*image 0"):
-        patch(module, check="always")
-
-
 def test_a_pickled_model_follows_its_class():
     module = pickle.loads(pickle.dumps(patch(new_module())))
     assert not refuses(module)
@@ -398,11 +366,6 @@ def test_a_patched_method_that_was_put_on_an_instance_by_hand():
     assert module.get_rope_index == MethodType(OWN, module)
 
 
-def test_an_unknown_check():
-    with pytest.raises(ValueError, match="check must be 'known', 'self' or 'always', got 'never'"):
-        patch(Qwen2VLModel, check="never")
-
-
 def test_a_signature_that_is_not_known(monkeypatch):
     def get_rope_index(self, input_ids, image_grid_thw):
         raise NotImplementedError
@@ -413,35 +376,3 @@ def test_a_signature_that_is_not_known(monkeypatch):
     ):
         patch(Qwen2VLModel)
     monkeypatch.undo()
-
-
-def test_a_family_that_is_not_known():
-    module = new_module()
-    module.config.model_type = "qwen9_vl"
-    with pytest.raises(ValueError, match=r"model types glm4v, .*, got 'qwen9_vl'"):
-        patch(module)
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
-    [
-        pytest.param(3, "must be a model or a class of models, got 3", id="no model"),
-        pytest.param(int, "must be a model or a class of models, got <class 'int'>", id="no class"),
-        pytest.param(torch.nn.Linear(1, 1), "Linear has no get_rope_index", id="another module"),
-        pytest.param(
-            Glm4vForConditionalGeneration,
-            "Glm4vForConditionalGeneration has no get_rope_index.* the class that has it",
-            id="the class around it",
-        ),
-    ],
-)
-@pytest.mark.parametrize("function", [patch, unpatch])
-def test_targets_without_the_method(function, target, message):
-    with pytest.raises(TypeError, match=message):
-        function(target)
-
-
-def test_unpatching_what_is_not_patched():
-    for target in (Glm4vModel, Qwen2_5_VLModel, new_module()):
-        with pytest.raises(ValueError, match=r"Model is not patched"):
-            unpatch(target)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
 from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
+
+from vecrope.integrations.fingerprint import definition_of
 
 
 def helpers_of(method: Callable[..., Any], cls: type) -> list[Callable[..., Any]]:
@@ -28,10 +28,9 @@ def helpers_of(method: Callable[..., Any], cls: type) -> list[Callable[..., Any]
 
 
 def _calls(function: Callable[..., Any], cls: type) -> Iterator[Callable[..., Any]]:
-    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    definition = definition_of(function)
     package = function.__module__.partition(".")[0]
     names: dict[str, Any] = getattr(function, "__globals__", {})
-    assert isinstance(definition, ast.FunctionDef | ast.AsyncFunctionDef)
     for statement in definition.body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Name):

@@ -7,7 +7,7 @@ from omni_support import each_omni, rope_index, spec_of
 from support import assert_same
 
 from tests.cuda.calls import few_examples
-from tests.own_rules.omni.test_static import on_gpu
+from tests.own_rules.omni.test_gpu import on_gpu
 from vecrope.forms import select
 from vecrope.own_rules.omni import rope_index as dispatch
 from vecrope.testing import conversations

@@ -261,12 +261,6 @@ def check_int(name: str, value: object, least: int | None = None, below: int = 2
         raise ValueError(f"{name} must be less than 2**{power}, got {value}")
 
 
-def check_bool(name: str, value: object) -> None:
-    """Check that an argument is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {value!r}")
-
-
 def check_choice(name: str, value: object, choices: Any) -> None:
     """Check that an argument is one of the texts of a `Literal`."""
     *known, last = get_args(choices)

@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields
 from typing import Any, get_args
 
 from vecrope.families.family import Family, Path
+from vecrope.families.fields import check_one_of
 from vecrope.families.names import hint
 from vecrope.families.registry import FAMILIES, NOT_MROPE
 from vecrope.spec import Convention, MRopeSpec
@@ -93,9 +94,8 @@ def list_families(convention: Convention | None = None) -> list[str]:
     Raises:
         ValueError: for an unknown convention.
     """
-    if convention is not None and convention not in get_args(Convention):
-        known = ", ".join(map(repr, get_args(Convention)))
-        raise ValueError(f"convention must be one of {known}, got {convention!r}")
+    if convention is not None:
+        check_one_of("convention", convention, get_args(Convention))
     return sorted(name for name, family in FAMILIES.items() if convention in (None, *family.rules))
 
 

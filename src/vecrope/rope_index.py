@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.faults import invalidate
+from vecrope.families.fields import check_bool
 from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
@@ -159,7 +160,7 @@ def get_rope_index(
     inputs, invalid = packed_sequences(
         inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
     )
-    checks.check_bool("text_positions", text_positions)
+    check_bool("text_positions", text_positions)
     position_ids, rope_deltas = _number(inputs, spec, validate=validate, form=form)
     if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
         return position_ids, rope_deltas

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 from vecrope.families import class_defaults, read_config, rules
-from vecrope.families.fields import check_int, check_one_of
+from vecrope.families.fields import check_bool, check_int, check_one_of
 from vecrope.families.names import hint
 from vecrope.families.rules import OwnRule
 
@@ -153,8 +153,7 @@ class MRopeSpec:
                 continue
             check_int(name, value, None if name == "padding_value" else int(name in _MERGE_SIZES))
         for name in _FLAGS:
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
+            check_bool(name, getattr(self, name))
         if self.own_rule is None:
             self._check_shared_rule()
         # By nothing that a trace in which a spec is made cannot follow.

@@ -29,6 +29,7 @@ from vecrope.collate.number import number
 from vecrope.collate.packing import warn_of_obstacles
 from vecrope.collate.read import read_dummy, read_samples
 from vecrope.collate.samples import Sample, Samples
+from vecrope.families.fields import check_bool
 from vecrope.families.rules import GlmImage
 from vecrope.spec import MRopeSpec
 
@@ -161,7 +162,7 @@ def collate(
     }
     for name, flag in flags.items():
         if flag is not None or name not in ("text_positions", "return_seq_idx"):
-            checks.check_bool(name, flag)
+            check_bool(name, flag)
     multiples = {
         "pad_to_multiple_of": pad_to_multiple_of,
         "pad_sequences_to_multiple_of": pad_sequences_to_multiple_of,

@@ -13,6 +13,12 @@ def check_int(name: str, value: object, least: int | None = None) -> None:
         raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
 
 
+def check_bool(name: str, value: object) -> None:
+    """Check that a field, or an argument, is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r}")
+
+
 def check_one_of(name: str, value: object, known: Collection[object]) -> None:
     """Check that a field has one of the values that are known."""
     if value not in known:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from vecrope.families.fields import check_int, check_one_of
+from vecrope.families.fields import check_bool, check_int, check_one_of
 
 DownsampleMode = Literal["16x", "4x"]
 CropRule = Literal["runs", "markers"]
@@ -88,8 +88,7 @@ class OmniRule(OwnRule):
             check_int("n_window", self.n_window, 1)
         if self.text_padding_value is not None:
             check_int("text_padding_value", self.text_padding_value)
-        if not isinstance(self.whole_times, bool):
-            raise TypeError(f"whole_times must be a bool, got {self.whole_times!r}")
+        check_bool("whole_times", self.whole_times)
         if self.interleave == "merge":
             return
         seconds = self.seconds_per_chunk
@@ -227,8 +226,7 @@ class MiniCPMV47(OwnRule):
             check_int(name, value, 0)
         if len(set(ids)) < len(ids):
             raise ValueError(f"{', '.join(names)} must differ, got {tuple(ids)}")
-        if not isinstance(self.newline_closes, bool):
-            raise TypeError(f"newline_closes must be a bool, got {self.newline_closes!r}")
+        check_bool("newline_closes", self.newline_closes)
         check_one_of("downsample_mode", self.downsample_mode, get_args(DownsampleMode))
         check_one_of("crop_rule", self.crop_rule, get_args(CropRule))
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.families.fields import check_one_of
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
@@ -37,8 +38,7 @@ def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
         ValueError: if `form` is not the name of a form, or that form cannot take the call.
     """
     if form is not None:
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {form!r}")
+        check_one_of("form", form, FORMS)
         if (reason := _why_not(form, inputs, spec)) is not None:
             raise ValueError(f"form {form!r} cannot take this call: {reason}")
         chosen = form

@@ -293,10 +293,10 @@ def test_a_class_is_compared_at_its_first_call_and_not_in_a_graph(monkeypatch):
             new_module().get_rope_index(**PROMPT.arguments())  # of the same configuration
 
 
-def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
+@pytest.mark.parametrize("make", [MethodType, partial], ids=["method", "callable"])
+def test_what_is_on_an_instance_is_admitted_if_asked_for_and_put_back(make):
     module = new_module()
-    own = MethodType(right, module)
-    module.get_rope_index = own
+    module.get_rope_index = own = make(right, module)
     with pytest.raises(ValueError, match=r"must be one of transformers, got that of .*py:"):
         patch(module)
     with warnings.catch_warnings():
@@ -305,7 +305,7 @@ def test_a_method_on_an_instance_is_admitted_if_asked_for_and_put_back():
     assert refuses(module)
     unpatch(module)
     assert vars(module)["get_rope_index"] is own
-    module.get_rope_index = MethodType(wrong, module)
+    module.get_rope_index = make(wrong, module)
     with pytest.raises(RuntimeError, match="differ"):
         patch(module, check="always")
 
@@ -316,17 +316,6 @@ def test_a_callable_on_an_instance_is_named_by_where_it_is_defined(make):
     module.get_rope_index = make(module)
     with pytest.raises(ValueError, match=r"got that of .*test_patching, .*test_patching.py:"):
         patch(module)
-
-
-def test_a_callable_on_an_instance_is_admitted_if_asked_for_and_put_back():
-    module = new_module()
-    module.get_rope_index = own = partial(right, module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch(module, check="always")
-    assert refuses(module)
-    unpatch(module)
-    assert vars(module)["get_rope_index"] is own
 
 
 def test_an_argument_that_the_method_does_not_take():

@@ -127,11 +127,16 @@ def check_seconds_argument(
             f"second_per_grid_ts must be None: {spec.model_type} does not space its frames in time"
         )
     check_seconds_type("second_per_grid_ts", seconds)
-    shape = tuple(seconds.shape) if isinstance(seconds, Tensor) else (len(seconds),)
+    check_one_per_video("second_per_grid_ts", seconds, num_videos)
+
+
+def check_one_per_video(name: str, values: Tensor | Sequence[Any], num_videos: int) -> None:
+    """Check that there is a value for each video."""
+    shape = tuple(values.shape) if isinstance(values, Tensor) else (len(values),)
     if shape != (num_videos,):
         raise ValueError(
-            f"second_per_grid_ts must have shape ({num_videos},), one for each row of "
-            f"video_grid_thw, got {shape}"
+            f"{name} must have shape ({num_videos},), one for each row of video_grid_thw, "
+            f"got {shape}"
         )
 
 
@@ -242,6 +247,13 @@ def check_has_values(name: str, value: Tensor) -> None:
             f"{name} must hold values, which are read here, got a tensor that has none: it is "
             f"{kind}"
         )
+
+
+def check_have_values(inputs: Inputs) -> None:
+    """Check that the values of every tensor can be read."""
+    for name, value in zip(Inputs._fields, inputs, strict=True):
+        if isinstance(value, Tensor):
+            check_has_values(name, value)
 
 
 def check_beside(name: str, value: Tensor, other: Tensor) -> None:

@@ -44,5 +44,54 @@ def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
 
 
 def on_cpu(inputs: Inputs) -> Inputs:
-    """Return the arguments with every tensor copied to the CPU."""
-    return Inputs._make(v.to("cpu") if isinstance(v, Tensor) else v for v in inputs)
+    """Return the arguments with every tensor copied to the CPU, in one wait for their device.
+
+    Raises:
+        RuntimeError: while a graph captures the device's work: it does not run, so that there is
+            nothing to wait for.
+    """
+    last: dict[torch.device, Tensor] = {}  # of each device what is copied last, which is not empty
+    for value in inputs:
+        if isinstance(value, Tensor) and not value.is_cpu and value.numel():
+            last[value.device] = value
+    for device in last:
+        _check_no_capture(device)
+    # A device copies in order, so that its last copy waits for the others. To a tensor that is not
+    # contiguous torch copies twice, the second time on the host and at once.
+    return Inputs._make(
+        value.to(
+            "cpu",
+            non_blocking=_may_go_on(value.device) and value is not last.get(value.device),
+            memory_format=torch.contiguous_format,
+        )
+        if isinstance(value, Tensor)
+        else value
+        for value in inputs
+    )
+
+
+def on_device(answer: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return positions and deltas of the host, copied to a device without a wait for it."""
+    position_ids, rope_deltas = answer
+    go_on = _may_go_on(device)
+    return position_ids.to(device, non_blocking=go_on), rope_deltas.to(device, non_blocking=go_on)
+
+
+def _may_go_on(device: torch.device) -> bool:
+    """Say whether copies from and to memory that is not pinned may go on after they are asked for.
+
+    They may where the driver first takes what it is to copy, so that its source may be freed. On
+    MPS it does not, and other devices may not.
+    """
+    return device.type in ("cuda", "xpu")
+
+
+def _check_no_capture(device: torch.device) -> None:
+    # No other device captures graphs.
+    is_capturing = getattr(torch.get_device_module(device), "is_current_stream_capturing", None)
+    if is_capturing is not None and is_capturing():
+        raise RuntimeError(
+            f"a graph of the {device.type} device cannot capture this call, which reads its "
+            "arguments on the host; call it before the capture, and copy the positions into a "
+            "tensor that the graph reads"
+        )

@@ -38,9 +38,7 @@ def prepare(
     if not exact and not tracing:
         checks.check_index_range(input_ids)
     if (validate or exact) and not tracing:
-        for name, values in zip(Inputs._fields, inputs, strict=True):
-            if isinstance(values, torch.Tensor):
-                checks.check_has_values(name, values)
+        checks.check_have_values(inputs)
         if mask is not None and mask.numel():
             least = checks.least_code("attention_mask", mask, 1 if validate else None)
             mask = None if least > 0 or spec.mask_rule == "ignore" else mask.bool()

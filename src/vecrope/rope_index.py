@@ -17,7 +17,7 @@ from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
 from vecrope.forms.triton.operator import traced_rope_index
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, on_cpu, on_device
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import plan_of_sequences
 from vecrope.plans.plan import RopeIndexPlan
@@ -190,17 +190,22 @@ def _number(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None
 ) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of inputs whose metadata have been checked."""
+    own_rule, device = spec.own_rule is not None, inputs.input_ids.device
+    if own_rule and validate and device.type != "cpu" and not torch.compiler.is_compiling():
+        checks.check_have_values(inputs)
+        # All is read on the host, so that the checks of a mask are no further waits.
+        answer = _number(on_cpu(inputs), spec, validate=True, form=form)
+        return on_device(answer, device)
     chosen = choose_form(inputs, spec, form=form)
     if chosen == "kernels":
         if torch.compiler.is_compiling():
             return traced_rope_index(inputs, spec, validate=validate)
-        answer: tuple[Tensor, Tensor] | None = fused_pipeline().fused_rope_index(
+        fused: tuple[Tensor, Tensor] | None = fused_pipeline().fused_rope_index(
             inputs, spec, validate=validate
         )
-        if answer is not None:
-            return answer
+        if fused is not None:
+            return fused
         # What is wrong there is found once more below, and named.
-    own_rule = spec.own_rule is not None
     prepared = prepare(
         inputs, spec, validate, static=chosen == "static" or (own_rule and not validate)
     )

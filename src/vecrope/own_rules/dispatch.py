@@ -12,7 +12,7 @@ from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.forms.select import triton_takes
-from vecrope.inputs import Inputs, on_cpu, positions_dtype
+from vecrope.inputs import Inputs, on_cpu, on_device, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import (
     OPERANDS,
@@ -34,7 +34,6 @@ from vecrope.own_rules.minicpmv4_7.static import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.layout import lay_out_omni
 from vecrope.own_rules.omni.media import Dtypes
-from vecrope.own_rules.omni.rope_index import omni_rope_index
 from vecrope.spec import MRopeSpec
 
 # By the values of a batch on a CPU, which are checked.
@@ -57,7 +56,6 @@ _STATIC: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
 # walks; it finds no fault.
 _BY_ITEMS: dict[type[OwnRule], Callable[[Inputs, MRopeSpec], tuple[Tensor, Tensor]]] = {
     MiniCPMV47: minicpmv4_7_rope_index,
-    OmniRule: omni_rope_index,
 }
 
 
@@ -80,7 +78,7 @@ def lay_out(inputs: Inputs, spec: MRopeSpec) -> Layout:
 def _check_media(inputs: Inputs, spec: MRopeSpec) -> None:
     """Check types and shapes of what the other families do not have; reads no value."""
     if isinstance(spec.own_rule, OmniRule):
-        check_media_types(inputs, spec)
+        check_media_types(inputs, spec, spec.own_rule)
     elif isinstance(spec.own_rule, MiniCPMV47):
         check_shapes(inputs, spec)
 
@@ -100,15 +98,15 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             return _zeros(inputs, spec)
         if (static := _STATIC.get(rule)) is not None:  # type: ignore[arg-type]
             return static(inputs, spec, validate=validate)
-        if not validate and triton_takes(ids.device):
-            return _BY_ITEMS[rule](inputs, spec)  # type: ignore[index]
+        by_items = _BY_ITEMS.get(rule)  # type: ignore[arg-type]
+        if by_items is not None and not validate and triton_takes(ids.device):
+            return by_items(inputs, spec)
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
     if ids.is_cpu:
         return number_layout(lay_out(inputs, spec), inputs, spec)
     # It waits for the device in any case, and the copies take less time than the launches.
-    position_ids, rope_deltas = own_rope_index(on_cpu(inputs), spec, validate=True)
-    return position_ids.to(ids.device), rope_deltas.to(ids.device)
+    return on_device(own_rope_index(on_cpu(inputs), spec, validate=True), ids.device)
 
 
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
@@ -140,11 +138,11 @@ def numbered_on_host(*operands: Any) -> tuple[Tensor, Tensor]:
     try:
         if inputs.cu_seqlens is not None:
             checks.check_cu_seqlens(inputs.cu_seqlens, len(inputs.input_ids))
-        position_ids, rope_deltas = own_rope_index(inputs, spec, validate=True)
+        answer = own_rope_index(inputs, spec, validate=True)
     except ValueError:
         fault = torch.ones((), dtype=torch.bool, device=device)
         return invalidate(fault, *_unnumbered(*operands))
-    return position_ids.to(device), rope_deltas.to(device)
+    return on_device(answer, device)
 
 
 @numbered_on_host.register_fake

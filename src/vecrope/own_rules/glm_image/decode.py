@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vecrope import checks
 from vecrope.families.rules import GlmImage
-from vecrope.inputs import Inputs, on_cpu
+from vecrope.inputs import Inputs, on_cpu, on_device
 from vecrope.own_rules.common import kept_tokens, unmasked_tokens
 from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
 from vecrope.own_rules.glm_image.host import decode_positions, read_rows
@@ -96,8 +96,7 @@ def get_decode_position_ids(
     if validate and not tracing:
         on_host = prepared.inputs if input_ids.is_cpu else on_cpu(prepared.inputs)
         rows = read_rows(unmasked_tokens(on_host), spec)
-        positions, lengths = decode_positions(rows, spec, max_decode_tokens)
-        return positions.to(input_ids.device), lengths.to(input_ids.device)
+        return on_device(decode_positions(rows, spec, max_decode_tokens), input_ids.device)
     reading = read_markers(prepared.inputs, spec, validate=validate)
     tail = tail_of(reading, spec)
     lengths = tail.rows[1]

@@ -8,19 +8,16 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.families.rules import OmniRule
 from vecrope.inputs import Inputs
-from vecrope.own_rules.omni.media import MOST_FLOAT
+from vecrope.own_rules.omni.media import MOST_FLOAT, chunk_length
 from vecrope.spec import MRopeSpec
 
 
-def check_media_types(inputs: Inputs, spec: MRopeSpec) -> None:
+def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
     """Check what the shared checks of types and shapes do not know; reads no value."""
-    rule = spec.own_rule
-    assert isinstance(rule, OmniRule)
     for name in ("image_token_id", "video_token_id", "vision_start_token_id", "tokens_per_second"):
         if getattr(spec, name) is None:
             raise ValueError(f"{name} must be given for {spec.model_type!r}, got None")
-    assert spec.tokens_per_second is not None
-    if rule.seconds_per_chunk and spec.tokens_per_second * rule.seconds_per_chunk < 1:
+    if rule.seconds_per_chunk and not chunk_length(spec, rule):
         raise ValueError(
             "a chunk must hold at least one position, got tokens_per_second "
             f"{spec.tokens_per_second} times seconds_per_chunk {rule.seconds_per_chunk}"
@@ -29,9 +26,19 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec) -> None:
         raise ValueError(
             f"mm_token_type_ids must be None: {spec.model_type} tells its tokens by their ids"
         )
-    _check_flags(inputs)
-    lengths = inputs.audio_seqlens
-    if lengths is not None:
+    flags, videos = inputs.use_audio_in_video, inputs.video_grid_thw
+    if not isinstance(flags, bool):
+        is_tensor = isinstance(flags, Tensor) and flags.dtype == torch.bool
+        if not is_tensor and not (
+            isinstance(flags, list | tuple) and all(isinstance(flag, bool) for flag in flags)
+        ):
+            raise TypeError(
+                f"use_audio_in_video must be a bool, got {flags!r}; or a bool for each video"
+            )
+        checks.check_one_per_video(
+            "use_audio_in_video", flags, 0 if videos is None else len(videos)
+        )
+    if (lengths := inputs.audio_seqlens) is not None:
         checks.check_integral("audio_seqlens", lengths)
         if lengths.dim() != 1:
             raise ValueError(
@@ -43,24 +50,4 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec) -> None:
         raise ValueError(
             f"{inputs.input_ids.shape[-1]} tokens in a row overflow the positions' dtype "
             "torch.float32, which tells whole numbers apart below 2**24"
-        )
-
-
-def _check_flags(inputs: Inputs) -> None:
-    flags = inputs.use_audio_in_video
-    if isinstance(flags, bool):
-        return
-    if isinstance(flags, Tensor) and flags.dtype == torch.bool:
-        shape = tuple(flags.shape)
-    elif isinstance(flags, list | tuple) and all(isinstance(flag, bool) for flag in flags):
-        shape = (len(flags),)
-    else:
-        raise TypeError(
-            f"use_audio_in_video must be a bool, got {flags!r}; or a bool for each video"
-        )
-    num_videos = 0 if inputs.video_grid_thw is None else inputs.video_grid_thw.shape[0]
-    if shape != (num_videos,):
-        raise ValueError(
-            f"use_audio_in_video must have shape ({num_videos},), one for each row of "
-            f"video_grid_thw, got {shape}"
         )

@@ -6,14 +6,14 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import accumulate, chain, repeat
-from operator import mul
+from operator import gt, mul, sub
 from struct import Struct
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from vecrope.core import faults
+from vecrope.core.faults import check_grids, check_seconds
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.items import read_grids
 from vecrope.inputs import Inputs
@@ -54,15 +54,14 @@ class Dtypes(NamedTuple):
     @classmethod
     def of(cls, inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Dtypes:
         """Return those of a batch."""
-        ids, padding = inputs.input_ids.dtype, spec.padding_value
-        dtypes = {"ids": ids, "int64": torch.int64, "float32": torch.float32}
-        if inputs.image_grid_thw is not None or inputs.video_grid_thw is not None:
-            dtype, counts = dtypes[spec.position_dtype], False
-        else:
-            dtype, counts = dtypes[rule.text_dtype], rule.text_padding_value is not None
-            padding = padding if rule.text_padding_value is None else rule.text_padding_value
+        name, padding = spec.position_dtype, None
+        if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
+            name, padding = rule.text_dtype, rule.text_padding_value
+        dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
         deltas = torch.float32 if dtype == torch.float32 else torch.int64
-        return cls(dtype, deltas, padding, counts)
+        return cls(
+            dtype, deltas, spec.padding_value if padding is None else padding, padding is not None
+        )
 
 
 def float32(value: float) -> float:
@@ -90,56 +89,31 @@ def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
     return int((spec.tokens_per_second or 0) * (rule.seconds_per_chunk or 0))
 
 
-def seconds_of(inputs: Inputs, spec: MRopeSpec, num_videos: int) -> Tensor:
-    """Return (V,) the seconds of a frame of each video, rounded to the time dtype."""
-    given = inputs.second_per_grid_ts
-    if given is None:
-        # Without a default a checked call refuses videos.
-        default = -1.0 if spec.default_seconds is None else spec.default_seconds
-        device = inputs.input_ids.device
-        given = torch.full((num_videos,), default, dtype=torch.float64, device=device)
-    elif not isinstance(given, Tensor):
-        given = torch.tensor(given, dtype=torch.float64, device="cpu")
-    return given.to(torch.float32 if spec.time_dtype == "float32" else torch.float64)
-
-
-def sound_of(inputs: Inputs, num_videos: int) -> Tensor:
-    """Return (V,) bool: which videos have sound."""
-    given = inputs.use_audio_in_video
-    if isinstance(given, bool):
-        device = inputs.input_ids.device
-        return torch.full((num_videos,), given, dtype=torch.bool, device=device)
-    return torch.as_tensor(given, dtype=torch.bool)
-
-
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     """Return the media of a batch on a CPU.
 
     Raises:
         ValueError: for a grid, the seconds of a video or a length that is not sound.
     """
-    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
-    rows = [] if images is None else images.tolist()
+    given, flags = inputs.second_per_grid_ts, inputs.use_audio_in_video
+    images, videos, rounds = inputs.image_grid_thw, inputs.video_grid_thw, inputs.round_grid_sides
+    rows = _listed(images)
     num_images = len(rows)
-    rows += [] if videos is None else videos.tolist()
+    rows += _listed(videos)
     num_videos = len(rows) - num_images
-    seconds = seconds_of(inputs, spec, num_videos).tolist()
     grids: Sequence[list[int]] | None = ([],) * 5
     if rows:
-        grids = read_grids(rows, num_images, spec, round_grid_sides=inputs.round_grid_sides)
-    if grids is None or not _are_sound(seconds, grids[1], spec):
-        none = torch.empty((0, 3), dtype=torch.int64, device="cpu")
-        of_videos = none if videos is None else videos
-        of_images = none if images is None else images
-        faults.check_grids(of_images, of_videos, spec, round_grid_sides=inputs.round_grid_sides)
-        faults.check_seconds(inputs.second_per_grid_ts, of_videos[:, 0].tolist(), spec)
+        grids = read_grids(rows, num_images, spec, round_grid_sides=rounds)
     if grids is None:
+        check_grids(images, videos, spec, round_grid_sides=rounds)
         raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    lengths = [] if inputs.audio_seqlens is None else inputs.audio_seqlens.tolist()
-    audio = [audio_tokens(length, rule.n_window) if length else 0 for length in lengths]
+    check_seconds(given, [frames for frames, _, _ in rows[num_images:]], spec)
+    seconds = _listed(given) if given is not None else [spec.default_seconds or 0.0] * num_videos
+    has_sound = [flags] * num_videos if isinstance(flags, bool) else _listed(flags)
+    lengths = _listed(inputs.audio_seqlens)
+    least = 3 if rule.n_window is None else 1
     for row, length in enumerate(lengths):
-        if length and not length >= 1 <= audio[row]:
-            least = 1 if rule.n_window is not None else 3
+        if length and length < least:
             raise ValueError(
                 f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
                 f"got {length} for audio {row}"
@@ -147,9 +121,18 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     depth, height, width, area = (
         [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
     )
-    has_sound = [False] * num_images + sound_of(inputs, num_videos).tolist() + [False]
-    seconds = [1.0] * num_images + seconds + [0.0]
+    audio = [audio_tokens(length, rule.n_window) for length in lengths]
+    has_sound = [False] * num_images + has_sound + [False]
+    seconds = [1.0] * num_images + [*_rounded(seconds, spec), 0.0]
     return Media(num_images, depth, height, width, area, seconds, has_sound, audio)
+
+
+def _listed(values: Tensor | Sequence[Any] | None) -> list[Any]:
+    return values.tolist() if isinstance(values, Tensor) else [*(values or ())]
+
+
+def _rounded(values: Iterable[float], spec: MRopeSpec) -> array[float]:
+    return array("f" if spec.time_dtype == "float32" else "d", values)
 
 
 def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
@@ -161,15 +144,14 @@ def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule)
     given = {*visuals}
     depth = [frames if frames > 1 and at in given else 0 for at, frames in enumerate(media.depth)]
     # The product of two float32 is exact in double precision.
-    rounded = partial(array, "f" if spec.time_dtype == "float32" else "d")
-    rate = rounded((spec.tokens_per_second,))[0]
+    (rate,) = _rounded([spec.tokens_per_second or 0], spec)
     steps: Iterable[float] = media.seconds
     if spec.time_order != "seconds":
-        steps = rounded(map(mul, steps, repeat(rate)))
+        steps = _rounded(map(mul, steps, repeat(rate)), spec)
     frames = chain.from_iterable(map(range, depth))
-    times = rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))))
+    times = _rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))), spec)
     if spec.time_order == "seconds":
-        times = rounded(map(mul, times, repeat(rate)))
+        times = _rounded(map(mul, times, repeat(rate)), spec)
     whole = [*map(int, times)] if rule.whole_times else times
     offsets: list[Sequence[float]] = [
         whole[end - frames : end] if frames else (0,)
@@ -177,28 +159,18 @@ def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule)
     ]
     begun: list[Sequence[int]] = [()] * len(depth)
     if rule.interleave != "merge" and any(media.has_sound):
-        length, walk = chunk_length(spec, rule), rule.interleave == "walk"
-        begun = [
-            _chunks_begun(of, height * width, length, walk=walk)
-            for of, height, width in zip(offsets, media.height, media.width, strict=True)
-        ]
+        sizes = map(mul, media.height, media.width)
+        begun = [*map(partial(_chunks_begun, spec, rule), offsets, sizes)]
     return media._replace(offsets=offsets, begun=begun)
 
 
-def _chunks_begun(offsets: Sequence[float], in_frame: int, length: int, *, walk: bool) -> list[int]:
+def _chunks_begun(
+    spec: MRopeSpec, rule: OmniRule, offsets: Sequence[float], in_frame: int
+) -> list[int]:
     """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
-    begun: list[int] = []
-    chunk = previous = 0
-    for offset in offsets:
-        current = int(offset // length)
-        begun.append(min(current - chunk if walk else int(current > previous), in_frame))
-        chunk, previous = chunk + begun[-1], current
-    return begun
-
-
-def _are_sound(seconds: list[float], frames: list[int], spec: MRopeSpec) -> bool:
-    """Say whether all is surely well; False for what takes a closer look."""
-    rate = spec.tokens_per_second
-    assert rate is not None
-    # A sum, since it shows what is no number.
-    return min(seconds, default=0.0) >= 0 and sum(seconds) * rate * sum(frames) < 2**30
+    length = chunk_length(spec, rule)
+    chunks = [0, *(int(offset // length) for offset in offsets)]
+    if rule.interleave == "count":
+        return [*map(gt, chunks[1:], chunks)]
+    chunks = [*accumulate(chunks, lambda chunk, latest: min(chunk + in_frame, latest))]
+    return [*map(sub, chunks[1:], chunks)]

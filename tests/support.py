@@ -1,6 +1,7 @@
 """What several test files share: calls, comparisons, and ways to rearrange a prompt."""
 
 import random
+import warnings
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -190,3 +191,16 @@ def no_synchronisation():
         yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
+
+
+def count_waits(call):
+    """Return what a call returns, and how often it waits for the CUDA device."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            answer = call()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return answer, sum("synchronizing CUDA operation" in str(entry.message) for entry in caught)

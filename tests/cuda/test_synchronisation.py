@@ -1,6 +1,5 @@
 """On a CUDA device: no synchronisation, graphs, compiled."""
 
-import warnings
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import given
 from support import (
     assert_no_answer,
     assert_same,
+    count_waits,
     enlarged,
     fitting,
     no_synchronisation,
@@ -87,15 +87,8 @@ def test_checks_synchronise_once():
     prompt = a_prompt()
     arguments = on_cuda(prompt.arguments())
     get_rope_index(spec=prompt.spec, **arguments)
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            answer = get_rope_index(spec=prompt.spec, **arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode(before)
-    assert sum("synchronizing CUDA operation" in str(entry.message) for entry in caught) == 1
+    answer, number = count_waits(lambda: get_rope_index(spec=prompt.spec, **arguments))
+    assert number == 1
     assert_same(answer, prompt.expected())
 
 

@@ -31,9 +31,8 @@ from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.minicpmv4_7.static import minicpmv4_7_rope_index
-from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.layout import lay_out_omni
-from vecrope.own_rules.omni.media import Dtypes
+from vecrope.own_rules.omni.media import Dtypes, check_media_types
 from vecrope.spec import MRopeSpec
 
 # By the values of a batch on a CPU, which are checked.

@@ -1,4 +1,4 @@
-"""The omni families on a GPU: the answers of the CPU, no synchronisation, and a CUDA graph."""
+"""The omni families on a GPU: the answers of the CPU, one wait for the device, no CUDA graph."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from omni_support import each_omni, rope_index, spec_of
-from support import assert_same, no_synchronisation
+from support import assert_same, count_waits
 
 from vecrope.testing import conversations, token_soup
 from vecrope.testing.sound import video_with_sound
@@ -60,17 +60,28 @@ def test_on_a_gpu_a_misfit_is_refused_in_the_same_words(model_type, convention):
 @pytest.mark.gpu
 @needs_gpu
 @each_omni
-def test_on_a_gpu_nothing_synchronises_and_a_graph_can_be_replayed(model_type, convention):
+@each_validate
+def test_on_a_gpu_a_call_waits_once(model_type, convention, validate):
+    spec = spec_of(model_type, convention, 13)
+    prompt = video_with_sound(spec, frames=4, height=2, width=2, seconds=0.5)
+    prompt = replace(prompt, attention_mask=torch.ones_like(prompt.input_ids))
+    given_prompt = on_gpu(prompt)
+    rope_index(given_prompt, validate=validate)
+    answer, number = count_waits(lambda: rope_index(given_prompt, validate=validate))
+    assert number == 1
+    assert_same(answer, rope_index(prompt))
+
+
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
+@pytest.mark.gpu
+@needs_gpu
+@each_omni
+@each_validate
+def test_on_a_gpu_a_graph_cannot_capture_a_call(model_type, convention, validate):
     spec = spec_of(model_type, convention, 13)
     prompt = video_with_sound(spec, frames=4, height=2, width=2, seconds=0.5)
     given_prompt = on_gpu(prompt)
-    rope_index(given_prompt, validate=False)
-    with no_synchronisation():
-        rope_index(given_prompt, validate=False)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        answer = rope_index(given_prompt, validate=False)
-    given_prompt.second_per_grids.fill_(0.25)
-    graph.replay()
-    changed = replace(prompt, second_per_grids=torch.tensor([0.25]))
-    assert_same(answer, rope_index(changed, validate=False))
+    refused = pytest.raises(RuntimeError, match="a graph of the cuda device cannot capture this")
+    with refused, torch.cuda.graph(torch.cuda.CUDAGraph()):
+        rope_index(given_prompt, validate=validate)
+    assert_same(rope_index(given_prompt, validate=validate), rope_index(prompt))

@@ -1,4 +1,4 @@
-"""The media of an omni batch as numbers on the host: what the prompt has to hold."""
+"""The media of an omni batch: what their arguments must be, and their numbers on the host."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.core.faults import check_grids, check_seconds
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.items import read_grids
@@ -54,14 +55,12 @@ class Dtypes(NamedTuple):
     @classmethod
     def of(cls, inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Dtypes:
         """Return those of a batch."""
-        name, padding = spec.position_dtype, None
+        name, own = spec.position_dtype, None
         if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
-            name, padding = rule.text_dtype, rule.text_padding_value
+            name, own = rule.text_dtype, rule.text_padding_value
         dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
         deltas = torch.float32 if dtype == torch.float32 else torch.int64
-        return cls(
-            dtype, deltas, spec.padding_value if padding is None else padding, padding is not None
-        )
+        return cls(dtype, deltas, spec.padding_value if own is None else own, own is not None)
 
 
 def float32(value: float) -> float:
@@ -73,10 +72,8 @@ def audio_tokens(mel_frames: Count, n_window: int | None) -> Count:
     """Return how many tokens the audio encoder makes of so many mel frames.
 
     Example:
-        >>> [audio_tokens(mel_frames, None) for mel_frames in (3, 100, 3000)]
-        [1, 25, 750]
-        >>> [audio_tokens(mel_frames, 50) for mel_frames in (1, 100, 3000)]
-        [1, 13, 390]
+        >>> [(audio_tokens(length, None), audio_tokens(length, 50)) for length in (3, 100, 3000)]
+        [(1, 1), (25, 13), (750, 390)]
     """
     if n_window is None:
         return (mel_frames + 1) // 4
@@ -87,6 +84,46 @@ def audio_tokens(mel_frames: Count, n_window: int | None) -> Count:
 def chunk_length(spec: MRopeSpec, rule: OmniRule) -> int:
     """Return the positions of a chunk of a video and its sound."""
     return int((spec.tokens_per_second or 0) * (rule.seconds_per_chunk or 0))
+
+
+def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
+    """Check what the shared checks of types and shapes do not know; reads no value."""
+    for name in ("image_token_id", "video_token_id", "vision_start_token_id", "tokens_per_second"):
+        if getattr(spec, name) is None:
+            raise ValueError(f"{name} must be given for {spec.model_type!r}, got None")
+    if rule.seconds_per_chunk and not chunk_length(spec, rule):
+        raise ValueError(
+            "a chunk must hold at least one position, got tokens_per_second "
+            f"{spec.tokens_per_second} times seconds_per_chunk {rule.seconds_per_chunk}"
+        )
+    if inputs.mm_token_type_ids is not None:
+        raise ValueError(
+            f"mm_token_type_ids must be None: {spec.model_type} tells its tokens by their ids"
+        )
+    flags, videos, lengths = inputs.use_audio_in_video, inputs.video_grid_thw, inputs.audio_seqlens
+    if not isinstance(flags, bool):
+        is_list = isinstance(flags, list | tuple)
+        kinds: set[Any] = {*map(type, flags)} if is_list else {getattr(flags, "dtype", None)}
+        if not kinds <= {bool, torch.bool}:
+            raise TypeError(
+                f"use_audio_in_video must be a bool, got {flags!r}; or a bool for each video"
+            )
+        checks.check_one_per_video(
+            "use_audio_in_video", flags, 0 if videos is None else len(videos)
+        )
+    if lengths is not None:
+        checks.check_integral("audio_seqlens", lengths)
+        if lengths.dim() != 1:
+            raise ValueError(
+                f"audio_seqlens must have shape (num_audios,), got {tuple(lengths.shape)}"
+            )
+    if torch.compiler.is_compiling():
+        return  # no graph depends on the length: there the largest position is checked instead
+    if spec.position_dtype == "float32" and inputs.input_ids.shape[-1] >= MOST_FLOAT:
+        raise ValueError(
+            f"{inputs.input_ids.shape[-1]} tokens in a row overflow the positions' dtype "
+            "torch.float32, which tells whole numbers apart below 2**24"
+        )
 
 
 def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:

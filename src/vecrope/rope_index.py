@@ -93,10 +93,12 @@ def get_rope_index(
             get neither an `attention_mask` nor a cache (`use_cache=False`).
         pad_to_multiple_of: pad with columns at the right, up to a multiple of this number.
         validate: check the values of the input. Off the CPU this synchronises; with the Triton
-            kernels and valid input, once. With False nothing synchronises, but for the omni
-            families and minicpmv4_7 on a device without Triton, and the answer to invalid values is
-            unspecified. Under tracing (`torch.compile`, `torch.export`) nothing can be raised: a
-            prompt that does not fit its grids gets the answer described below.
+            kernels and valid input, once, and so with a rule of a family's own. With False nothing
+            synchronises, but for the omni families, which the host numbers in any case, and
+            minicpmv4_7 on a device without Triton: once, where all arguments are on the device of
+            the ids. The answer to invalid values is then unspecified, but in an omni family. There,
+            and under tracing (`torch.compile`, `torch.export`), a prompt that does not fit its
+            grids gets the answer described below, since nothing can be raised.
         max_sequences: the number of rows of `rope_deltas` with `sequence_ids`; rows beyond the last
             sequence hold 0. None: the exact number, which has to be read. Required under tracing,
             and with `validate=False` on a device other than the CPU.
@@ -115,12 +117,14 @@ def get_rope_index(
 
         Every position on the three axes is -1, and every delta the least int64, if `max_sequences`
         is too small where nothing can be raised (`validate=False`, or tracing), and if a prompt
-        does not fit its grids under tracing with `validate`.
+        does not fit its grids under tracing with `validate`, or in an omni family without it.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.
         ValueError: for shapes or values that do not fit; the message names the row, the item, what
             was expected and what was found. For a `form` that cannot take the call.
+        RuntimeError: while a CUDA graph captures a call that the host answers: one of an omni
+            family, or a checked one of another family with a rule of its own.
 
     Example:
         >>> import torch, vecrope

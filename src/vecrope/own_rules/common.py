@@ -210,15 +210,3 @@ def from_operands(operands: Sequence[Any]) -> tuple[Inputs, MRopeSpec]:
     if operands[8] is None:
         inputs = inputs._replace(use_audio_in_video=False)
     return inputs, MRopeSpec.from_text(operands[-1])
-
-
-def zero_answer(
-    inputs: Inputs, positions: torch.dtype, deltas: torch.dtype, num_axes: int = 3
-) -> tuple[Tensor, Tensor]:
-    """Return positions (A, B, T) or (A, N), and deltas (B, 1), of 0."""
-    ids, bounds = inputs.input_ids, inputs.cu_seqlens
-    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
-    return (
-        ids.new_zeros((num_axes, *ids.shape), dtype=positions),
-        ids.new_zeros((num_rows, 1), dtype=deltas),
-    )

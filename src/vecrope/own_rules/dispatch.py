@@ -21,7 +21,6 @@ from vecrope.own_rules.common import (
     from_operands,
     operands_of,
     unmasked_tokens,
-    zero_answer,
 )
 from vecrope.own_rules.glm_image.host import lay_out_glm_image
 from vecrope.own_rules.glm_image.prompt import glm_image_rope_index
@@ -88,7 +87,8 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     Args:
         inputs: types, shapes and the mask's values have been checked.
         spec: with an `own_rule`.
-        validate: check the values of the rest.
+        validate: check the values of the rest. Where the host numbers the batch, it waits for the
+            device of the ids once: with `validate`, and always where no form for devices is.
     """
     rule, ids = type(spec.own_rule), inputs.input_ids
     if not validate or torch.compiler.is_compiling():
@@ -130,7 +130,10 @@ def answer_dtypes(inputs: Inputs, spec: MRopeSpec) -> tuple[torch.dtype, torch.d
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 def numbered_on_host(*operands: Any) -> tuple[Tensor, Tensor]:
-    """Return what a checked call does, or for a misfit -1s and the least int64 as deltas."""
+    """Return what a checked call does, or for a misfit -1s and the least int64 as deltas.
+
+    It waits for the device once, for which no graph of a device can capture it.
+    """
     inputs, spec = from_operands(operands)
     device = inputs.input_ids.device
     inputs = on_cpu(inputs)
@@ -150,6 +153,12 @@ def _unnumbered(*operands: Any) -> tuple[Tensor, Tensor]:
 
 
 def _zeros(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    rule = spec.own_rule
+    """Return positions (A, B, T) or (A, N), and deltas (B, 1), of 0."""
+    rule, ids, bounds = spec.own_rule, inputs.input_ids, inputs.cu_seqlens
     num_axes = rule.num_axes if isinstance(rule, Hunyuan) else 3
-    return zero_answer(inputs, *answer_dtypes(inputs, spec)[:2], num_axes)
+    num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
+    of_positions, of_deltas, _ = answer_dtypes(inputs, spec)
+    return (
+        ids.new_zeros((num_axes, *ids.shape), dtype=of_positions),
+        ids.new_zeros((num_rows, 1), dtype=of_deltas),
+    )

@@ -256,6 +256,8 @@ def test_it_is_a_sound_operator():
         spec_of("qwen3_omni_moe", "transformers", 13), frames=3, height=2, width=2, seconds=0.3
     )
     torch.library.opcheck(dispatch.numbered_on_host, operands_of(inputs_of(prompt), prompt.spec))
+    # It waits, so that inductor must not capture it in a CUDA graph.
+    assert torch.Tag.cudagraph_unsafe in torch.ops.vecrope.own_rope_index.default.tags
 
 
 def test_without_a_token_there_is_a_delta_for_each_row():

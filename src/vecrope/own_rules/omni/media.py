@@ -109,7 +109,7 @@ def check_media_types(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> None:
                 f"use_audio_in_video must be a bool, got {flags!r}; or a bool for each video"
             )
         checks.check_one_per_video(
-            "use_audio_in_video", flags, 0 if videos is None else len(videos)
+            "use_audio_in_video", flags, 0 if videos is None else videos.shape[0]
         )
     if lengths is not None:
         checks.check_integral("audio_seqlens", lengths)

@@ -1,11 +1,21 @@
 """Arguments on a device are copied to the host in one wait, and answers back without one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from support import count_waits
+from hypothesis import given
+from omni_support import spec_of
+from own_support import SPECS, minicpm_spec
+from support import assert_same, at_most, count_waits
 
+from vecrope import get_rope_index
 from vecrope.inputs import Inputs, on_cpu, on_device
+from vecrope.testing import conversations
 
+OMNI = {family: spec_of(family, "transformers") for family in ("qwen2_5_omni", "qwen3_omni_moe")}
+ALL = SPECS | OMNI | {"minicpmv4_7": minicpm_spec("transformers")}
+each_spec = pytest.mark.parametrize("spec", ALL.values(), ids=ALL)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -14,6 +24,7 @@ def on(device, values, copies):
 
     class Away(torch.Tensor):
         is_cpu = False
+        aminmax = item = tolist = None  # to be read on the host alone
 
         @property
         def device(self):
@@ -94,6 +105,29 @@ def test_a_graph_cannot_capture_it(capturing):
     with pytest.raises(RuntimeError, match=f"^{message}$"):
         on_cpu(inputs_on(("cuda:0", "cuda:0"), copies))
     assert not copies
+
+
+@each_spec
+@pytest.mark.usefixtures("capturing")
+def test_a_checked_call_with_a_rule_of_its_own_waits_once(spec, monkeypatch):
+    devices = []
+    monkeypatch.setattr("vecrope.rope_index.on_device", lambda got, at: devices.append(at) or got)
+
+    @at_most(5)
+    @given(conversations(spec))
+    def check(prompt):
+        copies, devices[:] = [], []
+        if prompt.attention_mask is None:
+            prompt = replace(prompt, attention_mask=torch.ones_like(prompt.input_ids))
+        arguments = {
+            name: on("cuda:0", value, copies) if isinstance(value, torch.Tensor) else value
+            for name, value in prompt.arguments().items()
+        }
+        assert_same(get_rope_index(spec=spec, **arguments), prompt.expected())
+        assert devices == [torch.device("cuda:0")]
+        assert sum(not non_blocking for _, _, non_blocking in copies) == 1
+
+    check()
 
 
 class Answer:

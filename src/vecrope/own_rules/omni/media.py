@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import accumulate, chain, repeat
-from operator import gt, mul, sub
+from operator import floordiv, mul, sub
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
@@ -205,9 +205,11 @@ def _chunks_begun(
     spec: MRopeSpec, rule: OmniRule, offsets: Sequence[float], in_frame: int
 ) -> list[int]:
     """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
-    length = chunk_length(spec, rule)
-    chunks = [0, *(int(offset // length) for offset in offsets)]
+    chunks = [0, *map(int, map(floordiv, offsets, repeat(chunk_length(spec, rule))))]
+    begun = [*map(sub, chunks[1:], chunks)]
     if rule.interleave == "count":
-        return [*map(gt, chunks[1:], chunks)]
-    chunks = [*accumulate(chunks, lambda chunk, latest: min(chunk + in_frame, latest))]
-    return [*map(sub, chunks[1:], chunks)]
+        return [*map(bool, begun)]
+    if max(begun) > in_frame:
+        chunks = [*accumulate(chunks, lambda chunk, latest: min(chunk + in_frame, latest))]
+        begun = [*map(sub, chunks[1:], chunks)]
+    return begun

@@ -59,10 +59,10 @@ def count_begun(starts: Tensor, total: int) -> Tensor:
 def compact(
     flags: Tensor, capacity: int | None, index_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the ascending indices at which `flags` (N,) is set.
+    """Return the ascending indices at which `flags` (N,) is set, and None.
 
-    With a capacity, which may be too small, no value is read: there are `capacity` indices, the
-    first ones, then N where there are fewer; and the number of flags set is returned, too, 0-d.
+    With a capacity, which may be too small, no value is read: the first `capacity` indices, filled
+    up with N, and how many there are, 0-d.
     """
     if capacity is None:
         return flags.nonzero().view(-1), None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import add, gt, mul, sub
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.faults import MAX_TOKENS
 from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.write import write_positions
@@ -74,12 +74,24 @@ def positions_of_groups(
         ) from error
     area = [*map(mul, map(mul, depth, height), width)]
     ends = [*map(add, offset, area)]
-    if (
-        min(map(min, depth, height, width)) < 1
-        or any(map(gt, [0, *ends], [*offset, num_tokens]))
-        or not all(0 <= scale * frames < 2**30 for scale, frames in zip(scales, depth, strict=True))
-    ):
-        _raise_unsound(num_tokens, [*zip(offset, depth, height, width, scales, strict=True)])
+    in_order = not any(map(gt, [0, *ends], [*offset, num_tokens]))
+    if min(map(min, depth, height, width)) < 1 or not in_order or not _are_spaced(scales, depth):
+        sizes = zip(depth, height, width, strict=True)
+        for number, (start, end, size, scale) in enumerate(
+            zip(offset, ends, sizes, scales, strict=True)
+        ):
+            asked, found = "", ""
+            least = ends[number - 1] if number else 0
+            if min(size) < 1:
+                asked, found = "have at least one frame, row and column", str(size)
+            elif start < least or end > num_tokens:
+                asked = f"lie between tokens {least} and {num_tokens}"
+                found = f"tokens {start} to {end}"
+            elif not _are_spaced([scale], size[:1]):
+                asked = "have a step in time of at least 0 that keeps its positions below 2**30"
+                found = f"{scale} for {size[0]} frames"
+            if asked:
+                raise ValueError(f"group {number} must {asked}, got {found}")
     between: list[Sequence[int]] | None = None
     extent = depth
     if any(scale != 1.0 for scale in scales):
@@ -89,28 +101,8 @@ def positions_of_groups(
     ones = [1] * len(groups)
     items = Items(len(groups), ones, depth, height, width, area, advance, extent, between, None)
     parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
-    delta = sum(map(sub, advance, area))
-    return write_positions(parts, [0, num_tokens], dtype), delta
+    return write_positions(parts, [0, num_tokens], dtype), sum(map(sub, advance, area))
 
 
-def _raise_unsound(num_tokens: int, groups: list[tuple[int, int, int, int, float]]) -> NoReturn:
-    least = 0
-    for number, (start, frames, height, width, scale) in enumerate(groups):
-        if min(frames, height, width) < 1:
-            raise ValueError(
-                f"group {number} must have at least one frame, row and column, got "
-                f"{(frames, height, width)}"
-            )
-        end = start + frames * height * width
-        if start < least or end > num_tokens:
-            raise ValueError(
-                f"group {number} must lie between tokens {least} and {num_tokens}, got tokens "
-                f"{start} to {end}"
-            )
-        if not 0 <= scale * frames < 2**30:
-            raise ValueError(
-                f"group {number} must have a step in time of at least 0 that keeps its positions "
-                f"below 2**30, got {scale} for {frames} frames"
-            )
-        least = end
-    raise AssertionError(groups)
+def _are_spaced(scales: Sequence[float], depth: Sequence[int]) -> bool:
+    return all(0 <= step * frames < MAX_TOKENS for step, frames in zip(scales, depth, strict=True))

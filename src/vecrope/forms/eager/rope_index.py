@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from operator import gt, sub
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.groups import Parts, find_parts
+from vecrope.forms.eager.groups import Ints, Parts, find_parts
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
@@ -80,14 +79,12 @@ def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
     raise AssertionError("another form refuses what the eager form takes")
 
 
-def as_column(numbers: Sequence[int]) -> Tensor:
+def as_column(numbers: Ints) -> Tensor:
     """Return (B, 1) int64."""
     return torch.frombuffer(array("q", numbers), dtype=torch.int64).view(-1, 1)
 
 
-def ends_of_rows(
-    parts: Parts, bounds: Sequence[int], spec: MRopeSpec
-) -> tuple[list[int], list[int]]:
+def ends_of_rows(parts: Parts, bounds: Ints, spec: MRopeSpec) -> tuple[list[int], list[int]]:
     """Return one more than the largest position of each row, and the row's delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]

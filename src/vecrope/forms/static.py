@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items, temporal_offset
-from vecrope.core.modality import IMAGE, MASKED, VIDEO
+from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream, value_at_last
 from vecrope.forms.eager.items import read_items
@@ -50,37 +50,20 @@ class TokenLocations:
     visual: Tensor  # (N,) bool: of both
     # (N,) markers that are open up to and with each token, above 0 in a video, where these tell.
     open_markers: Tensor | None
-    # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.
-    ranks: Tensor
     item: Tensor  # (N,) row of the table of items
     place: Tensor  # (N,) number of the token in its group
     base: Tensor  # (N,) running position at which its group starts
     row_moved: Tensor  # (B,) by how much all groups of a row move the running position
-    # The columns of `Items.table`, (N,) each.
-    start: Tensor
+    # Columns of `Items.table`, (N,) each.
     group_tokens: Tensor
     width: Tensor
     height: Tensor
-    in_group: Tensor
     span: Tensor
 
     @property
     def begins(self) -> Tensor:
         """(N,) bool: the first tokens of groups of images and videos."""
         return self.visual & (self.place == 0)
-
-    @property
-    def group(self) -> Tensor:
-        """(N,) number of the group in its item; 0 elsewhere."""
-        return ((self.ranks - self.start) // self.group_tokens).masked_fill(~self.visual, 0)
-
-    @property
-    def kind(self) -> Tensor:
-        """(N,) uint8: TEXT, IMAGE, VIDEO or MASKED."""
-        kind = self.image.to(torch.uint8)
-        if self.video is not None:
-            kind = kind.masked_fill(self.video, VIDEO)
-        return kind if self.masked is None else kind.masked_fill(self.masked, MASKED)
 
     def ends_of_rows(self) -> tuple[Tensor, Tensor]:
         """Return one more than the largest position of each row (B,), and deltas (B, 1), int64."""
@@ -222,15 +205,14 @@ def locate(
         item = search(items.ends, ranks).masked_fill(~visual, items.text)
     if masked is not None:
         item = item.masked_fill(masked, items.masked)
-    columns = items.table[:, item].unbind()
-    start, group_tokens, *_, span = columns
+    start, *columns, _, span = items.table[:, item].unbind()
     # That of text is 0: each of its tokens is a group.
-    place = (ranks - start) % group_tokens
+    place = (ranks - start) % columns[0]
 
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
     return TokenLocations(
         *(stream, items, spec, rows, masked, image, video, visual, open_markers),
-        *(ranks, item, place, moved - span, row_moved, *columns),
+        *(item, place, moved - span, row_moved, *columns, span),
     )
 
 

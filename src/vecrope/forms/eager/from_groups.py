@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add, gt, mul, sub
+from itertools import repeat
+from operator import add, gt, mul, or_, sub
 
 import torch
 from torch import Tensor
@@ -74,24 +75,23 @@ def positions_of_groups(
         ) from error
     area = [*map(mul, map(mul, depth, height), width)]
     ends = [*map(add, offset, area)]
+    is_far = [not 0 <= step * each < MAX_TOKENS for step, each in zip(scales, depth, strict=True)]
     in_order = not any(map(gt, [0, *ends], [*offset, num_tokens]))
-    if min(map(min, depth, height, width)) < 1 or not in_order or not _are_spaced(scales, depth):
-        sizes = zip(depth, height, width, strict=True)
-        for number, (start, end, size, scale) in enumerate(
-            zip(offset, ends, sizes, scales, strict=True)
-        ):
-            asked, found = "", ""
-            least = ends[number - 1] if number else 0
-            if min(size) < 1:
-                asked, found = "have at least one frame, row and column", str(size)
-            elif start < least or end > num_tokens:
-                asked = f"lie between tokens {least} and {num_tokens}"
-                found = f"tokens {start} to {end}"
-            elif not _are_spaced([scale], size[:1]):
-                asked = "have a step in time of at least 0 that keeps its positions below 2**30"
-                found = f"{scale} for {size[0]} frames"
-            if asked:
-                raise ValueError(f"group {number} must {asked}, got {found}")
+    if min(map(min, depth, height, width)) < 1 or not in_order or any(is_far):
+        least = [0, *ends[:-1]]
+        is_empty = [side < 1 for side in map(min, depth, height, width)]
+        is_outside = [*map(or_, map(gt, least, offset), map(gt, ends, repeat(num_tokens)))]
+        at = [*map(any, zip(is_empty, is_outside, is_far, strict=True))].index(True)
+        if is_empty[at]:
+            asked = "have at least one frame, row and column"
+            found = f"{(depth[at], height[at], width[at])}"
+        elif is_outside[at]:
+            asked = f"lie between tokens {least[at]} and {num_tokens}"
+            found = f"tokens {offset[at]} to {ends[at]}"
+        else:
+            asked = "have a step in time of at least 0 that keeps its positions below 2**30"
+            found = f"{scales[at]} for {depth[at]} frames"
+        raise ValueError(f"group {at} must {asked}, got {found}")
     between: list[Sequence[int]] | None = None
     extent = depth
     if any(scale != 1.0 for scale in scales):
@@ -102,7 +102,3 @@ def positions_of_groups(
     items = Items(len(groups), ones, depth, height, width, area, advance, extent, between, None)
     parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
     return write_positions(parts, [0, num_tokens], dtype), sum(map(sub, advance, area))
-
-
-def _are_spaced(scales: Sequence[float], depth: Sequence[int]) -> bool:
-    return all(0 <= step * frames < MAX_TOKENS for step, frames in zip(scales, depth, strict=True))

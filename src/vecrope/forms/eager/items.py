@@ -96,27 +96,24 @@ def read_grids(
 
     The grids are those of images, then those of videos. None: they are not sound.
     """
-    merge = spec.spatial_merge_size
+    merge, temporal_merge = spec.spatial_merge_size, spec.temporal_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
-    sides = {*tall, *wide}
+    sides, in_video = {*tall, *wide}, frames[num_images:]
     zeros = min(min(frames), min(sides)) < 1
-    if zeros and any(min(row) < 1 for row in rows if any(row)):
-        return None
-    if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
+    if (
+        (zeros and any(min(row) < 1 for row in rows if any(row)))
+        or any(0 < side < merge if round_grid_sides else side % merge for side in sides)
+        or (temporal_merge > 1 and any(0 < number < temporal_merge for number in in_video))
+        or (not spec.multi_frame_images and max(frames[:num_images], default=1) > 1)
+    ):
         return None
     height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
-    if spec.temporal_merge_size > 1:
-        in_video = frames[num_images:]
-        if any(0 < number < spec.temporal_merge_size for number in {*in_video}):
-            return None
-        frames[num_images:] = [number // spec.temporal_merge_size for number in in_video]
-    if not spec.multi_frame_images and max(frames[:num_images], default=1) > 1:
-        return None
+    if temporal_merge > 1:
+        frames[num_images:] = [number // temporal_merge for number in in_video]
     depth, groups = frames, [1] * len(rows)
     if spec.separate_frames:
-        num_videos = len(rows) - num_images
-        depth = frames[:num_images] + [1] * num_videos
-        groups[num_images:] = frames[num_images:]
+        depth = frames[:num_images] + [1] * len(in_video)
+        groups[num_images:] = in_video
     area = [*map(mul, map(mul, depth, height), width)]
     if zeros:
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]

@@ -1,11 +1,15 @@
 """Sequences that are numbered from 0, and wrong types that once passed."""
 
+from unittest import mock
+
 import pytest
 import torch
 from oracles import spec_of
 from torch._subclasses import FakeTensorMode
 
 from vecrope import get_rope_index, plan_rope_index, sequence_ids_from_position_ids
+from vecrope.inputs import Inputs
+from vecrope.sequences import packed_sequences
 
 SPEC = spec_of("qwen2_vl", "transformers")
 IMAGE = SPEC.image_token_id
@@ -148,3 +152,31 @@ def test_wrong_numbers_are_refused(call, error, message):
     plan = plan_rope_index(IDS, SPEC, image_grid_thw=GRIDS)
     with pytest.raises(error, match=message):
         call(plan)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "numbering", "invalid"),
+    [
+        ([1, 1, 1, 1, 2, 0], "from_one", False),
+        ([2, 2, 2, 2, 1, 0], "from_one", True),
+        ([0, 0, 0, 0, 0, 0], "from_one", True),
+        ([1, 1, 0, 1, 2, 0], "from_one", True),  # a placeholder is numbered as padding
+        ([0, 0, 0, 0, 1, -1], "from_zero", False),
+        ([0, 0, -1, 0, 1, -1], "from_zero", False),
+        ([1, 1, 1, 1, 0, -1], "from_zero", True),
+    ],
+)
+def test_what_is_wrong_under_tracing_is_told_and_not_raised(numbers, numbering, invalid):
+    given = torch.tensor([numbers])
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        _, fault = packed_sequences(Inputs(IDS, GRIDS), SPEC, given, 3, numbering, validate=True)
+    assert bool(fault) is invalid
+
+
+def test_a_mask_beside_positions_is_not_looked_at_under_tracing():
+    positions, mask = torch.tensor([[0, 1, 0]], device="cpu"), torch.ones(1, 3, device="meta")
+    with pytest.raises(ValueError, match="attention_mask must hold values"):
+        sequence_ids_from_position_ids(positions, mask.long())
+    with mock.patch("torch.compiler.is_compiling", return_value=True):
+        got = sequence_ids_from_position_ids(positions, torch.tensor([[1, 1, 0]]))
+    assert got.tolist() == [[1, 1, 0]]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from vecrope.core.faults import MAX_TOKENS
 from vecrope.families.names import nearest
 from vecrope.families.registry import FAMILIES
 from vecrope.inputs import Inputs
@@ -18,7 +19,6 @@ from vecrope.spec import MRopeSpec
 
 INTEGRAL = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MAX_TOKENS = 2**30
 
 
 class RowError(ValueError):
@@ -88,7 +88,7 @@ def check_metadata(inputs: Inputs, spec: MRopeSpec, max_groups: int | None = Non
     ):
         raise ValueError(f"use_audio_in_video must be False: {spec.model_type} does not take audio")
     if max_groups is not None:
-        check_int("max_groups", max_groups, 1, _MAX_TOKENS)
+        check_int("max_groups", max_groups, 1, MAX_TOKENS)
 
 
 def check_spec(spec: object) -> None:

@@ -70,7 +70,6 @@ def packed_sequences(
         invalid = None
     else:
         bounds, count = compact(starts, max_sequences + 1, torch.int64)
-        assert count is not None
         bounds[:1].fill_(0)
         # Of more sequences, which make the answer invalid, the next start would be here.
         bounds[-1:].fill_(starts.shape[0])

@@ -27,6 +27,18 @@ def test_the_least_number_of_tokens_that_is_too_many(merge, form):
             get_rope_index(ids, spec, image_grid_thw=grids, form=form)
 
 
+@pytest.mark.parametrize("form", ["eager", "static"])
+def test_grids_may_not_reach_it_together(form):
+    spec = MRopeSpec.for_model("qwen2_vl", convention="transformers")
+    grids = torch.tensor([[1, 60000, 60000]])
+    with pytest.raises(
+        ValueError, match=r"the grids must describe fewer than 2\*\*30 tokens in all"
+    ):
+        get_rope_index(
+            torch.tensor([[1]]), spec, image_grid_thw=grids, video_grid_thw=grids, form=form
+        )
+
+
 def test_seconds_may_reach_the_position_before():
     most = torch.tensor([(2**30 - 1) / 2], dtype=torch.float64)
     check_seconds(most, [1], TIMED)

@@ -169,3 +169,40 @@ def test_the_choice_is_logged_at_debug_level(caplog):
         "glm4v, sglang: eager (not static: 'eager' is faster, "
         "not kernels: input_ids are on the cpu device)"
     ]
+
+
+def test_the_kernels_are_imported_where_they_are_asked_for():
+    pytest.importorskip("triton", reason="needs Triton")
+    names = [select.fused_pipeline().__name__, select.plan_kernels().__name__]
+    assert names == ["vecrope.forms.triton.launch", "vecrope.forms.triton.plans"]
+
+
+def test_the_kernels_answer_unless_they_find_a_fault(monkeypatch):
+    answer = []
+    stub = SimpleNamespace(fused_rope_index=lambda *_, **__: answer.pop())
+    monkeypatch.setattr(select, "_why_no_kernels_for", lambda _: None)
+    monkeypatch.setattr("vecrope.rope_index.fused_pipeline", lambda: stub)
+    answer.append(("positions", "deltas"))
+    assert get_rope_index(IDS, GLM, form="kernels") == ("positions", "deltas")
+    answer.append(None)
+    with pytest.raises(ValueError, match=r"image_grid_thw row 0 .1, 2, 2. is left over"):
+        get_rope_index(IDS, GLM, image_grid_thw=torch.tensor([[1, 2, 2]]), form="kernels")
+
+
+def test_what_misfits_and_is_not_checked_has_the_static_answer():
+    misfit = {"image_grid_thw": torch.tensor([[1, 2, 4]]), "validate": False}
+    ids = torch.tensor([[5, GLM.image_token_id, 7]])
+    for ours, static in zip(
+        get_rope_index(ids, GLM, **misfit),
+        get_rope_index(ids, GLM, **misfit, form="static"),
+        strict=True,
+    ):
+        assert torch.equal(ours, static)
+
+
+@pytest.mark.parametrize("name", ["image_grid_thw", "video_grid_thw"])
+def test_grids_follow_the_ids_to_their_device(name):
+    grids = {name: torch.tensor([[1, 2, 2]])}
+    position_ids, rope_deltas = get_rope_index(IDS.to("meta"), GLM, **grids, validate=False)
+    assert (position_ids.device.type, position_ids.shape) == ("meta", (3, 1, 3))
+    assert (rope_deltas.device.type, rope_deltas.shape) == ("meta", (1, 1))

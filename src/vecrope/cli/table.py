@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 from vecrope.cli.prompt import Prompt
-from vecrope.core.items import make_items
 from vecrope.core.modality import IMAGE, MASKED, TEXT, VIDEO
-from vecrope.core.stream import make_stream
-from vecrope.forms.static import locate
+from vecrope.forms.eager.rope_index import find_groups
+from vecrope.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -53,53 +53,45 @@ class Segment:
 
 def segment_rows(prompt: Prompt) -> list[list[Segment]]:
     """Return the segments of each row of a prompt that `get_rope_index` has accepted."""
-    no_grid = torch.empty((0, 3), dtype=torch.int64)
-    mask = None if prompt.spec.mask_rule == "ignore" else prompt.attention_mask
-    stream = make_stream(prompt.input_ids, mask, None, prompt.mm_token_type_ids, exact=True)
-    items = make_items(
-        no_grid if prompt.image_grid_thw is None else prompt.image_grid_thw,
-        no_grid if prompt.video_grid_thw is None else prompt.video_grid_thw,
-        prompt.spec,
-        stream.index_dtype,
-        prompt.second_per_grid_ts,
-    )
-    rows: list[list[Segment]] = [[] for _ in prompt.input_ids]
-    located = locate(stream, prompt.spec, items)
-    kind = located.kind
-    text = (kind == TEXT) | (kind == MASKED)
-    # What the tokens of a segment share: row and kind, and where they are visual, the group.
-    shared = (
-        *(located.rows, kind.long(), located.item),
-        located.group.masked_fill(text, 0),
-    )
-    starts = torch.ones_like(text)
-    starts[1:] = torch.stack([column[1:] != column[:-1] for column in shared]).any(0)
-    at = starts.nonzero().view(-1)
-    stops = [*at[1:].tolist(), kind.shape[0]]
-    columns = (
-        *(located.rows, kind, located.item, located.group, located.place),
-        *(located.in_group, located.height, located.width, located.base, located.span),
-    )
-    seq_len = prompt.input_ids.shape[1]
-    for start, stop, (row, modality, item, group, place, depth, height, width, base, span) in zip(
-        at.tolist(),
-        stops,
-        zip(*(column[at].tolist() for column in columns), strict=True),
-        strict=True,
-    ):
-        visual = modality in (IMAGE, VIDEO)
-        rows[row].append(
-            Segment(
-                row=row,
-                start=start - row * seq_len,
-                stop=stop - row * seq_len,
-                modality=modality,
-                item=item - items.num_images if modality == VIDEO else item,
-                frame=group,
-                place=place,
-                grid=(depth, height, width),
-                base=prompt.spec.padding_value if modality == MASKED else base,
-                advance=(0 if place else span) if visual else span * (stop - start),
-            )
+    spec, mask = prompt.spec, prompt.attention_mask
+    if mask is not None and (spec.mask_rule == "ignore" or bool(mask.all())):
+        mask = None
+    given: dict[str, Any] = {**prompt.arguments(), "attention_mask": mask}
+    inputs = Inputs(prompt.input_ids, **given)
+    bounds, parts, _ = find_groups(inputs, spec)
+    items, running = parts.items, parts.running(bounds)
+    groups: Counter[int] = Counter()
+    segments: list[Segment] = []
+
+    def add(start: int, stop: int, modality: int, base: int, **others: Any) -> None:
+        row = bisect_right(bounds, start) - 1
+        place = {"row": row, "start": start - bounds[row], "stop": stop - bounds[row]}
+        if modality != MASKED:
+            base -= running[row]
+        of_text = {"item": 0, "frame": 0, "place": 0, "grid": (1, 1, 1), "advance": 0}
+        segments.append(Segment(**{**of_text, **place, **others}, modality=modality, base=base))
+
+    columns = parts.starts, parts.stops, parts.bases(), parts.item, parts.before
+    for start, stop, base, item, before in zip(*columns, strict=True):
+        groups[item] += not before
+        is_video = item >= items.num_images
+        add(
+            *(start, stop, VIDEO if is_video else IMAGE, base),
+            item=item - items.num_images * is_video,
+            frame=groups[item] - 1,
+            place=before,
+            grid=(items.depth[item], items.height[item], items.width[item]),
+            advance=0 if before else items.advance[item],
         )
+    for start, stop in zip(*parts.masked, strict=True):
+        add(start, stop, MASKED, spec.padding_value)
+    # Text is what stands between.
+    starts = sorted([*parts.starts, *parts.masked[0], *bounds[1:]])
+    stops = sorted([*bounds[:-1], *parts.stops, *parts.masked[1]])
+    for start, stop in zip(stops, starts, strict=True):
+        if start < stop:
+            add(start, stop, TEXT, parts.running([start])[0], advance=stop - start)
+    rows: list[list[Segment]] = [[] for _ in prompt.input_ids]
+    for segment in sorted(segments, key=lambda segment: segment.start):
+        rows[segment.row].append(segment)
     return rows

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vecrope.spec import MRopeSpec
 
+MAX_TOKENS = 2**30  # of a batch, and of what its grids describe: fewer
 _KINDS = ("image", "video")
-_MAX_TOKENS = 2**30
 
 
 def check_grids(
@@ -31,30 +31,23 @@ def check_grids(
         for at, grid in enumerate(map(tuple, () if grids is None else grids.tolist())):
             frames, *sides = grid
             tokens += frames * sides[0] * sides[1] // merge**2
-            name = f"{kind}_grid_thw row {at}"
             if any(grid) and min(grid) <= 0:
-                raise ValueError(f"{name} must be positive, or all zeros for no {kind}, got {grid}")
-            if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
+                asked = f"be positive, or all zeros for no {kind}"
+            elif any(0 < side < merge if round_grid_sides else side % merge for side in sides):
                 what = "of at least" if round_grid_sides else "divisible by"
-                raise ValueError(
-                    f"{name} must have a height and width {what} spatial_merge_size {merge}, "
-                    f"got {grid}"
-                )
-            if tokens >= _MAX_TOKENS:
+                asked = f"have a height and width {what} spatial_merge_size {merge}"
+            elif tokens >= MAX_TOKENS:
                 raise ValueError(
                     f"{kind}_grid_thw must describe fewer than 2**30 tokens, row {at} {grid} "
                     "exceeds that"
                 )
-            if kind == "image" and frames > 1 and not spec.multi_frame_images:
-                raise ValueError(
-                    f"{name} must have one frame, as {spec.convention} asks of {spec.model_type}, "
-                    f"got {grid}"
-                )
-            if kind == "video" and 0 < frames < spec.temporal_merge_size:
-                raise ValueError(
-                    f"{name} must have at least temporal_merge_size {spec.temporal_merge_size} "
-                    f"frames, got {grid}"
-                )
+            elif kind == "image" and frames > 1 and not spec.multi_frame_images:
+                asked = f"have one frame, as {spec.convention} asks of {spec.model_type}"
+            elif kind == "video" and 0 < frames < spec.temporal_merge_size:
+                asked = f"have at least temporal_merge_size {spec.temporal_merge_size} frames"
+            else:
+                continue
+            raise ValueError(f"{kind}_grid_thw row {at} must {asked}, got {grid}")
 
 
 def check_seconds(
@@ -69,35 +62,29 @@ def check_seconds(
                 f"second_per_grid_ts must be given for the videos of {spec.model_type}, got None"
             )
         return
-    values = seconds.tolist() if isinstance(seconds, Tensor) else seconds
-    assert spec.tokens_per_second is not None
-    limit, most, total = float(_MAX_TOKENS), "2**30", 0.0
-    if (
-        isinstance(seconds, Tensor)
-        and seconds.dtype == torch.float16
-        and spec.time_dtype == "given"
-    ):
-        limit, most = 65504, "65504, as torch.float16 asks"
+    values, rate = seconds, spec.tokens_per_second
+    assert rate is not None
+    limit, most, total = float(MAX_TOKENS), "2**30", 0.0
+    if isinstance(seconds, Tensor):
+        values = seconds.tolist()
+        if seconds.dtype == torch.float16 and spec.time_dtype == "given":
+            limit, most = 65504, "65504, as torch.float16 asks"
     for at, (value, frames) in enumerate(zip(values, frames_of_videos, strict=True)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(
-                f"second_per_grid_ts must be finite and not negative, got {float(value)} for "
-                f"video {at}"
-            )
-        times = value * (spec.tokens_per_second * frames)
+        times = value * (rate * frames)
         total += times
-        if not (times < limit and total < _MAX_TOKENS):
-            raise ValueError(
-                f"second_per_grid_ts must keep all positions below {most}, got {float(value)} for "
-                f"video {at} of {frames} frames"
-            )
+        if not (math.isfinite(value) and value >= 0):
+            asked, of = "be finite and not negative", ""
+        elif not (times < limit and total < MAX_TOKENS):
+            asked, of = f"keep all positions below {most}", f" of {frames} frames"
+        else:
+            continue
+        raise ValueError(f"second_per_grid_ts must {asked}, got {float(value)} for video {at}{of}")
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:
-    """Fill the answer with -1, and the deltas with their least value, where `fault` is set.
+    """Fill the answer with -1, and deltas with their least value, where `fault`, 0-d bool, is set.
 
-    Under tracing this stands for an exception. `fault` is a 0-d bool. The least value of deltas
-    that are fractions is that of int64.
+    Under tracing this stands for an exception. Of fractions the least value is that of int64.
     """
     dtype = torch.int64 if rope_deltas.is_floating_point() else rope_deltas.dtype
     least = torch.iinfo(dtype).min

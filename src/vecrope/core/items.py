@@ -16,20 +16,19 @@ from vecrope.spec import MRopeSpec
 class Items:
     """I items in encounter order, all images before all videos, as columns in the index dtype.
 
-    Placeholder tokens are ranked the same way: image tokens over the whole batch first, then video
-    tokens. An item owns the ranks `start <= rank < start + tokens`. Two rows follow the items:
-    text, which is a sequence of 1 x 1 frames, each a group of span 1; and masked tokens, the same
-    with span 0. So every segment is expanded by the same arithmetic.
+    Placeholders are ranked in the same order: an item owns the ranks up to its end. Two rows follow
+    the items: text, a sequence of 1 x 1 frames that are groups of span 1; and masked tokens, the
+    same of span 0. So every token is placed by the same arithmetic.
     """
 
-    # (6, I + 2): start, tokens of a group, width, height, frames in a group, span
+    # (6, I + 2): first rank, tokens of a group, width, height, frames in a group, span
     table: Tensor
     extent: Tensor  # (I + 2,) temporal positions that a group takes; 0 of text
     # (2, I + 2) factors that make the number of a frame in its group its temporal offset, by
     # `temporal_offset`; None: the number is the offset.
     time_scale: Tensor | None
     tokens: Tensor  # (I,)
-    ends: Tensor  # (I,) start + tokens
+    ends: Tensor  # (I,) the rank behind the last
     num_images: int
     image_tokens: Tensor  # 0-d, that the grids describe
 
@@ -64,21 +63,28 @@ def make_items(
     num_images, num_videos = image_grid_thw.shape[0], video_grid_thw.shape[0]
     # A negative size, refused where values are checked, must not disorder the ranks elsewhere.
     grids = torch.cat((image_grid_thw, video_grid_thw)).to(index_dtype).clamp(min=0)
-    frames = grids[:, 0]
-    if spec.temporal_merge_size > 1:
-        frames = torch.cat((frames[:num_images], frames[num_images:] // spec.temporal_merge_size))
     height, width = (grids[:, 1:] // spec.spatial_merge_size).unbind(1)
+    in_group = frames = grids[:, 0]
+    of_images, of_videos = frames[:num_images], frames[num_images:]
+    if spec.temporal_merge_size > 1:
+        in_group = frames = torch.cat((of_images, of_videos // spec.temporal_merge_size))
+    elif spec.separate_frames:  # an image, whatever its temporal extent, is one group
+        in_group = torch.cat((of_images, torch.ones_like(of_videos)))
     area = height * width
     group_tokens = tokens = frames * area
-    ends = tokens.cumsum(0, dtype=index_dtype)
-    in_group = frames
     if spec.separate_frames:
-        # An image, whatever its temporal extent, is one group.
-        in_group = torch.cat((frames[:num_images], torch.ones_like(frames[num_images:])))
         group_tokens = in_group * area
-    time_scale = _time_scale(num_images, num_videos, spec, seconds, video_grid_thw.device)
-    extent = in_group
-    if time_scale is not None:
+    ends = tokens.cumsum(0, dtype=index_dtype)
+    time_scale, extent = None, in_group
+    if has_time_scale(spec):
+        device = video_grid_thw.device
+        if spec.video_time == "seconds":
+            factors = video_time_scale(num_videos, spec, seconds, device)
+        else:
+            factors = torch.ones((2, num_videos), dtype=torch.float32, device=device)
+        time_scale = pad(factors, (num_images, 2), value=1)
+        if spec.image_time == "none":
+            time_scale[0, :num_images].fill_(0)
         extent = temporal_offset(in_group - 1, time_scale[:, :-2]).clamp(min=0) + 1
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
@@ -92,10 +98,7 @@ def make_items(
 
 
 def temporal_offset(frame: Tensor, time_scale: Tensor) -> Tensor:
-    """Return the temporal offsets of the frames of these numbers, in their dtype.
-
-    Each product is rounded to the precision of the factors (2, ...), as the upstreams round theirs.
-    """
+    """Return the temporal offsets of frames by their numbers, each product rounded as upstream."""
     step, scale = time_scale.unbind()
     return (frame.to(time_scale.dtype) * step * scale).to(frame.dtype)
 
@@ -103,26 +106,6 @@ def temporal_offset(frame: Tensor, time_scale: Tensor) -> Tensor:
 def has_time_scale(spec: MRopeSpec) -> bool:
     """Say whether items have a time scale: a frame's number is not always its position."""
     return spec.video_time == "seconds" or spec.image_time != "frames"
-
-
-def _time_scale(
-    num_images: int,
-    num_videos: int,
-    spec: MRopeSpec,
-    seconds: Tensor | Sequence[float] | None,
-    device: torch.device,
-) -> Tensor | None:
-    """Return `Items.time_scale`: all 1 of text and masked tokens."""
-    if not has_time_scale(spec):
-        return None
-    if spec.video_time == "seconds":
-        videos = video_time_scale(num_videos, spec, seconds, device)
-    else:
-        videos = torch.ones((2, num_videos), dtype=torch.float32, device=device)
-    factors = pad(videos, (num_images, 2), value=1)
-    if spec.image_time == "none":
-        factors[0, :num_images].fill_(0)
-    return factors
 
 
 def video_time_scale(
@@ -154,8 +137,8 @@ def time_dtypes(
     """Return the precision of the seconds of a step, and that in which steps are counted."""
     if spec.time_dtype != "given":
         dtype = torch.float32 if spec.time_dtype == "float32" else torch.float64
-        return dtype, dtype
-    if isinstance(seconds, Tensor):
+    elif not isinstance(seconds, Tensor):
+        return torch.float64, torch.float32
+    else:
         dtype = seconds.dtype if seconds.is_floating_point() else torch.float64
-        return dtype, dtype
-    return torch.float64, torch.float32
+    return dtype, dtype

@@ -56,16 +56,11 @@ def count_begun(starts: Tensor, total: int) -> Tensor:
     return begun.index_add_(0, starts, torch.ones_like(starts))[:-1].cumsum(0)
 
 
-def compact(
-    flags: Tensor, capacity: int | None, index_dtype: torch.dtype
-) -> tuple[Tensor, Tensor | None]:
-    """Return the ascending indices at which `flags` (N,) is set.
+def compact(flags: Tensor, capacity: int, index_dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the first `capacity` indices at which `flags` (N,) is set, and how many are, 0-d.
 
-    With a capacity, which may be too small, no value is read: there are `capacity` indices, the
-    first ones, then N where there are fewer; and the number of flags set is returned, too, 0-d.
+    The indices ascend, and are filled up with N; no value is read.
     """
-    if capacity is None:
-        return flags.nonzero().view(-1), None
     num_tokens = flags.shape[0]
     ranks = flags.cumsum(0, dtype=index_dtype)
     # One spare slot takes every write that is not a flag's, or is beyond the capacity.

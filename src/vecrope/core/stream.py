@@ -90,23 +90,20 @@ def make_stream(
     exact: bool,
     open_markers: Tensor | None = None,
 ) -> Stream:
-    """Flatten the input; shapes and dtypes have been checked.
-
-    With `exact`, indices have 64 bits instead of 32.
-    """
+    """Flatten the input, of checked shapes and dtypes; indices are int64 if `exact`, else int32."""
     device = input_ids.device
     index_dtype = torch.int64 if exact else torch.int32
     if cu_seqlens is None:
         batch, seq_len = input_ids.shape
         bounds = torch.arange(batch + 1, dtype=index_dtype, device=device) * seq_len
     else:
-        bounds = cu_seqlens.to(device=device, dtype=index_dtype)
         # Bounds that are not checked must not lead out of the tokens.
-        bounds = bounds.clamp(0, input_ids.shape[0])
-    mask = None if attention_mask is None else _flat(attention_mask.to(device)).bool()
-    types = None if mm_token_type_ids is None else _flat(mm_token_type_ids.to(device))
-    return Stream(_flat(input_ids), types, mask, bounds, tuple(input_ids.shape), open_markers)
-
-
-def _flat(values: Tensor) -> Tensor:
-    return values if values.dim() == 1 else values.reshape(-1)
+        bounds = cu_seqlens.to(device, index_dtype).clamp(0, input_ids.shape[0])
+    ids, mask, types = (
+        values if values is None or values.dim() == 1 else values.reshape(-1)
+        for values in (input_ids, attention_mask, mm_token_type_ids)
+    )
+    assert ids is not None
+    kept = None if mask is None else mask.to(device, torch.bool)
+    types = None if types is None else types.to(device)
+    return Stream(ids, types, kept, bounds, tuple(input_ids.shape), open_markers)

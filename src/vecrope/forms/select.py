@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vecrope.core.faults import MAX_TOKENS
 from vecrope.families.fields import check_one_of
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -20,7 +21,6 @@ OWN_RULE = "own rule"
 HAS_TRITON = find_spec("triton") is not None
 # ROCm's devices are called "cuda", too.
 _TRITON_DEVICES = ("cuda", "xpu")
-_MAX_TOKENS = 2**30
 _LOGGER = logging.getLogger("vecrope")
 
 
@@ -37,6 +37,7 @@ def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
     Raises:
         ValueError: if `form` is not the name of a form, or that form cannot take the call.
     """
+    traced = torch.compiler.is_compiling()
     if form is not None:
         check_one_of("form", form, FORMS)
         if (reason := _why_not(form, inputs, spec)) is not None:
@@ -44,14 +45,12 @@ def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
         chosen = form
     elif spec.own_rule is not None:
         chosen = OWN_RULE
-    elif inputs.input_ids.is_cpu and not torch.compiler.is_compiling():
+    elif inputs.input_ids.is_cpu and not traced:
         chosen = "eager"
-    elif _why_no_kernels_for(inputs.input_ids) is None:
-        chosen = "kernels"
     else:
-        chosen = "static"
-    if not torch.compiler.is_compiling() and _LOGGER.isEnabledFor(logging.DEBUG):
-        passed_over = _reasons(chosen, inputs, spec, forced=form is not None)
+        chosen = "static" if _why_no_kernels_for(inputs.input_ids) else "kernels"
+    if not traced and _LOGGER.isEnabledFor(logging.DEBUG):
+        passed_over = _reasons(chosen, inputs, spec, form)
         reasons = ", ".join(f"not {name}: {reason}" for name, reason in passed_over.items())
         _LOGGER.debug("%s, %s: %s (%s)", spec.model_type, spec.convention, chosen, reasons)
     return chosen
@@ -60,7 +59,7 @@ def choose_form(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> str:
 def explain_choice(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> FormChoice:
     """Return the choice of `choose_form`, with the reason for each form that is passed over."""
     chosen = choose_form(inputs, spec, form=form)
-    return FormChoice(chosen, _reasons(chosen, inputs, spec, forced=form is not None))
+    return FormChoice(chosen, _reasons(chosen, inputs, spec, form))
 
 
 def triton_takes(device: torch.device) -> bool:
@@ -93,30 +92,27 @@ def takes_kernels(values: Tensor) -> bool:
     )
 
 
-def _reasons(chosen: str, inputs: Inputs, spec: MRopeSpec, *, forced: bool) -> dict[str, str]:
-    slower = f"{chosen!r} was asked for" if forced else f"{chosen!r} is faster"
-    others = [form for form in FORMS if form != chosen]
-    return {form: _why_not(form, inputs, spec) or slower for form in others}
+def _reasons(chosen: str, inputs: Inputs, spec: MRopeSpec, form: str | None) -> dict[str, str]:
+    slower = f"{chosen!r} is faster" if form is None else f"{chosen!r} was asked for"
+    return {name: _why_not(name, inputs, spec) or slower for name in FORMS if name != chosen}
 
 
 def _why_not(form: str, inputs: Inputs, spec: MRopeSpec) -> str | None:
     """Return why a form cannot take the call, or None where it can."""
+    ids = inputs.input_ids
     if spec.own_rule is not None:
         return f"{spec.model_type} has a rule of its own"
-    ids = inputs.input_ids
     if form == "kernels":
         return _why_no_kernels_for(ids)
-    if form == "static":
-        return None
-    if torch.compiler.is_compiling():
+    if form == "eager" and torch.compiler.is_compiling():
         return "the call is traced"
-    return None if ids.is_cpu else f"input_ids are on the {ids.device.type} device"
+    return None if form == "static" or ids.is_cpu else _where(ids)
 
 
 def _why_no_kernels_for(ids: Tensor) -> str | None:
     """Return why the kernels cannot take these ids, whatever the family."""
     if ids.device.type not in _TRITON_DEVICES:
-        return f"input_ids are on the {ids.device.type} device"
+        return _where(ids)
     if not HAS_TRITON:
         return "triton is not installed"
     # `torch.compiler.is_exporting()` is true under `torch.compile`, too, up to torch 2.11.
@@ -124,6 +120,8 @@ def _why_no_kernels_for(ids: Tensor) -> str | None:
         return "the call is exported"
     if not ids.numel():
         return "there is no token"
-    if ids.numel() >= _MAX_TOKENS:
-        return "2**30 tokens and more"
-    return None
+    return "2**30 tokens and more" if ids.numel() >= MAX_TOKENS else None
+
+
+def _where(ids: Tensor) -> str:
+    return f"input_ids are on the {ids.device.type} device"

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 
 from vecrope.core.faults import invalidate
 from vecrope.core.items import Items, make_items, temporal_offset
-from vecrope.core.modality import IMAGE, MASKED, VIDEO
+from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream, value_at_last
 from vecrope.forms.eager.items import read_items
@@ -50,37 +50,20 @@ class TokenLocations:
     visual: Tensor  # (N,) bool: of both
     # (N,) markers that are open up to and with each token, above 0 in a video, where these tell.
     open_markers: Tensor | None
-    # (N,) number among the batch's placeholders, as `Items` ranks them; meaningless elsewhere.
-    ranks: Tensor
     item: Tensor  # (N,) row of the table of items
     place: Tensor  # (N,) number of the token in its group
     base: Tensor  # (N,) running position at which its group starts
     row_moved: Tensor  # (B,) by how much all groups of a row move the running position
-    # The columns of `Items.table`, (N,) each.
-    start: Tensor
+    # Columns of `Items.table`, (N,) each.
     group_tokens: Tensor
     width: Tensor
     height: Tensor
-    in_group: Tensor
     span: Tensor
 
     @property
     def begins(self) -> Tensor:
         """(N,) bool: the first tokens of groups of images and videos."""
         return self.visual & (self.place == 0)
-
-    @property
-    def group(self) -> Tensor:
-        """(N,) number of the group in its item; 0 elsewhere."""
-        return ((self.ranks - self.start) // self.group_tokens).masked_fill(~self.visual, 0)
-
-    @property
-    def kind(self) -> Tensor:
-        """(N,) uint8: TEXT, IMAGE, VIDEO or MASKED."""
-        kind = self.image.to(torch.uint8)
-        if self.video is not None:
-            kind = kind.masked_fill(self.video, VIDEO)
-        return kind if self.masked is None else kind.masked_fill(self.masked, MASKED)
 
     def ends_of_rows(self) -> tuple[Tensor, Tensor]:
         """Return one more than the largest position of each row (B,), and deltas (B, 1), int64."""
@@ -123,32 +106,27 @@ class TokenLocations:
             previous = pad(key[:-1], (1, 0), value=-1)
         else:
             previous = value_at_last(stream.kept, key, -1, before=True)
-        follows = key == previous
         # Of placeholders: the place of every other token is 0.
-        later = self.place > 0
+        follows, later = key == previous, self.place > 0
         faulty = later & ~follows
         if spec.marker_rule == "adjacent" and stream.token_types is None:
-            assert spec.vision_start_token_id is not None
-            marked = pad(stream.input_ids.eq(spec.vision_start_token_id)[:-1], (1, 0))
+            marked = pad(_is(stream.input_ids, spec.vision_start_token_id)[:-1], (1, 0))
             before = False if stream.open_markers is None else stream.open_markers[self.rows] > 0
             same_row = self.rows == pad(self.rows[:-1], (1, 0), value=-1)
             faulty = faulty | (self.visual & ~(torch.where(same_row, marked, before) | later))
         if not spec.frames_may_touch and self.video is not None:
-            touching = self.video & follows & ~later
-            faulty = faulty | (touching & (self.item < items.text))
+            faulty = faulty | (self.video & follows & ~later & (self.item < items.text))
         images = self.image.sum(dtype=stream.index_dtype)
         videos = torch.zeros_like(images)
         if self.video is not None:
             videos = self.video.sum(dtype=stream.index_dtype)
         found = torch.stack((images, videos))
-        wrong = found != items.expected
-        if allow_unused_grids:
-            wrong = found > items.expected
-            if items.text:  # Triton 3.6 compiles no search among nothing
-                # Of the next image token, and of the next video token.
-                ranks = torch.stack((images, videos + items.image_tokens))
-                start, group_tokens, *_ = items.table[:, search(items.ends, ranks)].unbind()
-                wrong = wrong | ((ranks - start) % group_tokens != 0)
+        wrong = found > items.expected if allow_unused_grids else found != items.expected
+        if allow_unused_grids and items.text:  # Triton 3.6 compiles no search among nothing
+            # Of the next image token, and of the next video token.
+            ranks = torch.stack((images, videos + items.image_tokens))
+            start, group_tokens, *_ = items.table[:, search(items.ends, ranks)].unbind()
+            wrong = wrong | ((ranks - start) % group_tokens != 0)
         return faulty.any() | wrong.any()
 
 
@@ -157,16 +135,9 @@ def static_rope_index(
 ) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of `vecrope.get_rope_index`, for a shared-rule family.
 
-    Args:
-        inputs: types, shapes and the mask's values have been checked, and the grids are on the
-            device of the ids.
-        spec: of the shared rule.
-        validate: check that prompt and grids fit, which synchronises. Under tracing nothing can be
-            raised: there a misfit gives -1 at every token and the least int64 as every delta.
-        exact: whether indices have 64 bits.
-
-    Raises:
-        ValueError: with `validate`, outside of tracing, if prompt and grids do not fit.
+    The arguments are checked, and on one device. With `validate` a misfit raises a ValueError,
+    which synchronises; under tracing it gives -1 at every token and the least int64 as every delta.
+    Indices have 64 bits if `exact`.
     """
     tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
     position_ids = tokens.positions().to(positions_dtype(inputs, spec))
@@ -181,7 +152,7 @@ def static_rope_index(
 def locate_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool
 ) -> tuple[TokenLocations, Tensor | None]:
-    """Return where each token stands, and whether prompt and grids fail to fit, a 0-d bool.
+    """Return where each token stands, and whether prompt and grids misfit, 0-d bool, if asked for.
 
     The arguments are those of `static_rope_index`. What can be raised is, and then there is None.
     """
@@ -221,15 +192,12 @@ def locate(
     image, video, open_markers = (
         placeholders(stream, spec, rows) if images is None else (images, None, None)
     )
-
-    ranks = image.cumsum(0, dtype=index_dtype)
-    visual = image
+    visual, ranks = image, image.cumsum(0, dtype=index_dtype)
     if video is not None:
         visual = image | video
-        video_ranks = video.cumsum(0, dtype=index_dtype)
-        ranks = torch.where(video, video_ranks + items.image_tokens, ranks)
+        video_ranks = video.cumsum(0, dtype=index_dtype) + items.image_tokens
+        ranks = torch.where(video, video_ranks, ranks)
     ranks = ranks - 1
-
     if items.text == 0:  # Triton 3.6 compiles no search among nothing
         item = torch.zeros_like(ranks)
     else:
@@ -237,15 +205,14 @@ def locate(
         item = search(items.ends, ranks).masked_fill(~visual, items.text)
     if masked is not None:
         item = item.masked_fill(masked, items.masked)
-    columns = items.table[:, item].unbind()
-    start, group_tokens, *_, span = columns
+    start, *columns, _, span = items.table[:, item].unbind()
     # That of text is 0: each of its tokens is a group.
-    place = (ranks - start) % group_tokens
+    place = (ranks - start) % columns[0]
 
     moved, row_moved = stream.running_sums(span * (place == 0), rows)
     return TokenLocations(
         *(stream, items, spec, rows, masked, image, video, visual, open_markers),
-        *(ranks, item, place, moved - span, row_moved, *columns),
+        *(item, place, moved - span, row_moved, *columns, span),
     )
 
 
@@ -259,10 +226,9 @@ def placeholders(
         image, video = types == IMAGE, types == VIDEO
     else:
         image = _is(ids, spec.image_token_id)
-        video = None if spec.video_token_id is None else _is(ids, spec.video_token_id)
+        video = None if spec.video_token_id is None else ids == spec.video_token_id
     if kept is not None:
-        image = image & kept
-        video = None if video is None else video & kept
+        image, video = image & kept, None if video is None else video & kept
     if types is not None or spec.marker_rule not in ("last", "count"):
         return image, video, None
     open_markers = _open_markers(stream, spec, rows)

@@ -66,7 +66,6 @@ def _entries(
     # A row without a token begins where the next does, or behind the last token.
     begins = pad(begins, (0, 1)).index_fill_(0, stream.row_bounds.long(), True)[:-1]
     start, count = compact(begins, capacity, of_entries)
-    assert count is not None
     at = start.clamp(max=num_tokens - 1)
     next_start = pad(start[1:], (0, 1), value=num_tokens)
     item, place, area, base, span, height, width = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import add, gt, mul, sub
-from typing import NoReturn
+from itertools import repeat
+from operator import add, gt, mul, or_, sub
 
 import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.faults import MAX_TOKENS
 from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.write import write_positions
@@ -74,12 +75,23 @@ def positions_of_groups(
         ) from error
     area = [*map(mul, map(mul, depth, height), width)]
     ends = [*map(add, offset, area)]
-    if (
-        min(map(min, depth, height, width)) < 1
-        or any(map(gt, [0, *ends], [*offset, num_tokens]))
-        or not all(0 <= scale * frames < 2**30 for scale, frames in zip(scales, depth, strict=True))
-    ):
-        _raise_unsound(num_tokens, [*zip(offset, depth, height, width, scales, strict=True)])
+    is_far = [not 0 <= step * each < MAX_TOKENS for step, each in zip(scales, depth, strict=True)]
+    in_order = not any(map(gt, [0, *ends], [*offset, num_tokens]))
+    if min(map(min, depth, height, width)) < 1 or not in_order or any(is_far):
+        least = [0, *ends[:-1]]
+        is_empty = [side < 1 for side in map(min, depth, height, width)]
+        is_outside = [*map(or_, map(gt, least, offset), map(gt, ends, repeat(num_tokens)))]
+        at = [*map(any, zip(is_empty, is_outside, is_far, strict=True))].index(True)
+        if is_empty[at]:
+            asked = "have at least one frame, row and column"
+            found = f"{(depth[at], height[at], width[at])}"
+        elif is_outside[at]:
+            asked = f"lie between tokens {least[at]} and {num_tokens}"
+            found = f"tokens {offset[at]} to {ends[at]}"
+        else:
+            asked = "have a step in time of at least 0 that keeps its positions below 2**30"
+            found = f"{scales[at]} for {depth[at]} frames"
+        raise ValueError(f"group {at} must {asked}, got {found}")
     between: list[Sequence[int]] | None = None
     extent = depth
     if any(scale != 1.0 for scale in scales):
@@ -89,28 +101,4 @@ def positions_of_groups(
     ones = [1] * len(groups)
     items = Items(len(groups), ones, depth, height, width, area, advance, extent, between, None)
     parts = make_parts(items, offset, ends, range(len(groups)), [0] * len(groups))
-    delta = sum(map(sub, advance, area))
-    return write_positions(parts, [0, num_tokens], dtype), delta
-
-
-def _raise_unsound(num_tokens: int, groups: list[tuple[int, int, int, int, float]]) -> NoReturn:
-    least = 0
-    for number, (start, frames, height, width, scale) in enumerate(groups):
-        if min(frames, height, width) < 1:
-            raise ValueError(
-                f"group {number} must have at least one frame, row and column, got "
-                f"{(frames, height, width)}"
-            )
-        end = start + frames * height * width
-        if start < least or end > num_tokens:
-            raise ValueError(
-                f"group {number} must lie between tokens {least} and {num_tokens}, got tokens "
-                f"{start} to {end}"
-            )
-        if not 0 <= scale * frames < 2**30:
-            raise ValueError(
-                f"group {number} must have a step in time of at least 0 that keeps its positions "
-                f"below 2**30, got {scale} for {frames} frames"
-            )
-        least = end
-    raise AssertionError(groups)
+    return write_positions(parts, [0, num_tokens], dtype), sum(map(sub, advance, area))

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from functools import partial
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
-
-from torch import Tensor
 
 from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE, MASKED, VIDEO
@@ -21,29 +18,32 @@ from vecrope.forms.eager.runs import START, Runs
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
-# Index of the first token and behind the last, item, and tokens of the group in its parts before.
-Part = tuple[int, int, int, int]
 PATCH_SIZES = (14, 16)
+Ints = Sequence[int]
+Masked = tuple[Ints, Ints]
+# Where placeholders of a kind go on that no group has, or a group that they do not fill: the token,
+# the kind, the group among those of the kind, its tokens by then, and the index behind these.
+_Fault = tuple[int, int, int, int, int]
 
 
 class Parts(NamedTuple):
     """The P parts of the groups of a batch, in its order."""
 
     items: Items
-    starts: Sequence[int]  # (P,) index of the first token
-    stops: Sequence[int]  # (P,) index behind the last
-    item: Sequence[int]  # (P,)
-    before: Sequence[int]  # (P,) tokens of the group in its parts before
+    starts: Ints  # (P,) index of the first token
+    stops: Ints  # (P,) index behind the last
+    item: Ints  # (P,)
+    before: Ints  # (P,) tokens of the group in its parts before
     # (P + 1,) by how much more than their tokens the parts before each move the running position.
-    moved: Sequence[int]
-    masked: tuple[Sequence[int], Sequence[int]] = ((), ())  # (M,) starts and stops of masked runs
+    moved: Ints
+    masked: Masked = ((), ())  # (M,) starts and stops of masked runs
 
-    def running(self, at: Sequence[int]) -> list[int]:
+    def running(self, at: Ints) -> list[int]:
         """Return the running positions at tokens outside of parts, as if there were one row."""
         moved = [self.moved[bisect_left(self.starts, index)] for index in at]
         return [*map(add, self.kept_before(at), moved)]
 
-    def kept_before(self, at: Sequence[int]) -> list[int]:
+    def kept_before(self, at: Ints) -> list[int]:
         """Return how many unmasked tokens stand before ascending tokens outside of masked runs."""
         starts, stops = self.masked
         if not starts:
@@ -59,12 +59,7 @@ class Parts(NamedTuple):
 
 
 def make_parts(
-    items: Items,
-    starts: Sequence[int],
-    stops: Sequence[int],
-    item: Sequence[int],
-    before: Sequence[int],
-    masked: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    items: Items, starts: Ints, stops: Ints, item: Ints, before: Ints, masked: Masked = ((), ())
 ) -> Parts:
     """Return parts that are given in the order of the batch."""
     if any(before):
@@ -74,8 +69,7 @@ def make_parts(
         further: Iterable[int] = map(sub, map(mul, moves, last), tokens)
     else:
         further = map([*map(sub, items.advance, items.area)].__getitem__, item)
-    moved = [*accumulate(further, initial=0)]
-    return Parts(items, starts, stops, item, before, moved, masked)
+    return Parts(items, starts, stops, item, before, [*accumulate(further, initial=0)], masked)
 
 
 def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Parts:
@@ -84,24 +78,34 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     Raises:
         ValueError: where its runs and what its grids describe do not fit each other.
     """
-    misfit = partial(_Misfit, runs, items, inputs, spec)
     starts, stops, kinds = runs.of(IMAGE, VIDEO)
     item = items.in_order(kinds)
-    before: Sequence[int] = [0] * len(item)
+    before: Ints = [0] * len(item)
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
     if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
         images, videos = (_cut(runs, items, inputs, kind) for kind in (IMAGE, VIDEO))
-        if faults := images[1] + videos[1]:
-            raise misfit(min(faults).kind).of_runs(min(faults))
-        parts = sorted(images[0] + videos[0])
-        starts, stops, item, before = map(list, zip(*parts, strict=True))
+        for fault in sorted(images[1] + videos[1])[:1]:
+            raise _Misfit(runs, items, inputs, spec, fault[1]).of_runs(fault)
+        starts, stops, item, before = map(list, zip(*sorted(images[0] + videos[0]), strict=True))
     if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
-        marked = _behind_markers(runs, inputs.open_markers)
-        if not marked.issuperset(starts):
-            at = next(at for at, start in enumerate(starts) if start not in marked)
+        # In their rows.
+        firsts = [*map(runs.starts.__getitem__, runs.rows)]
+        behind_marker = {*runs.of(START)[1]}.difference(firsts)
+        if inputs.open_markers is not None:
+            behind_marker.update(compress(firsts, (inputs.open_markers > 0).tolist()))
+        if not behind_marker.issuperset(starts):
+            at = next(at for at, start in enumerate(starts) if start not in behind_marker)
+            where = "right before its tokens"
+            if items.groups[item[at]] > 1:
+                where = "before each of its frames"
             kind = VIDEO if item[at] >= items.num_images else IMAGE
-            raise misfit(kind).missing_marker(item[at], starts[at])
+            raise _Misfit(runs, items, inputs, spec, kind).of_item(
+                starts[at],
+                item[at],
+                f"needs a vision_start_token_id {spec.vision_start_token_id} {where}, got another "
+                "token; SGLang would number them as text",
+            )
     if not spec.frames_may_touch:
         frames = (at for at, number in enumerate(item) if number >= items.num_images)
         for last, at in pairwise(frames):
@@ -110,21 +114,28 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
                 # Behind masked tokens it is named itself, otherwise the frame that it touches.
                 named = at + (stops[last] != starts[at])
                 frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
-                raise misfit(VIDEO).touching(item[at], starts[at], frame)
+                raise _Misfit(runs, items, inputs, spec, VIDEO).of_item(
+                    starts[at],
+                    item[at],
+                    f"needs something between its frames, got nothing at frame {frame}; "
+                    f"{spec.convention} would number the video as a block",
+                )
     return make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
 
 
-def _cut(runs: Runs, items: Items, inputs: Inputs, kind: int) -> tuple[list[Part], list[_Fault]]:
-    """Return the parts of the groups of a kind, and the first fault, if any."""
+def _cut(
+    runs: Runs, items: Items, inputs: Inputs, kind: int
+) -> tuple[list[tuple[int, ...]], list[_Fault]]:
+    """Return start, stop, item and `before` of the parts of a kind; and the first fault, if any."""
     area, numbers = items.area, items.of_groups(kind)
-    parts: list[Part] = []
+    parts: list[tuple[int, ...]] = []
     group = before = done = 0
     for start, stop, _ in zip(*runs.of(kind), strict=True):
         if before and not runs.continues(done - 1, start):
-            return parts, [_Fault(start, kind, group, before, done)]
+            return parts, [(start, kind, group, before, done)]
         while start < stop:
             if group == len(numbers):
-                return parts, [_Fault(start, kind, group, before, done)]
+                return parts, [(start, kind, group, before, done)]
             item = numbers[group]
             done = min(stop, start + area[item] - before)
             parts.append((start, done, item, before))
@@ -134,17 +145,8 @@ def _cut(runs: Runs, items: Items, inputs: Inputs, kind: int) -> tuple[list[Part
             start = done
     if before or (group < len(numbers) and not inputs.allow_unused_grids):
         # That the prompt ends too soon is named after all else, for images first.
-        return parts, [_Fault(runs.starts[-1] + kind, kind, group, before, done)]
+        return parts, [(runs.starts[-1] + kind, kind, group, before, done)]
     return parts, []
-
-
-def _behind_markers(runs: Runs, open_markers: Tensor | None) -> set[int]:
-    """Return the tokens that have a start marker right before them, in their row."""
-    rows = [*map(runs.starts.__getitem__, runs.rows)]
-    marked = {*runs.of(START)[1]}.difference(rows)
-    if open_markers is not None:
-        marked.update(compress(rows, (open_markers > 0).tolist()))
-    return marked
 
 
 def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
@@ -171,16 +173,6 @@ def why_short(name: str, remark: str, *, unexpanded: bool) -> str:
     return remark or f"; was the prompt truncated inside the {name}{or_not}?"
 
 
-class _Fault(NamedTuple):
-    """Where placeholders of a kind go on that no group has, or a group that they do not fill."""
-
-    token: int
-    kind: int
-    group: int  # among those of the kind
-    before: int  # tokens that it has by then
-    done: int  # index behind the last of these
-
-
 class _Misfit:
     """What is said of placeholders of images, or of videos, that do not fit their grids."""
 
@@ -188,76 +180,48 @@ class _Misfit:
         self, runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec, kind: int
     ) -> None:
         self.runs, self.items, self.inputs, self.spec, self.kind = runs, items, inputs, spec, kind
-        self.name = "image" if kind == IMAGE else "video"
-        grids: Tensor | None = getattr(inputs, f"{self.name}_grid_thw")
+        self.name, grids = "image", inputs.image_grid_thw
+        if kind == VIDEO:
+            self.name, grids = "video", inputs.video_grid_thw
         self.grids = [] if grids is None else grids.tolist()
-        self.numbers = items.of_groups(kind)
-        self.expected = sum(map(items.area.__getitem__, self.numbers))
-        starts, stops, _ = runs.of(kind)
-        self.found = sum(stops) - sum(starts)
 
     def of_runs(self, fault: _Fault) -> ValueError:
         """Say that there are too many tokens, or too few of a group or of all groups."""
-        token, _, group, before, done = fault
-        of_grids, hint = f"{self.name}_grid_thw", self._hint()
-        if group == len(self.numbers):
+        token, kind, group, before, done = fault
+        name, items, numbers = self.name, self.items, self.items.of_groups(kind)
+        expected = sum(map(items.area.__getitem__, numbers))
+        starts, stops, _ = self.runs.of(kind)
+        found = sum(stops) - sum(starts)
+        if not found:
+            by_types = self.inputs.mm_token_type_ids is not None
+            hint = none_found(kind, self.spec, by_types=by_types)
+        elif not self.grids:
+            hint = f" ({name}_grid_thw was not given)"
+        else:
+            hint = in_pixels(f"{name}_grid_thw", (expected == found * s**2 for s in PATCH_SIZES))
+        if group == len(numbers):
             return RowError.of(
                 self.runs.row_of(token),
-                f" holds {self.name} tokens beyond the last grid: expected {self.expected} for the "
-                f"{len(self.grids)} rows of {of_grids}, got {self.found} in all{hint}",
+                f" holds {name} tokens beyond the last grid: expected {expected} for the "
+                f"{len(self.grids)} rows of {name}_grid_thw, got {found} in all{hint}",
             )
-        item = self.numbers[group]
-        frame = group - bisect_left(self.numbers, item)
+        item = numbers[group]
+        frame = group - bisect_left(numbers, item)
         if not before:
-            row = item - (self.kind == VIDEO) * self.items.num_images
+            row = item - (kind == VIDEO) * items.num_images
             after = f" after {frame} of its frames" if frame else ""
             return ValueError(
-                f"{of_grids} row {row} {tuple(self.grids[row])} is left over{after}: expected "
-                f"{self.expected} {self.name} tokens in all, got {self.found}{hint}"
+                f"{name}_grid_thw row {row} {tuple(self.grids[row])} is left over{after}: expected "
+                f"{expected} {name} tokens in all, got {found}{hint}"
             )
-        in_frame = self.kind == VIDEO and self.spec.separate_frames
-        unexpanded = before == 1 and self.found == len(self.grids)
-        return self._error(
-            done - 1,
-            item,
-            f"needs {self.items.area[item]} tokens, got {before} in one run"
-            + why_short(self.name, hint, unexpanded=unexpanded),
-            part=f"frame {frame} of " * in_frame,
-        )
+        in_frame = kind == VIDEO and self.spec.separate_frames
+        unexpanded = before == 1 and found == len(self.grids)
+        problem = f"needs {items.area[item]} tokens, got {before} in one run"
+        problem += why_short(name, hint, unexpanded=unexpanded)
+        return self.of_item(done - 1, item, problem, part=f"frame {frame} of " * in_frame)
 
-    def missing_marker(self, item: int, token: int) -> RowError:
-        """Say that a group begins at a token without a start marker before it."""
-        alone = self.items.groups[item] == 1
-        where = "right before its tokens" if alone else "before each of its frames"
-        return self._error(
-            token,
-            item,
-            f"needs a vision_start_token_id {self.spec.vision_start_token_id} {where}, got another "
-            "token; SGLang would number them as text",
-        )
-
-    def touching(self, item: int, token: int, frame: int) -> RowError:
-        """Say that the frame that begins at a token, or the one in front, touches the other."""
-        return self._error(
-            token,
-            item,
-            f"needs something between its frames, got nothing at frame {frame}; "
-            f"{self.spec.convention} would number the video as a block",
-        )
-
-    def _error(self, token: int, item: int, problem: str, part: str = "") -> RowError:
+    def of_item(self, token: int, item: int, problem: str, part: str = "") -> RowError:
         """Return the error about an item, or a part of it, in the row of a token."""
         row = item - (self.kind == VIDEO) * self.items.num_images
         of_item = f"{part}{self.name} {row}: its grid {tuple(self.grids[row])}"
         return RowError.of(self.runs.row_of(token), f", {of_item} {problem}")
-
-    def _hint(self) -> str:
-        """Return in parentheses, behind a space, what to look at; "" for nothing."""
-        found = self.found
-        if found and not self.grids:
-            return f" ({self.name}_grid_thw was not given)"
-        if not found:
-            by_types = self.inputs.mm_token_type_ids is not None
-            return none_found(self.kind, self.spec, by_types=by_types)
-        fits = (self.expected == found * size**2 for size in PATCH_SIZES)
-        return in_pixels(f"{self.name}_grid_thw", fits)

@@ -11,14 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vecrope.core.faults import check_grids, check_seconds
+from vecrope.core.faults import MAX_TOKENS, check_grids, check_seconds
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
-
-_MAX_TOKENS = 2**30
-_NONE: Sequence[int] = ()
 
 
 class TimeScale(NamedTuple):
@@ -57,11 +54,7 @@ class Items(NamedTuple):
 
 
 def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
-    """Return the items that the grids of a batch describe, which are read on any device.
-
-    Raises:
-        ValueError: if a grid or the seconds of a video are not sound.
-    """
+    """Return the items of a batch's grids on any device; a ValueError names what is not sound."""
     images, videos = inputs.image_grid_thw, inputs.video_grid_thw
     rounded = inputs.round_grid_sides
     rows = [] if images is None else images.tolist()
@@ -72,18 +65,28 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     grids = read_grids(rows, num_images, spec, round_grid_sides=rounded)
     if grids is None:
         check_grids(images, videos, spec, round_grid_sides=rounded)
-        raise AssertionError(rows)
+        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
     groups, depth, height, width, area = grids
-    extent, between, time_scale = depth, None, None
+    extent, time_scale = depth, None
+    between: list[Sequence[int]] | None = None
     if has_time_scale(spec):
-        extent, between, time_scale = _in_time(depth, num_images, inputs, spec)
+        extent, between = depth.copy(), [()] * len(depth)
+        if spec.image_time == "none":
+            extent[:num_images] = [1] * num_images
+            between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
+        in_video, seconds = depth[num_images:], inputs.second_per_grid_ts
+        check_seconds(seconds, in_video, spec)
+        # A row of zeros has no frame, and no token that would miss one.
+        in_video = [frames or 1 for frames in in_video]
+        if spec.video_time == "seconds" and max(in_video, default=1) > 1:
+            time_scale = _time_scale(len(in_video), spec, seconds)
+            extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
     # `max` takes four times as long for two numbers.
     advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]
     if spec.span_rule == "thw":
         advance = [*map(max, advance, extent)]
-    return Items(
-        num_images, groups, depth, height, width, area, advance, extent, between, time_scale
-    )
+    sizes = depth, height, width, area, advance, extent
+    return Items(num_images, groups, *sizes, between, time_scale)
 
 
 def read_grids(
@@ -91,54 +94,32 @@ def read_grids(
 ) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
     """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
 
-    The grids are those of images, then those of videos; None if one is not sound.
+    The grids are those of images, then those of videos. None: they are not sound.
     """
-    merge = spec.spatial_merge_size
+    merge, temporal_merge = spec.spatial_merge_size, spec.temporal_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
-    sides = {*tall, *wide}
+    sides, in_video = {*tall, *wide}, frames[num_images:]
     zeros = min(min(frames), min(sides)) < 1
-    if zeros and any(min(row) < 1 for row in rows if any(row)):
-        return None
-    if any(0 < side < merge if round_grid_sides else side % merge for side in sides):
+    if (
+        (zeros and any(min(row) < 1 for row in rows if any(row)))
+        or any(0 < side < merge if round_grid_sides else side % merge for side in sides)
+        or (temporal_merge > 1 and any(0 < number < temporal_merge for number in in_video))
+        or (not spec.multi_frame_images and max(frames[:num_images], default=1) > 1)
+    ):
         return None
     height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
-    if spec.temporal_merge_size > 1:
-        in_video = frames[num_images:]
-        if any(0 < number < spec.temporal_merge_size for number in {*in_video}):
-            return None
-        frames[num_images:] = [number // spec.temporal_merge_size for number in in_video]
-    if not spec.multi_frame_images and max(frames[:num_images], default=1) > 1:
-        return None
+    if temporal_merge > 1:
+        frames[num_images:] = [number // temporal_merge for number in in_video]
     depth, groups = frames, [1] * len(rows)
     if spec.separate_frames:
-        num_videos = len(rows) - num_images
-        depth = frames[:num_images] + [1] * num_videos
-        groups[num_images:] = frames[num_images:]
+        depth = frames[:num_images] + [1] * len(in_video)
+        groups[num_images:] = in_video
     area = [*map(mul, map(mul, depth, height), width)]
     if zeros:
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
-    if sum(map(mul, groups, area)) >= _MAX_TOKENS:
+    if sum(map(mul, groups, area)) >= MAX_TOKENS:
         return None
     return groups, depth, height, width, area
-
-
-def _in_time(
-    depth: list[int], num_images: int, inputs: Inputs, spec: MRopeSpec
-) -> tuple[list[int], list[Sequence[int]], TimeScale | None]:
-    """Return `extent`, `between` and `time_scale` of `Items`."""
-    extent, between = depth.copy(), [_NONE] * len(depth)
-    if spec.image_time == "none":
-        extent[:num_images] = [1] * num_images
-        between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
-    in_video = depth[num_images:]
-    check_seconds(inputs.second_per_grid_ts, in_video, spec)
-    # A row of zeros has no frame, and no token that would miss one.
-    in_video = [frames or 1 for frames in in_video]
-    if spec.video_time != "seconds" or max(in_video, default=1) == 1:
-        return extent, between, None
-    time_scale = _time_scale(len(in_video), spec, inputs.second_per_grid_ts)
-    extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
-    return extent, between, time_scale
 
 
 def _time_scale(
@@ -146,22 +127,19 @@ def _time_scale(
 ) -> TimeScale:
     """Return what `core.items.video_time_scale` does."""
     dtype, counted = time_dtypes(seconds, spec)
-    rates = [spec.tokens_per_second or 0.0] * num_videos
+    rates, scales = [spec.tokens_per_second or 0.0] * num_videos, [1.0] * num_videos
     if seconds is None:
         seconds = [spec.default_seconds or 0.0] * num_videos
-    elif isinstance(seconds, Tensor):
-        seconds = seconds.tolist()
-    steps = _rounded(seconds, dtype)
+    steps = _rounded(seconds.tolist() if isinstance(seconds, Tensor) else seconds, dtype)
     if spec.time_dtype == "int64":
         steps = [*map(float, map(int, steps))]
     if spec.time_order == "seconds":
-        return TimeScale(counted, _rounded(steps, counted), _rounded(rates, counted))
-    # The operator multiplies in 32 bits at least.
-    wide = dtype if dtype == torch.float64 else torch.float32
-    steps = _rounded(map(mul, steps, _rounded(rates, wide)), wide)
-    if dtype != wide:
-        steps = _rounded(steps, dtype)
-    return TimeScale(counted, _rounded(steps, counted), [1.0] * num_videos)
+        scales = [*_rounded(rates, counted)]
+    else:
+        # The operator multiplies in 32 bits at least.
+        wide = dtype if dtype == torch.float64 else torch.float32
+        steps = _rounded(_rounded(map(mul, steps, _rounded(rates, wide)), wide), dtype)
+    return TimeScale(counted, _rounded(steps, counted), scales)
 
 
 def steps_of_frames(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from operator import gt, sub
 from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.groups import Parts, find_parts
+from vecrope.forms.eager.groups import Ints, Parts, find_parts
 from vecrope.forms.eager.items import read_items
 from vecrope.forms.eager.runs import read_runs, row_starts
 from vecrope.forms.eager.write import write_positions
@@ -28,15 +27,10 @@ class Batch(NamedTuple):
 
 
 def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1).
+    """Return positions (3, B, T), or (3, N), and deltas (B, 1), of checked inputs.
 
-    Args:
-        inputs: at least one token, on a CPU; types, shapes and the mask's values have been checked,
-            and the grids are on any device. `attention_mask` masks something, or is None.
-        spec: of the shared rule.
-
-    Raises:
-        ValueError: if grids and tokens do not fit each other.
+    There is at least one token, on a CPU. A mask that masks nothing is None. A ValueError names
+    what does not fit.
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
@@ -50,10 +44,7 @@ def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
 def number_batch(
     batch: Batch, inputs: Inputs, spec: MRopeSpec, *, text_row: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return positions (3, B, T), or (3, N), and deltas (B, 1) of what `find_groups` returned.
-
-    With `text_row` there is one row more, in front, as of `write_positions`.
-    """
+    """Return what `eager_rope_index` does; `text_row` is that of `write_positions`."""
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
     of_masked = inputs.attention_mask, spec.padding_value
@@ -64,25 +55,19 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
-        if grids is not None and grids.shape[0]:
-            return False
-    if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
+    ids, images, videos, mask, cu_seqlens, types, *_ = inputs
+    if any(grids is not None and len(grids) for grids in (images, videos)):
         return False
-    if inputs.mm_token_type_ids is not None:
-        return not bool(inputs.mm_token_type_ids.any())
+    if mask is not None or cu_seqlens is not None:
+        return False
+    if types is not None:
+        return not bool(types.any())
     placeholders = (spec.image_token_id, spec.video_token_id)
-    return not any(
-        token is not None and bool((inputs.input_ids == token).any()) for token in placeholders
-    )
+    return not any(token is not None and bool((ids == token).any()) for token in placeholders)
 
 
 def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:
-    """Return where the rows and the groups of a batch stand, with what `eager_rope_index` takes.
-
-    Raises:
-        ValueError: if grids and tokens do not fit each other.
-    """
+    """Return where the rows and the groups of a batch stand; a ValueError names what misfits."""
     items, rows = read_items(inputs, spec), row_starts(inputs)
     runs = read_runs(inputs, spec, rows)
     return Batch(rows, find_parts(runs, items, inputs, spec), runs.open_markers)
@@ -94,14 +79,12 @@ def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
     raise AssertionError("another form refuses what the eager form takes")
 
 
-def as_column(numbers: Sequence[int]) -> Tensor:
+def as_column(numbers: Ints) -> Tensor:
     """Return (B, 1) int64."""
     return torch.frombuffer(array("q", numbers), dtype=torch.int64).view(-1, 1)
 
 
-def ends_of_rows(
-    parts: Parts, bounds: Sequence[int], spec: MRopeSpec
-) -> tuple[list[int], list[int]]:
+def ends_of_rows(parts: Parts, bounds: Ints, spec: MRopeSpec) -> tuple[list[int], list[int]]:
     """Return one more than the largest position of each row, and the row's delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]

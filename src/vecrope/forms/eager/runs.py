@@ -61,30 +61,28 @@ def row_starts(inputs: Inputs) -> list[int]:
 
 def read_runs(inputs: Inputs, spec: MRopeSpec, bounds: list[int]) -> Runs:
     """Return the runs of a batch, of which each row starts at one of the bounds; then comes N."""
-    types, mask = inputs.mm_token_type_ids, inputs.attention_mask
+    types, mask, rule = inputs.mm_token_type_ids, inputs.attention_mask, spec.marker_rule
     if types is not None:
         of_types = ((IMAGE, IMAGE), (VIDEO, VIDEO))
         runs = runs_of_ids(types.to("cpu", torch.uint8), of_types, bounds, mask)
-        markers = 0 if spec.marker_rule == "none" else UNKNOWN_MARKERS
+        markers = 0 if rule == "none" else UNKNOWN_MARKERS
         return runs._replace(open_markers=[markers] * (len(bounds) - 1))
     kinds = [(spec.image_token_id, IMAGE), (spec.video_token_id, VIDEO)]
-    if spec.marker_rule in ("last", "count"):
+    if rule in ("last", "count"):
         kinds += (spec.video_start_token_id, START), (spec.video_end_token_id, END)
-    elif spec.marker_rule == "adjacent":
+    elif rule == "adjacent":
         kinds.append((spec.vision_start_token_id, START))
     runs = runs_of_ids(inputs.input_ids, tuple(kinds), bounds, mask)
-    if spec.marker_rule == "none":
+    if rule == "none":
         return runs
     before = inputs.open_markers
     open_markers = runs.open_markers if before is None else before.tolist()
-    if spec.marker_rule == "adjacent":
-        ends = [
-            int(runs.kinds[stop - 1] == START) if first < stop else open_markers[row]
-            for row, (first, stop) in enumerate(pairwise(runs.rows))
-        ]
-    else:
-        ends = _tell_videos(runs, open_markers, last=spec.marker_rule == "last")
-    return runs._replace(open_markers=ends)
+    if rule != "adjacent":
+        return runs._replace(open_markers=_tell_videos(runs, open_markers, last=rule == "last"))
+    for row, (first, stop) in enumerate(pairwise(runs.rows)):
+        if first < stop:
+            open_markers[row] = int(runs.kinds[stop - 1] == START)
+    return runs._replace(open_markers=open_markers)
 
 
 def runs_of_ids(
@@ -93,13 +91,9 @@ def runs_of_ids(
     bounds: list[int],
     mask: Tensor | None = None,
 ) -> Runs:
-    """Return the runs of a batch by its ids.
+    """Return the runs of a batch by its ids, at least one, on a CPU; or by types, uint8.
 
-    Args:
-        ids: at least one, on a CPU; or types, uint8.
-        given: ids, or None for none, and the kind of each; every other id is text.
-        bounds: where each row starts in the batch, then N.
-        mask: of the ids, on any device; None: none is masked.
+    `given` has ids, or None, and the kind of each; others are text. The mask is on any device.
     """
     rules = _codes(given, ids.dtype, masked=mask is not None)
     # Passes over bytes take a fraction of the time of passes over ids.
@@ -150,8 +144,8 @@ def _is_one_of(kinds: tuple[int, ...]) -> tuple[bytes, bytes]:
     return is_one, bytes(kind for kind in range(256) if not is_one[kind])
 
 
-# As what codes are kept, how many numbers that holds, and how many of them are negative.
-_WIDTHS = ((torch.uint8, 2**8, 0), (torch.int16, 2**16, 2**15), (torch.int32, 2**32, 2**31))
+# As what codes are kept, and how many numbers that holds.
+_WIDTHS = ((torch.uint8, 2**8), (torch.int16, 2**16), (torch.int32, 2**32))
 
 
 class _Codes(NamedTuple):
@@ -169,12 +163,15 @@ def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, maske
     """Return the codes of ids of a dtype."""
     kinds = {token: kind for token, kind in given if token is not None}
     low, high = min(kinds, default=0) - 1, max(kinds, default=0) + 1
-    dtype, size, half = next(width for width in _WIDTHS if high - low < width[1] - 1)
+    dtype, size = next(width for width in _WIDTHS if high - low < width[1] - 1)
     if not masked:
         high = low + size  # which is low again in these bits: text on either side is one run
-    high = min(high, torch.iinfo(ids).max)
-    shift = low - 1 if masked else 0
-    kinds = {(token - shift + half) % size - half: kind for token, kind in kinds.items()}
+    least, shift = torch.iinfo(dtype).min, low - 1 if masked else 0
+
+    def code(token: int) -> int:
+        return (token - least) % size + least
+
+    codes = {code(token - shift): kind for token, kind in kinds.items()}
     if masked:
-        kinds[0] = MASKED
-    return _Codes(low, high, dtype, (shift + half) % size - half, kinds)
+        codes[0] = MASKED
+    return _Codes(low, min(high, torch.iinfo(ids).max), dtype, code(shift), codes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import chain, compress
 from operator import add, eq, sub
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vecrope.forms.eager.groups import Parts, make_parts
+from vecrope.forms.eager.groups import Ints, Parts, make_parts
 
 # An operator on more elements is spread over torch's threads. Where cores are busy, waiting for
 # them costs more than the operator.
@@ -37,7 +37,7 @@ _STEPS: tuple[tuple[int, torch.dtype, int, _Maker, Callable[[int], Any]], ...] =
 
 def write_positions(
     parts: Parts,
-    bounds: Sequence[int],
+    bounds: Ints,
     dtype: torch.dtype,
     mask: Tensor | None = None,
     padding_value: int = 0,
@@ -46,14 +46,8 @@ def write_positions(
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one, in int64 or int32.
 
-    Args:
-        parts: of the batch.
-        bounds: where each row starts in the batch, then N.
-        dtype: of the positions, int64 or int32.
-        mask: of N tokens, 0 for a masked one, which holds `padding_value`; None: none is.
-        padding_value: likewise.
-        text_row: put a row in front, of the unmasked tokens before each in its row; of no masked
-            ones.
+    Rows start at `bounds`, of which N is the last. Tokens of which `mask` is 0 hold the padding
+    value. With `text_row`, where none is masked, the number of each token in its row is in front.
     """
     num_tokens = bounds[-1]
     if mask is not None:
@@ -62,7 +56,7 @@ def write_positions(
         assert mask is not None
         kept = write_positions(*_without_masked(parts, bounds), dtype)
         return kept.new_full((3, num_tokens), padding_value).masked_scatter_(mask, kept)
-    jumps = [_jumps(parts.running, bounds, parts.masked, padding_value)] * 3
+    jumps = [_jumps(parts, bounds, padding_value)] * 3
     steps = _steps(parts, num_tokens, mask)
     # Axis by axis where torch would start its threads for all at once.
     apart = num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1
@@ -87,7 +81,7 @@ def write_positions(
     return positions
 
 
-def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[int]]:
+def _without_masked(parts: Parts, bounds: Ints) -> tuple[Parts, list[int]]:
     """Return the groups and the bounds of a batch as they are without its masked tokens."""
     area = parts.items.area
     through = map(add, parts.before, map(sub, parts.stops, parts.starts))
@@ -100,9 +94,9 @@ def _without_masked(parts: Parts, bounds: Sequence[int]) -> tuple[Parts, list[in
 
 
 def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
-    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last.
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last; of whole groups.
 
-    Each part is a whole group, and `kept` (N,) bool False for a masked token; None: none is.
+    `kept` (N,) bool is False for a masked token.
     """
     items = parts.items
     between = items.between or [()] * len(items.depth)
@@ -138,21 +132,15 @@ def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
     return torch.frombuffer(time, dtype=dtype).view(-1, num_tokens + 1)[:, :num_tokens]
 
 
-def _jumps(
-    running_at: Callable[[Sequence[int]], list[int]],
-    bounds: Sequence[int],
-    masked: tuple[Sequence[int], Sequence[int]],
-    padding_value: int,
-) -> list[tuple[int, int]]:
+def _jumps(parts: Parts, bounds: Ints, padding_value: int) -> list[tuple[int, int]]:
     """Return at which tokens positions move by more than a step, and by how much more.
 
-    It is where a row starts, and where masked runs start and stop. What `running_at` returns for
-    tokens are their positions as if there were one row without masked tokens.
+    It is where a row starts, and where masked runs, which are not inside of groups, start and stop.
     """
-    num_tokens, running = bounds[-1], running_at(bounds)
+    num_tokens, running = bounds[-1], parts.running(bounds)
     jumps = [*zip(bounds[1:-1], map(sub, running, running[1:]), strict=False)]
-    starts, stops = masked
-    for start, stop, position in zip(starts, stops, running_at(starts), strict=True):
+    starts, stops = parts.masked
+    for start, stop, position in zip(starts, stops, parts.running(starts), strict=True):
         jump = padding_value - position + running[bisect_right(bounds, start) - 1]
         jumps += (start, jump), (stop, -jump)
     return [(at, jump) for at, jump in jumps if at < num_tokens]

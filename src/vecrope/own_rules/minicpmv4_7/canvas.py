@@ -16,11 +16,11 @@ from torch import Tensor
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.layout import Block, Layout, Piece, upwards
 
-# Tokens that lie together: how many; their time, row and column; lines, and tokens of a line; lines
-# and columns that a thumbnail is spread over, 0 for a slice. A crop has the marker in front of it,
-# and most often the one behind it. Other tokens stay where they are if they have 0 lines; text,
-# which counts up, has -1.
-Entry = tuple[int, int, int, int, int, int, int, int]
+# Numbers of an entry, which is tokens that lie together: how many; their time, row and column; lines,
+# and tokens of a line; lines and columns that a thumbnail is spread over, 0 for a slice. A crop has
+# the marker in front of it, and most often the one behind it. Other tokens stay where they are if
+# they have 0 lines; text, which counts up, has -1.
+_NUM_COLUMNS = 8
 
 _SIZE = 8
 # Numbers that are kept between calls, at least.
@@ -32,57 +32,62 @@ class CanvasLayout(Layout):
 
     def __init__(self, tokens: Tokens) -> None:
         super().__init__(tokens)
-        self.entries: list[Entry] = []
+        self.entries: list[int] = []
 
     def text(self, stop: int) -> None:
         """Add the tokens before `stop`, if any, as text."""
         count, now = stop - self.at, self.now
         if count > 0:
-            self.entries.append((count, now, now, now, -1, 0, 0, 0))
+            self.entries += count, now, now, now, -1, 0, 0, 0
             self.now, self.at = now + count, stop
 
     def positions(self) -> Tensor:
         """Return the positions (3, N) int64 of the unmasked tokens."""
         if not self.entries:
             return torch.empty((3, 0), dtype=torch.int64, device="cpu")
-        counts, *bases = [*zip(*self.entries, strict=True)][:4]
+        counts, *starts, heights, widths, talls, wides = _columns(self.entries)
         numbers = upwards(max(_FEW, 1 << max(counts).bit_length()), "q")
-        in_time: list[bytes] = []
-        in_height: list[bytes] = []
-        in_width: list[bytes] = []
-        for count, _, _, _, height, width, tall, wide in self.entries:
-            size = _SIZE * count
-            if height > 0:
-                in_time.append(bytes(size))
-                down, across = _offsets_of(height, width, tall, wide)
-                in_height.append(down[:size])
-                in_width.append(across[:size])
-                continue
-            offsets = numbers[:size] if height else bytes(size)
-            in_time.append(offsets)
-            in_height.append(offsets)
-            in_width.append(offsets)
-        joined = bytearray().join(chain(in_time, in_height, in_width))
+        sizes = [_SIZE * count for count in counts]
+        flat = [
+            numbers[:size] if height < 0 else bytes(size)
+            for size, height in zip(sizes, heights, strict=True)
+        ]
+        down, across = (
+            [
+                offsets_of(*shape)[:size] if height > 0 else others
+                for others, size, height, *shape in zip(flat, sizes, heights, *shapes, strict=True)
+            ]
+            for offsets_of, *shapes in (
+                (_down, heights, widths, talls),
+                (_across, widths, heights, wides),
+            )
+        )
+        joined = bytearray().join(chain(flat, down, across))
         positions = torch.frombuffer(joined, dtype=torch.int64).view(3, -1)
-        starts = torch.tensor(bases, device="cpu")
-        repeats = torch.tensor(counts, device="cpu")
-        starts = starts.repeat_interleave(repeats, 1, output_size=positions.shape[1])
+        entry = torch.repeat_interleave(_tensor(counts), output_size=positions.shape[1])
+        for axis, first in zip(positions, starts, strict=True):
+            axis.add_(_tensor(first).index_select(0, entry))
         # What would be before the first position is there.
-        return positions.add_(starts).clamp_(min=0)
+        return positions.clamp_(min=0)
 
     def largest(self, first: int) -> int:
         """Return the largest position of the entries from one on."""
-        pieces = chain.from_iterable(map(_pieces, self.entries[first:]))
+        pieces = chain.from_iterable(map(_pieces, *_columns(self.entries[first:])))
         return max(max(*columns, *(rows or ())) for _, rows, columns in pieces)
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
-        self.pieces = [*chain.from_iterable(map(_pieces, self.entries))]
+        self.pieces = [*chain.from_iterable(map(_pieces, *_columns(self.entries)))]
         return super().blocks()
 
 
-def _pieces(entry: Entry) -> Iterator[Piece]:
-    count, time, top, left, height, width, tall, wide = entry
+def _columns(entries: list[int]) -> list[list[int]]:
+    return [entries[at::_NUM_COLUMNS] for at in range(_NUM_COLUMNS)]
+
+
+def _pieces(
+    count: int, time: int, top: int, left: int, height: int, width: int, tall: int, wide: int
+) -> Iterator[Piece]:
     if height < 0:
         yield time, None, range(time, time + count)
     elif not height:
@@ -98,15 +103,23 @@ def _pieces(entry: Entry) -> Iterator[Piece]:
             yield time, (top + rows[-1],), (left + columns[-1],)
 
 
-@lru_cache(maxsize=256)
-def _offsets_of(height: int, width: int, tall: int, wide: int) -> tuple[bytes, bytes]:
-    """Return the offsets of a crop's tokens and markers, in height and in width."""
-    rows, columns = (
-        array("q", spread_over(*side)).tobytes() for side in ((height, tall), (width, wide))
-    )
+def _tensor(numbers: Sequence[int]) -> Tensor:
+    return torch.frombuffer(array("q", numbers), dtype=torch.int64)
+
+
+@lru_cache(maxsize=512)
+def _down(height: int, width: int, tall: int) -> bytes:
+    """Return the offsets of a crop's tokens and markers in height, as bytes."""
+    rows = array("q", spread_over(height, tall)).tobytes()
     lines = (rows[at : at + _SIZE] * width for at in range(_SIZE, _SIZE * height + 1, _SIZE))
-    down = b"".join((rows[:_SIZE], *lines, rows[-_SIZE:]))
-    return down, columns[:_SIZE] + columns[_SIZE:-_SIZE] * height + columns[-_SIZE:]
+    return b"".join((rows[:_SIZE], *lines, rows[-_SIZE:]))
+
+
+@lru_cache(maxsize=512)
+def _across(width: int, height: int, wide: int) -> bytes:
+    """Return the same in width."""
+    columns = array("q", spread_over(width, wide)).tobytes()
+    return columns[:_SIZE] + columns[_SIZE:-_SIZE] * height + columns[-_SIZE:]
 
 
 @lru_cache(maxsize=512)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import le, lt
+from operator import le, lt, mul, sub
 from typing import NoReturn
 
 from vecrope.core.modality import IMAGE, VIDEO
@@ -23,8 +23,7 @@ _MARKERS = frozenset(range(16, 21))
 _OPENS, _CLOSES, _SLICE_START, _NEWLINE = (16, 18), (17, 19), 18, 20
 # Where crops start and stop, and the kind of each.
 _Crops = tuple[Sequence[int], Sequence[int], Sequence[int]]
-# A thumbnail or slice: its first token, the one behind its last, lines, and tokens of a line.
-_Crop = tuple[int, int, int, int]
+_NO_SIZE = -1, 0, 0
 
 
 def lay_out_minicpmv4_7(tokens: Tokens, spec: MRopeSpec) -> CanvasLayout:
@@ -66,7 +65,7 @@ class _Walk:
         by_markers = inputs.mm_token_type_ids is None and rule.crop_rule == "markers" and any(given)
         rows = self._between_markers() if by_markers else self._placeholders(spec)
         for row, (end, crops) in enumerate(rows):
-            self._add_pictures(self._pictures_of(row, crops), end)
+            self._add_pictures(row, crops, end)
             # Masked tokens are at 0.
             given_at, given_end = tokens.given_bounds[row : row + 2]
             layout.reach = max(layout.reach, given_end > given_at)
@@ -110,77 +109,74 @@ class _Walk:
         starts, stops, _ = self._runs.of(*kinds)
         return [*chain.from_iterable(map(range, starts, stops))]
 
-    def _pictures_of(self, row: int, crops: _Crops) -> list[list[_Crop]]:
-        """Return the crops of each image, or frame of a video: of a thumbnail and its slices."""
-        previous = first_of_row = self._tokens.bounds[row]
-        pictures: list[list[_Crop]] = []
-        for first, stop, kind in zip(*crops, strict=True):
-            if first <= previous:
-                at_start = first == first_of_row
-                where = "at the start of its row" if at_start else "right after another crop"
-                self._refuse(first, f"a crop must follow a marker, it is {where}")
-            if not pictures or first - 1 not in self._slices:
-                own: list[_Crop] = []
-                pictures.append(own)
-                of_sizes = kind  # all crops of a picture take the sizes of its thumbnail's kind
-            number, height, width = next(self._sizes[of_sizes], (-1, 0, 0))
-            if stop - first != height * width:
-                self._refuse_crop(first, stop, of_sizes, number, height * width)
-            own.append((first, stop, height, width))
-            self.layout.media.append((first, stop, number))
-            previous = stop
-        return pictures
+    def _add_pictures(self, row: int, crops: _Crops, end: int) -> None:
+        """Add the pictures of a row that ends there, and the text before each.
 
-    def _add_pictures(self, pictures: list[list[_Crop]], end: int) -> None:
-        """Add the pictures of a row that ends there, and the text before each."""
-        layout, apart, first_entry = self.layout, False, 0
-        limits = [own[0][0] - 1 for own in pictures[1:]] + [end]
-        for crops, limit in zip(pictures, limits, strict=False):
-            layout.text(crops[0][0] - 1)
+        A picture is an image, or a frame of a video: a thumbnail and its slices.
+        """
+        firsts, stops, kinds = crops
+        if not firsts:
+            return
+        layout, slices = self.layout, self._slices
+        begins = [at for at, first in enumerate(firsts) if first - 1 not in slices or not at]
+        ends = [*begins[1:], len(firsts)]
+        if len(begins) < len(firsts):
+            # All crops of a picture take the sizes of its thumbnail's kind.
+            pictures = zip(begins, ends, strict=True)
+            kinds = [*chain.from_iterable([kinds[at]] * (to - at) for at, to in pictures)]
+        sizes = [next(self._sizes[kind], _NO_SIZE) for kind in kinds]
+        numbers, heights, widths = zip(*sizes, strict=True)
+        found, previous = [*map(sub, stops, firsts)], (self._tokens.bounds[row], *stops[:-1])
+        if [*map(mul, heights, widths)] != found or not all(map(lt, previous, firsts)):
+            self._refuse_first((firsts, stops, kinds), sizes, previous)
+        layout.media += zip(firsts, stops, numbers, strict=True)
+        between = [first - 1 - stop for first, stop in zip(firsts[1:], stops, strict=False)]
+        limits = [*(firsts[at] - 1 for at in ends[:-1]), end]
+        apart, first_entry = False, 0
+        for at, to, limit in zip(begins, ends, limits, strict=True):
+            layout.text(firsts[at] - 1)
             layout.now += apart
-            first_entry = len(layout.entries)
-            stop, apart = self._behind(crops[-1][1], limit)
-            self._add(crops, stop)
-        if pictures and layout.at == end:
+            first_entry, last = len(layout.entries), stops[to - 1]
+            stop, apart = self._behind(last, limit)
+            self._add(firsts[at] - 1, heights[at:to], widths[at:to], [*between[at : to - 1], stop - last])
+            layout.at = stop
+        if layout.at == end:
             layout.now = 1 + layout.largest(first_entry)
 
-    def _add(self, crops: list[_Crop], stop: int) -> None:
-        """Add a picture up to the token behind the markers that still belong to it."""
-        layout, now, add = self.layout, self.layout.now, self.layout.entries.append
-        (start, last, height, width), *slices = crops
-        tall, wide, columns = height, width, 1
-        following = [crop[0] - 1 for crop in slices]
-        if slices:
+    def _add(
+        self, start: int, heights: Sequence[int], widths: Sequence[int], gaps: Sequence[int]
+    ) -> None:
+        """Add a picture, of which a marker is there: sizes of its crops, and tokens behind each."""
+        layout, now, add = self.layout, self.layout.now, self.layout.entries.extend
+        tall, wide = height, width = heights[0], widths[0]
+        num_slices = len(heights) - 1
+        if num_slices:
             # Slices are tiled line by line: the first longer gap ends a line, and so all lines.
-            gaps = zip(slices, following[1:], strict=False)
-            columns = next((at for at, (one, next_) in enumerate(gaps, 1) if next_ - one[1] > 1), 0)
-            if not columns or len(slices) % columns:  # lines of different lengths count as one
-                columns = len(slices)
-            _, _, unit_height, unit_width = slices[0]
-            tall, wide = len(slices) // columns * unit_height, columns * unit_width
+            columns = next((at for at, gap in enumerate(gaps[1:-1], 1) if gap > 1), num_slices)
+            if num_slices % columns:  # lines of different lengths are taken for one
+                columns = num_slices
+            below, beside = heights[1], widths[1]
+            tall, wide = num_slices // columns * below, columns * beside
             stretched = (height - 1) * (tall - 1) >= LIMIT or (width - 1) * (wide - 1) >= LIMIT
             if stretched and (height, width) != (tall, wide):
                 self._refuse(
-                    start - 1,
+                    start,
                     f"a thumbnail of {(height, width)} tokens cannot be spread over slices of "
                     f"{(tall, wide)} in all; the product of both, less 1 each, must be below "
                     f"{LIMIT}",
                 )
-        following.append(stop)
-        behind = following[0] - last
-        add((last - start + 1 + (behind > 0), now, now, now, height, width, tall, wide))
-        if behind > 1:
-            add((behind - 1, now, now, now, 0, 0, 0, 0))
-        for at, (start, last, height, width) in enumerate(slices):
+        add((height * width + 1 + (gaps[0] > 0), now, now, now, height, width, tall, wide))
+        if gaps[0] > 1:
+            add((gaps[0] - 1, now, now, now, 0, 0, 0, 0))
+        for at, (height, width, gap) in enumerate(zip(heights[1:], widths[1:], gaps[1:])):
             line, column = divmod(at, columns)
-            top, left = now + line * unit_height, now + column * unit_width
-            behind = following[at + 1] - last
-            add((last - start + 1 + (behind > 0), now, top, left, height, width, 0, 0))
-            if behind > 1:
-                is_last = at + 1 == len(slices)
-                below, right = (now, now) if is_last else (top + unit_height - 1, now + wide)
-                add((behind - 1, now, below, right, 0, 0, 0, 0))
-        layout.now, layout.at = now + max(tall, wide) + 1, stop
+            top, left = now + line * below, now + column * beside
+            add((height * width + 1 + (gap > 0), now, top, left, height, width, 0, 0))
+            if gap > 1 and at + 1 < num_slices:
+                add((gap - 1, now, top + below - 1, now + wide, 0, 0, 0, 0))
+            elif gap > 1:
+                add((gap - 1, now, now, now, 0, 0, 0, 0))
+        layout.now = now + max(tall, wide) + 1
 
     def _behind(self, index: int, limit: int) -> tuple[int, bool]:
         """Return the first token that does not belong to a picture, which ends at the index.
@@ -207,19 +203,28 @@ class _Walk:
         size = getattr(self._tokens.inputs, name)[at].tolist()
         return f"{name} row {at} {tuple(size)}"
 
-    def _refuse_crop(self, start: int, stop: int, kind: int, number: int, needed: int) -> NoReturn:
-        """Refuse a crop that has no size, or not that of its tokens."""
-        name, what, found = NAMES[kind == VIDEO], _KINDS[kind], stop - start
-        if number < 0:
-            given = getattr(self._tokens.inputs, name) is not None
-            remark = "" if given else f" ({name} was not given)"
-            self._refuse(
-                start, f"a crop of {what}s is beyond the last size that {name} has{remark}"
-            )
-        fits = (found * patch**2 == needed for patch in PATCH_SIZES)
-        why = why_short(what, in_pixels(name, fits), unexpanded=found == 1)
-        needs = f"{self._row_of_size(kind, number)} needs {needed} tokens"
-        self._refuse(start, f"{needs}, got {found} in one run{why}")
+    def _refuse_first(
+        self, crops: _Crops, sizes: Sequence[tuple[int, int, int]], previous: Sequence[int]
+    ) -> NoReturn:
+        """Refuse the first crop that follows no marker, has no size, or not that of its tokens."""
+        for start, stop, kind, (number, height, width), before in zip(*crops, sizes, previous):
+            name, what, found = NAMES[kind == VIDEO], _KINDS[kind], stop - start
+            if start <= before:
+                at_start = start in self._tokens.bounds
+                where = "at the start of its row" if at_start else "right after another crop"
+                self._refuse(start, f"a crop must follow a marker, it is {where}")
+            if number < 0:
+                given = getattr(self._tokens.inputs, name) is not None
+                remark = "" if given else f" ({name} was not given)"
+                self._refuse(
+                    start, f"a crop of {what}s is beyond the last size that {name} has{remark}"
+                )
+            if found != height * width:
+                fits = (found * patch**2 == height * width for patch in PATCH_SIZES)
+                why = why_short(what, in_pixels(name, fits), unexpanded=found == 1)
+                needs = f"{self._row_of_size(kind, number)} needs {height * width} tokens"
+                self._refuse(start, f"{needs}, got {found} in one run{why}")
+        raise AssertionError("a crop is refused")
 
     def _refuse_pair(self, opens: Sequence[int], closes: Sequence[int]) -> NoReturn:
         """Refuse the first two of as many markers that do not enclose a crop."""

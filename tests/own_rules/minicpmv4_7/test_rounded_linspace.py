@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecrope.own_rules.minicpmv4_7.host import spread_over
+from vecrope.own_rules.minicpmv4_7.canvas import spread_over
 from vecrope.own_rules.minicpmv4_7.static import rounded_linspace
 
 

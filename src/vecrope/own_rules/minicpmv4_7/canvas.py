@@ -1,6 +1,6 @@
 """Canvases of pictures laid out on the host, and their positions as bytes.
 
-A position is the sum of that of an entry and of an offset, which entries of one size share.
+A position is the sum of where a crop lies and of an offset, which crops of one size share.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, repeat
+from operator import add, mul
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -16,14 +18,17 @@ from torch import Tensor
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.layout import Block, Layout, Piece, upwards
 
-# Numbers of an entry, which is tokens that lie together: how many; their time, row and column; lines,
-# and tokens of a line; lines and columns that a thumbnail is spread over, 0 for a slice. A crop has
-# the marker in front of it, and most often the one behind it. Other tokens stay where they are if
-# they have 0 lines; text, which counts up, has -1.
-_NUM_COLUMNS = 8
+# Numbers of an entry, a crop with what is around it: tokens of text, and the position of their
+# first; position in time, row and column of the crop; its lines, and tokens of a line; lines and
+# columns that a thumbnail is spread over, 0 for a slice; 1 if a marker is behind it, besides the
+# one in front; tokens behind that, and their row and column. The end of a row has text alone.
+_NUM_COLUMNS = 13
+# Of text, crop and tokens behind it, which column says where they start on each axis.
+_STARTS = [[1, 2, 2], [1, 3, 11], [1, 4, 12]]
 
-_SIZE = 8
-# Numbers that are kept between calls, at least.
+_SIZE, _pack = 8, Struct("q").pack
+_ZERO = bytes(_SIZE)
+# Numbers that are kept between calls, at least, and tokens of crops whose offsets are, at most.
 _FEW = 2**12
 
 
@@ -36,44 +41,43 @@ class CanvasLayout(Layout):
 
     def text(self, stop: int) -> None:
         """Add the tokens before `stop`, if any, as text."""
-        count, now = stop - self.at, self.now
-        if count > 0:
-            self.entries += count, now, now, now, -1, 0, 0, 0
-            self.now, self.at = now + count, stop
+        if stop > self.at:
+            self.entries += (stop - self.at, self.now, *repeat(0, _NUM_COLUMNS - 2))
+            self.now, self.at = self.now + stop - self.at, stop
 
     def positions(self) -> Tensor:
         """Return the positions (3, N) int64 of the unmasked tokens."""
         if not self.entries:
             return torch.empty((3, 0), dtype=torch.int64, device="cpu")
-        counts, *starts, heights, widths, talls, wides = _columns(self.entries)
-        numbers = upwards(max(_FEW, 1 << max(counts).bit_length()), "q")
-        sizes = [_SIZE * count for count in counts]
-        flat = [
-            numbers[:size] if height < 0 else bytes(size)
-            for size, height in zip(sizes, heights, strict=True)
-        ]
-        down, across = (
-            [
-                offsets_of(*shape)[:size] if height > 0 else others
-                for others, size, height, *shape in zip(flat, sizes, heights, *shapes, strict=True)
-            ]
-            for offsets_of, *shapes in (
-                (_down, heights, widths, talls),
-                (_across, widths, heights, wides),
-            )
+        texts, *_, heights, widths, talls, wides, behind, rests, _, _ = _columns(self.entries)
+        areas = [*map(mul, heights, widths)]
+        kept = max(areas) <= _FEW
+        down, across = (of if kept else of.__wrapped__ for of in (_down, _across))
+        numbers = upwards(max(_FEW, 1 << max(texts).bit_length()), "q")
+        upto = [numbers[: _SIZE * count] for count in texts]
+        still = [*map(mul, repeat(_ZERO), rests)]
+        counts = [area and area + 1 + marker for area, marker in zip(areas, behind, strict=True)]
+        crops = (
+            map(mul, repeat(_ZERO), counts),
+            map(down, heights, widths, talls, behind),
+            map(across, heights, widths, wides, behind),
         )
-        joined = bytearray().join(chain(flat, down, across))
+        parts = chain.from_iterable(zip(upto, of_axis, still, strict=True) for of_axis in crops)
+        joined = bytearray().join(chain.from_iterable(parts))
         positions = torch.frombuffer(joined, dtype=torch.int64).view(3, -1)
-        entry = torch.repeat_interleave(_tensor(counts), output_size=positions.shape[1])
-        for axis, first in zip(positions, starts, strict=True):
-            axis.add_(_tensor(first).index_select(0, entry))
+        table = _tensor(self.entries).view(-1, _NUM_COLUMNS)
+        of_parts = torch.stack((table[:, 0], _tensor(counts), table[:, 10]), 1).view(-1)
+        part = torch.repeat_interleave(of_parts, output_size=positions.shape[1])
+        starts = table[:, _STARTS].permute(1, 0, 2).reshape(3, -1)
+        for axis, start in zip(positions, starts, strict=True):
+            axis.add_(start.index_select(0, part))
         # What would be before the first position is there.
         return positions.clamp_(min=0)
 
     def largest(self, first: int) -> int:
         """Return the largest position of the entries from one on."""
         pieces = chain.from_iterable(map(_pieces, *_columns(self.entries[first:])))
-        return max(max(*columns, *(rows or ())) for _, rows, columns in pieces)
+        return max(max(chain(columns, rows or ())) for _, rows, columns in pieces)
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
@@ -81,48 +85,54 @@ class CanvasLayout(Layout):
         return super().blocks()
 
 
-def _columns(entries: list[int]) -> list[list[int]]:
+def _columns(entries: Sequence[int]) -> list[Sequence[int]]:
     return [entries[at::_NUM_COLUMNS] for at in range(_NUM_COLUMNS)]
 
 
-def _pieces(
-    count: int, time: int, top: int, left: int, height: int, width: int, tall: int, wide: int
-) -> Iterator[Piece]:
-    if height < 0:
-        yield time, None, range(time, time + count)
-    elif not height:
-        yield time, (top,), (left,) * count
-    else:
+def _pieces(text: int, at: int, *crop: int) -> Iterator[Piece]:
+    now, top, left, height, width, tall, wide, behind, rest, row, column = crop
+    if text:
+        yield at, None, range(at, at + text)
+    if height:
         rows, columns = spread_over(height, tall), spread_over(width, wide)
-        yield time, (max(top + rows[0], 0),), (max(left + columns[0], 0),)
+        yield now, (max(top + rows[0], 0),), (max(left + columns[0], 0),)
         if not tall or (height, width) == (tall, wide):
-            yield time, range(top, top + height), range(left, left + width)
+            yield now, range(top, top + height), range(left, left + width)
         else:
-            yield time, [top + row for row in rows[1:-1]], [left + at for at in columns[1:-1]]
-        if count > height * width + 1:
-            yield time, (top + rows[-1],), (left + columns[-1],)
+            yield (
+                now,
+                [*map(add, repeat(top), rows[1:-1])],
+                [*map(add, repeat(left), columns[1:-1])],
+            )
+        if behind:
+            yield now, (top + rows[-1],), (left + columns[-1],)
+    if rest:
+        yield now, (row,), (column,) * rest
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:
     return torch.frombuffer(array("q", numbers), dtype=torch.int64)
 
 
-@lru_cache(maxsize=512)
-def _down(height: int, width: int, tall: int) -> bytes:
-    """Return the offsets of a crop's tokens and markers in height, as bytes."""
-    rows = array("q", spread_over(height, tall)).tobytes()
-    lines = (rows[at : at + _SIZE] * width for at in range(_SIZE, _SIZE * height + 1, _SIZE))
-    return b"".join((rows[:_SIZE], *lines, rows[-_SIZE:]))
+@lru_cache(maxsize=1024)
+def _down(height: int, width: int, tall: int, behind: int) -> bytes:
+    """Return the offsets of a crop and its markers in height, as bytes."""
+    if not height:
+        return b""
+    first, *rows, last = map(_pack, spread_over(height, tall))
+    return b"".join((first, *map(mul, rows, repeat(width)), last * behind))
 
 
-@lru_cache(maxsize=512)
-def _across(width: int, height: int, wide: int) -> bytes:
+@lru_cache(maxsize=1024)
+def _across(height: int, width: int, wide: int, behind: int) -> bytes:
     """Return the same in width."""
+    if not height:
+        return b""
     columns = array("q", spread_over(width, wide)).tobytes()
-    return columns[:_SIZE] + columns[_SIZE:-_SIZE] * height + columns[-_SIZE:]
+    return columns[:_SIZE] + columns[_SIZE:-_SIZE] * height + columns[-_SIZE:] * behind
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1024)
 def spread_over(count: int, extent: int) -> Sequence[int]:
     """Return the offsets of a crop's lines, or columns, between those of its two markers.
 
@@ -136,8 +146,10 @@ def spread_over(count: int, extent: int) -> Sequence[int]:
         return 0, *range(count), count - 1
     if count == extent:
         return -1, *range(count), count
-    half, (step,) = count // 2 or 1, array("f", ((extent - 1) / (count - 1 or 1),))
+    # Bit for bit as float32 gives it on a CPU: multiples of the rounded step from the nearer end.
+    last, half = extent - 1, count // 2 or 1
+    (step,) = array("f", (last / (count - 1 or 1),))
     from_start = array("f", [step * index for index in range(half)])
     from_end = array("f", [step * index for index in range(half + 1 - count, 1)])
-    from_end = array("f", [way + extent - 1 for way in from_end])
+    from_end = array("f", [way + last for way in from_end])
     return -1, *map(round, from_start), *map(round, from_end), extent

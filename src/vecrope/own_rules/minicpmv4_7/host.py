@@ -134,21 +134,35 @@ class _Walk:
         limits = [*(firsts[at] - 1 for at in ends[:-1]), end]
         apart, first_entry = False, 0
         for at, to, limit in zip(begins, ends, limits, strict=True):
-            layout.text(firsts[at] - 1)
-            layout.now += apart
             first_entry, last = len(layout.entries), stops[to - 1]
-            stop, apart = self._behind(last, limit)
-            self._add(firsts[at] - 1, heights[at:to], widths[at:to], [*between[at : to - 1], stop - last])
-            layout.at = stop
+            stop, goes_on = self._behind(last, limit)
+            gaps = [*between[at : to - 1], stop - last]
+            self._add(firsts[at] - 1, heights[at:to], widths[at:to], gaps, apart)
+            layout.at, apart = stop, goes_on
         if layout.at == end:
             layout.now = 1 + layout.largest(first_entry)
 
     def _add(
-        self, start: int, heights: Sequence[int], widths: Sequence[int], gaps: Sequence[int]
+        self,
+        start: int,
+        heights: Sequence[int],
+        widths: Sequence[int],
+        gaps: Sequence[int],
+        apart: int,
     ) -> None:
-        """Add a picture, of which a marker is there: sizes of its crops, and tokens behind each."""
-        layout, now, add = self.layout, self.layout.now, self.layout.entries.extend
+        """Add a picture, and the text in front of it.
+
+        Args:
+            start: its first marker.
+            heights: of its crops.
+            widths: of its crops.
+            gaps: the tokens behind each.
+            apart: by how much it is further from what is in front.
+        """
+        layout, add = self.layout, self.layout.entries.extend
         tall, wide = height, width = heights[0], widths[0]
+        text, at = start - layout.at, layout.now
+        now, gap = at + text + apart, gaps[0]
         num_slices = len(heights) - 1
         if num_slices:
             # Slices are tiled line by line: the first longer gap ends a line, and so all lines.
@@ -165,17 +179,17 @@ class _Walk:
                     f"{(tall, wide)} in all; the product of both, less 1 each, must be below "
                     f"{LIMIT}",
                 )
-        add((height * width + 1 + (gaps[0] > 0), now, now, now, height, width, tall, wide))
-        if gaps[0] > 1:
-            add((gaps[0] - 1, now, now, now, 0, 0, 0, 0))
-        for at, (height, width, gap) in enumerate(zip(heights[1:], widths[1:], gaps[1:])):
+        # A marker, and other tokens behind it.
+        marker, rest = (1, gap - 1) if gap else (0, 0)
+        add((text, at, now, now, now, height, width, tall, wide, marker, rest, now, now))
+        for at in range(num_slices):
             line, column = divmod(at, columns)
-            top, left = now + line * below, now + column * beside
-            add((height * width + 1 + (gap > 0), now, top, left, height, width, 0, 0))
-            if gap > 1 and at + 1 < num_slices:
-                add((gap - 1, now, top + below - 1, now + wide, 0, 0, 0, 0))
-            elif gap > 1:
-                add((gap - 1, now, now, now, 0, 0, 0, 0))
+            top, left, gap = now + line * below, now + column * beside, gaps[at + 1]
+            marker, rest = (1, gap - 1) if gap else (0, 0)
+            is_last = at + 1 == num_slices
+            corner = (now, now) if is_last else (top + below - 1, now + wide)
+            size = heights[at + 1], widths[at + 1]
+            add((0, 0, now, top, left, *size, 0, 0, marker, rest, *corner))
         layout.now = now + max(tall, wide) + 1
 
     def _behind(self, index: int, limit: int) -> tuple[int, bool]:
@@ -207,7 +221,9 @@ class _Walk:
         self, crops: _Crops, sizes: Sequence[tuple[int, int, int]], previous: Sequence[int]
     ) -> NoReturn:
         """Refuse the first crop that follows no marker, has no size, or not that of its tokens."""
-        for start, stop, kind, (number, height, width), before in zip(*crops, sizes, previous):
+        for start, stop, kind, (number, height, width), before in zip(
+            *crops, sizes, previous, strict=True
+        ):
             name, what, found = NAMES[kind == VIDEO], _KINDS[kind], stop - start
             if start <= before:
                 at_start = start in self._tokens.bounds

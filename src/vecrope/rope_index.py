@@ -94,7 +94,7 @@ def get_rope_index(
         pad_to_multiple_of: pad with columns at the right, up to a multiple of this number.
         validate: check the values of the input. Off the CPU this synchronises; with the Triton
             kernels and valid input, once. With False nothing synchronises, but for the omni
-            families and minicpmv4_7 on a device without Triton, and the answer to invalid values is
+            families on a device without Triton and minicpmv4_7, and the answer to invalid values is
             unspecified. Under tracing (`torch.compile`, `torch.export`) nothing can be raised: a
             prompt that does not fit its grids gets the answer described below.
         max_sequences: the number of rows of `rope_deltas` with `sequence_ids`; rows beyond the last

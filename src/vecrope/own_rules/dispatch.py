@@ -30,7 +30,6 @@ from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
 from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
-from vecrope.own_rules.minicpmv4_7.static import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.checks import check_media_types
 from vecrope.own_rules.omni.layout import lay_out_omni
 from vecrope.own_rules.omni.media import Dtypes
@@ -56,7 +55,6 @@ _STATIC: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
 # Likewise, on a device with Triton. Each item follows from the one before it, over which a program
 # walks; it finds no fault.
 _BY_ITEMS: dict[type[OwnRule], Callable[[Inputs, MRopeSpec], tuple[Tensor, Tensor]]] = {
-    MiniCPMV47: minicpmv4_7_rope_index,
     OmniRule: omni_rope_index,
 }
 
@@ -100,8 +98,9 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             return _zeros(inputs, spec)
         if (static := _STATIC.get(rule)) is not None:  # type: ignore[arg-type]
             return static(inputs, spec, validate=validate)
-        if not validate and triton_takes(ids.device):
-            return _BY_ITEMS[rule](inputs, spec)  # type: ignore[index]
+        by_items = _BY_ITEMS.get(rule)  # type: ignore[arg-type]
+        if by_items is not None and not validate and triton_takes(ids.device):
+            return by_items(inputs, spec)
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
     if ids.is_cpu:

@@ -41,7 +41,6 @@ SLOW = (
     "own_rules/bailing/test_upstreams.py",
     "own_rules/glm_image/test_plans.py::test_a_compiled_plan_equals_an_eager_one_and_a_misfit_gives_no_answer",
     "own_rules/glm_image/test_static.py",
-    "own_rules/minicpmv4_7/test_kernel.py",
     "own_rules/minicpmv4_7/test_static.py",
     "own_rules/omni/test_mixtures.py",
     "own_rules/omni/test_static.py",

@@ -164,7 +164,6 @@ def test_the_references_are_plain_python(name):
 KERNELS = Path(vecrope.__file__).parent / "forms" / "triton" / "kernels"
 # Imported on request only: by a test that uses hypothesis, by a call on a device that has Triton.
 ON_REQUEST = {
-    "vecrope.own_rules.minicpmv4_7.crop_kernel": "triton",
     "vecrope.testing.strategies": "hypothesis",
     **{
         f"vecrope.testing.strategies.{name}": "hypothesis"

@@ -94,11 +94,11 @@ def get_rope_index(
         pad_to_multiple_of: pad with columns at the right, up to a multiple of this number.
         validate: check the values of the input. Off the CPU this synchronises; with the Triton
             kernels and valid input, once, and so with a rule of a family's own. With False nothing
-            synchronises, but for the omni families, which the host numbers in any case, and
-            minicpmv4_7 on a device without Triton: once, where all arguments are on the device of
-            the ids. The answer to invalid values is then unspecified, but in an omni family. There,
-            and under tracing (`torch.compile`, `torch.export`), a prompt that does not fit its
-            grids gets the answer described below, since nothing can be raised.
+            synchronises, but for the omni families and minicpmv4_7, which the host numbers in any
+            case: once, where all arguments are on the device of the ids. The answer to invalid
+            values is then unspecified, but in these families. There, and under tracing
+            (`torch.compile`, `torch.export`), a prompt that does not fit its grids gets the answer
+            described below, since nothing can be raised.
         max_sequences: the number of rows of `rope_deltas` with `sequence_ids`; rows beyond the last
             sequence hold 0. None: the exact number, which has to be read. Required under tracing,
             and with `validate=False` on a device other than the CPU.

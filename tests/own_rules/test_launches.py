@@ -5,8 +5,6 @@ import torch
 from own_support import SPECS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.own_rules.minicpmv4_7.batches import SPECS as MINICPM
-from tests.own_rules.minicpmv4_7.batches import batches
 from vecrope import get_rope_index
 from vecrope.testing import Prompt
 
@@ -19,9 +17,6 @@ _FREE = {
 # On a GPU some of these take several kernels, and on a CPU a search takes an operator more.
 CEILINGS = {"glm_image, transformers": 84, "glm_image, sglang": 81, "isaac": 77, "bailing": 69}
 CEILINGS |= {"bailing with timestamps": 72, "hunyuan_vl of 4 axes": 72}
-CEILINGS |= {"minicpmv4_7, transformers": 71, "minicpmv4_7, sglang": 56, "minicpmv4_7, vllm": 71}
-# By markers, without types.
-CEILINGS |= {"minicpmv4_7, sglang, ids": 79, "minicpmv4_7, vllm, ids": 93}
 
 
 class Launches(TorchDispatchMode):
@@ -35,8 +30,6 @@ class Launches(TorchDispatchMode):
 
 
 def prompt_of(name):
-    if name.startswith("minicpmv4_7"):
-        return next(iter(batches(MINICPM[name.split(", ")[1]])))
     run = 8 if "hunyuan" in name else 6
     grids = [[1, 2, 3]] if "glm" in name else [[1, 4, 6]]
     rows = [f"tt<{'I' * run}>tt", f"ttt<{'I' * run}>t"]
@@ -45,16 +38,10 @@ def prompt_of(name):
 
 
 @pytest.mark.parametrize("name", CEILINGS)
-def test_an_unchecked_call_launches_no_more(name, monkeypatch):
-    if name.startswith("minicpmv4_7"):
-        pytest.importorskip("triton", minversion="3.7", reason="needs Triton's interpreter of 3.7")
-        monkeypatch.setattr("vecrope.own_rules.dispatch.triton_takes", lambda _: True)
+def test_an_unchecked_call_launches_no_more(name):
     prompt = prompt_of(name)
-    arguments = prompt.arguments()
-    if name.endswith("ids"):
-        arguments["mm_token_type_ids"] = None
     with Launches() as launches:
-        get_rope_index(spec=prompt.spec, validate=False, **arguments)
+        get_rope_index(spec=prompt.spec, validate=False, **prompt.arguments())
     assert launches.number <= CEILINGS[name]
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
-from vecrope.forms.select import triton_takes
 from vecrope.inputs import Inputs, on_cpu, on_device, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import (
@@ -29,7 +28,6 @@ from vecrope.own_rules.isaac import isaac_rope_index, lay_out_isaac
 from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
-from vecrope.own_rules.minicpmv4_7.static import minicpmv4_7_rope_index
 from vecrope.own_rules.omni.layout import lay_out_omni
 from vecrope.own_rules.omni.media import Dtypes, check_media_types
 from vecrope.spec import MRopeSpec
@@ -44,16 +42,12 @@ _LAYOUTS: dict[type[OwnRule], Callable[[Tokens, MRopeSpec], Layout]] = {
     OmniRule: lay_out_omni,
 }
 # On any device and by no value, of at least one token; with `validate` a misfit is invalidated.
+# In the other families each item follows from the one before it: the host walks over them.
 _STATIC: dict[type[OwnRule], Callable[..., tuple[Tensor, Tensor]]] = {
     Bailing: bailing_rope_index,
     GlmImage: glm_image_rope_index,
     Hunyuan: hunyuan_rope_index,
     Isaac: isaac_rope_index,
-}
-# Likewise, on a device with Triton. Each item follows from the one before it, over which a program
-# walks; it finds no fault.
-_BY_ITEMS: dict[type[OwnRule], Callable[[Inputs, MRopeSpec], tuple[Tensor, Tensor]]] = {
-    MiniCPMV47: minicpmv4_7_rope_index,
 }
 
 
@@ -97,9 +91,6 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             return _zeros(inputs, spec)
         if (static := _STATIC.get(rule)) is not None:  # type: ignore[arg-type]
             return static(inputs, spec, validate=validate)
-        by_items = _BY_ITEMS.get(rule)  # type: ignore[arg-type]
-        if by_items is not None and not validate and triton_takes(ids.device):
-            return by_items(inputs, spec)
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
     if ids.is_cpu:

@@ -1,7 +1,6 @@
 """MiniCPM-V 4.7: shapes fixed by shapes, tracing, and rows that do not see each other."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +10,8 @@ from support import assert_no_answer, assert_same
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
 
-from tests.forms.test_fake_tensors import assigned_numbers
 from tests.own_rules.minicpmv4_7.batches import SPECS, arguments_of, batches, each_spec
 from vecrope import get_rope_index
-from vecrope.own_rules import minicpmv4_7
 from vecrope.testing import Prompt, conversations
 
 # No operation depends on values: fake tensors have none
@@ -74,14 +71,6 @@ def test_sizes_on_another_device_are_moved_to_the_ids():
         ids = fake_arguments("meta")["input_ids"]
         answer = get_rope_index(ids, SPECS["sglang"], validate=False, **sizes)
     assert {tensor.device.type for tensor in answer} == {"meta"}
-
-
-def test_no_number_is_copied_from_the_host():
-    files = sorted(Path(minicpmv4_7.__file__).parent.glob("*.py"))
-    assert len(files) > 4
-    for file in files:
-        if file.name != "host.py":  # which may look at values
-            assert assigned_numbers(file.read_text(encoding="utf-8")) == [], file.name
 
 
 @pytest.fixture(autouse=True)

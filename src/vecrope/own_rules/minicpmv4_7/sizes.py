@@ -36,25 +36,29 @@ def check_shapes(inputs: Inputs, spec: MRopeSpec) -> None:
 
 
 def read_sizes(inputs: Inputs, rule: MiniCPMV47) -> list[list[tuple[int, int, int]]]:
-    """Return the row, height and width of each crop of images, and of videos.
+    """Return the number, height and width in tokens of each crop of images, and of videos.
+
+    Numbers are those of rows, first of images; rows of zeros are no crops.
 
     Raises:
         ValueError: for sizes that are neither sound nor zeros.
     """
-    given, factor = [], rule.downsample_factor
+    given, first, factor = [], 0, rule.downsample_factor
     # A range answers at once whether it holds a number.
     sound = range(factor, MAX_SIDE * factor, 1 if inputs.round_grid_sides else factor)
     for name in NAMES:
         sizes = getattr(inputs, name)
         rows = [] if sizes is None else sizes.tolist()
-        given.append([(at, *size) for at, size in enumerate(rows) if any(size)])
         unsound = {*filterfalse(sound.__contains__, {*chain.from_iterable(rows)})}
-        for at, *size in given[-1] if unsound else ():
-            if not unsound.isdisjoint(size):
+        for at, size in enumerate(rows) if unsound else ():
+            if any(size) and not unsound.isdisjoint(size):
                 what = "sides" if inputs.round_grid_sides else f"multiples of {factor}"
                 raise ValueError(
                     f"{name} row {at} must be zeros, for no crop, or {what} from {factor} on and "
                     f"below {MAX_SIDE * factor}, as downsample_mode {rule.downsample_mode!r} asks, "
                     f"got {tuple(size)}"
                 )
+        numbered = enumerate(rows, first)
+        given.append([(at, h // factor, w // factor) for at, (h, w) in numbered if h or w])
+        first += len(rows)
     return given

@@ -55,15 +55,17 @@ def number_batch(
 
 def _is_text_alone(inputs: Inputs, spec: MRopeSpec) -> bool:
     """Say whether padded rows are sure to hold nothing but text, and no mask."""
-    ids, images, videos, mask, cu_seqlens, types, *_ = inputs
-    if any(grids is not None and len(grids) for grids in (images, videos)):
+    for grids in (inputs.image_grid_thw, inputs.video_grid_thw):
+        if grids is not None and grids.shape[0]:
+            return False
+    if inputs.attention_mask is not None or inputs.cu_seqlens is not None:
         return False
-    if mask is not None or cu_seqlens is not None:
-        return False
-    if types is not None:
-        return not bool(types.any())
+    if inputs.mm_token_type_ids is not None:
+        return not bool(inputs.mm_token_type_ids.any())
     placeholders = (spec.image_token_id, spec.video_token_id)
-    return not any(token is not None and bool((ids == token).any()) for token in placeholders)
+    return not any(
+        token is not None and bool((inputs.input_ids == token).any()) for token in placeholders
+    )
 
 
 def find_groups(inputs: Inputs, spec: MRopeSpec) -> Batch:

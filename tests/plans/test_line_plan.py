@@ -146,7 +146,6 @@ def test_of_a_capacity_nothing_is_read_and_each_token_is_an_entry(dtype, device)
         padding_value=1,
         family="",
         generated=torch.empty((3, 0), dtype=torch.int64, device=device),
-        generated_rows=torch.empty((3, 0), dtype=torch.int64, device=device),
     )
     assert plan.entries.shape == (4, 6)
     expanded = plan.position_ids()

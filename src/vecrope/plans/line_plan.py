@@ -47,7 +47,7 @@ class LinePlan(RopeIndexPlan):
         """A, the number of axes."""
         return self.entries.shape[1] - 4
 
-    def _expand(self, index: Tensor, entry: Tensor) -> Tensor:
+    def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
         table = self.entries[:, 1:]
         (first,) = columns_at(self.entries[:, :1], entry)
         if table.is_floating_point():  # only an index needs more bits than a position

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.
 WIDE_FROM = 2**30
-# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
-SPREAD_FROM = 2**13
 _CONSTANTS = ("dtype", "padding_value", "family")
 
 
@@ -80,9 +78,15 @@ class PlanTable(ABC):
     def _invalid(self) -> Sequence[int]:
         """The columns behind the start of entries that put every token at -1."""
 
+    def _expand(self, index: Tensor) -> Tensor:
+        """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
+        starts = self._entry_starts
+        index = index.to(starts.dtype)
+        return self._expand_entries(index, search(starts, index) - 1)
+
     @abstractmethod
-    def _expand(self, index: Tensor, entry: Tensor) -> Tensor:
-        """Return the (A, ...) positions of tokens by their index in the batch and their entry."""
+    def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
+        """Return the positions of `_expand`, by the number of each token's entry (...), too."""
 
     @abstractmethod
     def _masked_tokens(self) -> Tensor:
@@ -98,6 +102,10 @@ class PlanTable(ABC):
 
     def _written(self) -> Tensor | None:
         """Return all positions (A, rows of the input, width) in a faster way, if there is one."""
+        return None
+
+    def _spread(self, _computed: Tensor, _scheduled: Tensor, _num_tokens: int) -> Tensor | None:
+        """Return the positions of a step likewise."""
         return None
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
@@ -211,22 +219,16 @@ class PlanTable(ABC):
             first, stop = token_index.start, token_index.stop
             token_index = torch.arange(first, stop, device=self.device).expand(len(self), -1)
         if rows is None:
-            shape = (len(self),) + (1,) * (token_index.dim() - 1)
-            rows = torch.arange(len(self), device=self.device).view(shape)
-        return self._at_rows(token_index, rows, None)
-
-    def _at_rows(self, token_index: Tensor, rows: Tensor, entry: Tensor | None) -> Tensor:
-        """Return the positions of `_at`; `entry` is that of each token, where it is known."""
+            rows = torch.arange(len(self), device=self.device)
+            rows = rows.view(-1, *(1,) * (token_index.dim() - 1))
         begin, length, following = columns_at(self.rows[:, :3], rows)
         beyond = token_index - length
         decoded = self._decoded(rows, following, beyond).to(self.dtype)
         # Most steps of an engine decode.
         if self._reads_values and not bool((beyond < 0).any()):
             return decoded.expand(self.num_axes, *beyond.shape).clone()
-        index = (begin + token_index).to(self._entry_starts.dtype)
-        entry = search(self._entry_starts, index) - 1 if entry is None else entry
         # Behind its row's end an index lies in another row or in none, of which nothing is taken.
-        return torch.where(beyond < 0, self._expand(index, entry).to(self.dtype), decoded)
+        return torch.where(beyond < 0, self._expand(begin + token_index).to(self.dtype), decoded)
 
     def _step(
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
@@ -237,20 +239,14 @@ class PlanTable(ABC):
             launched: Tensor | None = self._launch("expand_step", *step)
             if launched is not None:
                 return launched
-        computed, scheduled = computed.long(), scheduled.long()
-        ends = scheduled.cumsum(0)
-        # A row begins where the one before it ends; what is behind all is of the last.
-        rows = count_begun(ends[:-1], num_tokens)
-        shift, entry = ends - scheduled - computed, None
-        index = torch.arange(num_tokens, device=self.device) - shift.index_select(0, rows)
-        if num_tokens >= SPREAD_FROM and self._reads_values:
-            # Each entry is told where in the step it begins.
-            own = search(self.rows[:, 0].long(), self._entry_starts) - 1
-            first = self._entry_starts + (shift - self.rows[:, 0].long()).index_select(0, own)
-            begins, ends = ends - scheduled, pad(ends[:-1], (0, 1), value=num_tokens)
-            first = torch.clamp(first, begins.index_select(0, own), ends.index_select(0, own))
-            entry = count_begun(first, num_tokens) - 1
-        positions = self._at_rows(index, rows, entry)
+        positions = self._spread(computed, scheduled, num_tokens)
+        if positions is None:
+            computed, scheduled = computed.long(), scheduled.long()
+            ends = scheduled.cumsum(0)
+            # A row begins where the one before it ends; what is behind all is of the last.
+            rows = count_begun(ends[:-1], num_tokens)
+            index = (computed - ends + scheduled).index_select(0, rows)
+            positions = self._at(index + torch.arange(num_tokens, device=self.device), rows)
         return positions if out is None else out[:, :num_tokens].copy_(positions)
 
     def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
@@ -271,9 +267,7 @@ class PlanTable(ABC):
             # The columns of padding lie where the next row does, of which nothing is taken.
             index, inside = rows * width + column, column < width
             if positions is None:
-                of_entries = index.to(self._entry_starts.dtype)
-                positions = self._expand(of_entries, search(self._entry_starts, of_entries) - 1)
-                positions = torch.where(inside, positions, value)
+                positions = torch.where(inside, self._expand(index), value)
             positions = positions.to(self.dtype)
             if text_positions:
                 text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
@@ -282,7 +276,7 @@ class PlanTable(ABC):
 
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        starts, tokens, begins = self._entry_starts, self._masked_tokens(), self.rows[:, 0].long()
+        starts, tokens, begins = self._entry_starts, self._masked_tokens(), self.row_bounds[:-1]
         masked, ends = pad(tokens.cumsum(0), (1, 0)), starts + tokens
         begin = begins[search(begins, index) - 1]
         entry = search(starts, index)

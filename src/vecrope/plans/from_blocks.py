@@ -63,32 +63,20 @@ def _plan_of_blocks(inputs: Inputs, spec: MRopeSpec) -> LinePlan:
     following = [*map(add, deltas, lengths if spec.delta_length == "padded" else kept)]
     fractions = torch.float64 if dtype == torch.float32 else None
     of_entries = fractions or index_dtype(inputs.input_ids.numel())
-    return _line_plan(
-        torch.tensor(
-            [bounds[:-1], lengths, following, deltas, [0] * len(deltas)],
-            dtype=fractions or torch.int64,
-            device="cpu",
-        ),
-        torch.tensor(
-            [*columns, [*map(codes.__getitem__, steps)]], dtype=of_entries, device="cpu"
-        ).t(),
-        tail,
-        inputs,
-        spec,
-        dtype,
-    )
+    of_rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
+    rows = torch.tensor(of_rows, dtype=fractions or torch.int64, device="cpu")
+    columns.append([*map(codes.__getitem__, steps)])
+    table = torch.tensor(columns, dtype=of_entries, device="cpu").t()
+    return _line_plan(rows, table, tail, (inputs, spec, dtype))
 
 
 def _with_masked(
     entries: Sequence[Block], mask: Tensor, tokens: Tokens, masked: Block
 ) -> list[Block]:
-    """Return blocks of all tokens, by their starts: those of the unmasked ones, cut by masked ones.
+    """Return blocks of all tokens: those of the unmasked ones, cut where `masked` ones stand.
 
-    Args:
-        entries: the blocks of the unmasked tokens, each by its start among these.
-        mask: (N,) bool, True = token.
-        tokens: the unmasked ones.
-        masked: a block of masked tokens, but for its start.
+    A block has its start where it had its size; `entries` has that among the unmasked `tokens`,
+    where `mask` (N,) is True, and `masked` has none.
     """
     edges = (mask[1:] != mask[:-1]).nonzero().view(-1).add_(1).tolist()
     starts = sorted({0, *edges, *tokens.given_bounds} - {len(mask)})
@@ -125,25 +113,16 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
     entries = entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype(ids.numel()))
     table = torch.stack([column.to(deltas) for column in rows])
-    plan = _line_plan(table, entries, tail, inputs, spec, position_ids.dtype)
+    plan = _line_plan(table, entries, tail, (inputs, spec, position_ids.dtype))
     return plan if misfit is None else plan.invalidated(misfit)
 
 
 def _line_plan(
-    rows: Tensor,
-    entries: Tensor,
-    tail: Tail | None,
-    inputs: Inputs,
-    spec: MRopeSpec,
-    dtype: torch.dtype,
+    rows: Tensor, entries: Tensor, tail: Tail | None, of: tuple[Inputs, MRopeSpec, torch.dtype]
 ) -> LinePlan:
     """Return a plan of `rows` (5, B), with what they generate behind."""
     generated = torch.empty((3, 0), dtype=torch.int64, device=rows.device)
     if tail is not None:
         generated, rows = tail.images, torch.cat((rows, tail.rows))
-    return LinePlan(
-        rows=rows.t().contiguous(),
-        entries=entries.contiguous(),
-        generated=generated,
-        **fields_of(inputs.input_ids.shape, spec, dtype),
-    )
+    fields = fields_of(of[0].input_ids.shape, *of[1:])
+    return LinePlan(rows.t().contiguous(), entries.contiguous(), generated=generated, **fields)

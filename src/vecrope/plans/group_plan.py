@@ -35,15 +35,11 @@ class GroupPlan(RopeIndexPlan):
     seconds.
 
     Attributes:
-        entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry
-
-            - index in the batch of its first token;
-            - its tokens;
-            - position of the first token of the group, of a masked run the padding value;
-            - position of the token behind the entry;
-            - height and width, in tokens;
-            - tokens of the group in its parts before; of a masked run, its tokens as a negative
-              number, so that none of them has a place in a group.
+        entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry the index in the batch
+            of its first token; its tokens; position of the first token of the group, of a masked
+            run the padding value; position of the token behind the entry; height and width, in
+            tokens; tokens of the group in its parts before, of a masked run its tokens as a
+            negative number, so that none of them has a place in a group.
         time_scale: (E, 2) factors that make the number of a frame in its group its temporal offset,
             as `vecrope.core.items.temporal_offset` does; of integers where there are no videos in
             time; (E, 0) where the number is the offset.

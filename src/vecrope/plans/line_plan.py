@@ -90,20 +90,16 @@ class LinePlan(RopeIndexPlan):
 def code_of(steps: Sequence[int]) -> int:
     """Return how a block counts as a number: two bits an axis, the first lowest, then a 1.
 
-    Args:
-        steps: of each axis what `vecrope.own_rules.layout` names; none for masked tokens, whose
-            code is 0.
+    `steps` are what `vecrope.own_rules.layout` names; none for masked tokens, whose code is 0.
     """
     return sum(step << 2 * axis for axis, step in enumerate((*steps, 1))) if steps else 0
 
 
 def entries_of_tokens(positions: Tensor, kept: Tensor | None, index_dtype: torch.dtype) -> Tensor:
-    """Return the entries of a plan, one for each token; reads no value.
+    """Return the entries of a plan, one for each token of `positions` (A, N); reads no value.
 
-    Args:
-        positions: (A, N), whole numbers or fractions.
-        kept: (N,) bool, True = token; None: every one is.
-        index_dtype: of the entries, if the positions are whole numbers.
+    `kept` (N,) is True for unmasked tokens, None: every one is. `index_dtype` is that of entries of
+    whole numbers.
     """
     if not positions.shape[1]:
         positions, kept = positions.new_zeros((len(positions), 1)), None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import add, gt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class _Prompts(NamedTuple):
         """The tokens of each prompt."""
         return [self.num_tokens] if isinstance(self.num_tokens, int) else [*self.num_tokens]
 
-    def inputs(self, input_ids: Tensor, **others: Tensor) -> Inputs:
+    def inputs(self, input_ids: Tensor, **others: Any) -> Inputs:
         """Return the arguments of `get_rope_index`."""
         grids = self.image_grid_thw, self.video_grid_thw
         return Inputs(input_ids, *grids, second_per_grid_ts=self.second_per_grid_ts, **others)
@@ -70,10 +70,9 @@ def plan_from_placeholders(
     `plan_rope_index` makes from packed `input_ids` with these runs.
 
     Args:
-        num_tokens: tokens of each prompt, B numbers; or one, for one prompt.
+        num_tokens: tokens of each of B prompts; or one number, for one prompt.
         spec: of a family of the shared rule.
-        offsets: (R,) integers, index in its prompt of each run's first token; ascending in each
-            prompt, prompt after prompt.
+        offsets: (R,) integers, index in its prompt of each run's first token, ascending.
         lengths: (R,) integers, tokens of each run.
         modalities: (R,) integers, 1 for an image and 2 for a video.
         rows: (R,) integers, the prompt of each run, ascending; None: there is one prompt.
@@ -234,8 +233,8 @@ def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> Sequence[int]:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
     if prompts.rows is None and len(counts) > 1:
         raise ValueError(f"rows must be given for {len(counts)} prompts, got None")
-    shape = None
-    for name, values in zip(_Prompts._fields[1:5], prompts[1:5], strict=True):
+    shape, of_runs = None, dict[str, Any](zip(_Prompts._fields[1:5], prompts[1:5], strict=True))
+    for name, values in of_runs.items():
         if name == "rows" and values is None:
             continue
         checks.check_tensor(name, values)

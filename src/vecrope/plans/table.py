@@ -307,11 +307,8 @@ def family_of(spec: MRopeSpec) -> str:
 
 
 def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
-    """Return the columns of the rows `index` (...) of a table, each of that shape.
-
-    Each is gathered by itself, to be contiguous: arithmetic on strided columns takes several times
-    as long.
-    """
+    """Return the columns of the rows `index` (...) of a table, each of that shape."""
+    # Gathered by itself each is contiguous: arithmetic on strided ones takes several times as long.
     flat = index if index.dim() == 1 else index.reshape(-1)
     columns = [column.index_select(0, flat) for column in table.unbind(1)]
     return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]

@@ -65,7 +65,7 @@ def _plan_of_blocks(inputs: Inputs, spec: MRopeSpec) -> LinePlan:
     of_entries = fractions or index_dtype(inputs.input_ids.numel())
     of_rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
     rows = torch.tensor(of_rows, dtype=fractions or torch.int64, device="cpu")
-    columns.append([*map(codes.__getitem__, steps)])
+    columns.append(tuple(map(codes.__getitem__, steps)))
     table = torch.tensor(columns, dtype=of_entries, device="cpu").t()
     return _line_plan(rows, table, tail, (inputs, spec, dtype))
 

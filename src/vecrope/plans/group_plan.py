@@ -9,19 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import count_begun, search
 from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.table import INVALID_DELTA, WIDE_FROM, columns_at, register_plan
-
-# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
-_SPREAD_FROM = 2**13
+from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
 
 
 @register_plan
@@ -60,41 +55,18 @@ class GroupPlan(RopeIndexPlan):
         return getattr(plan_kernels(), name)(tables, *arguments)
 
     def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
-        return _expand(self.entries, self.time_scale, index, entry)
-
-    def _spread(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor | None:
-        """Return the positions of a long step; no token's entry is searched for.
-
-        Each entry is told where in the step it begins. The tokens that a row decodes stand behind
-        an entry of their own, which follows those of the row.
-        """
-        start, length, following = self.rows[:, :3].unbind(1)
-        if num_tokens < _SPREAD_FROM or not self._reads_values:
-            return None
-        ahead = computed - length
-        # Most steps decode alone. Indices have as many bits as those of entries.
-        if int(ahead.amin()) >= 0 or int(ahead.amax()) >= WIDE_FROM:
-            return None
-        number, each = len(self.entries), torch.arange(len(self), device=self.device)
-        own = search(self._entry_starts, start + length - 1) + each
-        row = count_begun(own + 1, number + len(self))
-        order = torch.arange(len(row), device=self.device) - row
-        order.index_copy_(0, own, number + each)
-        none, one = torch.zeros_like(start), torch.ones_like(start)
-        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
-        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, order)
-        scale = self.time_scale
-        if scale.shape[1]:
-            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, order)
-        ends = scheduled.cumsum(0)
-        # Behind all rows stand unused entries. Columns that none asks for are of the last row.
-        begins = pad(ends - scheduled, (0, 1), value=num_tokens)
-        ends = pad(ends[:-1], (0, 2), value=num_tokens)
-        shift = begins - pad(start + computed, (0, 1))
-        entries[:, 0].add_(shift.index_select(0, row))
-        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
-        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
-        return _expand(entries, scale, index, count_begun(first, num_tokens) - 1).to(self.dtype)
+        start, tokens, base, behind, height, width, before = columns_at(self.entries, entry)
+        along = index - start
+        over = along - tokens
+        inside = over < 0
+        anchor = torch.where(inside, base, behind + over)
+        place = (along + before).clamp_(min=0) * inside
+        row = place // width
+        frame = row // height
+        time = frame
+        if self.time_scale.shape[1]:
+            time = temporal_offset(frame, self.time_scale[entry].movedim(-1, 0))
+        return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
 
     def _written(self) -> Tensor | None:
         """Return all positions as the eager form writes them; None if a group is in pieces."""
@@ -150,22 +122,3 @@ class GroupPlan(RopeIndexPlan):
                 f"{dtypes.index(others[0])}, {others[0]}; give second_per_grid_ts of one dtype"
             )
         return {"time_scale": torch.cat(scales)}
-
-
-def _expand(entries: Tensor, scale: Tensor, index: Tensor, entry: Tensor) -> Tensor:
-    """Return the (3, ...) positions of tokens at `index` (...) by the number of each one's entry.
-
-    `entries` and `scale` are as the fields of `GroupPlan`, in the dtype of `index`.
-    """
-    start, tokens, base, behind, height, width, before = columns_at(entries, entry)
-    along = index - start
-    over = along - tokens
-    inside = over < 0
-    anchor = torch.where(inside, base, behind + over)
-    place = (along + before).clamp_(min=0) * inside
-    row = place // width
-    frame = row // height
-    time = frame
-    if scale.shape[1]:
-        time = temporal_offset(frame, scale[entry].movedim(-1, 0))
-    return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.
 WIDE_FROM = 2**30
+# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
+SPREAD_FROM = 2**13
 _CONSTANTS = ("dtype", "padding_value", "family")
 
 
@@ -102,10 +104,6 @@ class PlanTable(ABC):
 
     def _written(self) -> Tensor | None:
         """Return all positions (A, rows of the input, width) in a faster way, if there is one."""
-        return None
-
-    def _spread(self, _computed: Tensor, _scheduled: Tensor, _num_tokens: int) -> Tensor | None:
-        """Return the positions of a step likewise."""
         return None
 
     def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
@@ -239,15 +237,44 @@ class PlanTable(ABC):
             launched: Tensor | None = self._launch("expand_step", *step)
             if launched is not None:
                 return launched
-        positions = self._spread(computed, scheduled, num_tokens)
+        computed, scheduled = computed.long(), scheduled.long()
+        ends = scheduled.cumsum(0)
+        positions = None
+        if num_tokens >= SPREAD_FROM and self._reads_values:
+            ahead = computed - self.rows[:, 1]
+            # Most steps decode alone. Indices have as many bits as those of entries.
+            if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
+                positions = self._spread(computed, ends - scheduled, ends, num_tokens)
         if positions is None:
-            computed, scheduled = computed.long(), scheduled.long()
-            ends = scheduled.cumsum(0)
             # A row begins where the one before it ends; what is behind all is of the last.
             rows = count_begun(ends[:-1], num_tokens)
             index = (computed - ends + scheduled).index_select(0, rows)
             positions = self._at(index + torch.arange(num_tokens, device=self.device), rows)
         return positions if out is None else out[:, :num_tokens].copy_(positions)
+
+    def _spread(self, computed: Tensor, begins: Tensor, ends: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions of a step where rows begin and end; searches for no token's entry.
+
+        Each entry is told where in the step it begins. What rows decode is their last tokens there.
+        """
+        start, length = self.rows[:, :2].long().unbind(1)
+        ends[-1].fill_(num_tokens)
+        shift = begins - start - computed
+        row = search(start, self._entry_starts) - 1
+        entries = self.entries.clone()
+        entries[:, 0].add_(shift.index_select(0, row))
+        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
+        entry = count_begun(first, num_tokens) - 1
+        index = torch.arange(num_tokens, dtype=self._entry_starts.dtype, device=self.device)
+        positions = replace(self, entries=entries)._expand_entries(index, entry).to(self.dtype)
+        behind = start + length + shift
+        first = torch.clamp(behind, begins, ends)
+        decoded = ends - first
+        rows, place = spread_ranges(first, decoded, int(decoded.sum()))
+        beyond = place - behind.index_select(0, rows)
+        decoded = self._decoded(rows, self.rows[:, 2].index_select(0, rows), beyond)
+        decoded = decoded.to(self.dtype).expand(self.num_axes, -1)
+        return positions.index_copy_(1, place, decoded)
 
     def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
         """Return the positions (A, rows of the input, n) of columns, or (A, n) of packed input.
@@ -255,7 +282,7 @@ class PlanTable(ABC):
         Columns beyond the width are padding. With `text_positions` there is one axis in front.
         """
         num_rows, width, value = self._num_input_rows, self._width, self.padding_value
-        positions = self._launch("expand_columns", num_rows, width, columns, value)
+        positions: Tensor | None = self._launch("expand_columns", num_rows, width, columns, value)
         is_whole = not columns.first and columns.length >= width
         if positions is None and is_whole and self._reads_values and self.num_tokens:
             positions = self._written()

@@ -13,6 +13,7 @@ from support import assert_no_answer, assert_same, at_most, spec_of
 
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
 from vecrope.families.rules import GlmImage
+from vecrope.plans import table
 from vecrope.plans.line_plan import LinePlan, entries_of_tokens
 from vecrope.testing import Prompt, conversations
 
@@ -108,7 +109,7 @@ def test_a_text_row_counts_the_unmasked_tokens(prompts):
 
 
 @each_family
-def test_joined_plans_are_the_rows_of_all(prompts):
+def test_joined_plans_are_the_rows_of_all(prompts, monkeypatch):
     @given(prompts, prompts)
     def check(one, other):
         plans = [plan_rope_index(**arguments_of(prompt)) for prompt in (one, other)]
@@ -127,7 +128,10 @@ def test_joined_plans_are_the_rows_of_all(prompts):
             for plan, first in zip(plans, (0, plans[0].num_rows), strict=True)
             for row, n in enumerate(computed[first : first + plan.num_rows])
         ]
-        assert torch.equal(joined.step(computed, scheduled), torch.cat(want, 1))
+        # Entries are searched for, or spread over the tokens.
+        for spread_from in (2**13, 1):
+            monkeypatch.setattr(table, "SPREAD_FROM", spread_from)
+            assert torch.equal(joined.step(computed, scheduled), torch.cat(want, 1))
 
     check()
 
@@ -146,7 +150,6 @@ def test_of_a_capacity_nothing_is_read_and_each_token_is_an_entry(dtype, device)
         padding_value=1,
         family="",
         generated=torch.empty((3, 0), dtype=torch.int64, device=device),
-        generated_rows=torch.empty((3, 0), dtype=torch.int64, device=device),
     )
     assert plan.entries.shape == (4, 6)
     expanded = plan.position_ids()

@@ -20,7 +20,7 @@ from tests.plans.cases import (
     shapes,
 )
 from vecrope import plan_rope_index
-from vecrope.plans import group_plan
+from vecrope.plans import table
 
 
 @each_spec
@@ -109,7 +109,7 @@ def check_step(case, draw):
 @each_spec
 def test_entries_are_spread_over_the_tokens_of_a_long_step(spec, monkeypatch):
     """It is what a search for the entry of each token gives."""
-    monkeypatch.setattr(group_plan, "_SPREAD_FROM", 1)
+    monkeypatch.setattr(table, "SPREAD_FROM", 1)
 
     @given(cases(spec), st.data())
     def check(case, data):

@@ -25,23 +25,26 @@ def plan_of_inputs(
     inputs: Inputs, spec: MRopeSpec, *, validate: bool, max_groups: int | None = None
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
-    by_kernels = inputs.open_markers is None and takes_kernels(inputs.input_ids)
-    if spec.own_rule is None and by_kernels:
-        plan = _plan_by_kernels(inputs, spec, validate, max_groups)
-        if plan is not None:
-            return plan
+    ids, dtype = inputs.input_ids, positions_dtype(inputs, spec)
+    if spec.own_rule is None and inputs.open_markers is None and takes_kernels(ids):
+        capacity = ids.numel() if max_groups is None else max_groups
+        tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=capacity)
+        if tables is not None:
+            rows, entries, scale = tables.rows, tables.entries, tables.time_scale
+            scale = entries.new_empty((capacity, 0)) if scale is None else scale
+            return GroupPlan(rows, entries, time_scale=scale, **fields_of(ids.shape, spec, dtype))
         # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:
         return plan_of_own_rule(prepared, spec, validate)
-    if prepared.exact and inputs.input_ids.numel():
+    if prepared.exact and ids.numel():
         try:
             batch = find_groups(prepared.inputs, spec)
         except ValueError:
             if validate:
                 raise
         else:
-            return plan_of_groups(batch, spec, prepared.dtype, inputs.input_ids.shape)
+            return plan_of_groups(batch, spec, dtype, ids.shape)
     return plan_of_tokens(prepared, spec, validate, max_groups)
 
 
@@ -65,22 +68,4 @@ def plan_of_sequences(
     deltas = deltas_of_sequences(packed, spec, plan.rope_deltas)
     rows = torch.cat((plan.rows[:, :3], deltas, plan.rows[:, 4:]), 1)
     plan = replace(plan, rows=rows, seq_len=inputs.input_ids.shape[1])
-    return plan if invalid is None else plan.voided(invalid)
-
-
-def _plan_by_kernels(
-    inputs: Inputs, spec: MRopeSpec, validate: bool, max_groups: int | None
-) -> GroupPlan | None:
-    """Return the plan of a batch on a device with Triton; None where something is wrong with it."""
-    ids = inputs.input_ids
-    capacity = ids.numel() if max_groups is None else max_groups
-    tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=capacity)
-    if tables is None:
-        return None
-    scale = tables.time_scale
-    return GroupPlan(
-        rows=tables.rows,
-        entries=tables.entries,
-        time_scale=tables.entries.new_empty((capacity, 0)) if scale is None else scale,
-        **fields_of(ids.shape, spec, positions_dtype(inputs, spec)),
-    )
+    return plan if invalid is None else plan.invalidated(invalid)

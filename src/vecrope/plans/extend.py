@@ -33,10 +33,10 @@ def extend_plan(
 ) -> GroupPlan:
     """Return the plan of requests that continue, as in the next turn of a conversation.
 
-    The result is the plan of the whole prompts, but only the new tokens and their grids have to be
-    given: the tokens after the planned ones, including decoded tokens. The plan knows which markers
-    are open at its end, so an open video continues. The function checks and reads values, so it
-    synchronises on a device other than the CPU.
+    The result is the plan of the whole prompts, of packed sequences, but only the new tokens and
+    their grids have to be given: the tokens after the planned ones, including decoded tokens. The
+    plan knows which markers are open at its end, so an open video continues. Values are checked,
+    which synchronises on a device other than the CPU.
 
     Args:
         plan: of the requests so far, of a family of the shared rule.
@@ -49,9 +49,6 @@ def extend_plan(
         mm_token_type_ids: (N,) as for `vecrope.get_rope_index`. Needed if the plan was made from
             types or from placeholders, and the spec has a `marker_rule`.
         second_per_grid_ts: (num_videos,) likewise, in the precision of the plan's.
-
-    Returns:
-        The plan, of packed sequences.
 
     Raises:
         TypeError: for an argument of the wrong type or dtype.

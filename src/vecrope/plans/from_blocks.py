@@ -7,9 +7,10 @@ are where something does not fit and is not checked.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from operator import add, sub
+from operator import add, itemgetter, mul, sub
 
 import torch
 from torch import Tensor
@@ -30,97 +31,67 @@ from vecrope.plans.table import fields_of, index_dtype
 from vecrope.prepare import Prepared
 from vecrope.spec import MRopeSpec
 
-# Tokens of a batch, the blocks of the unmasked ones, axes, deltas (B,), the dtype of the positions,
-# the position of masked tokens, and what is generated.
-_Laid = tuple[Tokens, list[Block], int, Sequence[float], torch.dtype, int, Tail]
-
 
 def plan_of_own_rule(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch; exact, or with an entry for each token, by how it is prepared."""
-    inputs, exact, _, _ = prepared
-    laid = None
-    if exact:
+    if prepared.exact:
         try:
-            laid = _in_blocks(inputs, spec)
+            return _plan_of_blocks(prepared.inputs, spec)
         except ValueError:
             if validate:
                 raise
-    if laid is None:
-        return _plan_of_positions(prepared, spec, validate)
-    tokens, blocks, num_axes, deltas, dtype, padding, tail = laid
+    return _plan_of_positions(prepared, spec, validate)
+
+
+def _plan_of_blocks(inputs: Inputs, spec: MRopeSpec) -> LinePlan:
+    """Return the exact plan of a batch on a CPU."""
+    layout, tail = lay_out(inputs, spec), None
+    tokens, num_axes, deltas = layout.tokens, layout.num_axes, layout.deltas(spec)
+    dtype, _, padding = answer_dtypes(inputs, spec)
+    if isinstance(spec.own_rule, GlmImage):
+        tail = tail_of_rows(read_rows(tokens, spec), spec)
+    blocks = layout.blocks()
+    starts = accumulate((block[0] for block in blocks), initial=0)
+    entries = [(start, *block[1:]) for start, block in zip(starts, blocks, strict=False)]
     if inputs.attention_mask is not None:
         masked = (*(padding,) * num_axes, 1, 0, ())
-        blocks = _with_masked(blocks, inputs.attention_mask.view(-1), tokens, masked)
-    blocks = blocks or [(0, *(0,) * num_axes, 1, 0, (ALONG,) * num_axes)]
-    sizes, *between, steps = zip(*blocks, strict=True)
+        entries = _with_masked(entries, inputs.attention_mask.view(-1), tokens, masked)
+    *columns, steps = zip(*(entries or [(*(0,) * (num_axes + 1), 1, 0, (ALONG,))]), strict=True)
     codes = {each: code_of(each) for each in {*steps}}
-    columns = [[*accumulate(sizes[:-1], initial=0)], *between, [*map(codes.__getitem__, steps)]]
     bounds = tokens.given_bounds
     lengths, kept = ([*map(sub, each[1:], each)] for each in (bounds, tokens.bounds))
     following = [*map(add, deltas, lengths if spec.delta_length == "padded" else kept)]
-    rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
-    of_rows, of_entries = torch.int64, index_dtype(inputs.input_ids.numel())
-    if dtype == torch.float32:
-        of_rows = of_entries = torch.float64
-    return LinePlan(
-        rows=_table(rows, of_rows),
-        entries=_table(columns, of_entries),
-        generated=tail.images,
-        generated_rows=tail.rows,
-        **fields_of(inputs.input_ids.shape, spec, dtype),
-    )
-
-
-def _table(columns: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
-    return torch.tensor(columns, dtype=dtype, device="cpu").t().contiguous()
-
-
-def _in_blocks(inputs: Inputs, spec: MRopeSpec) -> _Laid:
-    """Return the blocks of a batch on a CPU."""
-    layout, tail = lay_out(inputs, spec), _no_tail(inputs)
-    dtype, _, padding = answer_dtypes(inputs, spec)
-    if isinstance(spec.own_rule, GlmImage):
-        tail = tail_of_rows(read_rows(layout.tokens, spec), spec)
-    blocks, deltas = layout.blocks(), layout.deltas(spec)
-    return layout.tokens, blocks, layout.num_axes, deltas, dtype, padding, tail
+    fractions = torch.float64 if dtype == torch.float32 else None
+    of_entries = fractions or index_dtype(inputs.input_ids.numel())
+    of_rows = [bounds[:-1], lengths, following, deltas, [0] * len(deltas)]
+    rows = torch.tensor(of_rows, dtype=fractions or torch.int64, device="cpu")
+    columns.append(tuple(map(codes.__getitem__, steps)))
+    table = torch.tensor(columns, dtype=of_entries, device="cpu").t()
+    return _line_plan(rows, table, tail, (inputs, spec, dtype))
 
 
 def _with_masked(
-    blocks: Sequence[Block], mask: Tensor, tokens: Tokens, masked: Block
+    entries: Sequence[Block], mask: Tensor, tokens: Tokens, masked: Block
 ) -> list[Block]:
-    """Return blocks of all tokens: those of the unmasked ones, cut where masked ones stand.
+    """Return blocks of all tokens: those of the unmasked ones, cut where `masked` ones stand.
 
-    Args:
-        blocks: of the unmasked tokens.
-        mask: (N,) bool, True = token.
-        tokens: the unmasked ones.
-        masked: a block of masked tokens, but for their number.
+    A block has its start where it had its size; `entries` has that among the unmasked `tokens`,
+    where `mask` (N,) is True, and `masked` has none.
     """
     edges = (mask[1:] != mask[:-1]).nonzero().view(-1).add_(1).tolist()
     starts = sorted({0, *edges, *tokens.given_bounds} - {len(mask)})
     flags = mask[torch.tensor(starts, dtype=torch.int64, device="cpu")].tolist()
-    rest, cut = iter(blocks), list[Block]()
-    block: Block = (0,)
-    for start, stop, flag in zip(starts, [*starts[1:], len(mask)], flags, strict=True):
-        left = stop - start
-        if not flag:
-            cut.append((left, *masked))
-            continue
-        while left:
-            block = block if block[0] else next(rest)
-            if block[0] <= left:
-                cut.append(block)
-                left, block = left - block[0], (0,)
-            else:
-                size, *between, before, steps = block
-                cut.append((left, *between, before, steps))
-                left, block = 0, (size - left, *between, before + left, steps)
-    return cut
-
-
-def _no_tail(inputs: Inputs) -> Tail:
-    none = torch.empty((3, 0), dtype=torch.int64, device=inputs.input_ids.device)
-    return Tail(none, none)
+    sizes = map(sub, [*starts[1:], len(mask)], starts)
+    kept_before = accumulate(map(mul, sizes, flags), initial=0)
+    runs = [*zip(flags, kept_before, starts, strict=False)]
+    cut: list[Block] = [(start, *masked) for kept, _, start in runs if not kept]
+    begins, places = [entry[0] for entry in entries], [at for kept, at, _ in runs if kept]
+    shifts = [start - at for kept, at, start in runs if kept]
+    for at in {*begins, *places}:
+        first, *between, before, steps = entries[bisect_right(begins, at) - 1]
+        shift = shifts[bisect_right(places, at) - 1]
+        cut.append((at + shift, *between, before + at - first, steps))
+    return sorted(cut, key=itemgetter(0))
 
 
 def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
@@ -133,18 +104,25 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     lengths = measured = bounds.diff()
     if spec.delta_length == "valid" and stream.kept is not None:
         measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
-    tail, misfit = _no_tail(inputs), None
+    tail, misfit = None, None
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=validate and tracing)
         tail, misfit = tail_of(reading, spec), reading.misfit
     deltas = rope_deltas.view(-1)
     deltas = deltas.double() if deltas.is_floating_point() else deltas.long()
     rows = (bounds[:-1], lengths, deltas + measured, deltas, torch.zeros_like(deltas))
-    plan = LinePlan(
-        rows=torch.stack([column.to(deltas) for column in rows], 1),
-        entries=entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype(ids.numel())),
-        generated=tail.images,
-        generated_rows=tail.rows,
-        **fields_of(ids.shape, spec, position_ids.dtype),
-    )
-    return plan if misfit is None else plan.voided(misfit)
+    entries = entries_of_tokens(position_ids.flatten(1), stream.kept, index_dtype(ids.numel()))
+    table = torch.stack([column.to(deltas) for column in rows])
+    plan = _line_plan(table, entries, tail, (inputs, spec, position_ids.dtype))
+    return plan if misfit is None else plan.invalidated(misfit)
+
+
+def _line_plan(
+    rows: Tensor, entries: Tensor, tail: Tail | None, of: tuple[Inputs, MRopeSpec, torch.dtype]
+) -> LinePlan:
+    """Return a plan of `rows` (5, B), with what they generate behind."""
+    generated = torch.empty((3, 0), dtype=torch.int64, device=rows.device)
+    if tail is not None:
+        generated, rows = tail.images, torch.cat((rows, tail.rows))
+    fields = fields_of(of[0].input_ids.shape, *of[1:])
+    return LinePlan(rows.t().contiguous(), entries.contiguous(), generated=generated, **fields)

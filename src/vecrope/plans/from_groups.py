@@ -21,14 +21,7 @@ from vecrope.spec import MRopeSpec
 def plan_of_groups(
     batch: Batch, spec: MRopeSpec, dtype: torch.dtype, shape: Sequence[int] | None = None
 ) -> GroupPlan:
-    """Return the plan of a batch on the host's CPU.
-
-    Args:
-        batch: its rows, and what in them is not text.
-        spec: of the shared rule.
-        dtype: of the positions.
-        shape: of the input; None: (N,).
-    """
+    """Return the plan of a batch on the host's CPU; `shape` is that of the input, None: (N,)."""
     bounds, parts, open_markers = batch
     items, item, (masked, stops) = parts.items, parts.item, parts.masked
     begins, running = bounds[:-1], parts.running(bounds)
@@ -61,12 +54,9 @@ def plan_of_groups(
     table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
     lengths = map(sub, bounds[1:], begins)
     rows = zip(begins, lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
-    return GroupPlan(
-        rows=host_table("q", [*rows]),
-        entries=table[:, :7].contiguous() if timed else table,
-        time_scale=_time_scale(items, entries, spec) if timed else table[:, 7:],
-        **fields_of(shape or bounds[-1:], spec, dtype),
-    )
+    scale = _time_scale(items, entries, spec) if timed else table[:, 7:]
+    table, fields = table[:, :7].contiguous(), fields_of(shape or bounds[-1:], spec, dtype)
+    return GroupPlan(host_table("q", [*rows]), table, time_scale=scale, **fields)
 
 
 def _time_scale(items: Items, entries: Sequence[Sequence[int]], spec: MRopeSpec) -> Tensor:

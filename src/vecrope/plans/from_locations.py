@@ -46,7 +46,7 @@ def plan_of_tokens(
         raise ValueError(
             f"max_groups must be at least {int(count)} for this input, got {max_groups}"
         )
-    return plan.voided(invalid if fault is None else invalid | fault)
+    return plan.invalidated(invalid if fault is None else invalid | fault)
 
 
 def _entries(

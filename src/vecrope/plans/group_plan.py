@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import add, attrgetter, floordiv, mul, sub
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core.items import temporal_offset
-from vecrope.core.search import count_begun, search
 from vecrope.forms.eager.groups import make_parts
 from vecrope.forms.eager.items import Items, TimeScale, steps_of_frames
 from vecrope.forms.eager.write import write_positions
 from vecrope.forms.select import plan_kernels, takes_kernels
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.plans.shards import Columns
-from vecrope.plans.table import INVALID_DELTA, WIDE_FROM, columns_at, register_plan
-
-# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
-_SPREAD_FROM = 2**13
+from vecrope.plans.table import INVALID_DELTA, columns_at, register_plan
 
 
 @register_plan
@@ -37,15 +30,11 @@ class GroupPlan(RopeIndexPlan):
     seconds.
 
     Attributes:
-        entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry
-
-            - index in the batch of its first token;
-            - its tokens;
-            - position of the first token of the group, of a masked run the padding value;
-            - position of the token behind the entry;
-            - height and width, in tokens;
-            - tokens of the group in its parts before; of a masked run, its tokens as a negative
-              number, so that none of them has a place in a group.
+        entries: (E, 7) int32, or int64 from 2**30 tokens on: of each entry the index in the batch
+            of its first token; its tokens; position of the first token of the group, of a masked
+            run the padding value; position of the token behind the entry; height and width, in
+            tokens; tokens of the group in its parts before, of a masked run its tokens as a
+            negative number, so that none of them has a place in a group.
         time_scale: (E, 2) factors that make the number of a frame in its group its temporal offset,
             as `vecrope.core.items.temporal_offset` does; of integers where there are no videos in
             time; (E, 0) where the number is the offset.
@@ -59,87 +48,25 @@ class GroupPlan(RopeIndexPlan):
         """A, the number of axes: 3."""
         return 3
 
-    @property
-    def _kernels(self) -> ModuleType | None:
-        """`vecrope.forms.triton.plans`, where it can take the plan's tensors."""
-        return plan_kernels() if len(self) and takes_kernels(self.rows) else None
-
-    @property
-    def _tables(self) -> tuple[Any, ...]:
-        return self.rows, self.entries, self.time_scale, self.dtype
-
-    def _at(self, token_index: Tensor | range, rows: Tensor | None) -> Tensor:
-        kernels = self._kernels
-        if kernels is None:
-            return super()._at(token_index, rows)
-        positions: Tensor = kernels.expand_rows(self._tables, token_index, rows)
-        return positions
-
-    def _step(
-        self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
-    ) -> Tensor:
-        kernels = self._kernels
-        if kernels and (out is None or (out.device == self.device and out.stride(1) == 1)):
-            positions: Tensor = kernels.expand_step(
-                self._tables, computed, scheduled, num_tokens, out
-            )
-            return positions
-        if num_tokens >= _SPREAD_FROM and self._reads_values:
-            ahead = computed - self.rows[:, 1]
-            # Most steps decode alone. Indices have as many bits as those of entries.
-            if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
-                positions = self._expand_step(computed, scheduled, num_tokens)
-                return positions if out is None else out[:, :num_tokens].copy_(positions)
-        return super()._step(computed, scheduled, num_tokens, out)
-
-    def _expand_step(self, computed: Tensor, scheduled: Tensor, num_tokens: int) -> Tensor:
-        """Return the positions (3, num_tokens) of a step; no token's entry is searched for.
-
-        Each entry is told where in the step it begins. The tokens that a row decodes stand behind
-        an entry of their own, which follows those of the row.
-        """
-        start, length, following = self.rows[:, :3].unbind(1)
-        number, each = len(self.entries), torch.arange(len(self), device=self.device)
-        own = search(self._entry_starts, start + length - 1) + each
-        row = count_begun(own + 1, number + len(self))
-        order = (torch.arange(len(row), device=self.device) - row).index_copy_(
-            0, own, number + each
-        )
-        none, one = torch.zeros_like(start), torch.ones_like(start)
-        behind = torch.stack((start + length, none, none, following, one, one, none), 1)
-        entries = torch.cat((self.entries, behind.to(self.entries.dtype))).index_select(0, order)
-        scale = self.time_scale
-        if scale.shape[1]:
-            scale = pad(scale, (0, 0, 0, len(self)), value=1).index_select(0, order)
-        ends = scheduled.cumsum(0)
-        # Behind all rows stand unused entries. Columns that none asks for are of the last row.
-        begins = pad(ends - scheduled, (0, 1), value=num_tokens)
-        ends = pad(ends[:-1], (0, 2), value=num_tokens)
-        shift = begins - pad(start + computed, (0, 1))
-        entries[:, 0].add_(shift.index_select(0, row))
-        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
-        index = torch.arange(num_tokens, dtype=entries.dtype, device=self.device)
-        at = count_begun(first, num_tokens) - 1
-        return _positions_behind(entries, scale, at, index).to(self.dtype)
-
-    def _at_once(self, columns: Columns) -> Tensor | None:
-        kernels, rows, width = self._kernels, self._num_input_rows, self._width
-        if kernels is not None:
-            tables, value = self._tables, self.padding_value
-            positions: Tensor = kernels.expand_columns(tables, rows, width, columns, value)
-            return positions
-        is_whole = not columns.first and columns.length >= width
-        if not (is_whole and self._reads_values and self.num_tokens):
+    def _launch(self, name: str, *arguments: object) -> Any:
+        if not len(self) or not takes_kernels(self.rows):
             return None
-        written, room = self._written(), columns.number - width
-        if written is None or not room:
-            return written
-        return pad(written, (0, room), value=self.padding_value)
+        tables = self.rows, self.entries, self.time_scale, self.dtype
+        return getattr(plan_kernels(), name)(tables, *arguments)
 
-    def _expand(self, index: Tensor) -> Tensor:
-        index = index.to(self.entries.dtype)
-        entry = search(self._entry_starts, index) - 1
-        return _positions_behind(self.entries, self.time_scale, entry, index)
+    def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
+        start, tokens, base, behind, height, width, before = columns_at(self.entries, entry)
+        along = index - start
+        over = along - tokens
+        inside = over < 0
+        anchor = torch.where(inside, base, behind + over)
+        place = (along + before).clamp_(min=0) * inside
+        row = place // width
+        frame = row // height
+        time = frame
+        if self.time_scale.shape[1]:
+            time = temporal_offset(frame, self.time_scale[entry].movedim(-1, 0))
+        return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)
 
     def _written(self) -> Tensor | None:
         """Return all positions as the eager form writes them; None if a group is in pieces."""
@@ -181,9 +108,10 @@ class GroupPlan(RopeIndexPlan):
     def _masked_tokens(self) -> Tensor:
         return self.entries[:, 6].long().neg().clamp_(min=0)
 
-    def _joined(self, plans: Sequence[GroupPlan], num_entries: int) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[GroupPlan], _rows: Tensor) -> dict[str, Any]:
         scales = [*map(attrgetter("time_scale"), plans)]
         if not any(map(Tensor.numel, scales)):
+            num_entries = sum(map(len, scales))
             return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
         dtypes = [*map(attrgetter("dtype"), scales)]
@@ -194,34 +122,3 @@ class GroupPlan(RopeIndexPlan):
                 f"{dtypes.index(others[0])}, {others[0]}; give second_per_grid_ts of one dtype"
             )
         return {"time_scale": torch.cat(scales)}
-
-    def _select(self, rows: Tensor) -> GroupPlan:
-        kernels = self._kernels
-        if kernels is None or not len(rows):
-            return super()._select(rows)
-        taken, entries, scale, num_tokens = kernels.select_entries(self._tables, rows)
-        tables = {"rows": taken, "entries": entries, "time_scale": scale}
-        return replace(self, **tables, num_tokens=num_tokens, seq_len=None)
-
-
-def _positions_behind(entries: Tensor, scale: Tensor, entry: Tensor, index: Tensor) -> Tensor:
-    """Return the (3, ...) positions of tokens at `index` (...) by the last entry before each.
-
-    Args:
-        entries: (n, 7) as `GroupPlan.entries`, in the dtype of `index`.
-        scale: (n, 2) or (n, 0) as `GroupPlan.time_scale`.
-        entry: (...) a number of an entry for each token.
-        index: (...) of the tokens.
-    """
-    start, tokens, base, behind, height, width, before = columns_at(entries, entry)
-    along = index - start
-    over = along - tokens
-    inside = over < 0
-    anchor = torch.where(inside, base, behind + over)
-    place = (along + before).clamp_(min=0) * inside
-    row = place // width
-    frame = row // height
-    time = frame
-    if scale.shape[1]:
-        time = temporal_offset(frame, scale[entry].movedim(-1, 0))
-    return torch.stack((time, row - frame * height, place - row * width)).add_(anchor)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.search import search
 from vecrope.own_rules.glm_image.generated import Tail, concatenate_tails, positions_on_tail
 from vecrope.own_rules.layout import STILL
 from vecrope.plans.plan import RopeIndexPlan
@@ -28,30 +27,28 @@ class LinePlan(RopeIndexPlan):
     images, glm_image, adds 24 bytes a grid, 24 a row and 24 more.
 
     Attributes:
-        entries: (E, A + 4): of each block
-
-            - index in the batch of its first token;
-            - on each axis, the position that it counts from;
-            - tokens of a line;
-            - tokens that the block has before its first, where masked tokens interrupt it;
-            - how it counts, as `code_of` says; 0 for masked tokens.
-        generated: (3, U) int64: the images that are generated behind the rows, as
-            `vecrope.own_rules.glm_image.generated.Tail` has them; U is 0 where text is.
-        generated_rows: (3, B) int64: which of them each row generates, likewise; or (3, 0).
+        rows: (B, 5), or (B, 8) where rows generate images: which of them, as the rows of
+            `vecrope.own_rules.glm_image.generated.Tail`.
+        entries: (E, A + 4): of each block the index in the batch of its first token; on each axis,
+            the position that it counts from; tokens of a line; tokens that the block has before its
+            first, where masked tokens interrupt it; how it counts, as `code_of` says, 0 for masked
+            tokens.
+        generated: (3, U) int64: the images of such a `Tail`; U is 0 where text is generated.
     """
 
     generated: Tensor
-    generated_rows: Tensor
+
+    @property
+    def _tail(self) -> Tail:
+        return Tail(self.generated, self.rows[:, 5:].t())
 
     @property
     def num_axes(self) -> int:
         """A, the number of axes."""
         return self.entries.shape[1] - 4
 
-    def _expand(self, index: Tensor) -> Tensor:
-        starts = self._entry_starts
-        index = index.to(starts.dtype)
-        entry, table = search(starts, index) - 1, self.entries[:, 1:]
+    def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
+        table = self.entries[:, 1:]
         (first,) = columns_at(self.entries[:, :1], entry)
         if table.is_floating_point():  # only an index needs more bits than a position
             table = table.to(self.dtype)
@@ -69,7 +66,7 @@ class LinePlan(RopeIndexPlan):
         positions = super()._decoded(_rows, following, index)
         if not self.generated.shape[1]:
             return positions
-        tail = Tail(self.generated, self.generated_rows)
+        tail = self._tail
         of_images = positions_on_tail(tail, _rows, index)
         return torch.where(index < tail.rows[1, _rows], of_images, positions)
 
@@ -82,41 +79,27 @@ class LinePlan(RopeIndexPlan):
         tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
         return tokens * (self.entries[:, -1] == 0)
 
-    def voided(self, invalid: Tensor) -> LinePlan:
-        """Return the plan, or where `invalid` (0-d bool) one that stands still at -1."""
-        plan = super().voided(invalid)
-        return replace(plan, generated_rows=torch.where(invalid, 0, self.generated_rows))
-
-    def _joined(self, plans: Sequence[LinePlan], _num_entries: int) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[LinePlan], rows: Tensor) -> dict[str, Any]:
         if not self.generated.shape[1]:
             return {}
-        tail = concatenate_tails([Tail(plan.generated, plan.generated_rows) for plan in plans])
-        return {"generated": tail.images, "generated_rows": tail.rows}
-
-    def _select(self, rows: Tensor) -> LinePlan:
-        plan = super()._select(rows)
-        if not self.generated.shape[1]:
-            return plan
-        return replace(plan, generated_rows=self.generated_rows[:, rows])
+        tail = concatenate_tails([plan._tail for plan in plans])
+        rows[:, 5:] = tail.rows.t()
+        return {"generated": tail.images}
 
 
 def code_of(steps: Sequence[int]) -> int:
     """Return how a block counts as a number: two bits an axis, the first lowest, then a 1.
 
-    Args:
-        steps: of each axis what `vecrope.own_rules.layout` names; none for masked tokens, whose
-            code is 0.
+    `steps` are what `vecrope.own_rules.layout` names; none for masked tokens, whose code is 0.
     """
     return sum(step << 2 * axis for axis, step in enumerate((*steps, 1))) if steps else 0
 
 
 def entries_of_tokens(positions: Tensor, kept: Tensor | None, index_dtype: torch.dtype) -> Tensor:
-    """Return the entries of a plan, one for each token; reads no value.
+    """Return the entries of a plan, one for each token of `positions` (A, N); reads no value.
 
-    Args:
-        positions: (A, N), whole numbers or fractions.
-        kept: (N,) bool, True = token; None: every one is.
-        index_dtype: of the entries, if the positions are whole numbers.
+    `kept` (N,) is True for unmasked tokens, None: every one is. `index_dtype` is that of entries of
+    whole numbers.
     """
     if not positions.shape[1]:
         positions, kept = positions.new_zeros((len(positions), 1)), None

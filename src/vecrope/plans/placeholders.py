@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from operator import add, gt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,19 @@ class _Prompts(NamedTuple):
     rows: Tensor | None
     image_grid_thw: Tensor | None
     video_grid_thw: Tensor | None
-    seconds: Tensor | Sequence[float] | None
+    second_per_grid_ts: Tensor | Sequence[float] | None
     dtype: torch.dtype
     validate: bool
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """The tokens of each prompt."""
+        return [self.num_tokens] if isinstance(self.num_tokens, int) else [*self.num_tokens]
+
+    def inputs(self, input_ids: Tensor, **others: Any) -> Inputs:
+        """Return the arguments of `get_rope_index`."""
+        grids = self.image_grid_thw, self.video_grid_thw
+        return Inputs(input_ids, *grids, second_per_grid_ts=self.second_per_grid_ts, **others)
 
 
 def plan_from_placeholders(
@@ -60,10 +70,9 @@ def plan_from_placeholders(
     `plan_rope_index` makes from packed `input_ids` with these runs.
 
     Args:
-        num_tokens: tokens of each prompt, B numbers; or one, for one prompt.
+        num_tokens: tokens of each of B prompts; or one number, for one prompt.
         spec: of a family of the shared rule.
-        offsets: (R,) integers, index in its prompt of each run's first token; ascending in each
-            prompt, prompt after prompt.
+        offsets: (R,) integers, index in its prompt of each run's first token, ascending.
         lengths: (R,) integers, tokens of each run.
         modalities: (R,) integers, 1 for an image and 2 for a video.
         rows: (R,) integers, the prompt of each run, ascending; None: there is one prompt.
@@ -95,11 +104,9 @@ def plan_from_placeholders(
                 [0, 1, 1, 3, 4],
                 [0, 1, 2, 3, 4]])
     """
-    grids = image_grid_thw, video_grid_thw
-    prompts = _Prompts(
-        *(num_tokens, offsets, lengths, modalities, rows),
-        *(*grids, second_per_grid_ts, dtype, validate),
-    )
+    runs = num_tokens, offsets, lengths, modalities, rows
+    media = image_grid_thw, video_grid_thw, second_per_grid_ts
+    prompts = _Prompts(*runs, *media, dtype, validate)
     batch = _groups(prompts, spec)
     return _plan_by_types(prompts, spec) if batch is None else plan_of_groups(batch, spec, dtype)
 
@@ -120,21 +127,15 @@ def get_rope_index_from_placeholders(
 ) -> tuple[Tensor, Tensor]:
     """Return the position ids and deltas of requests from the runs of placeholders in them.
 
-    They are those of the plan that `plan_from_placeholders` makes from the same arguments.
+    Arguments and errors are those of `plan_from_placeholders`, and so are the positions.
 
     Returns:
         `position_ids` (3, N) in `dtype`, one prompt after the other, and `rope_deltas` (B, 1)
         int64.
-
-    Raises:
-        TypeError: for an argument of the wrong type or dtype.
-        ValueError: for shapes or values that do not fit, or a family of its own rule.
     """
-    grids = image_grid_thw, video_grid_thw
-    prompts = _Prompts(
-        *(num_tokens, offsets, lengths, modalities, rows),
-        *(*grids, second_per_grid_ts, dtype, validate),
-    )
+    runs = num_tokens, offsets, lengths, modalities, rows
+    media = image_grid_thw, video_grid_thw, second_per_grid_ts
+    prompts = _Prompts(*runs, *media, dtype, validate)
     batch = _groups(prompts, spec)
     if batch is None or not batch.bounds[-1]:
         plan = _plan_by_types(prompts, spec)
@@ -162,13 +163,11 @@ def _groups(prompts: _Prompts, spec: MRopeSpec) -> Batch | None:
         starts, stops = ([*map(add, begins, of_runs)] for of_runs in (offsets, stops))
     for kind in {*kinds} - {IMAGE, VIDEO}:
         raise ValueError(f"modalities must hold 1 or 2, got {kind} at run {kinds.index(kind)}")
-    if not on_host:
-        return None
-    grids = prompts.image_grid_thw, prompts.video_grid_thw
     try:
-        inputs = Inputs(prompts.offsets, *grids, second_per_grid_ts=prompts.seconds)
-        items = read_items(inputs, spec)
+        items = read_items(prompts.inputs(prompts.offsets), spec) if on_host else None
     except ValueError:  # named below, if it is to be
+        items = None
+    if items is None:
         return None
     item = items.in_order(kinds)
     touching = not spec.frames_may_touch and not {*starts}.isdisjoint(stops)
@@ -198,47 +197,44 @@ def _check_runs(
 
 def _plan_by_types(prompts: _Prompts, spec: MRopeSpec) -> RopeIndexPlan:
     """Return the plan of tokens that have just a type, which names what is wrong, too."""
-    num_tokens, offsets, lengths, modalities, rows, images, videos, *_ = prompts
-    dtype, validate = prompts.dtype, prompts.validate
-    counts = [num_tokens] if isinstance(num_tokens, int) else num_tokens
+    offsets, lengths, modalities, rows = prompts[1:5]
+    counts, dtype, capacity = prompts.counts, prompts.dtype, None
     bounds = torch.tensor([0, *counts], dtype=torch.int64, device=offsets.device).cumsum(0)
     begin = offsets if rows is None else bounds[rows.long()] + offsets
     change = torch.zeros(sum(counts) + 1, dtype=dtype, device=offsets.device)
     for edge, kind in ((begin, modalities), (begin + lengths, -modalities)):
         change.index_add_(0, edge.clamp(0, sum(counts)), kind.to(dtype))
     types = change.cumsum(0, dtype=dtype)[:-1]
-    capacity = None
     if torch.compiler.is_compiling() or not offsets.is_cpu:
-        num_items = sum(0 if of_kind is None else len(of_kind) for of_kind in (images, videos))
-        capacity = len(offsets) + num_items + len(counts)
-    inputs = Inputs(types, images, videos, None, bounds, types, prompts.seconds)
-    plan = plan_of_inputs(inputs, spec, validate=validate, max_groups=capacity)
+        grids = prompts.image_grid_thw, prompts.video_grid_thw
+        capacity = sum(len(each) for each in (offsets, counts, *grids) if each is not None)
+    inputs = prompts.inputs(types, cu_seqlens=bounds, mm_token_type_ids=types)
+    plan = plan_of_inputs(inputs, spec, validate=prompts.validate, max_groups=capacity)
     return replace(plan, dtype=dtype)
 
 
-def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> list[int]:
+def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> Sequence[int]:
     """Check types, shapes and dtypes, and return the tokens of each prompt."""
     checks.check_spec(spec)
     if spec.own_rule is not None:
         raise ValueError(
             f"{spec.model_type} has no plan from placeholders: it is numbered by a rule of its own"
         )
-    if prompts.dtype is not torch.int64 and prompts.dtype is not torch.int32:
-        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {prompts.dtype}")
-    num_tokens = prompts.num_tokens
+    num_tokens, dtype, videos = prompts.num_tokens, prompts.dtype, prompts.video_grid_thw
+    if dtype is not torch.int64 and dtype is not torch.int32:
+        raise TypeError(f"dtype must be torch.int64 or torch.int32, got {dtype}")
     if not isinstance(num_tokens, int | Sequence):
         found = type(num_tokens).__name__
         raise TypeError(f"num_tokens must be an int or a sequence of ints, got {found}")
-    counts = [num_tokens] if isinstance(num_tokens, int) else [*num_tokens]
+    counts = prompts.counts
     for count in counts:
         checks.check_int("num_tokens", count, 0)
     if not counts:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
     if prompts.rows is None and len(counts) > 1:
         raise ValueError(f"rows must be given for {len(counts)} prompts, got None")
-    shape = None
-    for name in ("offsets", "lengths", "modalities", "rows"):
-        values = getattr(prompts, name)
+    shape, of_runs = None, dict[str, Any](zip(_Prompts._fields[1:5], prompts[1:5], strict=True))
+    for name, values in of_runs.items():
         if name == "rows" and values is None:
             continue
         checks.check_tensor(name, values)
@@ -249,8 +245,7 @@ def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> list[int]:
             raise ValueError(
                 f"{name} must have shape (R,) as offsets {shape}, got {tuple(values.shape)}"
             )
-    images, videos = prompts.image_grid_thw, prompts.video_grid_thw
-    checks.check_grid_shapes(images, videos)
+    checks.check_grid_shapes(prompts.image_grid_thw, videos)
     num_videos = 0 if videos is None else videos.shape[0]
-    checks.check_seconds_argument(prompts.seconds, num_videos, spec)
+    checks.check_seconds_argument(prompts.second_per_grid_ts, num_videos, spec)
     return counts

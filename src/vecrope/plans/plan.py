@@ -34,31 +34,29 @@ class RopeIndexPlan(PlanTable):
     families of the shared rule, and a `LinePlan` for a family with a rule of its own. A plan cannot
     be changed: `select`, `replace` and `vecrope.concatenate_plans` return others. It is a pytree of
     tensors: it passes through `torch.compile` and `torch.export`, and `to` moves it. `len` is the
-    number of its rows. Besides its entries it takes 40 bytes a row.
+    number of its rows, B. Besides its entries it takes 40 bytes a row.
 
     The tokens of a row, padding included, have the indices 0, 1, 2, ...; the tokens that are
     decoded after them have the indices that follow. For glm_image the images to be generated and
     their end come first among those; text after them counts on from the prompt's length. If rows of
     the input hold several sequences each (`sequence_ids`), the rows of the plan are the sequences,
-    each with the padding after it, but `position_ids` and `shard` return the rows of the input. A
-    is the number of axes, 3 for most families.
+    each with the padding after it, but `position_ids` and `shard` return the rows of the input.
 
-    Positions are in the plan's dtype and on its device. An argument on another device is copied
-    there, which may synchronise. All methods raise a TypeError for indices, numbers and rows that
-    are not integers, and a ValueError for a wrong shape, a negative number and a row that the plan
-    does not have. With `validate=False` no value is read or checked.
+    Positions are in the plan's dtype and on its device; A is the number of axes, 3 for most
+    families. `text_positions` prepends an axis that counts the unmasked tokens of each row, by
+    which transformers' text models tell packed sequences apart. `pad_to_multiple_of` adds columns
+    at the right, up to a multiple of this number, which hold `padding_value`, and 0 on that axis.
+
+    An argument on another device is copied, which may synchronise. All methods raise a TypeError
+    for indices, numbers and rows that are not integers, and a ValueError for a wrong shape, a
+    negative number and a row that the plan does not have. With `validate=False` no value is read or
+    checked; otherwise values are, which synchronises where they are not on a CPU.
     """
 
     def position_ids(
         self, *, text_positions: bool = False, pad_to_multiple_of: int | None = None
     ) -> Tensor:
         """Return the positions of all tokens of the batch.
-
-        Args:
-            text_positions: prepend a row that counts the unmasked tokens of each row, by which
-                transformers' text models tell packed sequences apart.
-            pad_to_multiple_of: add columns at the right up to a multiple of this number. They hold
-                `padding_value`, and 0 in the row of `text_positions`.
 
         Returns:
             (A, B, T), or (A, N) for packed input; (A + 1, ...) with `text_positions`.
@@ -84,9 +82,9 @@ class RopeIndexPlan(PlanTable):
             rank: of this process in the group, from 0.
             world_size: number of ranks in the group.
             layout: `"contiguous"` or `"zigzag"`.
-            text_positions: as in `position_ids`.
-            pad_to_multiple_of: as in `position_ids`. `world_size` fits every length with
-                `"contiguous"`, twice `world_size` with `"zigzag"`.
+            text_positions: see the class.
+            pad_to_multiple_of: likewise. `world_size` fits every length with `"contiguous"`, twice
+                `world_size` with `"zigzag"`.
 
         Returns:
             (A, B, T / world_size) of the padded T, or (A, N / world_size) for packed input;
@@ -123,10 +121,9 @@ class RopeIndexPlan(PlanTable):
         """Return the positions of any tokens, in any order.
 
         Args:
-            token_index: integers of any shape, indices in a row. Without `rows` the first dimension
-                is the rows of the batch, (B, ...).
+            token_index: integers of any shape, indices in a row; (B, ...) without `rows`.
             rows: integers, the row of each index; broadcast with `token_index`.
-            validate: check the values of both, which synchronises where they are not on a CPU.
+            validate: check the values of both.
 
         Returns:
             (A, ...) of the broadcast shape.
@@ -201,10 +198,9 @@ class RopeIndexPlan(PlanTable):
             out: (A, at least `num_tokens`) to write to, from the first column on, in the plan's
                 dtype; int64 and int32 may stand for each other. None: a new tensor.
             num_tokens: the sum of `num_scheduled_tokens`, if the caller knows it. None: it is read,
-                which synchronises if they are a tensor on another device than the CPU. If it is
-                larger than the sum, the last row continues in the columns that are left, so that a
-                step may be padded.
-            validate: check the values of both, which synchronises in the same cases.
+                which synchronises as checks do. If it is larger than the sum, the last row
+                continues in the columns that are left, so that a step may be padded.
+            validate: check the values of both.
 
         Returns:
             (A, num_tokens); with `out`, a view of it.
@@ -244,13 +240,10 @@ class RopeIndexPlan(PlanTable):
         return self._step(computed.to(self.device), scheduled.to(self.device), num_tokens, out)
 
     def select(self, rows: Tensor | Sequence[int]) -> Self:
-        """Return the plan of some of the rows, in any order, as packed sequences.
+        """Return the plan of some of the rows, (n,) in any order, as packed sequences.
 
         The number of operators does not depend on the rows. Reading how many tokens and entries
         are left synchronises on a device other than the CPU.
-
-        Args:
-            rows: (n,) integers from 0 to B - 1, a list or a tensor on any device.
 
         Example:
             >>> import torch, vecrope
@@ -264,14 +257,10 @@ class RopeIndexPlan(PlanTable):
         return self._select(index.to(self.device, torch.int64))
 
     def replace(self, rows: Tensor | Sequence[int], other: Self) -> Self:
-        """Return the plan with other requests in some of its rows, as packed sequences.
+        """Return the plan with the requests of another in some of its rows, as packed sequences.
 
-        It synchronises as `select` does. The two plans must go together, see
-        `vecrope.concatenate_plans`.
-
-        Args:
-            rows: (n,) integers from 0 to B - 1, none of them twice.
-            other: a plan of n rows, the replacements in the order of `rows`.
+        It synchronises as `select` does. `rows` (n,), none of them twice, are those of the n rows
+        of `other`, which must go together with this plan as for `vecrope.concatenate_plans`.
         """
         check_plan("other", other)
         index = numbers_of_rows("rows", rows, len(other), "other")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
 from math import prod
+from operator import attrgetter
 from struct import pack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 INVALID_DELTA = torch.iinfo(torch.int64).min
 # From so many tokens on indices have 64 bits.
 WIDE_FROM = 2**30
+# From so many tokens of a step on, to search the entry of each takes longer than to spread entries.
+SPREAD_FROM = 2**13
 _CONSTANTS = ("dtype", "padding_value", "family")
 
 
@@ -32,18 +35,15 @@ _CONSTANTS = ("dtype", "padding_value", "family")
 class PlanTable(ABC):
     """The rows of a batch, the entries that its tokens are computed from, and what holds for all.
 
-    Attributes:
-        rows: (B, 5) int64, or float64 where the positions are fractions; for each row
+    Both tables are of whole numbers, or of float64 where the positions are fractions.
 
-            - index of its first token in the batch;
-            - its tokens, padding included;
-            - position of the first token of text after it;
-            - its `rope_deltas`;
-            - the markers that are open at its end, as `Runs.open_markers` of
-              `vecrope.forms.eager.runs` counts them.
-        entries: (E, columns) integers, or float64 where the positions are fractions. The first
-            column is the index in the batch of each entry's first token, ascending; N for entries
-            that are not used.
+    Attributes:
+        rows: (B, 5 or more) of each row: index of its first token in the batch; its tokens, padding
+            included; position of the first token of text after it; its `rope_deltas`; the markers
+            that are open at its end, as `Runs.open_markers` of `vecrope.forms.eager.runs` counts
+            them; and what the class of plans adds.
+        entries: (E, columns), the first of which is the index in the batch of each entry's first
+            token, ascending; N for entries that are not used.
         num_tokens: N, padding included.
         seq_len: T, or None where the input was packed.
         dtype: of the positions.
@@ -80,17 +80,38 @@ class PlanTable(ABC):
     def _invalid(self) -> Sequence[int]:
         """The columns behind the start of entries that put every token at -1."""
 
-    @abstractmethod
     def _expand(self, index: Tensor) -> Tensor:
         """Return the (A, ...) positions of the tokens at `index` (...) of the batch."""
+        starts = self._entry_starts
+        index = index.to(starts.dtype)
+        return self._expand_entries(index, search(starts, index) - 1)
+
+    @abstractmethod
+    def _expand_entries(self, index: Tensor, entry: Tensor) -> Tensor:
+        """Return the positions of `_expand`, by the number of each token's entry (...), too."""
 
     @abstractmethod
     def _masked_tokens(self) -> Tensor:
         """Return (E,) int64, how many masked tokens each entry begins with."""
 
     @abstractmethod
-    def _joined(self, plans: Sequence[Any], num_entries: int) -> dict[str, Any]:
-        """Return the fields of the class's own of several plans, of which this is the first."""
+    def _joined(self, plans: Sequence[Any], rows: Tensor) -> dict[str, Any]:
+        """Return the fields of the class's own of several plans, whose `rows` it completes."""
+
+    def _launch(self, _name: str, *_arguments: object) -> Any:
+        """Return what a kernel of `vecrope.forms.triton.plans` answers, where it takes the plan."""
+        return None
+
+    def _written(self) -> Tensor | None:
+        """Return all positions (A, rows of the input, width) in a faster way, if there is one."""
+        return None
+
+    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
+        """Return the positions (...) or (A, ...) of tokens by rows and indices behind their ends.
+
+        `following` (...) are the rows' next positions.
+        """
+        return following + index
 
     @property
     def _entry_starts(self) -> Tensor:
@@ -135,16 +156,21 @@ class PlanTable(ABC):
         moved: Self = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
         return moved
 
-    def voided(self, invalid: Tensor) -> Self:
-        """Return the plan, or where `invalid` (0-d bool) one that nobody takes for an answer."""
+    def invalidated(self, invalid: Tensor) -> Self:
+        """Return the plan, or where `invalid` (0-d bool) one of -1 throughout."""
         rows, entries = self.rows.clone(), self.entries.clone()
         columns = (*rows[:, 2:4].unbind(1), *entries[:, 1:].unbind(1))
         for column, value in zip(columns, (-(2**31), INVALID_DELTA, *self._invalid), strict=True):
             column.masked_fill_(invalid, value)
+        rows[:, 5:].masked_fill_(invalid, 0)
         return replace(self, rows=rows, entries=entries)
 
     def _select(self, rows: Tensor) -> Self:
         """Return the plan of some rows, (n,) int64 on the plan's device; reads their sizes."""
+        if len(rows) and (tables := self._launch("select_entries", rows)):
+            taken, entries, time_scale, num_tokens = tables
+            own = {"entries": entries, "time_scale": time_scale}
+            return replace(self, rows=taken, num_tokens=num_tokens, seq_len=None, **own)
         taken = self.rows.index_select(0, rows)
         start, tokens = taken[:, :2].long().unbind(1)
         first, stop = search(self._entry_starts, torch.stack((start, start + tokens)) - 1)
@@ -156,10 +182,10 @@ class PlanTable(ABC):
             first = first.clamp(max=len(self.entries) - 1)
         row, entry = spread_ranges(first, number, num_entries)
         begin = tokens.cumsum(0) - tokens
-        tables = {name: getattr(self, name).index_select(0, entry) for name in self._OF_ENTRIES}
-        tables["entries"][:, 0].add_((begin - start).index_select(0, row))
+        own = {name: getattr(self, name).index_select(0, entry) for name in self._OF_ENTRIES}
+        own["entries"][:, 0].add_((begin - start).index_select(0, row))
         taken[:, 0].copy_(begin)
-        return replace(self, rows=taken, num_tokens=num_tokens, seq_len=None, **tables)
+        return replace(self, rows=taken, num_tokens=num_tokens, seq_len=None, **own)
 
     @property
     def _reads_values(self) -> bool:
@@ -184,12 +210,15 @@ class PlanTable(ABC):
 
         A range is of every row. Without `rows` the first dimension is the rows.
         """
+        launched: Tensor | None = self._launch("expand_rows", token_index, rows)
+        if launched is not None:
+            return launched
         if isinstance(token_index, range):
             first, stop = token_index.start, token_index.stop
             token_index = torch.arange(first, stop, device=self.device).expand(len(self), -1)
         if rows is None:
-            shape = (len(self),) + (1,) * (token_index.dim() - 1)
-            rows = torch.arange(len(self), device=self.device).view(shape)
+            rows = torch.arange(len(self), device=self.device)
+            rows = rows.view(-1, *(1,) * (token_index.dim() - 1))
         begin, length, following = columns_at(self.rows[:, :3], rows)
         beyond = token_index - length
         decoded = self._decoded(rows, following, beyond).to(self.dtype)
@@ -203,43 +232,78 @@ class PlanTable(ABC):
         self, computed: Tensor, scheduled: Tensor, num_tokens: int, out: Tensor | None
     ) -> Tensor:
         """Return the positions (A, num_tokens) of a step, in the first columns of `out`."""
-        positions = self._at(*_tokens_of_step(computed, scheduled, num_tokens))
+        if out is None or (out.device == self.device and out.stride(1) == 1):
+            step = computed, scheduled, num_tokens, out
+            launched: Tensor | None = self._launch("expand_step", *step)
+            if launched is not None:
+                return launched
+        computed, scheduled = computed.long(), scheduled.long()
+        ends = scheduled.cumsum(0)
+        positions = None
+        if num_tokens >= SPREAD_FROM and self._reads_values:
+            ahead = computed - self.rows[:, 1]
+            # Most steps decode alone. Indices have as many bits as those of entries.
+            if int(ahead.amin()) < 0 and int(ahead.amax()) < WIDE_FROM:
+                positions = self._spread(computed, ends - scheduled, ends, num_tokens)
+        if positions is None:
+            # A row begins where the one before it ends; what is behind all is of the last.
+            rows = count_begun(ends[:-1], num_tokens)
+            index = (computed - ends + scheduled).index_select(0, rows)
+            positions = self._at(index + torch.arange(num_tokens, device=self.device), rows)
         return positions if out is None else out[:, :num_tokens].copy_(positions)
+
+    def _spread(self, computed: Tensor, begins: Tensor, ends: Tensor, num_tokens: int) -> Tensor:
+        """Return the positions of a step where rows begin and end; searches for no token's entry.
+
+        Each entry is told where in the step it begins. What rows decode is their last tokens there.
+        """
+        start, length = self.rows[:, :2].long().unbind(1)
+        ends[-1].fill_(num_tokens)
+        shift = begins - start - computed
+        row = search(start, self._entry_starts) - 1
+        entries = self.entries.clone()
+        entries[:, 0].add_(shift.index_select(0, row))
+        first = torch.clamp(entries[:, 0], begins.index_select(0, row), ends.index_select(0, row))
+        entry = count_begun(first, num_tokens) - 1
+        index = torch.arange(num_tokens, dtype=self._entry_starts.dtype, device=self.device)
+        positions = replace(self, entries=entries)._expand_entries(index, entry).to(self.dtype)
+        behind = start + length + shift
+        first = torch.clamp(behind, begins, ends)
+        decoded = ends - first
+        rows, place = spread_ranges(first, decoded, int(decoded.sum()))
+        beyond = place - behind.index_select(0, rows)
+        decoded = self._decoded(rows, self.rows[:, 2].index_select(0, rows), beyond)
+        decoded = decoded.to(self.dtype).expand(self.num_axes, -1)
+        return positions.index_copy_(1, place, decoded)
 
     def _at_columns(self, columns: Columns, *, text_positions: bool) -> Tensor:
         """Return the positions (A, rows of the input, n) of columns, or (A, n) of packed input.
 
         Columns beyond the width are padding. With `text_positions` there is one axis in front.
         """
-        positions = self._at_once(columns)
+        num_rows, width, value = self._num_input_rows, self._width, self.padding_value
+        positions: Tensor | None = self._launch("expand_columns", num_rows, width, columns, value)
+        is_whole = not columns.first and columns.length >= width
+        if positions is None and is_whole and self._reads_values and self.num_tokens:
+            positions = self._written()
+            if positions is not None and columns.number > width:
+                positions = pad(positions, (0, columns.number - width), value=value)
         if positions is None or text_positions:
             column = columns.indices(self.device)
-            rows = torch.arange(self._num_input_rows, device=self.device).unsqueeze(1)
+            rows = torch.arange(num_rows, device=self.device).unsqueeze(1)
             # The columns of padding lie where the next row does, of which nothing is taken.
-            index, inside = rows * self._width + column, column < self._width
+            index, inside = rows * width + column, column < width
             if positions is None:
-                positions = torch.where(inside, self._expand(index), self.padding_value)
+                positions = torch.where(inside, self._expand(index), value)
             positions = positions.to(self.dtype)
             if text_positions:
                 text = torch.where(inside, self._text_positions(index), 0).to(self.dtype)
                 positions = torch.cat((text[None], positions))
         return positions[:, 0] if self.seq_len is None else positions
 
-    def _at_once(self, columns: Columns) -> Tensor | None:
-        """Return the positions (A, rows of the input, n) of columns in a faster way, if any."""
-        del columns
-        return None
-
-    def _decoded(self, _rows: Tensor, following: Tensor, index: Tensor) -> Tensor:
-        """Return the positions of decoded tokens, by rows and indices behind the rows' ends.
-
-        (...) where all axes are alike, or (A, ...); `following` are the rows' next positions.
-        """
-        return following + index
-
     def _text_positions(self, index: Tensor) -> Tensor:
         """Return how many unmasked tokens of its row stand before each token, 0 at masked ones."""
-        starts, tokens, begins = self._entry_starts, self._masked_tokens(), self.rows[:, 0].long()
+        starts, tokens, begins = self._entry_starts, self._masked_tokens(), self.row_bounds[:-1]
         masked, ends = pad(tokens.cumsum(0), (1, 0)), starts + tokens
         begin = begins[search(begins, index) - 1]
         entry = search(starts, index)
@@ -270,11 +334,8 @@ def family_of(spec: MRopeSpec) -> str:
 
 
 def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
-    """Return the columns of the rows `index` (...) of a table, each of that shape.
-
-    Each is gathered by itself, to be contiguous: arithmetic on strided columns takes several times
-    as long.
-    """
+    """Return the columns of the rows `index` (...) of a table, each of that shape."""
+    # Gathered by itself each is contiguous: arithmetic on strided ones takes several times as long.
     flat = index if index.dim() == 1 else index.reshape(-1)
     columns = [column.index_select(0, flat) for column in table.unbind(1)]
     return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]
@@ -289,16 +350,6 @@ def host_table(code: str, rows: Sequence[Sequence[float]]) -> Tensor:
     return torch.frombuffer(packed, dtype=_DTYPES[code]).view(len(rows), -1)
 
 
-def _tokens_of_step(computed: Tensor, scheduled: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Return the indices (num_tokens,) of the tokens of a step in their rows, and their rows."""
-    computed, scheduled = computed.long(), scheduled.long()
-    ends = scheduled.cumsum(0)
-    # A row begins where the one before it ends; what is behind all is of the last.
-    rows = count_begun(ends[:-1], num_tokens)
-    index = (computed - ends + scheduled).index_select(0, rows)
-    return index + torch.arange(num_tokens, device=computed.device), rows
-
-
 _PlanClass = TypeVar("_PlanClass", bound=type[PlanTable])
 
 
@@ -306,25 +357,20 @@ def register_plan(plan_class: _PlanClass) -> _PlanClass:
     """Register a class of plans as a pytree, whose leaves are its tensors and sizes."""
     leaves = [field.name for field in fields(plan_class) if field.name not in _CONSTANTS]
     keys = [*map(pytree.GetAttrKey, leaves)]
-
-    def flatten(plan: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        context = tuple(getattr(plan, name) for name in _CONSTANTS)
-        return [getattr(plan, name) for name in leaves], context
-
-    def flatten_with_keys(plan: Any) -> tuple[list[Any], tuple[Any, ...]]:
-        values, context = flatten(plan)
-        return [*zip(keys, values, strict=True)], context
-
+    values_of, context_of = attrgetter(*leaves), attrgetter(*_CONSTANTS)
     pytree.register_pytree_node(
         plan_class,
-        flatten,
+        lambda plan: ([*values_of(plan)], context_of(plan)),
         lambda values, context: plan_class(
             **dict(zip((*leaves, *_CONSTANTS), (*values, *context), strict=True))
         ),
         serialized_type_name=f"vecrope.{plan_class.__name__}",
         to_dumpable_context=lambda context: [str(context[0]).removeprefix("torch."), *context[1:]],
         from_dumpable_context=lambda context: (getattr(torch, context[0]), *context[1:]),
-        flatten_with_keys_fn=flatten_with_keys,
+        flatten_with_keys_fn=lambda plan: (
+            [*zip(keys, values_of(plan), strict=True)],
+            context_of(plan),
+        ),
     )
     # So that `torch.load` and `torch.export.load` take plans without being told to trust the file.
     torch.serialization.add_safe_globals([plan_class])

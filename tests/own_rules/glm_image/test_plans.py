@@ -42,11 +42,11 @@ def test_a_plan_generates_what_transformers_does():
     def check(prompt):
         _, cached = transformers_answers(prompt)
         plan = plan_rope_index(spec=TRANSFORMERS, **prompt.arguments())
-        rows = plan.generated_rows[1] > 0
+        rows = plan.rows[:, 6] > 0
         assert (cached is None) == (not rows.any())
         if cached is not None:
             # Shorter rows hold their last column again there, where a plan goes on in text.
-            lengths = plan.generated_rows[1, rows]
+            lengths = plan.rows[rows, 6]
             own = torch.arange(cached.shape[2]) < lengths.view(-1, 1, 1)
             ours = plan.decode(cached.shape[2])[:, rows].transpose(0, 1)
             assert torch.equal(ours.where(own, 0), cached.where(own, 0))

@@ -9,11 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, pairwise, repeat
-from math import ceil, frexp
-from operator import add, eq, mul, sub
+from itertools import accumulate, chain, repeat
+from math import ceil
+from operator import add, eq, getitem, mul, sub
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,9 +35,16 @@ from vecrope.own_rules.omni.media import (
 from vecrope.own_rules.omni.number import Entry, follow
 from vecrope.spec import MRopeSpec
 
-# Of each part of a video with sound: its position in time; its tokens in the frame, the first and
-# where they stop, nothing if each part is a frame; how many tokens of the sound come before it.
-_Parts = tuple[Sequence[float], Sequence[tuple[int, int]], Sequence[int]]
+
+class _Parts(NamedTuple):
+    """The parts of entries: each has tokens of a frame, then some that count up, or neither."""
+
+    numbers: list[int]  # of parts of each entry
+    offset: list[float]  # of the frame in time, as the others of each part
+    first: list[int]  # its tokens: the first in the frame,
+    stop: list[int]  # and where they stop
+    begin: list[int]  # the tokens that count up: the first in the entry,
+    end: list[int]  # and where they stop
 
 
 class OmniLayout(Layout):
@@ -79,108 +86,89 @@ class OmniLayout(Layout):
             return torch.empty((3, 0), dtype=dtype, device="cpu")
         media, pack, size = self._media, Struct(code).pack, Struct(code).size
         bases, visuals, counts = zip(*self._entries, strict=True)
-        heights, widths = ([*map(of.__getitem__, visuals)] for of in (media.height, media.width))
-        areas = [*map(mul, heights, widths)]
-        needs = [a if a > b else b for a, b in zip(counts, widths, strict=True)]
-        numbers = upwards(1 << max(needs).bit_length(), code)
-        upto = [numbers[: size * need] for need in needs]
-        lines = [_lines(a, b, code) if a else b"" for a, b in zip(heights, widths, strict=True)]
-        sums = bytearray().join(_in_turn(upto, lines))
-        starts = bytearray().join(map(mul, map(pack, bases), map(add, needs, areas)))
-        torch.frombuffer(sums, dtype=dtype).add_(torch.frombuffer(starts, dtype=dtype))
-        written, at = bytes(sums), 0
-        times, rows, columns = list[bytes](), list[bytes](), list[bytes]()
-        sizes = zip(needs, areas, heights, widths, strict=True)
-        for (base, visual, counted), (need, area, height, width) in zip(
-            self._entries, sizes, strict=True
-        ):
-            sound = written[at : at + size * counted]
-            if not area:
-                times.append(sound)
-                rows.append(sound)
-                columns.append(sound)
-                at += size * need
-                continue
-            across = written[at : at + size * width] * height
-            at += size * (need + area)
-            down = written[at - size * area : at]
-            if not counted:
-                offsets = media.offsets[visual]
-                times += map(mul, map(pack, map(add, repeat(base), offsets)), repeat(area))
-                rows += repeat(down, len(offsets))
-                columns += repeat(across, len(offsets))
-                continue
-            time, cells, begin = self._parts(base, visual, counted)
-            ends = [*begin[1:], counted]
-            heard = [sound[size * a : size * b] for a, b in zip(begin, ends, strict=True)]
-            tokens: Iterable[int] = repeat(area)
-            downs: Iterable[bytes] = repeat(down)
-            acrosses: Iterable[bytes] = repeat(across)
-            if cells:
-                tokens = [stop - first for first, stop in cells]
-                inside = [slice(size * first, size * stop) for first, stop in cells]
-                downs, acrosses = (map(of.__getitem__, inside) for of in (down, across))
-            times += _in_turn(map(mul, map(pack, time), tokens), heard)
-            rows += _in_turn(downs, heard)
-            columns += _in_turn(acrosses, heard)
-        joined = bytearray().join(chain(times, rows, columns))
-        return torch.frombuffer(joined, dtype=dtype).view(3, -1)
+        parts = self._parts()
+        numbers = upwards(1 << max(*counts, *media.width).bit_length(), code)
+        sound = [numbers[size * a : size * b] for a, b in zip(parts.begin, parts.end, strict=True)]
+        times = map(mul, map(pack, parts.offset), map(sub, parts.stop, parts.first))
+        lines = [*map(_lines, media.height, media.width, repeat(code))]
+        cells = [numbers[: size * b] * a for a, b in zip(media.height, media.width, strict=True)]
+        rows, columns = (
+            chain.from_iterable(map(repeat, map(of.__getitem__, visuals), parts.numbers))
+            for of in (lines, cells)
+        )
+        if any(parts.first):
+            cuts = [slice(size * a, size * b) for a, b in zip(parts.first, parts.stop, strict=True)]
+            rows, columns = (map(getitem, of, cuts) for of in (rows, columns))
+        joined = bytearray().join(chain(*(_in_turn(of, sound) for of in (times, rows, columns))))
+        starts = bytearray().join(
+            map(mul, map(pack, bases), map(add, map(media.area.__getitem__, visuals), counts))
+        )
+        positions = torch.frombuffer(joined, dtype=dtype).view(3, -1)
+        return positions.add_(torch.frombuffer(starts, dtype=dtype))
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
-        media, near = self._media, float32 if self._rounds else float
-        blocks: list[Block] = []
-        for base, visual, counted in self._entries:
-            area, width = media.height[visual] * media.width[visual], media.width[visual]
-            parts: _Parts = [0.0], [], [0]  # text has a frame without a token
-            if visual >= 0 and counted:
-                parts = self._parts(base, visual, counted)
-            elif visual >= 0:
-                offsets = media.offsets[visual]
-                parts = [near(base + offset) for offset in offsets], [], [0] * len(offsets)
-            times, cells, begins = parts
-            ends = [*begins[1:], counted]
-            for time, (first, stop), begin, end in zip(
-                times, cells or repeat((0, area)), begins, ends, strict=False
-            ):
-                if stop > first:
-                    blocks.append((stop - first, time, base, base, width, first, FRAME))
-                # Where the first is rounded, the others may be rounded otherwise.
-                each = end - begin if near(base + begin) == base + begin else 1
-                for number in range(begin, end, each or 1):
-                    head = near(base + number)
-                    blocks.append((each, head, head, head, 1, 0, TEXT))
+        near, blocks = float32 if self._rounds else float, list[Block]()
+        numbers, *parts = self._parts()
+        of_parts = chain.from_iterable(map(repeat, self._entries, numbers))
+        for (base, visual, _), offset, first, stop, begin, end in zip(of_parts, *parts, strict=True):
+            if stop > first:
+                width = self._media.width[visual]
+                blocks.append((stop - first, near(base + offset), base, base, width, first, FRAME))
+            # Where the first is rounded, the others may be rounded otherwise.
+            each = end - begin if near(base + begin) == base + begin else 1
+            for number in range(begin, end, each or 1):
+                head = near(base + number)
+                blocks.append((each, head, head, head, 1, 0, TEXT))
         return blocks
 
-    def _parts(self, base: float, visual: int, counted: int) -> _Parts:
-        """Return the frames of a video, cut where `counted` tokens of sound may stand in front.
+    def _parts(self) -> _Parts:
+        """Return the frames of the entries, cut where tokens of the sound may stand in between.
 
         That is where a frame begins, or one of its tokens begins a chunk.
         """
         rule, media = self._spec.own_rule, self._media
         assert isinstance(rule, OmniRule)
-        offsets, begun = media.offsets[visual], media.begun[visual]
-        code = "f" if self._rounds else "q"
-        times: Sequence[float] = array(code, map(add, repeat(base), offsets))
-        cells: list[tuple[int, int]] = []
-        if rule.interleave == "merge":
-            begins = [*map(ceil, map(sub, times, repeat(base)))]
-            if self._rounds and base + counted >= 2.0 ** frexp(base)[1]:
-                # A token of the sound that is rounded up may join the frame.
-                latest = array(code, map(add, begins, repeat(base - 1)))
-                begins = [*map(sub, begins, map(eq, latest, times))]
-        else:
+        bases, visuals, counts = zip(*self._entries, strict=True)
+        of_entries = [*map(media.offsets.__getitem__, visuals)]
+        numbers = [*map(len, of_entries)]
+        offset = [*chain.from_iterable(of_entries)]
+        areas = map(mul, media.height, media.width)
+        stop = [*chain.from_iterable(map(repeat, map([*areas].__getitem__, visuals), numbers))]
+        first, begin = [0] * len(stop), [0] * len(stop)
+        if rule.interleave == "merge" and any(media.has_sound):
+            code = "f" if self._rounds else "q"
+            base = [*chain.from_iterable(map(repeat, bases, numbers))]
+            times = array(code, map(add, base, offset))
+            begin = [*map(ceil, map(sub, times, base))]
+            # A token of the sound that is rounded up may join the frame.
+            latest = array(code, map(add, map(sub, begin, repeat(1)), base))
+            begin = [*map(sub, begin, map(eq, latest, times))]
+        elif any(media.has_sound):
+            length = chunk_length(self._spec, rule)
+            begun = [
+                media.begun[visual] if counted and visual >= 0 else [0] * number
+                for visual, counted, number in zip(visuals, counts, numbers, strict=True)
+            ]
             # Each token begins one chunk at most.
-            chunks = accumulate(chain.from_iterable([[1] * number or [0] for number in begun]))
-            begins = [*map(mul, chunks, repeat(chunk_length(self._spec, rule)))]
-            if any(begun):
-                per = [number or 1 for number in begun]
-                area = media.height[visual] * media.width[visual]
-                firsts = [*chain.from_iterable(map(range, per))]
-                stops = [a + 1 if b else area for a, b in pairwise([*firsts, 0])]
-                times = [*chain.from_iterable(map(repeat, times, per))]
-                cells = [*zip(firsts, stops, strict=True)]
-        return times, cells, [number if number < counted else counted for number in begins]
+            begin = [
+                *chain.from_iterable(
+                    accumulate(chain.from_iterable([length] * each or [0] for each in of))
+                    for of in begun
+                )
+            ]
+            if max(chain.from_iterable(begun)) > 1:
+                per = [each or 1 for of in begun for each in of]
+                stop = [*chain.from_iterable([*range(1, n), area] for n, area in zip(per, stop))]
+                first = [*chain.from_iterable(map(range, per))]
+                offset = [*chain.from_iterable(map(repeat, offset, per))]
+                numbers = [sum(each or 1 for each in of) for of in begun]
+        counted = chain.from_iterable(map(repeat, counts, numbers))
+        begin = [a if a < b else b for a, b in zip(begin, counted, strict=True)]
+        end = [*begin[1:], 0]
+        for last, count in zip(accumulate(numbers), counts, strict=True):
+            end[last - 1] = count
+        return _Parts(numbers, offset, first, stop, begin, end)
 
 
 @lru_cache(maxsize=128)

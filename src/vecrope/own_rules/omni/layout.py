@@ -9,11 +9,11 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain, repeat
+from itertools import accumulate, chain, pairwise, repeat
 from math import ceil
-from operator import add, eq, getitem, mul, sub
+from operator import add, eq, mul, sub
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,16 +35,10 @@ from vecrope.own_rules.omni.media import (
 from vecrope.own_rules.omni.number import Entry, follow
 from vecrope.spec import MRopeSpec
 
-
-class _Parts(NamedTuple):
-    """The parts of entries: each has tokens of a frame, then some that count up, or neither."""
-
-    numbers: list[int]  # of parts of each entry
-    offset: list[float]  # of the frame in time, as the others of each part
-    first: list[int]  # its tokens: the first in the frame,
-    stop: list[int]  # and where they stop
-    begin: list[int]  # the tokens that count up: the first in the entry,
-    end: list[int]  # and where they stop
+# Of each part of a video with sound: the offset of its frame in time; its tokens in the frame, the
+# first and where they stop, nothing if each part is a frame; how many tokens of the sound come
+# before it.
+_Parts = tuple[Sequence[float], Sequence[tuple[int, int]], Sequence[int]]
 
 
 class OmniLayout(Layout):
@@ -86,89 +80,107 @@ class OmniLayout(Layout):
             return torch.empty((3, 0), dtype=dtype, device="cpu")
         media, pack, size = self._media, Struct(code).pack, Struct(code).size
         bases, visuals, counts = zip(*self._entries, strict=True)
-        parts = self._parts()
         numbers = upwards(1 << max(*counts, *media.width).bit_length(), code)
-        sound = [numbers[size * a : size * b] for a, b in zip(parts.begin, parts.end, strict=True)]
-        times = map(mul, map(pack, parts.offset), map(sub, parts.stop, parts.first))
-        lines = [*map(_lines, media.height, media.width, repeat(code))]
-        cells = [numbers[: size * b] * a for a, b in zip(media.height, media.width, strict=True)]
-        rows, columns = (
-            chain.from_iterable(map(repeat, map(of.__getitem__, visuals), parts.numbers))
-            for of in (lines, cells)
-        )
-        if any(parts.first):
-            cuts = [slice(size * a, size * b) for a, b in zip(parts.first, parts.stop, strict=True)]
-            rows, columns = (map(getitem, of, cuts) for of in (rows, columns))
-        joined = bytearray().join(chain(*(_in_turn(of, sound) for of in (times, rows, columns))))
-        starts = bytearray().join(
-            map(mul, map(pack, bases), map(add, map(media.area.__getitem__, visuals), counts))
-        )
+        times, rows, columns = list[bytes](), list[bytes](), list[bytes]()
+        clips = self._clips()
+        for visual, counted in zip(visuals, counts, strict=True):
+            if visual < 0:
+                text = numbers[: size * counted]
+                times.append(text)
+                rows.append(text)
+                columns.append(text)
+                continue
+            height, width, offsets = (
+                media.height[visual],
+                media.width[visual],
+                media.offsets[visual],
+            )
+            down, across = _lines(height, width, code), numbers[: size * width] * height
+            tokens: Iterable[int] = repeat(height * width)
+            if not counted:
+                times += map(mul, map(pack, offsets), tokens)
+                rows += repeat(down, len(offsets))
+                columns += repeat(across, len(offsets))
+                continue
+            offsets, cells, begins = next(clips)
+            ends = [*begins[1:], counted]
+            sound = [numbers[size * a : size * b] for a, b in zip(begins, ends, strict=True)]
+            downs, acrosses = repeat(down), repeat(across)
+            if cells:
+                tokens = [stop - first for first, stop in cells]
+                downs = (down[size * first : size * stop] for first, stop in cells)
+                acrosses = (across[size * first : size * stop] for first, stop in cells)
+            times += _in_turn(map(mul, map(pack, offsets), tokens), sound)
+            rows += _in_turn(downs, sound)
+            columns += _in_turn(acrosses, sound)
+        joined = bytearray().join(chain(times, rows, columns))
+        sizes = map(add, map(media.area.__getitem__, visuals), counts)
+        starts = bytearray().join(map(mul, map(pack, bases), sizes))
         positions = torch.frombuffer(joined, dtype=dtype).view(3, -1)
         return positions.add_(torch.frombuffer(starts, dtype=dtype))
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
-        near, blocks = float32 if self._rounds else float, list[Block]()
-        numbers, *parts = self._parts()
-        of_parts = chain.from_iterable(map(repeat, self._entries, numbers))
-        for (base, visual, _), offset, first, stop, begin, end in zip(of_parts, *parts, strict=True):
-            if stop > first:
-                width = self._media.width[visual]
-                blocks.append((stop - first, near(base + offset), base, base, width, first, FRAME))
-            # Where the first is rounded, the others may be rounded otherwise.
-            each = end - begin if near(base + begin) == base + begin else 1
-            for number in range(begin, end, each or 1):
-                head = near(base + number)
-                blocks.append((each, head, head, head, 1, 0, TEXT))
+        media, near = self._media, float32 if self._rounds else float
+        blocks: list[Block] = []
+        clips = self._clips()
+        for base, visual, counted in self._entries:
+            area, width = media.height[visual] * media.width[visual], media.width[visual]
+            offsets = media.offsets[visual]  # text has a frame without a token
+            cells, begins = list[tuple[int, int]](), [0] * len(offsets)
+            if visual >= 0 and counted:
+                offsets, cells, begins = next(clips)
+            for offset, (first, stop), begin, end in zip(
+                offsets, cells or repeat((0, area)), begins, [*begins[1:], counted], strict=False
+            ):
+                if stop > first:
+                    time = near(base + offset)
+                    blocks.append((stop - first, time, base, base, width, first, FRAME))
+                # Where the first is rounded, the others may be rounded otherwise.
+                each = end - begin if near(base + begin) == base + begin else 1
+                for number in range(begin, end, each or 1):
+                    head = near(base + number)
+                    blocks.append((each, head, head, head, 1, 0, TEXT))
         return blocks
 
-    def _parts(self) -> _Parts:
-        """Return the frames of the entries, cut where tokens of the sound may stand in between.
+    def _clips(self) -> Iterator[_Parts]:
+        """Yield the frames of each video with sound, cut where tokens of the sound may stand.
 
         That is where a frame begins, or one of its tokens begins a chunk.
         """
         rule, media = self._spec.own_rule, self._media
         assert isinstance(rule, OmniRule)
-        bases, visuals, counts = zip(*self._entries, strict=True)
-        of_entries = [*map(media.offsets.__getitem__, visuals)]
-        numbers = [*map(len, of_entries)]
-        offset = [*chain.from_iterable(of_entries)]
-        areas = map(mul, media.height, media.width)
-        stop = [*chain.from_iterable(map(repeat, map([*areas].__getitem__, visuals), numbers))]
-        first, begin = [0] * len(stop), [0] * len(stop)
-        if rule.interleave == "merge" and any(media.has_sound):
+        clips = [entry for entry in self._entries if entry[1] >= 0 < entry[2]]
+        of_clips = [media.offsets[visual] for _, visual, _ in clips]
+        numbers = [*map(len, of_clips)]  # of frames
+        if rule.interleave == "merge":
             code = "f" if self._rounds else "q"
-            base = [*chain.from_iterable(map(repeat, bases, numbers))]
-            times = array(code, map(add, base, offset))
-            begin = [*map(ceil, map(sub, times, base))]
-            # A token of the sound that is rounded up may join the frame.
-            latest = array(code, map(add, map(sub, begin, repeat(1)), base))
-            begin = [*map(sub, begin, map(eq, latest, times))]
-        elif any(media.has_sound):
-            length = chunk_length(self._spec, rule)
-            begun = [
-                media.begun[visual] if counted and visual >= 0 else [0] * number
-                for visual, counted, number in zip(visuals, counts, numbers, strict=True)
-            ]
+            bases = [base for base, _, _ in clips]
+            starts = [*chain.from_iterable(map(repeat, bases, numbers))]
+            times = array(code, map(add, starts, chain.from_iterable(of_clips)))
+            begins = [*map(ceil, map(sub, times, starts))]
+            if self._rounds:
+                # A token of the sound that is rounded up may join the frame.
+                latest = array(code, map(sub, map(add, starts, begins), repeat(1)))
+                begins = [*map(sub, begins, map(eq, latest, times))]
+            ends = accumulate(numbers)
+            for (_, _, most), offsets, end in zip(clips, of_clips, ends, strict=True):
+                own = begins[end - len(offsets) : end]
+                yield offsets, [], [number if number < most else most for number in own]
+            return
+        for (_, visual, counted), offsets in zip(clips, of_clips, strict=True):
+            begun, cells = media.begun[visual], list[tuple[int, int]]()
             # Each token begins one chunk at most.
-            begin = [
-                *chain.from_iterable(
-                    accumulate(chain.from_iterable([length] * each or [0] for each in of))
-                    for of in begun
-                )
-            ]
-            if max(chain.from_iterable(begun)) > 1:
-                per = [each or 1 for of in begun for each in of]
-                stop = [*chain.from_iterable([*range(1, n), area] for n, area in zip(per, stop))]
-                first = [*chain.from_iterable(map(range, per))]
-                offset = [*chain.from_iterable(map(repeat, offset, per))]
-                numbers = [sum(each or 1 for each in of) for of in begun]
-        counted = chain.from_iterable(map(repeat, counts, numbers))
-        begin = [a if a < b else b for a, b in zip(begin, counted, strict=True)]
-        end = [*begin[1:], 0]
-        for last, count in zip(accumulate(numbers), counts, strict=True):
-            end[last - 1] = count
-        return _Parts(numbers, offset, first, stop, begin, end)
+            chunks = accumulate(chain.from_iterable([1] * number or [0] for number in begun))
+            begins = [*map(mul, chunks, repeat(chunk_length(self._spec, rule)))]
+            if max(begun) > 1:
+                per = [number or 1 for number in begun]
+                area = media.height[visual] * media.width[visual]
+                firsts = [*chain.from_iterable(map(range, per))]
+                stops = [a + 1 if b else area for a, b in pairwise([*firsts, 0])]
+                offsets = [*chain.from_iterable(map(repeat, offsets, per))]
+                cells = [*zip(firsts, stops, strict=True)]
+            yield offsets, cells, [number if number < counted else counted for number in begins]
 
 
 @lru_cache(maxsize=128)

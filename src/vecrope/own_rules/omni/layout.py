@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate, chain, pairwise, repeat
-from math import ceil, frexp
+from math import ceil
 from operator import add, eq, mul, sub
 from struct import Struct
 from typing import Any
@@ -35,8 +35,9 @@ from vecrope.own_rules.omni.media import (
 from vecrope.own_rules.omni.number import Entry, follow
 from vecrope.spec import MRopeSpec
 
-# Of each part of a video with sound: its position in time; its tokens in the frame, the first and
-# where they stop, nothing if each part is a frame; how many tokens of the sound come before it.
+# Of each part of a video with sound: the offset of its frame in time; its tokens in the frame, the
+# first and where they stop, nothing if each part is a frame; how many tokens of the sound come
+# before it.
 _Parts = tuple[Sequence[float], Sequence[tuple[int, int]], Sequence[int]]
 
 
@@ -79,71 +80,61 @@ class OmniLayout(Layout):
             return torch.empty((3, 0), dtype=dtype, device="cpu")
         media, pack, size = self._media, Struct(code).pack, Struct(code).size
         bases, visuals, counts = zip(*self._entries, strict=True)
-        heights, widths = ([*map(of.__getitem__, visuals)] for of in (media.height, media.width))
-        areas = [*map(mul, heights, widths)]
-        needs = [a if a > b else b for a, b in zip(counts, widths, strict=True)]
-        numbers = upwards(1 << max(needs).bit_length(), code)
-        upto = [numbers[: size * need] for need in needs]
-        lines = [_lines(a, b, code) if a else b"" for a, b in zip(heights, widths, strict=True)]
-        sums = bytearray().join(_in_turn(upto, lines))
-        starts = bytearray().join(map(mul, map(pack, bases), map(add, needs, areas)))
-        torch.frombuffer(sums, dtype=dtype).add_(torch.frombuffer(starts, dtype=dtype))
-        written, at = bytes(sums), 0
+        numbers = upwards(1 << max(*counts, *media.width).bit_length(), code)
         times, rows, columns = list[bytes](), list[bytes](), list[bytes]()
-        sizes = zip(needs, areas, heights, widths, strict=True)
-        for (base, visual, counted), (need, area, height, width) in zip(
-            self._entries, sizes, strict=True
-        ):
-            sound = written[at : at + size * counted]
-            if not area:
-                times.append(sound)
-                rows.append(sound)
-                columns.append(sound)
-                at += size * need
+        clips = self._clips()
+        for visual, counted in zip(visuals, counts, strict=True):
+            if visual < 0:
+                text = numbers[: size * counted]
+                times.append(text)
+                rows.append(text)
+                columns.append(text)
                 continue
-            across = written[at : at + size * width] * height
-            at += size * (need + area)
-            down = written[at - size * area : at]
+            height, width, offsets = (
+                media.height[visual],
+                media.width[visual],
+                media.offsets[visual],
+            )
+            down, across = _lines(height, width, code), numbers[: size * width] * height
+            tokens: Iterable[int] = repeat(height * width)
             if not counted:
-                offsets = media.offsets[visual]
-                times += map(mul, map(pack, map(add, repeat(base), offsets)), repeat(area))
+                times += map(mul, map(pack, offsets), tokens)
                 rows += repeat(down, len(offsets))
                 columns += repeat(across, len(offsets))
                 continue
-            time, cells, begin = self._parts(base, visual, counted)
-            ends = [*begin[1:], counted]
-            heard = [sound[size * a : size * b] for a, b in zip(begin, ends, strict=True)]
-            tokens: Iterable[int] = repeat(area)
-            downs: Iterable[bytes] = repeat(down)
-            acrosses: Iterable[bytes] = repeat(across)
+            offsets, cells, begins = next(clips)
+            ends = [*begins[1:], counted]
+            sound = [numbers[size * a : size * b] for a, b in zip(begins, ends, strict=True)]
+            downs, acrosses = repeat(down), repeat(across)
             if cells:
                 tokens = [stop - first for first, stop in cells]
-                inside = [slice(size * first, size * stop) for first, stop in cells]
-                downs, acrosses = (map(of.__getitem__, inside) for of in (down, across))
-            times += _in_turn(map(mul, map(pack, time), tokens), heard)
-            rows += _in_turn(downs, heard)
-            columns += _in_turn(acrosses, heard)
+                downs = (down[size * first : size * stop] for first, stop in cells)
+                acrosses = (across[size * first : size * stop] for first, stop in cells)
+            times += _in_turn(map(mul, map(pack, offsets), tokens), sound)
+            rows += _in_turn(downs, sound)
+            columns += _in_turn(acrosses, sound)
         joined = bytearray().join(chain(times, rows, columns))
-        return torch.frombuffer(joined, dtype=dtype).view(3, -1)
+        sizes = map(add, map(media.area.__getitem__, visuals), counts)
+        starts = bytearray().join(map(mul, map(pack, bases), sizes))
+        positions = torch.frombuffer(joined, dtype=dtype).view(3, -1)
+        return positions.add_(torch.frombuffer(starts, dtype=dtype))
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
         media, near = self._media, float32 if self._rounds else float
         blocks: list[Block] = []
+        clips = self._clips()
         for base, visual, counted in self._entries:
             area, width = media.height[visual] * media.width[visual], media.width[visual]
-            parts: _Parts = [0.0], [], [0]  # text has a frame without a token
+            offsets = media.offsets[visual]  # text has a frame without a token
+            cells, begins = list[tuple[int, int]](), [0] * len(offsets)
             if visual >= 0 and counted:
-                parts = self._parts(base, visual, counted)
-            elif visual >= 0:
-                offsets = media.offsets[visual]
-                parts = [near(base + offset) for offset in offsets], [], [0] * len(offsets)
-            times, cells, begins = parts
-            ends = [*begins[1:], counted]
-            for time, (first, stop), begin, end in zip(
-                times, cells or repeat((0, area)), begins, ends, strict=False
+                offsets, cells, begins = next(clips)
+            for offset, (first, stop), begin, end in zip(
+                offsets, cells or repeat((0, area)), begins, [*begins[1:], counted], strict=False
             ):
                 if stop > first:
+                    time = near(base + offset)
                     blocks.append((stop - first, time, base, base, width, first, FRAME))
                 # Where the first is rounded, the others may be rounded otherwise.
                 each = end - begin if near(base + begin) == base + begin else 1
@@ -152,35 +143,44 @@ class OmniLayout(Layout):
                     blocks.append((each, head, head, head, 1, 0, TEXT))
         return blocks
 
-    def _parts(self, base: float, visual: int, counted: int) -> _Parts:
-        """Return the frames of a video, cut where `counted` tokens of sound may stand in front.
+    def _clips(self) -> Iterator[_Parts]:
+        """Yield the frames of each video with sound, cut where tokens of the sound may stand.
 
         That is where a frame begins, or one of its tokens begins a chunk.
         """
         rule, media = self._spec.own_rule, self._media
         assert isinstance(rule, OmniRule)
-        offsets, begun = media.offsets[visual], media.begun[visual]
-        code = "f" if self._rounds else "q"
-        times: Sequence[float] = array(code, map(add, repeat(base), offsets))
-        cells: list[tuple[int, int]] = []
+        clips = [entry for entry in self._entries if entry[1] >= 0 < entry[2]]
+        of_clips = [media.offsets[visual] for _, visual, _ in clips]
+        numbers = [*map(len, of_clips)]  # of frames
         if rule.interleave == "merge":
-            begins = [*map(ceil, map(sub, times, repeat(base)))]
-            if self._rounds and base + counted >= 2.0 ** frexp(base)[1]:
+            code = "f" if self._rounds else "q"
+            bases = [base for base, _, _ in clips]
+            starts = [*chain.from_iterable(map(repeat, bases, numbers))]
+            times = array(code, map(add, starts, chain.from_iterable(of_clips)))
+            begins = [*map(ceil, map(sub, times, starts))]
+            if self._rounds:
                 # A token of the sound that is rounded up may join the frame.
-                latest = array(code, map(add, begins, repeat(base - 1)))
+                latest = array(code, map(sub, map(add, starts, begins), repeat(1)))
                 begins = [*map(sub, begins, map(eq, latest, times))]
-        else:
+            ends = accumulate(numbers)
+            for (_, _, most), offsets, end in zip(clips, of_clips, ends, strict=True):
+                own = begins[end - len(offsets) : end]
+                yield offsets, [], [number if number < most else most for number in own]
+            return
+        for (_, visual, counted), offsets in zip(clips, of_clips, strict=True):
+            begun, cells = media.begun[visual], list[tuple[int, int]]()
             # Each token begins one chunk at most.
-            chunks = accumulate(chain.from_iterable([[1] * number or [0] for number in begun]))
+            chunks = accumulate(chain.from_iterable([1] * number or [0] for number in begun))
             begins = [*map(mul, chunks, repeat(chunk_length(self._spec, rule)))]
-            if any(begun):
+            if max(begun) > 1:
                 per = [number or 1 for number in begun]
                 area = media.height[visual] * media.width[visual]
                 firsts = [*chain.from_iterable(map(range, per))]
                 stops = [a + 1 if b else area for a, b in pairwise([*firsts, 0])]
-                times = [*chain.from_iterable(map(repeat, times, per))]
+                offsets = [*chain.from_iterable(map(repeat, offsets, per))]
                 cells = [*zip(firsts, stops, strict=True)]
-        return times, cells, [number if number < counted else counted for number in begins]
+            yield offsets, cells, [number if number < counted else counted for number in begins]
 
 
 @lru_cache(maxsize=128)

@@ -155,6 +155,9 @@ def test_dummy_images_are_refused():
         dummy_image(SPECS["isaac"], 6)
     with pytest.raises(ValueError, match="pixel_features must be at least 1, got 0"):
         dummy_image(QWEN, 0)
+    for too_large in (2**40, (2**20, 2**20)):
+        with pytest.raises(ValueError, match=r"pixel_features must make .* than 2\*\*31 numbers"):
+            dummy_image(QWEN, too_large)
 
 
 # Context parallelism

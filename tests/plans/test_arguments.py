@@ -69,6 +69,16 @@ REFUSED = {
         TypeError,
         "start must be an int, got None",
     ),
+    "a slice that no memory holds": (
+        lambda: PLAN.slice(1, 2**40),
+        ValueError,
+        re.escape(f"a slice must have fewer than 2**30 tokens, got start 1 and stop {2**40}"),
+    ),
+    "a step that no memory holds": (
+        lambda: PLAN.step([2**40] * len(PLAN), [2**30] * len(PLAN)),
+        ValueError,
+        re.escape("num_scheduled_tokens must be fewer than 2**30 in all, got"),
+    ),
     "a slice to a bool": (lambda: PLAN.slice(0, True), TypeError, "stop must be an int, got True"),
     "a number for all rows": (
         lambda: PLAN.step(3, 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def dummy_image(
         spec: of a family that transformers has. For glm_image there is a second grid, of a picture
             to be generated, because transformers takes the last grid of a sample for one.
         pixel_features: the size of a row of `pixel_values`, or its shape. For minicpmv4_7, whose
-            patches lie side by side, the channels and the rows of a patch, such as `(3, 14)`.
+            patches lie side by side, the channels and the rows of a patch, such as `(3, 14)`. A
+            picture has fewer than 2**31 numbers.
         start_token_ids: ids to put before the picture, if the model needs any. The omni families
             need a marker on each side of an image.
         end_token_ids: ids to put after the picture.
@@ -65,12 +67,8 @@ def dummy_image(
     start = read_token_ids("start_token_ids", start_token_ids)
     end = read_token_ids("end_token_ids", end_token_ids)
     side = spec.spatial_merge_size
-    picture = {
-        "image_grid_thw": torch.tensor(
-            [[1, side, side]] * (2 if isinstance(rule, GlmImage) else 1), device="cpu"
-        ),
-        "pixel_values": torch.zeros((side * side, *shape), device="cpu"),
-    }
+    grid = [[1, side, side]] * (2 if isinstance(rule, GlmImage) else 1)
+    sizes, pixels = {"image_grid_thw": grid}, (side * side, *shape)
     if isinstance(rule, GlmImage):
         start, end = [*start, rule.image_start_token_id], [rule.image_end_token_id, *end]
     if isinstance(rule, MiniCPMV47):
@@ -81,10 +79,12 @@ def dummy_image(
             )
         start, end = [*start, rule.image_start_id], [rule.image_end_id, *end]
         side = rule.downsample_factor
-        picture = {
-            "target_sizes": torch.tensor([[side, side]], device="cpu"),
-            "pixel_values": torch.zeros((1, *shape, side * side * shape[1]), device="cpu"),
-        }
+        sizes, pixels = {"target_sizes": [[side, side]]}, (1, *shape, side * side * shape[1])
+    if prod(pixels) >= 2**31:
+        raise ValueError(
+            f"pixel_features must make a picture of fewer than 2**31 numbers, got "
+            f"{pixel_features!r}, which makes {prod(pixels)}"
+        )
     types = [0] * len(start) + [1] * number + [0] * len(end)
     ids = [*start, *[spec.image_token_id] * number, *end]
     return {
@@ -92,5 +92,6 @@ def dummy_image(
         "labels": torch.full((1, len(ids)), IGNORED_LABEL, device="cpu"),
         "mm_token_type_ids": torch.tensor([types], device="cpu"),
         "moe_mm_token_type_ids": torch.tensor([types], device="cpu"),
-        **picture,
+        **{name: torch.tensor(size, device="cpu") for name, size in sizes.items()},
+        "pixel_values": torch.zeros(pixels, device="cpu"),
     }

@@ -105,7 +105,7 @@ def count_media(media: Mapping[str, Column], num_samples: int) -> dict[str, list
     for kind, name in (*fields.GRIDS.items(), *(("audio", name) for name in fields.AUDIO)):
         of_kind = counts[kind]
         for index, values in media.get(name, {}).items():
-            of_kind[index] = max(of_kind[index], len(values))
+            of_kind[index] = max(of_kind[index], values.shape[0])
     return counts
 
 

@@ -104,14 +104,18 @@ class RopeIndexPlan(PlanTable):
     def slice(self, start: int, stop: int) -> Tensor:
         """Return the positions (A, B, stop - start) of tokens `start` to before `stop` of all rows.
 
-        They may lie beyond the end of a row, so that a chunk of a prefill runs on into decoding.
-        Does not synchronise.
+        They are fewer than 2**30. They may lie beyond the end of a row, so that a chunk of a prefill
+        runs on into decoding. Does not synchronise.
         """
         check_int("start", start)
         check_int("stop", stop)
         if start < 0 or stop < start:
             raise ValueError(
                 f"a slice must have 0 <= start <= stop, got start {start} and stop {stop}"
+            )
+        if stop - start >= MAX_START:
+            raise ValueError(
+                f"a slice must have fewer than 2**30 tokens, got start {start} and stop {stop}"
             )
         return self._at(range(start, stop), None)
 
@@ -194,7 +198,8 @@ class RopeIndexPlan(PlanTable):
 
         Args:
             num_computed_tokens: (B,) integers, the tokens of each row that earlier steps computed.
-            num_scheduled_tokens: (B,) integers, the tokens of each row in this step.
+            num_scheduled_tokens: (B,) integers, the tokens of each row in this step, fewer than
+                2**30 in all.
             out: (A, at least `num_tokens`) to write to, from the first column on, in the plan's
                 dtype; int64 and int32 may stand for each other. None: a new tensor.
             num_tokens: the sum of `num_scheduled_tokens`, if the caller knows it. None: it is read,
@@ -228,6 +233,10 @@ class RopeIndexPlan(PlanTable):
             check_int("num_tokens", num_tokens, 0, MAX_START)
         if num_tokens is None or validate:
             total = int(scheduled.sum())
+            if total >= MAX_START:
+                raise ValueError(
+                    f"num_scheduled_tokens must be fewer than 2**30 in all, got {total}"
+                )
             num_tokens = total if num_tokens is None else num_tokens
             if num_tokens < total:
                 raise ValueError(

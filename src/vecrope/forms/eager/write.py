@@ -67,17 +67,18 @@ def write_positions(
         for written, read in parted:
             written.copy_(read)
     else:
-        positions = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    if text_row:
-        positions[0].fill_(1)[0] = 0
-        jumps.insert(0, [*zip(bounds[1:-1], map(sub, bounds, bounds[1:-1]), strict=False)])
+        positions = axes = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
     if jumps[0]:
         at = array("q", [axis * num_tokens + at for axis, row in enumerate(jumps) for at, _ in row])
         moves = array("q", [move for row in jumps for _, move in row])
         move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
-        positions.view(-1).index_add_(0, torch.frombuffer(at, dtype=torch.int64), move)
-    for summed in positions.unbind() if apart else (positions,):
+        axes.view(-1).index_add_(0, torch.frombuffer(at, dtype=torch.int64), move)
+    for summed in axes.unbind() if apart else (axes,):
         summed.cumsum_(-1)
+    if text_row:
+        lengths = [*map(sub, bounds[1:], bounds)]
+        text = torch.arange(max(lengths), dtype=dtype, device="cpu")
+        torch.cat([text[:length] for length in lengths], out=positions[0])
     return positions
 
 

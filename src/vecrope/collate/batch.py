@@ -175,7 +175,7 @@ def collate(
         raise ValueError("pad_sequences_to_multiple_of must be None without packed=True")
 
     read = read_samples(samples, spec, keep_extra=extra is not None)
-    media = join_media(read.media)
+    media = join_media(read.media, read.joined)
     dummy = None
     if dummy_image is not None and not _have_pictures(read, spec):
         dummy = read_dummy(dummy_image, read, spec)
@@ -208,7 +208,7 @@ def collate(
     if dummy is not None:
         for name, value in dummy.media.items():
             read.media.setdefault(name, {})[len(read)] = value
-        media, counts = join_media(read.media), [*counts, dummy.counts["image"]]
+        media, counts = join_media(read.media, {}), [*counts, dummy.counts["image"]]
     batch.update(media)
     if "images_per_sample" in spec.arguments:
         batch["images_per_sample"] = torch.tensor(counts, device="cpu")

@@ -54,20 +54,25 @@ class Padding:
         return torch.cat(joined, -1)
 
 
-def join_media(columns: Mapping[str, Column]) -> dict[str, Any]:
-    """Return grids, seconds, pixels and audio of all samples, in their order."""
+def join_media(columns: Mapping[str, Column], joined: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return grids, seconds, pixels and audio of all samples, in their order.
+
+    Some may have been `joined` before.
+    """
     by_crops = any(name in columns for name in fields.CROPS.values())
-    joined: dict[str, Any] = {}
+    media: dict[str, Any] = {}
     for name, column in columns.items():
         values = [*column.values()]
-        if name in fields.SECONDS and not isinstance(values[0], Tensor):
-            joined[name] = [*chain.from_iterable(values)]
+        if name in joined:
+            media[name] = joined[name]
+        elif name in fields.SECONDS and not isinstance(values[0], Tensor):
+            media[name] = [*chain.from_iterable(values)]
         elif name in ("input_features", "feature_attention_mask"):
-            joined[name] = _join_audio(values)
+            media[name] = _join_audio(values)
         else:
             # Patches of crops stand side by side.
-            joined[name] = torch.cat(values, -1 if by_crops and name in _PIXELS else 0)
-    return joined
+            media[name] = torch.cat(values, -1 if by_crops and name in _PIXELS else 0)
+    return media
 
 
 def _join_audio(values: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,8 +15,11 @@ from vecrope.collate.samples import Column, Samples
 from vecrope.families.rules import GlmImage, MiniCPMV47
 from vecrope.spec import MRopeSpec
 
-# What holds integers or seconds, with its shape; None is any size.
-_SHAPES: dict[str, tuple[int | None, ...]] = {
+# None is any size.
+Shape = tuple[int | None, ...]
+
+# What holds integers or seconds, with its shape.
+_SHAPES: dict[str, Shape] = {
     **dict.fromkeys(fields.GRIDS.values(), (None, 3)),
     **dict.fromkeys(fields.CROPS.values(), (None, 2)),
     **dict.fromkeys(fields.SECONDS, (None,)),
@@ -26,13 +28,23 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
     "feature_attention_mask": (None, None),
 }
 _OF_SOME_FAMILIES = frozenset(("audio_seqlens", *fields.CROPS.values(), "images_per_sample"))
-_METADATA = attrgetter("dtype", "ndim", "layout", "is_cpu", "is_nested")
 
 
-def are_plain(values: Collection[object], dtype: torch.dtype, dim: int) -> bool:
-    """Say whether all are dense tensors on a CPU, of no subclass: most need no closer look."""
-    plain = (dtype, dim, torch.strided, True, False)
-    return {*map(type, values)} == {Tensor} and {*map(_METADATA, values)} == {plain}
+def join_plain(values: Collection[Any], dtype: torch.dtype, shape: Shape) -> Tensor | None:
+    """Return values joined, None where one may not be a tensor of these, which holds something.
+
+    What is joined shows for all of them at once what a closer look would show of each.
+    """
+    if {*map(type, values)} != {Tensor} or not all(map(Tensor.numel, values)):
+        return None
+    try:
+        joined = torch.cat([*values])
+    except (RuntimeError, TypeError):
+        return None
+    kind = joined.dtype, joined.layout, joined.is_cpu, joined.dim()
+    if kind != (dtype, torch.strided, True, len(shape)) or shape[-1] not in (None, joined.shape[-1]):
+        return None
+    return joined
 
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:
@@ -51,19 +63,23 @@ def read_tensor(value: object, name: str, who: str) -> Tensor:
     return tensor
 
 
-def read_media(column: Column, name: str, spec: MRopeSpec, names: Sequence[str]) -> Column:
-    """Return grids, seconds, pixels or audio of the samples, without those that hold nothing."""
-    values, shape = column.values(), _SHAPES.get(name, ())
-    dtype = torch.float32 if name in fields.SECONDS else torch.int64
-    plain = shape != () and are_plain(values, dtype, len(shape))
-    plain = plain and all(shape[-1] in (None, value.shape[-1]) for value in values)
-    found = column
-    if not (plain and all(map(Tensor.numel, values))):
+def read_media(
+    column: Column, name: str, spec: MRopeSpec, names: Sequence[str]
+) -> tuple[Column, Tensor | None]:
+    """Return grids, seconds, pixels or audio of the samples, without those that hold nothing.
+
+    With them what they are joined, where they were joined to look at them.
+    """
+    found, joined, shape = column, None, _SHAPES.get(name)
+    if shape is not None and name != "feature_attention_mask":  # which is padded to be joined
+        dtype = torch.float32 if name in fields.SECONDS else torch.int64
+        joined = join_plain(column.values(), dtype, shape)
+    if joined is None:
         read = ((index, _medium(value, name, names[index])) for index, value in column.items())
         found = {index: value for index, value in read if number_of(value)}
     if found and name in _OF_SOME_FAMILIES and name not in spec.arguments:
         raise ValueError(f"{names[min(found)]} has {name}: it is not used by {spec.model_type}")
-    return found
+    return found, joined
 
 
 def number_of(values: Tensor | Sequence[float]) -> int:

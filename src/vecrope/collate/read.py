@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NoReturn
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
-from vecrope.collate.media import are_plain, check_media, count_media, read_media, read_tensor
+from vecrope.collate.media import check_media, count_media, join_plain, read_media, read_tensor
 from vecrope.collate.number import number_alone
 from vecrope.collate.samples import Column, Sample, Samples
 from vecrope.families.rules import OmniRule
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
+_METADATA = attrgetter("dtype", "ndim", "layout", "is_cpu", "is_nested")
+_PLAIN_ROW = (torch.int64, 1, torch.strided, True, False)
 
 
 def read_samples(
@@ -51,7 +54,7 @@ def read_samples(
         names = [f"sample {index}" for index in range(len(samples))]
     given: dict[str, Column] = defaultdict(dict)
     for index, sample in enumerate(samples):
-        if not isinstance(sample, Mapping):
+        if not isinstance(sample, dict | Mapping):
             raise TypeError(
                 f"{names[index]} must be a mapping of names to values, got {type(sample).__name__}"
             )
@@ -62,12 +65,12 @@ def read_samples(
     if extra and not keep_extra:
         first = min(map(min, extra.values()))
         _raise_unknown(samples[first], names[first])
-    for index, who in enumerate(names):
-        if index not in given["input_ids"]:
-            unprocessed = any(index in extra.get(name, ()) for name in fields.UNPROCESSED)
-            raise ValueError(
-                f"{who} has no input_ids" + (": run the processor first" if unprocessed else "")
-            )
+    if len(given["input_ids"]) < len(names):
+        index = next(index for index in range(len(names)) if index not in given["input_ids"])
+        unprocessed = any(index in extra.get(name, ()) for name in fields.UNPROCESSED)
+        raise ValueError(
+            f"{names[index]} has no input_ids" + (": run the processor first" if unprocessed else "")
+        )
     tokens = {name: _rows(given[name], name, names) for name in fields.TOKENS if name in given}
     lengths = [*map(Tensor.numel, tokens["input_ids"].values())]
     for name, rows in tokens.items():
@@ -78,10 +81,15 @@ def read_samples(
                     f"{name} of {names[index]} must have the {lengths[index]} tokens of its "
                     f"input_ids, got {row.numel()}"
                 )
-    columns = {
-        name: read_media(given[name], name, spec, names) for name in fields.MEDIA if name in given
-    }
-    media = {name: column for name, column in columns.items() if column}
+    media: dict[str, Column] = {}
+    joined: dict[str, Tensor] = {}
+    for name in fields.MEDIA:
+        if name in given:
+            column, whole = read_media(given[name], name, spec, names)
+            if column:
+                media[name] = column
+            if whole is not None:
+                joined[name] = whole
     counts = count_media(media, len(names))
     sound: list[Sequence[bool]] = [()] * len(names)
     if flags := given.get("use_audio_in_video"):
@@ -94,7 +102,7 @@ def read_samples(
         index: _numbered(positions, deltas.get(index), lengths[index], spec, names[index])
         for index, positions in given.get("position_ids", {}).items()
     }
-    read = Samples(names, lengths, tokens, media, counts, sound, numbered, extra)
+    read = Samples(names, lengths, tokens, media, counts, sound, numbered, extra, joined)
     check_media(read, spec)
     check_alike(read)
     return read
@@ -134,8 +142,9 @@ def _raise_unknown(sample: Mapping[str, Any], who: str) -> NoReturn:
 def _rows(column: Column, name: str, names: Sequence[str]) -> Column:
     """Return (T,) int64 on the CPU of each sample, which may alias what it holds."""
     rows = column.values()
-    if are_plain(rows, torch.int64, 1) and all(map(Tensor.numel, rows)):
-        return column  # as most are
+    if {*map(type, rows)} == {Tensor} and {*map(_METADATA, rows)} == {_PLAIN_ROW}:
+        if all(map(Tensor.numel, rows)):
+            return column  # as most are
     return {index: _row(value, name, names[index]) for index, value in column.items()}
 
 

@@ -50,6 +50,7 @@ class Samples:
     sound: list[Sequence[bool]]
     numbered: Column
     extra: dict[str, Column]
+    joined: dict[str, Tensor]  # of media, what was joined when it was read
 
     def __len__(self) -> int:
         return len(self.names)

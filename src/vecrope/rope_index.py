@@ -165,18 +165,24 @@ def get_rope_index(
         inputs, spec, sequence_ids, max_sequences, sequence_numbering, validate=validate
     )
     check_bool("text_positions", text_positions)
-    position_ids, rope_deltas = _number(inputs, spec, validate=validate, form=form)
+    room = (0, width - input_ids.shape[-1])
+    position_ids, rope_deltas = _number(
+        inputs,
+        spec,
+        validate=validate,
+        form=form,
+        text_row=text_positions and not room[1] and invalid is None,
+    )
     if sequence_ids is None and not text_positions and pad_to_multiple_of is None:
         return position_ids, rope_deltas
     if sequence_ids is not None:
         rope_deltas = deltas_of_sequences(inputs, spec, rope_deltas)
     if invalid is not None:
         position_ids, rope_deltas = invalidate(invalid, position_ids, rope_deltas)
-    room = (0, width - input_ids.shape[-1])
     position_ids = position_ids.view(-1, *input_ids.shape)
     if room[1]:
         position_ids = pad(position_ids, room, value=spec.padding_value)
-    if text_positions:
+    if text_positions and len(position_ids) == getattr(spec.own_rule, "num_axes", 3):
         text = text_positions_of(inputs, spec).to(position_ids.dtype).view(input_ids.shape)
         position_ids = torch.cat((pad(text, room)[None], position_ids))
     return position_ids, rope_deltas
@@ -191,9 +197,18 @@ def rope_index_of(
 
 
 def _number(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, form: str | None
+    inputs: Inputs,
+    spec: MRopeSpec,
+    *,
+    validate: bool,
+    form: str | None,
+    text_row: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the positions and deltas of inputs whose metadata have been checked."""
+    """Return the positions and deltas of inputs whose metadata have been checked.
+
+    With `text_row` the row of text positions is in front where the eager form writes it with the
+    others: where no token is masked.
+    """
     own_rule, device = spec.own_rule is not None, inputs.input_ids.device
     if own_rule and validate and device.type != "cpu" and not torch.compiler.is_compiling():
         checks.check_have_values(inputs)
@@ -217,7 +232,8 @@ def _number(
         return own_rope_index(prepared.inputs, spec, validate=validate)
     if prepared.exact and inputs.input_ids.numel():
         try:
-            return eager_rope_index(prepared.inputs, spec)
+            text_row = text_row and prepared.inputs.attention_mask is None
+            return eager_rope_index(prepared.inputs, spec, text_row=text_row)
         except ValueError:
             if validate:
                 raise

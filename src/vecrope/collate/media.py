@@ -42,9 +42,8 @@ def join_plain(values: Collection[Any], dtype: torch.dtype, shape: Shape) -> Ten
     except (RuntimeError, TypeError):
         return None
     kind = joined.dtype, joined.layout, joined.is_cpu, joined.dim()
-    if kind != (dtype, torch.strided, True, len(shape)) or shape[-1] not in (None, joined.shape[-1]):
-        return None
-    return joined
+    plain = kind == (dtype, torch.strided, True, len(shape))
+    return joined if plain and shape[-1] in (None, joined.shape[-1]) else None
 
 
 def read_tensor(value: object, name: str, who: str) -> Tensor:

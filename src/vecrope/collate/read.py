@@ -13,7 +13,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.collate import fields
 from vecrope.collate.alike import check_alike
-from vecrope.collate.media import check_media, count_media, join_plain, read_media, read_tensor
+from vecrope.collate.media import check_media, count_media, read_media, read_tensor
 from vecrope.collate.number import number_alone
 from vecrope.collate.samples import Column, Sample, Samples
 from vecrope.families.rules import OmniRule
@@ -68,9 +68,8 @@ def read_samples(
     if len(given["input_ids"]) < len(names):
         index = next(index for index in range(len(names)) if index not in given["input_ids"])
         unprocessed = any(index in extra.get(name, ()) for name in fields.UNPROCESSED)
-        raise ValueError(
-            f"{names[index]} has no input_ids" + (": run the processor first" if unprocessed else "")
-        )
+        remedy = ": run the processor first" if unprocessed else ""
+        raise ValueError(f"{names[index]} has no input_ids{remedy}")
     tokens = {name: _rows(given[name], name, names) for name in fields.TOKENS if name in given}
     lengths = [*map(Tensor.numel, tokens["input_ids"].values())]
     for name, rows in tokens.items():
@@ -142,9 +141,9 @@ def _raise_unknown(sample: Mapping[str, Any], who: str) -> NoReturn:
 def _rows(column: Column, name: str, names: Sequence[str]) -> Column:
     """Return (T,) int64 on the CPU of each sample, which may alias what it holds."""
     rows = column.values()
-    if {*map(type, rows)} == {Tensor} and {*map(_METADATA, rows)} == {_PLAIN_ROW}:
-        if all(map(Tensor.numel, rows)):
-            return column  # as most are
+    plain = {*map(type, rows)} == {Tensor} and {*map(_METADATA, rows)} == {_PLAIN_ROW}
+    if plain and all(map(Tensor.numel, rows)):
+        return column  # as most are
     return {index: _row(value, name, names[index]) for index, value in column.items()}
 
 

@@ -104,8 +104,8 @@ class RopeIndexPlan(PlanTable):
     def slice(self, start: int, stop: int) -> Tensor:
         """Return the positions (A, B, stop - start) of tokens `start` to before `stop` of all rows.
 
-        They are fewer than 2**30. They may lie beyond the end of a row, so that a chunk of a prefill
-        runs on into decoding. Does not synchronise.
+        They are fewer than 2**30. They may lie beyond the end of a row, so that a chunk of a
+        prefill runs on into decoding. Does not synchronise.
         """
         check_int("start", start)
         check_int("stop", stop)

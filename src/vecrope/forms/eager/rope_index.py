@@ -26,19 +26,21 @@ class Batch(NamedTuple):
     open_markers: list[int]  # (B,) as `Runs` has them
 
 
-def eager_rope_index(inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
+def eager_rope_index(
+    inputs: Inputs, spec: MRopeSpec, *, text_row: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return positions (3, B, T), or (3, N), and deltas (B, 1), of checked inputs.
 
-    There is at least one token, on a CPU. A mask that masks nothing is None. A ValueError names
-    what does not fit.
+    There is at least one token, on a CPU. A mask that masks nothing is None; `text_row`, which
+    needs that, is as `write_positions` has it. A ValueError names what does not fit.
     """
     if _is_text_alone(inputs, spec):
         ids = inputs.input_ids
         dtype = positions_dtype(inputs, spec)
         positions = torch.arange(ids.shape[1], dtype=dtype, device="cpu")
         rope_deltas = torch.zeros((ids.shape[0], 1), dtype=torch.int64, device="cpu")
-        return positions.expand(3, *ids.shape).contiguous(), rope_deltas
-    return number_batch(find_groups(inputs, spec), inputs, spec)
+        return positions.expand(3 + text_row, *ids.shape).contiguous(), rope_deltas
+    return number_batch(find_groups(inputs, spec), inputs, spec, text_row=text_row)
 
 
 def number_batch(

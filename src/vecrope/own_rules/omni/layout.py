@@ -105,7 +105,8 @@ class OmniLayout(Layout):
             offsets, cells, begins = next(clips)
             ends = [*begins[1:], counted]
             sound = [numbers[size * a : size * b] for a, b in zip(begins, ends, strict=True)]
-            downs, acrosses = repeat(down), repeat(across)
+            downs: Iterable[bytes] = repeat(down)
+            acrosses: Iterable[bytes] = repeat(across)
             if cells:
                 tokens = [stop - first for first, stop in cells]
                 downs = (down[size * first : size * stop] for first, stop in cells)
@@ -127,7 +128,8 @@ class OmniLayout(Layout):
         for base, visual, counted in self._entries:
             area, width = media.height[visual] * media.width[visual], media.width[visual]
             offsets = media.offsets[visual]  # text has a frame without a token
-            cells, begins = list[tuple[int, int]](), [0] * len(offsets)
+            cells: Sequence[tuple[int, int]] = ()
+            begins: Sequence[int] = [0] * len(offsets)
             if visual >= 0 and counted:
                 offsets, cells, begins = next(clips)
             for offset, (first, stop), begin, end in zip(

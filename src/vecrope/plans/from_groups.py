@@ -55,7 +55,8 @@ def plan_of_groups(
     lengths = map(sub, bounds[1:], begins)
     rows = zip(begins, lengths, *ends_of_rows(parts, bounds, spec), open_markers, strict=True)
     scale = _time_scale(items, entries, spec) if timed else table[:, 7:]
-    table, fields = table[:, :7].contiguous(), fields_of(shape or bounds[-1:], spec, dtype)
+    table = table[:, :7].contiguous() if timed else table
+    fields = fields_of(shape or bounds[-1:], spec, dtype)
     return GroupPlan(host_table("q", [*rows]), table, time_scale=scale, **fields)
 
 

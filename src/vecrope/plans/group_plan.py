@@ -108,10 +108,11 @@ class GroupPlan(RopeIndexPlan):
     def _masked_tokens(self) -> Tensor:
         return self.entries[:, 6].long().neg().clamp_(min=0)
 
-    def _joined(self, plans: Sequence[GroupPlan], _rows: Tensor) -> dict[str, Any]:
+    def _joined(
+        self, plans: Sequence[GroupPlan], _rows: Tensor, num_entries: int
+    ) -> dict[str, Any]:
         scales = [*map(attrgetter("time_scale"), plans)]
         if not any(map(Tensor.numel, scales)):
-            num_entries = sum(map(len, scales))
             return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
         dtypes = [*map(attrgetter("dtype"), scales)]

@@ -79,7 +79,7 @@ class LinePlan(RopeIndexPlan):
         tokens = pad(starts[1:], (0, 1), value=self.num_tokens) - starts
         return tokens * (self.entries[:, -1] == 0)
 
-    def _joined(self, plans: Sequence[LinePlan], rows: Tensor) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[LinePlan], rows: Tensor, _num_entries: int) -> dict[str, Any]:
         if not self.generated.shape[1]:
             return {}
         tail = concatenate_tails([plan._tail for plan in plans])

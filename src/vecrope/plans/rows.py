@@ -47,7 +47,7 @@ def concatenate_plans(plans: Sequence[_Plan]) -> _Plan:
         _refuse(plans)
     try:
         joined, joined_entries = torch.cat(rows), torch.cat(entries)
-        own = plans[0]._joined(plans, joined)
+        own = plans[0]._joined(plans, joined, len(joined_entries))
     except RuntimeError:  # of another device, or with other columns
         _refuse(plans)
         raise

@@ -95,7 +95,7 @@ class PlanTable(ABC):
         """Return (E,) int64, how many masked tokens each entry begins with."""
 
     @abstractmethod
-    def _joined(self, plans: Sequence[Any], rows: Tensor) -> dict[str, Any]:
+    def _joined(self, plans: Sequence[Any], rows: Tensor, num_entries: int) -> dict[str, Any]:
         """Return the fields of the class's own of several plans, whose `rows` it completes."""
 
     def _launch(self, _name: str, *_arguments: object) -> Any:

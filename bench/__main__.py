@@ -85,6 +85,7 @@ providers:
                            serves many points, and has its compile time at the first
   vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
   vecrope-collate          vecrope.collate: samples made one batch, and numbered
+  vecrope-batch-positions  the positions of that batch alone, with a row of text where it is packed
   vecrope-plan             the positions of vecrope.plan_from_placeholders, told the same
   vecrope-concatenate      for steps: vecrope.concatenate_plans, then the step
   vecrope-replace          for steps: 8 requests of the held plan leave, 8 come in their places

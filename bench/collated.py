@@ -1,4 +1,4 @@
-"""The provider of batches for training: `vecrope.collate` on the prompts of a workload."""
+"""The providers of batches for training: `vecrope.collate`, and the positions of its batch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 import vecrope
-from bench.answers import Answer, make_spec
+from bench.answers import Answer, make_spec, prepare_vecrope
 from bench.mixed import GROUPS
 from bench.prompts import IMAGE, VIDEO, Workload
 from bench.provider import Provider
 
 _GRIDS = {"image_grid_thw": IMAGE, "video_grid_thw": VIDEO}
+_BATCHES = (*GROUPS["mixed-batch"], *GROUPS["mixed-packed"])
 
 
 def vecrope_collate_provider() -> Provider:
@@ -43,7 +44,26 @@ def vecrope_collate_provider() -> Provider:
         "transformers",
         prepare,
         convert=convert,
-        only=(*GROUPS["mixed-batch"], *GROUPS["mixed-packed"]),
+        only=_BATCHES,
+        host_only=True,
+        packed="together",
+    )
+
+
+def vecrope_batch_positions_provider() -> Provider:
+    """Return the positions of such a batch alone: if it is packed, with the row of its text."""
+
+    def prepare(workload: Workload) -> Callable[[], Answer]:
+        is_packed = workload.sequences is not None
+        return prepare_vecrope(workload, "transformers", text_positions=is_packed)
+
+    return Provider(
+        "vecrope-batch-positions",
+        vecrope.__version__,
+        "transformers",
+        prepare,
+        convert=lambda answer: (answer[0][-3:], answer[1]),
+        only=_BATCHES,
         host_only=True,
         packed="together",
     )

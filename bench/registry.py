@@ -17,6 +17,7 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope-concatenate": providers.vecrope_concatenate_provider,
     "vecrope-replace": providers.vecrope_replace_provider,
     "vecrope-collate": collated.vecrope_collate_provider,
+    "vecrope-batch-positions": collated.vecrope_batch_positions_provider,
     "vecrope-runner": providers.vecrope_runner_provider,
     "vecrope-runner-in-place": providers.vecrope_runner_in_place_provider,
     "dense": providers.dense_provider,

@@ -160,6 +160,13 @@ TABLES = {
     "cpu-collate": Table(
         "cpu", "`collate`", _families("vecrope-collate"), {**_PADDED, **_PACKED}, "transformers"
     ),
+    "cpu-batch-positions": Table(
+        "cpu",
+        "positions alone",
+        _families("vecrope-batch-positions"),
+        {**_PADDED, **_PACKED},
+        "vecrope-collate",
+    ),
     "cpu-sglang": Table(
         "cpu",
         "beside SGLang",

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope import checks
 from vecrope.core.faults import invalidate
-from vecrope.core.modality import TEXT
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import Isaac, MiniCPMV47
@@ -118,25 +116,6 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
             f"video_grid_thw must be None: {spec.model_type} has no videos, "
             f"got {inputs.video_grid_thw.shape[0]}"
         )
-
-
-def unmasked_first(stream: Stream) -> tuple[Stream, Tensor]:
-    """Return a stream of the unmasked tokens, with others behind them, and where each token is."""
-    kept, num_tokens = stream.kept, stream.num_tokens
-    if kept is None:
-        return stream, torch.arange(num_tokens, device=stream.input_ids.device)
-    ranks = kept.cumsum(0)
-    # What is masked leaves its place, and all go to one behind the others.
-    target = (ranks - 1).masked_fill(~kept, num_tokens)
-    ids, types = (
-        None
-        if values is None
-        else values.new_full((num_tokens + 1,), none).scatter(0, target, values)[:-1]
-        for values, none in ((stream.input_ids, -1), (stream.token_types, TEXT))
-    )
-    assert ids is not None
-    bounds = pad(ranks, (1, 0))[stream.row_bounds]
-    return Stream(ids, types, None, bounds, tuple(ids.shape)), (ranks - 1).clamp(min=0)
 
 
 def kept_tokens(stream: Stream) -> Tensor:

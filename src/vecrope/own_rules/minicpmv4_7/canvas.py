@@ -15,6 +15,7 @@ from struct import Struct
 import torch
 from torch import Tensor
 
+from vecrope.core.search import spread
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.layout import Block, Layout, Piece, upwards
 
@@ -67,7 +68,7 @@ class CanvasLayout(Layout):
         positions = torch.frombuffer(joined, dtype=torch.int64).view(3, -1)
         table = _tensor(self.entries).view(-1, _NUM_COLUMNS)
         of_parts = torch.stack((table[:, 0], _tensor(counts), table[:, 10]), 1).view(-1)
-        part = torch.repeat_interleave(of_parts, output_size=positions.shape[1])
+        part = spread(of_parts, positions.shape[1])
         starts = table[:, _STARTS].permute(1, 0, 2).reshape(3, -1)
         for axis, start in zip(positions, starts, strict=True):
             axis.add_(start.index_select(0, part))

@@ -12,6 +12,7 @@ def test_installed_providers_are_the_default():
         "vecrope-concatenate",
         "vecrope-replace",
         "vecrope-collate",
+        "vecrope-batch-positions",
         "vecrope-runner",
         "vecrope-runner-in-place",
         "dense",

@@ -233,7 +233,8 @@ def _check_metadata(prompts: _Prompts, spec: MRopeSpec) -> Sequence[int]:
         raise ValueError("num_tokens must hold a number for each prompt, got none")
     if prompts.rows is None and len(counts) > 1:
         raise ValueError(f"rows must be given for {len(counts)} prompts, got None")
-    shape, of_runs = None, dict[str, Any](zip(_Prompts._fields[1:5], prompts[1:5], strict=True))
+    shape = None
+    of_runs: dict[str, Any] = dict(zip(_Prompts._fields[1:5], prompts[1:5], strict=True))
     for name, values in of_runs.items():
         if name == "rows" and values is None:
             continue

@@ -54,7 +54,7 @@ def read_samples(
         names = [f"sample {index}" for index in range(len(samples))]
     given: dict[str, Column] = defaultdict(dict)
     for index, sample in enumerate(samples):
-        if not isinstance(sample, dict | Mapping):
+        if not isinstance(sample, Mapping):
             raise TypeError(
                 f"{names[index]} must be a mapping of names to values, got {type(sample).__name__}"
             )

@@ -48,6 +48,14 @@ WORKED = {
         "0 0 1 4 5 1 1 2 1 2 2 3 3 4 3 4 4 6",
         -11,
     ),
+    "a slice that reaches beyond the canvas": (
+        "(I)<I>n<IIII>t",
+        {"target_sizes": [[4, 4], [4, 4], [16, 4]]},
+        "0 0 0 0 0 0 0 0 0 0 0 0 0 3",
+        "0 0 2 0 0 0 0 1 1 2 3 4 4 3",
+        "0 0 1 0 0 0 1 0 0 0 0 0 0 3",
+        -9,
+    ),
     "frames without anything between them": (
         "t(VV)(VV)t",
         FRAMES,

@@ -188,8 +188,10 @@ class _Walk:
             marker, rest = (1, gap - 1) if gap else (0, 0)
             is_last = at + 1 == num_slices
             corner = (now, now) if is_last else (top + below - 1, now + wide)
-            size = heights[at + 1], widths[at + 1]
+            size = high, broad = heights[at + 1], widths[at + 1]
             add((0, 0, now, top, left, *size, 0, 0, marker, rest, *corner))
+            if size != (below, beside):  # it can reach beyond the canvas
+                layout.reach = max(layout.reach, top + high, left + broad)
         layout.now = now + max(tall, wide) + 1
 
     def _behind(self, index: int, limit: int) -> tuple[int, bool]:

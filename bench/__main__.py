@@ -83,7 +83,6 @@ providers:
   vecrope-unchecked        with validate=False
   vecrope-compiled         the same under torch.compile(fullgraph=True, dynamic=True); a graph
                            serves many points, and has its compile time at the first
-  vecrope-captured         the same with mode="reduce-overhead", a CUDA graph for each shape
   vecrope-placeholders     vecrope.get_rope_index_from_placeholders, told where placeholders are
   vecrope-collate          vecrope.collate: samples made one batch, and numbered
   vecrope-batch-positions  the positions of that batch alone, with a row of text where it is packed

@@ -56,7 +56,7 @@ WORKLOADS: dict[str, tuple[Sequence[str], tuple[int, ...]]] = {
 }
 # To compile the rules of a family with one of its own takes a minute and more.
 PROVIDERS = ("vecrope", "vecrope-unchecked", "transformers")
-SHARED_RULE_PROVIDERS = ("vecrope-compiled", "vecrope-captured", "vecrope-runner-in-place")
+SHARED_RULE_PROVIDERS = ("vecrope-compiled", "vecrope-runner-in-place")
 _MOST_PROCESSES = 16
 # A provider that takes longer than its seconds is called so often.
 _MIN_REPEATS = 3

@@ -160,19 +160,15 @@ def _step_provider(
     )
 
 
-def vecrope_compiled_provider(mode: str = "default") -> Provider:
-    """Return vecrope compiled with dynamic shapes, without checks.
-
-    In the mode "reduce-overhead" it is captured in a CUDA graph for each shape.
-    """
-    captured = mode == "reduce-overhead"
+def vecrope_compiled_provider() -> Provider:
+    """Return vecrope compiled with dynamic shapes, without checks."""
 
     def prepare(workload: Workload) -> Callable[[], Answer]:
-        function = _compiled_function(mode)
+        function = _compiled_function()
         return prepare_vecrope(workload, workload.convention or "sglang", function, validate=False)
 
     return Provider(
-        "vecrope-captured" if captured else "vecrope-compiled",
+        "vecrope-compiled",
         vecrope_version(),
         "sglang",
         prepare,
@@ -180,7 +176,6 @@ def vecrope_compiled_provider(mode: str = "default") -> Provider:
         touching=True,
         packed="together",
         compiles=True,
-        gpu_only=captured,
     )
 
 
@@ -277,7 +272,7 @@ def vecrope_version() -> str:
 
 
 @cache
-def _compiled_function(mode: str) -> Any:
+def _compiled_function() -> Any:
     # What a process pays once, whatever it compiles, is no part of this function's compile time.
     torch.compile(lambda x: x + 1)(torch.ones(8))
-    return torch.compile(vecrope.get_rope_index, fullgraph=True, dynamic=True, mode=mode)
+    return torch.compile(vecrope.get_rope_index, fullgraph=True, dynamic=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from bench import collated, lmms, patched, providers, sglang_omni, upstreams
@@ -13,7 +12,6 @@ _INSTALLED: dict[str, Callable[[], Provider]] = {
     "vecrope": providers.vecrope_provider,
     "vecrope-unchecked": providers.vecrope_unchecked_provider,
     "vecrope-compiled": providers.vecrope_compiled_provider,
-    "vecrope-captured": partial(providers.vecrope_compiled_provider, "reduce-overhead"),
     "vecrope-placeholders": providers.vecrope_placeholders_provider,
     "vecrope-plan": providers.vecrope_plan_provider,
     "vecrope-concatenate": providers.vecrope_concatenate_provider,

@@ -144,7 +144,6 @@ _FORMS = _providers(
     checked="vecrope",
     unchecked="vecrope-unchecked",
     compiled="vecrope-compiled",
-    captured="vecrope-captured",
     in_place="vecrope-runner-in-place",
 )
 

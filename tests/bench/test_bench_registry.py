@@ -6,9 +6,8 @@ from bench.workloads import make_workload
 
 def test_installed_providers_are_the_default():
     made = make_providers(None, dict.fromkeys(WHEEL_NAMES))
-    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-captured"]
+    names = ["vecrope", "vecrope-unchecked", "vecrope-compiled", "vecrope-placeholders"]
     names += [
-        "vecrope-placeholders",
         "vecrope-plan",
         "vecrope-concatenate",
         "vecrope-replace",

@@ -166,7 +166,7 @@ def test_compiled_a_misfit_gives_no_answer(compiled):
         ({"attention_mask": torch.ones(3, 8)}, "attention_mask must be of a"),
         (
             {"image_grid_thw": torch.ones(3, 2, dtype=torch.int64)},
-            r"image_grid_thw must have shape",
+            "image_grid_thw.* must have shape",  # torch 2.11 shows the parts of the message
         ),
         ({"form": "eager"}, "form 'eager' cannot take this call: the call is traced"),
     ],

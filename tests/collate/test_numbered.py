@@ -48,6 +48,13 @@ def test_padding_of_an_omni_batch_without_pictures_counts_as_a_position(model_ty
         [got[name] for name in ("position_ids", "rope_deltas")],
         [want[name] for name in ("position_ids", "rope_deltas")],
     )
+    image = [spec.vision_start_token_id, spec.image_token_id, 8]
+    samples[0] = {"input_ids": image, "image_grid_thw": [[1, 2, 2]]}
+    numbered[0] = collate(samples[:1], spec, pad_token_id=0)
+    of_image = [collate(batch, spec, pad_token_id=0) for batch in (numbered, samples)]
+    assert_same(
+        *([batch[n].float() for n in ("position_ids", "rope_deltas")] for batch in of_image)
+    )
     prompt = torch.ones_like(want["input_ids"]), want["attention_mask"]
     assert_same(
         [want["position_ids"], want["rope_deltas"]],

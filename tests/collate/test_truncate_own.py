@@ -40,6 +40,42 @@ def test_an_image_of_an_omni_sample_goes_with_its_end_marker():
         assert (len(got["input_ids"]), dropped.images) == (1 + 4 * images, 1 - images)
 
 
+def test_masked_tokens_of_an_omni_sample_are_no_part_of_its_media():
+    spec = spec_of("qwen2_5_omni", "transformers")
+    start, image = spec.vision_start_token_id, spec.image_token_id
+    sample = {
+        "input_ids": [image, 7, start, image, 9, image, 8, 9],
+        "attention_mask": [0, 1, 1, 1, 0, 1, 1, 1],
+        "image_grid_thw": [[1, 2, 4]],
+    }
+    for max_length, left in ((7, 7), (6, 2)):
+        got, dropped = truncate(sample, spec, max_length)
+        assert (len(got["input_ids"]), dropped.images) == (left, int(left == 2))
+
+
+def test_masked_tokens_are_counted_where_a_picture_is_cut():
+    sample = {
+        "input_ids": ids_of("ttIIt"),
+        "attention_mask": [1, 0, 1, 1, 1],
+        "image_grid_thw": [[1, 2, 4]],
+    }
+    for max_length, left in ((4, 4), (3, 2)):
+        got, dropped = truncate(sample, SPECS["isaac"], max_length)
+        assert (len(got["input_ids"]), dropped.images) == (left, int(left == 2))
+
+
+def test_a_picture_between_the_frames_of_a_clip_goes_with_it():
+    spec = spec_of("qwen3_vl", "transformers")
+    image, video = spec.image_token_id, spec.video_token_id
+    sample = {
+        "input_ids": [7, video, 8, image, 8, video, 9],
+        "image_grid_thw": [[1, 2, 2]],
+        "video_grid_thw": [[2, 2, 2]],
+    }
+    got, dropped = truncate(sample, spec, 5)
+    assert (got["input_ids"].tolist(), dropped.images, dropped.videos) == ([7], 1, 1)
+
+
 @pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
 def test_what_is_left_of_an_omni_sample_fits_its_media(model_type):
     spec = spec_of(model_type, "transformers")

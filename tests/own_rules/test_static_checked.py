@@ -1,9 +1,11 @@
 """What is traced with `validate`, run on values: the answer, or none where something misfits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
-from own_support import SPECS, answer, each_spec
+from own_support import SHORT_CONTEXT, SPECS, answer, each_spec
 from support import assert_no_answer, assert_same
 
 from vecrope import get_decode_position_ids, get_rope_index
@@ -51,6 +53,14 @@ def test_types_stand_for_the_markers_of_bailing():
     want = answer(prompt, **types)
     assert_same(static_answer(prompt, **types), want)
     assert want[0][2, 0].tolist() == [0, 1, 2, 2]
+
+
+def test_masked_tokens_of_bailing_are_not_outside_of_its_context():
+    spec = replace(SHORT_CONTEXT, mask_rule="skip", padding_value=99)
+    row, mask = "tt" + "t" * 9 + "<It", "00" + "1" * 12
+    prompt = Prompt.from_symbols(spec, [row], mask=[mask], image_grid_thw=[[1, 2, 2]])
+    assert_same(static_answer(prompt), answer(prompt))
+    assert static_answer(prompt)[0][0, 0].tolist() == [99, 99, *range(12)]
 
 
 def test_the_room_for_what_is_generated_is_read_where_values_may_be():

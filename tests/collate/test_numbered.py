@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 from oracles import spec_of
+from support import assert_same
 
-from vecrope import collate, truncate
+from vecrope import collate, get_rope_index, truncate
 
 FAMILIES = {"valid lengths": ("glm4v", "transformers"), "padded lengths": ("glm4v", "sglang")}
 
@@ -33,6 +34,32 @@ def test_a_padded_batch_is_that_of_samples_without_positions(family, side, monke
     got = collate(samples, spec, pad_token_id=0, padding_side=side)
     for name in ("position_ids", "rope_deltas"):
         assert torch.equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("lengths", [(1, 4), (1, 2), (3, 1, 2), (1, 1)], ids=str)
+@pytest.mark.parametrize("model_type", ["qwen2_5_omni", "qwen3_omni_moe"])
+def test_padding_of_an_omni_batch_without_pictures_counts_as_a_position(model_type, lengths):
+    spec = spec_of(model_type, "transformers")
+    samples = [{"input_ids": [7] * length} for length in lengths]
+    numbered = [collate([sample], spec, pad_token_id=0) for sample in samples]
+    want = collate(samples, spec, pad_token_id=0, pad_to_multiple_of=2)
+    got = collate(numbered, spec, pad_token_id=0, pad_to_multiple_of=2)
+    assert_same(
+        [got[name] for name in ("position_ids", "rope_deltas")],
+        [want[name] for name in ("position_ids", "rope_deltas")],
+    )
+    image = [spec.vision_start_token_id, spec.image_token_id, 8]
+    samples[0] = {"input_ids": image, "image_grid_thw": [[1, 2, 2]]}
+    numbered[0] = collate(samples[:1], spec, pad_token_id=0)
+    of_image = [collate(batch, spec, pad_token_id=0) for batch in (numbered, samples)]
+    assert_same(
+        *([batch[n].float() for n in ("position_ids", "rope_deltas")] for batch in of_image)
+    )
+    prompt = torch.ones_like(want["input_ids"]), want["attention_mask"]
+    assert_same(
+        [want["position_ids"], want["rope_deltas"]],
+        get_rope_index(prompt[0], spec, attention_mask=prompt[1]),
+    )
 
 
 def test_positions_are_not_padded_where_padding_is_numbered():

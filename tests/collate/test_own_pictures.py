@@ -156,3 +156,11 @@ def test_pictures_of_engines_alone_go_entirely(name):
     assert (got["input_ids"].tolist(), dropped.images) == (ids[:5], 1)
     assert got["image_grid_thw"].tolist() == [grid]
     collate([got, sample], SPECS[name], pad_token_id=0)
+
+
+def test_patches_of_crops_that_do_not_fit_their_sizes_are_refused():
+    sample = dict(samples_of("minicpmv4_7", "own rule")[0])
+    sample["pixel_values"] = sample["pixel_values"][..., :-1]
+    expected = r"pixel_values of sample 0 must hold \d+ patches of \d+ columns, as its target_sizes"
+    with pytest.raises(ValueError, match=expected):
+        collate([sample], minicpm_spec("transformers"), pad_token_id=0)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from vecrope import MRopeSpec
+from vecrope.families.names import nearest
 
 CHECKPOINTS = {
     "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl",
@@ -19,9 +20,9 @@ CHECKPOINTS = {
 }
 
 
-@pytest.mark.parametrize(("given", "nearest"), CHECKPOINTS.items(), ids=CHECKPOINTS)
-def test_a_checkpoint_or_a_class_is_answered_with_its_family_first(given, nearest):
-    expected = f"model_type {given!r} is not a family that vecrope knows: did you mean {nearest!r}"
+@pytest.mark.parametrize(("given", "first"), CHECKPOINTS.items(), ids=CHECKPOINTS)
+def test_a_checkpoint_or_a_class_is_answered_with_its_family_first(given, first):
+    expected = f"model_type {given!r} is not a family that vecrope knows: did you mean {first!r}"
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}.*list_families"):
         MRopeSpec.for_model(given, convention="sglang")
 
@@ -36,3 +37,7 @@ def test_an_unknown_field_is_answered_with_the_nearest():
     expected = "'image_token' is not a field of MRopeSpec; did you mean 'image_token_id'"
     with pytest.raises(TypeError, match=re.escape(expected)):
         MRopeSpec.for_model("glm4v", convention="sglang", image_token=9)
+
+
+def test_what_is_no_name_is_like_none():
+    assert nearest(None, ["glm4v"]) == []

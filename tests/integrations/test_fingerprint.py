@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from vecrope.integrations.fingerprint import fingerprint, fingerprint_of
+from vecrope.integrations.fingerprint import definition_of, fingerprint, fingerprint_of
 
 FUNCTION = "def f(self, x):\n    y = x + 1\n    return self.g(y)\n"
 
@@ -81,3 +81,11 @@ def test_a_function_whose_source_cannot_be_read_has_none(monkeypatch):
         assert fingerprint(outer, function) is None
     monkeypatch.setattr(inspect, "getsource", lambda _: "def f(:")
     assert fingerprint(outer) is None
+
+
+def test_a_source_that_is_not_that_of_a_function_is_not_taken(monkeypatch):
+    """Python 3.13 takes what follows `-c` for the source of what `exec` has made."""
+    monkeypatch.setattr(inspect, "getsource", lambda _: "print(1)")
+    assert fingerprint(of) is None
+    with pytest.raises(OSError, match=r"the source of .* is not that of a function"):
+        definition_of(of)

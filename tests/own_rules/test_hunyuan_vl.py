@@ -63,6 +63,33 @@ def test_images_are_numbered_on_across_rows_and_their_frames_ignored():
     )
 
 
+def test_a_tall_image_at_the_end_sets_the_delta():
+    # Four lines of one column and its end.
+    assert_positions(
+        THREE,
+        ["t" + "I" * 8],
+        [[[0, *[0, 1] * 4]], [[0, *[0, 0, 1, 1, 2, 2, 3, 3]]], [[0] * 9]],
+        [[-5]],
+        image_grid_thw=[[1, 8, 2]],
+    )
+
+
+def test_the_number_of_an_image_can_be_the_largest_position_of_its_row():
+    # The fourth image of the batch, in a row of two tokens.
+    assert_positions(
+        THREE,
+        ["IItIItII", "IItttttt"],
+        [
+            [[0, 1, 2, 0, 1, 5, 0, 1], [0, 1, 0, 0, 0, 0, 0, 0]],
+            [[0, 0, 2, 0, 0, 5, 0, 0], [0] * 8],
+            [[0, 0, 2, 1, 1, 5, 2, 2], [3, 3, 0, 0, 0, 0, 0, 0]],
+        ],
+        [[-2], [2]],
+        image_grid_thw=[[1, 2, 2]] * 4,
+        attention_mask=[[1] * 8, [1, 1, 0, 0, 0, 0, 0, 0]],
+    )
+
+
 def test_masked_tokens_are_left_out_and_a_hole_does_not_cut_an_image():
     assert_positions(
         THREE,

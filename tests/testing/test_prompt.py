@@ -100,6 +100,7 @@ def test_types_are_read_off_unmasked_tokens():
         ((SGLANG, ["tX"]), ValueError, r"rows must be made of .*, got 'X' in row 0 at 1"),
         ((SGLANG, "tI"), ValueError, "rows must be a list of strings, one a row, got 'tI'"),
         ((SGLANG, ["tI", "t"]), ValueError, "got 't' as row 1 and 'tI' as row 0"),
+        ((SGLANG, ["tI", 3]), ValueError, "rows must be strings, got 3 as row 1"),
     ],
 )
 def test_symbols_refused(arguments, error, message):

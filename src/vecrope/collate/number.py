@@ -25,7 +25,7 @@ from vecrope.forms.eager.rope_index import find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import lay_out, number_layout
-from vecrope.own_rules.omni.media import read_media
+from vecrope.own_rules.omni.media import Dtypes, read_media
 from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.sequences import text_positions_of
@@ -54,7 +54,7 @@ def number(
     sound = [*chain.from_iterable(samples.sound)]
     inputs = inputs_of(tokens, media, samples.counts["image"], sound, spec)
     if samples.numbered:
-        positions, deltas = _numbered_before(samples, spec, padding)
+        positions, deltas = _numbered_before(samples, spec, inputs, padding)
     elif (answer := _together(samples, spec, inputs, text_row=text_row)) is not None:
         positions, deltas = answer
     else:
@@ -190,9 +190,12 @@ def _have_own_tokens(
 
 
 def _numbered_before(
-    samples: Samples, spec: MRopeSpec, padding: Padding | None
+    samples: Samples, spec: MRopeSpec, inputs: Inputs, padding: Padding | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the positions that the samples bring, one behind the other, and their deltas."""
+    """Return the positions that the samples bring, one behind the other, and their deltas.
+
+    What is between them is what a call gives to masked tokens of all `inputs`.
+    """
     positions = [one for one, _ in samples.numbered.values()]
     deltas = torch.cat([one for _, one in samples.numbered.values()])
     if padding is None:
@@ -205,4 +208,12 @@ def _numbered_before(
     if spec.delta_length == "padded":
         room = [*map(add, padding.before, padding.behind)]
         deltas = deltas - torch.tensor(room, device="cpu")[:, None]
-    return padding.join(positions, spec.padding_value), deltas
+    value, rule, mask = spec.padding_value, spec.own_rule, inputs.attention_mask
+    if isinstance(rule, OmniRule):
+        _, _, value, counts_padding = Dtypes.of(inputs, spec, rule)
+        if counts_padding:
+            assert mask is not None  # of padded rows there is always one
+            least = value + 1 - mask.sum(1, keepdim=True)
+            least = torch.where(mask.all(1, keepdim=True), deltas, least.to(deltas.dtype))
+            deltas = deltas.maximum(least)
+    return padding.join(positions, value), deltas

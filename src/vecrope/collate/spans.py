@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from vecrope.collate.samples import Sample, audio_lengths
+from vecrope.collate.samples import Sample
 from vecrope.families.rules import GlmImage, MiniCPMV47, OmniRule
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.own_rules.common import unmasked_tokens
 from vecrope.own_rules.dispatch import lay_out
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
-from vecrope.own_rules.omni.media import audio_tokens
+from vecrope.own_rules.omni.find import Finder
+from vecrope.own_rules.omni.media import read_media
 from vecrope.prepare import prepare
 from vecrope.spec import MRopeSpec
 
@@ -98,9 +97,7 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
 
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
-    inputs = sample.inputs(spec)
-    if spec.mask_rule == "ignore":
-        inputs = inputs._replace(attention_mask=None)
+    inputs = prepare(sample.inputs(spec), spec, validate=True).inputs
     tokens = unmasked_tokens(inputs)
     index = tokens.given_index
     at = range(sample.length) if index is None else index.tolist()
@@ -131,30 +128,22 @@ def _with_whole_clips(spans: list[Span]) -> list[Span]:
 
 
 def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
-    ids = sample.tokens["input_ids"]
-    sizes = {
-        kind: sample.media[name].prod(1) // spec.spatial_merge_size**2
-        for kind, name in (("image", "image_grid_thw"), ("video", "video_grid_thw"))
-        if name in sample.media
-    }
-    lengths = audio_lengths(sample.media)
-    if lengths is not None:
-        sizes["audio"] = audio_tokens(lengths.to(torch.int64), rule.n_window).clamp(min=0)
-    token_ids = {
-        "image": spec.image_token_id,
-        "video": spec.video_token_id,
-        "audio": rule.audio_token_id,
-    }
-    spans = []
-    for kind, counts in sizes.items():
-        token_id = token_ids[kind]
-        assert token_id is not None
-        places = torch.split(ids.eq(token_id).nonzero(), counts.tolist())
-        spans += [
-            Span(int(own[0]), int(own[-1]) + 1, {kind: [[ordinal]]})
-            for ordinal, own in enumerate(places)
-            if len(own)  # a row of zeros is no picture
-        ]
+    inputs = prepare(sample.inputs(spec), spec, validate=True).inputs
+    tokens, media = unmasked_tokens(inputs), read_media(inputs, spec, rule)
+    index, spans = tokens.given_index, []
+    for _, start, markers, visual, sound in Finder(tokens, media, spec).find():
+        rows: dict[str, list[list[int]]] = {}
+        stop = start + 2 * markers
+        if visual >= 0:
+            stop += media.area[visual]
+            of_video = visual >= media.num_images
+            rows["video" if of_video else "image"] = [[visual - media.num_images * of_video]]
+        if sound >= 0:
+            stop += media.audio[sound]
+            rows["audio"] = [[sound]]
+        if index is not None:
+            start, stop = int(index[start]), int(index[stop - 1]) + 1
+        spans.append(Span(start, stop, rows))
     return spans
 
 
@@ -173,12 +162,10 @@ def _between_markers(sample: Sample, rule: GlmImage) -> list[Span]:
 
 
 def _merged(spans: list[Span]) -> list[Span]:
-    """Return spans in order, those that overlap as one, and a clip with the sound behind it."""
+    """Return spans in order, those that overlap as one."""
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: span.start):
-        # Audio of its own has a marker before it.
-        sound = "audio" in span.media and bool(merged) and "video" in merged[-1].media
-        if merged and span.start < merged[-1].stop + sound:
+        if merged and span.start < merged[-1].stop:
             merged[-1].stop = max(merged[-1].stop, span.stop)
             for kind, items in span.media.items():
                 merged[-1].media[kind] = merged[-1].media.get(kind, []) + items

@@ -141,13 +141,11 @@ class Markers(NamedTuple):
 
 
 def pair_markers(
-    stream: Stream, rows: Tensor, opens: Tensor, closes: Tensor, most: Tensor | None = None
+    stream: Stream, rows: Tensor, opens: Tensor, closes: Tensor, most: Tensor
 ) -> Markers:
     """Pair the markers, (N,) bool each, in rows (N,); at most (B,) pairs in each row."""
     sums, totals = stream.running_sums(torch.stack((opens, closes)), rows)
-    (opened, closed), num_pairs = sums.unbind(), totals.amin(0)
-    if most is not None:
-        num_pairs = torch.minimum(num_pairs, most)
+    (opened, closed), num_pairs = sums.unbind(), torch.minimum(totals.amin(0), most)
     inside = (opened > closed + opens) & (closed < num_pairs[rows])
     return Markers(inside, closed, totals[1], num_pairs)
 

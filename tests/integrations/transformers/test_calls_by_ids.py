@@ -76,3 +76,11 @@ def test_sides_are_rounded_down_to_the_merge_size_and_not_below_it():
     for grids in ([[1, 1, 2]], [[1, 2, 1]]):
         with pytest.raises(ValueError, match="height and width of at least spatial_merge_size 2"):
             call("qwen2_vl", "ids", rows, torch.tensor(grids))
+
+
+def test_optional_types_of_no_ids_are_refused_as_the_ids_are():
+    config = tiny_config("ernie4_5_vl_moe")
+    found = rules_of("ernie4_5_vl_moe")["optional types"]
+    model = SimpleNamespace(config=config)
+    with pytest.raises(TypeError, match="input_ids must be a tensor, got NoneType"):
+        found.call(model, found.spec_of(config), True, None)

@@ -103,19 +103,30 @@ def test_sglang_takes_a_newline_after_a_picture_for_text(upstream, row, sizes, a
         assert rope_deltas.tolist() == [[delta]]
 
 
-def test_a_crop_may_end_its_row():
-    prompt = Prompt.from_symbols(
-        minicpm_spec("transformers"),
-        ["t(II)<IIII"],
-        target_sizes=[[4, 8], [8, 8]],
-    )
-    position_ids, _ = get_rope_index(spec=prompt.spec, **prompt.arguments())
-    assert position_ids[:, 0].tolist() == [
-        [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
-        [0, 0, 1, 1, 3, 1, 1, 1, 2, 2],
-        [0, 0, 1, 2, 3, 1, 1, 2, 1, 2],
-    ]
-    assert torch.equal(position_ids, prompt.expected()[0])
+@pytest.mark.parametrize(
+    ("row", "sizes", "axes", "delta"),
+    [
+        (
+            "t(II)<IIII",
+            [[4, 8], [8, 8]],
+            [
+                [0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+                [0, 0, 1, 1, 3, 1, 1, 1, 2, 2],
+                [0, 0, 1, 2, 3, 1, 1, 2, 1, 2],
+            ],
+            -6,
+        ),
+        # Without a marker behind it nothing stands past a corner of the canvas.
+        ("t(II", [[4, 8]], [[0, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 2]], -1),
+    ],
+    ids=["a slice", "a thumbnail"],
+)
+def test_a_crop_may_end_its_row(row, sizes, axes, delta):
+    prompt = Prompt.from_symbols(minicpm_spec("transformers"), [row], target_sizes=sizes)
+    answer = get_rope_index(spec=prompt.spec, **prompt.arguments())
+    assert_same(answer, (torch.tensor(axes).unsqueeze(1), torch.tensor([[delta]])))
+    assert_same(answer, prompt.expected())
+    assert_same(answer, transformers_rope_index(prompt))
 
 
 def test_lines_end_at_newlines_and_the_thumbnail_is_spread_over_them():
@@ -168,6 +179,47 @@ def test_prompts_are_answered_or_refused_as_by_the_reference(upstream, mode):
     @given(hostile(minicpm_spec(upstream, mode)), st.booleans())
     def check(prompt, by_types):
         assert_as_the_reference(prompt, by_types=by_types)
+
+    check()
+
+
+@st.composite
+def reaching(draw, spec):
+    """Draw rows of slices, later ones longer than the first, in front of a short text or of none.
+
+    So the largest position of many a row is that of a slice that is not the last thing in it.
+    """
+    factor, rows, sizes = spec.own_rule.downsample_factor, [], []
+    for _ in range(6):
+        row = draw(st.sampled_from(["", "t", "(I)t"]))
+        sizes += [(factor, factor)] * row.count("I")
+        crops = [(1, 1), (1, 1)]
+        for _ in range(draw(st.integers(1, 3))):
+            crop = draw(st.integers(1, 9)), draw(st.sampled_from([1, 1, 2]))
+            crops.append(crop if draw(st.booleans()) else crop[::-1])
+        for at, (height, width) in enumerate(crops):
+            crop = "I" * (height * width)
+            between = "" if at < 2 else draw(st.sampled_from(["", "n"]))
+            row += f"{between}<{crop}>" if at else f"({crop})"
+            sizes.append((height * factor, width * factor))
+        rows.append(row + draw(st.sampled_from(["", "t", "tt", "n(I)", "t(I)t"])))
+        sizes += [(factor, factor)] * rows[-1][len(row) :].count("I")
+    seq_len = max(map(len, rows))
+    return Prompt.from_symbols(
+        spec,
+        [row.ljust(seq_len, "t") for row in rows],
+        mask=[("1" * len(row)).ljust(seq_len, "0") for row in rows],
+        target_sizes=sizes,
+    )
+
+
+@each_upstream
+def test_a_slice_that_reaches_furthest_is_in_the_delta(upstream):
+    @given(reaching(minicpm_spec(upstream)), st.booleans())
+    def check(prompt, by_types):
+        assert_same(rope_index(prompt, by_types=by_types), prompt.expected(by_types=by_types))
+        if upstream == "transformers":
+            assert_same(rope_index(prompt), transformers_rope_index(prompt))
 
     check()
 

@@ -110,11 +110,11 @@ def _picture(draw: st.DrawFn, kind: int, max_side: int) -> tuple[str, list[Size]
     sizes = [draw(size)]
     symbols = f"({_PLACEHOLDERS[kind] * (sizes[0][0] * sizes[0][1])})"
     lines, columns = draw(st.sampled_from([(0, 0), (0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 2)]))
-    same = draw(size)
+    same, alike = draw(size), draw(st.booleans())
     for line in range(lines):
         symbols += "n" if line else ""
         for _ in range(columns):
-            own = draw(size) if draw(st.integers(0, 9)) == 9 else same
+            own = same if alike else draw(size)
             symbols += f"<{_PLACEHOLDERS[kind] * (own[0] * own[1])}>"
             sizes.append(own)
     return symbols, sizes

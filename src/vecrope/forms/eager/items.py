@@ -73,7 +73,7 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
         extent, between = depth.copy(), [()] * len(depth)
         if spec.image_time == "none":
             extent[:num_images] = [1] * num_images
-            between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
+            between[:num_images] = [(0,) * (frames - 1) for frames in depth[:num_images]]
         in_video, seconds = depth[num_images:], inputs.second_per_grid_ts
         check_seconds(seconds, in_video, spec)
         # A row of zeros has no frame, and no token that would miss one.
@@ -158,7 +158,7 @@ def steps_of_frames(
         times = _rounded(map(mul, times, chain.from_iterable(map(repeat, scales, depth))), dtype)
     offsets, stops = [*map(int, times)], [*accumulate(depth)]
     lasts = [*map(sub, stops, repeat(1))]
-    between = [*map(sub, offsets[1:], offsets)]
+    between = (*map(sub, offsets[1:], offsets),)
     extent = [offset + 1 for offset in map(offsets.__getitem__, lasts)]
     return extent, [*map(between.__getitem__, map(slice, [0, *stops], lasts))]
 

@@ -6,7 +6,8 @@ A group has one part, or more where masked tokens interrupt it.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import accumulate, chain, compress, pairwise, repeat
 from operator import add, eq, mul, not_, sub
 from typing import NamedTuple
@@ -21,9 +22,6 @@ from vecrope.spec import MRopeSpec
 PATCH_SIZES = (14, 16)
 Ints = Sequence[int]
 Masked = tuple[Ints, Ints]
-# Where placeholders of a kind go on that no group has, or a group that they do not fill: the token,
-# the kind, the group among those of the kind, its tokens by then, and the index behind these.
-_Fault = tuple[int, int, int, int, int]
 
 
 class Parts(NamedTuple):
@@ -78,16 +76,15 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     Raises:
         ValueError: where its runs and what its grids describe do not fit each other.
     """
+    misfit = partial(_Misfit, runs, items, inputs, spec)
     starts, stops, kinds = runs.of(IMAGE, VIDEO)
     item = items.in_order(kinds)
     before: Ints = [0] * len(item)
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
     if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
-        images, videos = (_cut(runs, items, inputs, kind) for kind in (IMAGE, VIDEO))
-        for fault in sorted(images[1] + videos[1])[:1]:
-            raise _Misfit(runs, items, inputs, spec, fault[1]).of_runs(fault)
-        starts, stops, item, before = map(list, zip(*sorted(images[0] + videos[0]), strict=True))
+        parts = _cut(runs, items, inputs, misfit)
+        starts, stops, item, before = map(list, zip(*parts, strict=True))
     if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
         # In their rows.
         firsts = [*map(runs.starts.__getitem__, runs.rows)]
@@ -100,7 +97,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
             if items.groups[item[at]] > 1:
                 where = "before each of its frames"
             kind = VIDEO if item[at] >= items.num_images else IMAGE
-            raise _Misfit(runs, items, inputs, spec, kind).of_item(
+            raise misfit(kind).of_item(
                 starts[at],
                 item[at],
                 f"needs a vision_start_token_id {spec.vision_start_token_id} {where}, got another "
@@ -114,7 +111,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
                 # Behind masked tokens it is named itself, otherwise the frame that it touches.
                 named = at + (stops[last] != starts[at])
                 frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
-                raise _Misfit(runs, items, inputs, spec, VIDEO).of_item(
+                raise misfit(VIDEO).of_item(
                     starts[at],
                     item[at],
                     f"needs something between its frames, got nothing at frame {frame}; "
@@ -124,29 +121,31 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
 
 
 def _cut(
-    runs: Runs, items: Items, inputs: Inputs, kind: int
-) -> tuple[list[tuple[int, ...]], list[_Fault]]:
-    """Return start, stop, item and `before` of the parts of a kind; and the first fault, if any."""
-    area, numbers = items.area, items.of_groups(kind)
+    runs: Runs, items: Items, inputs: Inputs, misfit: Callable[[int], _Misfit]
+) -> list[tuple[int, ...]]:
+    """Return start, stop, item and `before` of the parts of groups, in the order of the batch."""
+    area, numbers = items.area, {kind: items.of_groups(kind) for kind in (IMAGE, VIDEO)}
     parts: list[tuple[int, ...]] = []
-    group = before = done = 0
-    for start, stop, _ in zip(*runs.of(kind), strict=True):
-        if before and not runs.continues(done - 1, start):
-            return parts, [(start, kind, group, before, done)]
+    # Of each kind the group that is not full, its tokens by now, and the index behind these.
+    reached = dict.fromkeys(numbers, (0, 0, 0))
+    for start, stop, kind in zip(*runs.of(IMAGE, VIDEO), strict=True):
+        group, before, done = reached[kind]
+        is_broken = before and not runs.continues(done - 1, start)
         while start < stop:
-            if group == len(numbers):
-                return parts, [(start, kind, group, before, done)]
-            item = numbers[group]
+            if is_broken or group == len(numbers[kind]):
+                raise misfit(kind).of_runs(start, group, before, done)
+            item = numbers[kind][group]
             done = min(stop, start + area[item] - before)
             parts.append((start, done, item, before))
             before += done - start
             if before == area[item]:
                 group, before = group + 1, 0
             start = done
-    if before or (group < len(numbers) and not inputs.allow_unused_grids):
-        # That the prompt ends too soon is named after all else, for images first.
-        return parts, [(runs.starts[-1] + kind, kind, group, before, done)]
-    return parts, []
+        reached[kind] = group, before, done
+    for kind, (group, before, done) in reached.items():
+        if before or (group < len(numbers[kind]) and not inputs.allow_unused_grids):
+            raise misfit(kind).of_runs(done, group, before, done)
+    return parts
 
 
 def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
@@ -185,10 +184,17 @@ class _Misfit:
             self.name, grids = "video", inputs.video_grid_thw
         self.grids = [] if grids is None else grids.tolist()
 
-    def of_runs(self, fault: _Fault) -> ValueError:
-        """Say that there are too many tokens, or too few of a group or of all groups."""
-        token, kind, group, before, done = fault
-        name, items, numbers = self.name, self.items, self.items.of_groups(kind)
+    def of_runs(self, token: int, group: int, before: int, done: int) -> ValueError:
+        """Say that there are too many tokens, or too few of a group or of all groups.
+
+        Args:
+            token: the first that no group has.
+            group: the one that is not full, among those of the kind.
+            before: its tokens.
+            done: the index behind these.
+        """
+        name, items, kind = self.name, self.items, self.kind
+        numbers = items.of_groups(kind)
         expected = sum(map(items.area.__getitem__, numbers))
         starts, stops, _ = self.runs.of(kind)
         found = sum(stops) - sum(starts)

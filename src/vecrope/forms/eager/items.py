@@ -17,6 +17,8 @@ from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+_Grids = tuple[int, list[int], list[int], list[int], list[int], list[int]]
+
 
 class TimeScale(NamedTuple):
     """Factors that make the number of a frame in its group its temporal offset, of V groups."""
@@ -55,18 +57,7 @@ class Items(NamedTuple):
 
 def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     """Return the items of a batch's grids on any device; a ValueError names what is not sound."""
-    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
-    rounded = inputs.round_grid_sides
-    rows = [] if images is None else images.tolist()
-    num_images = len(rows)
-    rows += [] if videos is None else videos.tolist()
-    if not rows:
-        return Items(0, [], [], [], [], [], [], [], None, None)
-    grids = read_grids(rows, num_images, spec, round_grid_sides=rounded)
-    if grids is None:
-        check_grids(images, videos, spec, round_grid_sides=rounded)
-        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    groups, depth, height, width, area = grids
+    num_images, groups, depth, height, width, area = read_grids(inputs, spec)
     extent, time_scale = depth, None
     between: list[Sequence[int]] | None = None
     if has_time_scale(spec):
@@ -89,24 +80,30 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     return Items(num_images, groups, *sizes, between, time_scale)
 
 
-def read_grids(
-    rows: Sequence[Sequence[int]], num_images: int, spec: MRopeSpec, *, round_grid_sides: bool
-) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
-    """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
+def read_grids(inputs: Inputs, spec: MRopeSpec) -> _Grids:
+    """Return the number of images; and groups, depth, height, width and area, as `Items` has them.
 
-    The grids are those of images, then those of videos. None: they are not sound.
+    A ValueError names what is not sound.
     """
+    images, videos = (
+        [] if grids is None else grids.tolist()
+        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+    )
+    num_images, rows = len(images), images + videos
+    if not rows:
+        return 0, [], [], [], [], []
     merge, temporal_merge = spec.spatial_merge_size, spec.temporal_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
     sides, in_video = {*tall, *wide}, frames[num_images:]
     zeros = min(min(frames), min(sides)) < 1
+    # What is sound at a glance; the check says what else is.
     if (
-        (zeros and any(min(row) < 1 for row in rows if any(row)))
-        or any(0 < side < merge if round_grid_sides else side % merge for side in sides)
-        or (temporal_merge > 1 and any(0 < number < temporal_merge for number in in_video))
+        zeros
+        or any(side % merge for side in sides)
+        or min(in_video, default=temporal_merge) < temporal_merge
         or (not spec.multi_frame_images and max(frames[:num_images], default=1) > 1)
     ):
-        return None
+        check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
     height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
     if temporal_merge > 1:
         frames[num_images:] = [number // temporal_merge for number in in_video]
@@ -118,8 +115,8 @@ def read_grids(
     if zeros:
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
     if sum(map(mul, groups, area)) >= MAX_TOKENS:
-        return None
-    return groups, depth, height, width, area
+        check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
+    return num_images, groups, depth, height, width, area
 
 
 def _time_scale(

@@ -36,7 +36,12 @@ _STEPS: tuple[tuple[int, torch.dtype, int, _Maker, Callable[[int], Any]], ...] =
 
 
 def write_positions(
-    parts: Parts, bounds: Ints, dtype: torch.dtype, padding_value: int = 0, *, text_row: bool = False
+    parts: Parts,
+    bounds: Ints,
+    dtype: torch.dtype,
+    padding_value: int = 0,
+    *,
+    text_row: bool = False,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one, in int64 or int32.
 
@@ -88,7 +93,7 @@ def _without_masked(parts: Parts, bounds: Ints) -> tuple[Parts, list[int]]:
 
 
 def _steps(parts: Parts, num_tokens: int) -> Tensor:
-    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last; of whole groups."""
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last."""
     items = parts.items
     between = items.between or [()] * len(items.depth)
     further = map(sub, items.extent, items.advance)

@@ -187,11 +187,8 @@ class _Misfit:
     def of_runs(self, token: int, group: int, before: int, done: int) -> ValueError:
         """Say that there are too many tokens, or too few of a group or of all groups.
 
-        Args:
-            token: the first that no group has.
-            group: the one that is not full, among those of the kind.
-            before: its tokens.
-            done: the index behind these.
+        `token` is the first that no group has; `group` the one that is not full, which has `before`
+        tokens up to `done`.
         """
         name, items, kind = self.name, self.items, self.kind
         numbers = items.of_groups(kind)

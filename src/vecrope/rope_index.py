@@ -185,7 +185,7 @@ def get_rope_index(
     if room[1]:
         padded = pad(position_ids, room, value=spec.padding_value)
         if text_positions:
-            padded[0, :, -room[1] :].fill_(0)
+            padded[0, ..., -room[1] :].fill_(0)
         position_ids = padded
     return position_ids, rope_deltas
 
@@ -239,7 +239,7 @@ def _number(
         except ValueError:
             if validate:
                 raise
-    return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
+    return static_rope_index(prepared.inputs, spec, validate=validate)
 
 
 def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormChoice:

@@ -111,8 +111,7 @@ def _text_positions(inputs: Inputs, spec: MRopeSpec) -> Tensor:
     In the shape and the dtype of the ids; does not synchronise.
     """
     ids = inputs.input_ids
-    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
-    stream = make_stream(ids, mask, inputs.cu_seqlens, None, exact=ids.numel() >= 2**31)
+    stream = make_stream(inputs, spec)
     steps = ids.new_ones(stream.num_tokens + 1)
     if stream.kept is not None:
         steps[:-1] = stream.kept

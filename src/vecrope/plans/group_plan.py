@@ -78,7 +78,8 @@ class GroupPlan(RopeIndexPlan):
         if any(before) or [*map(mul, depth, area)] != tokens or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
-        advance, between, extent = [*map(sub, behind, base)], None, depth
+        advance, extent = [*map(sub, behind, base)], depth
+        between: Sequence[Sequence[int]] = [()] * len(start)
         if start and self.time_scale.shape[1]:
             factors = self.time_scale[in_group].t()
             extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))

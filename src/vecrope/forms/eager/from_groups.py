@@ -88,8 +88,8 @@ def positions_of_groups(
             least = stop
             continue
         raise ValueError(f"group {at} must {asked}, got {found}")
-    between: list[Sequence[int]] | None = None
     extent = depth
+    between: Sequence[Sequence[int]] = [()] * len(depth)
     if any(scale != 1.0 for scale in scales):
         in_doubles = TimeScale(torch.float64, scales, [1.0] * len(scales))
         extent, between = steps_of_frames(depth, in_doubles)

@@ -39,8 +39,7 @@ class Items(NamedTuple):
     area: list[int]  # tokens of a group
     advance: list[int]  # by how much a group moves the running position
     extent: list[int]  # temporal positions that a group takes
-    # Positions from each frame of a group to the next, empty where all are 1; None: all are.
-    between: list[Sequence[int]] | None
+    between: Sequence[Sequence[int]]  # from each frame to the next; empty where all are 1
     time_scale: TimeScale | None  # of the videos, where some have a next frame in time
 
     def of_groups(self, kind: int) -> Sequence[int]:
@@ -59,9 +58,9 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     """Return the items of a batch's grids on any device; a ValueError names what is not sound."""
     num_images, groups, depth, height, width, area = read_grids(inputs, spec)
     extent, time_scale = depth, None
-    between: list[Sequence[int]] | None = None
+    between: list[Sequence[int]] = [()] * len(depth)
     if has_time_scale(spec):
-        extent, between = depth.copy(), [()] * len(depth)
+        extent = depth.copy()
         if spec.image_time == "none":
             extent[:num_images] = [1] * num_images
             between[:num_images] = [(0,) * (frames - 1) for frames in depth[:num_images]]

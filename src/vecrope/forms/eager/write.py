@@ -95,9 +95,8 @@ def _without_masked(parts: Parts, bounds: Ints) -> tuple[Parts, list[int]]:
 def _steps(parts: Parts, num_tokens: int) -> Tensor:
     """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last."""
     items = parts.items
-    between = items.between or [()] * len(items.depth)
     further = map(sub, items.extent, items.advance)
-    most = max(chain(items.advance, items.height, items.width, further, *between), default=0)
+    most = max(chain(items.advance, items.height, items.width, further, *items.between), default=0)
     _, dtype, bits, of, only = next(width for width in _STEPS if most <= width[0])
     zero, one = only(0), only(1)
     # All text at first, then with groups that do not move, then with the ends of their lines.
@@ -108,7 +107,7 @@ def _steps(parts: Parts, num_tokens: int) -> Tensor:
     for start, stop in zip(parts.starts, parts.stops, strict=True):
         time[start + 1 : stop + 1] = zero * (stop - start)
     rows = time[:]
-    sides = items.depth, items.height, items.width, items.advance, items.extent, between
+    sides = items.depth, items.height, items.width, items.advance, items.extent, items.between
     sizes = [*zip(*sides, strict=True)]
     groups = zip(map(sizes.__getitem__, parts.item), parts.starts, parts.stops, strict=True)
     for (depth, height, width, advance, extent, frames), start, stop in groups:

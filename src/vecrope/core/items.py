@@ -71,7 +71,9 @@ def make_items(
     elif spec.separate_frames:  # an image, whatever its temporal extent, is one group
         in_group = torch.cat((of_images, torch.ones_like(of_videos)))
     area = height * width
-    tokens = frames * area
+    group_tokens = tokens = frames * area
+    if spec.separate_frames:
+        group_tokens = in_group * area
     ends = tokens.cumsum(0, dtype=index_dtype)
     time_scale, extent = None, in_group
     if has_time_scale(spec):
@@ -87,7 +89,7 @@ def make_items(
     span = torch.maximum(height, width)
     if spec.span_rule == "thw":
         span = torch.maximum(span, extent)
-    table = torch.stack((ends - tokens, in_group * area, width, height, in_group, span))
+    table = torch.stack((ends - tokens, group_tokens, width, height, in_group, span))
     table = pad(table, (0, 2), value=1)
     # Filled, not assigned: that would copy the number from the host.
     table[5, -1].fill_(0)

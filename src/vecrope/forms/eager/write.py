@@ -100,7 +100,8 @@ def _steps(parts: Parts, num_tokens: int) -> Tensor:
     _, dtype, bits, of, only = next(width for width in _STEPS if most <= width[0])
     zero, one = only(0), only(1)
     # All text at first, then with groups that do not move, then with the ends of their lines.
-    columns = zero + one * num_tokens
+    columns = one * (num_tokens + 1)
+    columns[0] = 0
     for start, stop in zip(*parts.masked, strict=True):
         columns[start + 1 : stop + 1] = zero * (stop - start)
     time = columns[:]

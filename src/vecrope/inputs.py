@@ -43,6 +43,12 @@ def positions_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     return _DTYPES.get(spec.position_dtype) or inputs.input_ids.dtype
 
 
+def num_axes_of(spec: MRopeSpec) -> int:
+    """Return the number of axes of a family's positions."""
+    num_axes: int = getattr(spec.own_rule, "num_axes", 3)
+    return num_axes
+
+
 def on_cpu(inputs: Inputs) -> Inputs:
     """Return the arguments with every tensor copied to the CPU, in one wait for their device.
 

@@ -27,7 +27,7 @@ from vecrope.sequences import (
     deltas_of_sequences,
     packed_sequences,
     padded_width,
-    text_positions_of,
+    with_text_positions,
 )
 from vecrope.spec import MRopeSpec
 
@@ -180,11 +180,13 @@ def get_rope_index(
     if invalid is not None:
         position_ids, rope_deltas = invalidate(invalid, position_ids, rope_deltas)
     position_ids = position_ids.view(-1, *input_ids.shape)
+    if text_positions:
+        position_ids = with_text_positions(position_ids, inputs, spec)
     if room[1]:
-        position_ids = pad(position_ids, room, value=spec.padding_value)
-    if text_positions and len(position_ids) == getattr(spec.own_rule, "num_axes", 3):
-        text = text_positions_of(inputs, spec).to(position_ids.dtype).view(input_ids.shape)
-        position_ids = torch.cat((pad(text, room)[None], position_ids))
+        padded = pad(position_ids, room, value=spec.padding_value)
+        if text_positions:
+            padded[0, ..., -room[1] :].fill_(0)
+        position_ids = padded
     return position_ids, rope_deltas
 
 
@@ -237,7 +239,7 @@ def _number(
         except ValueError:
             if validate:
                 raise
-    return static_rope_index(prepared.inputs, spec, validate=validate, exact=prepared.exact)
+    return static_rope_index(prepared.inputs, spec, validate=validate)
 
 
 def explain_form(input_ids: Tensor, spec: MRopeSpec, **arguments: Any) -> FormChoice:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from vecrope import checks
 from vecrope.core.search import compact
 from vecrope.core.stream import make_stream
-from vecrope.inputs import Inputs
+from vecrope.inputs import Inputs, num_axes_of
 from vecrope.spec import MRopeSpec
 
 SequenceNumbering = Literal["from_one", "from_zero"]
@@ -105,14 +105,13 @@ def deltas_of_sequences(inputs: Inputs, spec: MRopeSpec, rope_deltas: Tensor) ->
     return torch.where(rope_deltas == least, least, rope_deltas + padding)
 
 
-def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:
+def _text_positions(inputs: Inputs, spec: MRopeSpec) -> Tensor:
     """Return how many unmasked tokens of its row stand before each token, 0 at masked ones.
 
     In the shape and the dtype of the ids; does not synchronise.
     """
     ids = inputs.input_ids
-    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
-    stream = make_stream(ids, mask, inputs.cu_seqlens, None, exact=ids.numel() >= 2**31)
+    stream = make_stream(inputs, spec)
     steps = ids.new_ones(stream.num_tokens + 1)
     if stream.kept is not None:
         steps[:-1] = stream.kept
@@ -122,6 +121,14 @@ def text_positions_of(inputs: Inputs, spec: MRopeSpec) -> Tensor:
         steps.index_add_(0, stream.row_bounds[1:], -counted.to(ids.dtype))
     text = steps[:-1].view(ids.shape).cumsum(-1, dtype=ids.dtype).sub_(1)
     return text if stream.kept is None else text.masked_fill_(~stream.kept.view(ids.shape), 0)
+
+
+def with_text_positions(position_ids: Tensor, inputs: Inputs, spec: MRopeSpec) -> Tensor:
+    """Return positions with the row of text positions in front, unless it is there already."""
+    if len(position_ids) > num_axes_of(spec):
+        return position_ids
+    text = _text_positions(inputs, spec).to(position_ids.dtype)
+    return torch.cat((text.view(1, *position_ids.shape[1:]), position_ids))
 
 
 def padded_width(width: int, multiple: int | None) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream, value_at_last
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 BOUNDS = [0, 0, 3, 4, 4, 8]
@@ -25,13 +26,13 @@ def bounds(request):
     }[request.param]
 
 
-@pytest.fixture(params=[True, False], ids=["exact", "static"])
-def stream(request, bounds):
+@pytest.fixture
+def stream(bounds):
     ids = torch.arange(bounds[-1])
     widths = {stop - start for start, stop in pairwise(bounds)}
     if len(widths) == 1 and len(bounds) > 2:
-        return make_stream(ids.view(len(bounds) - 1, -1), None, None, None, exact=request.param)
-    return make_stream(ids, None, torch.tensor(bounds), None, exact=request.param)
+        return make_stream(Inputs(ids.view(len(bounds) - 1, -1)), SPEC)
+    return make_stream(Inputs(ids, cu_seqlens=torch.tensor(bounds)), SPEC)
 
 
 def rows_of(bounds):

@@ -14,6 +14,7 @@ from vecrope.core import search
 from vecrope.core.items import make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.static import locate
+from vecrope.inputs import Inputs
 from vecrope.testing import Prompt, Refusal
 
 EXAMPLES = max(settings.default.max_examples // 2, 5)
@@ -191,9 +192,9 @@ def test_tokens_are_located():
         image_grid_thw=[[1, 2, 4]],
         video_grid_thw=[[2, 2, 2]],
     )
-    stream = make_stream(prompt.input_ids, prompt.attention_mask, None, None, exact=True)
+    stream = make_stream(Inputs(**prompt.arguments()), prompt.spec)
     grids = prompt.image_grid_thw, prompt.video_grid_thw
-    items = make_items(*grids, prompt.spec, torch.int64)
+    items = make_items(*grids, prompt.spec, stream.index_dtype)
     located = locate(stream, prompt.spec, items)
     flags = located.image, located.video, located.masked
     assert [flag.nonzero().view(-1).tolist() for flag in flags] == [[2, 3], [7, 11], [14]]

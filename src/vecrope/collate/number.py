@@ -28,7 +28,7 @@ from vecrope.own_rules.dispatch import lay_out, number_layout
 from vecrope.own_rules.omni.media import Dtypes, read_media
 from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
-from vecrope.sequences import text_positions_of
+from vecrope.sequences import with_text_positions
 from vecrope.spec import MRopeSpec
 
 
@@ -59,9 +59,8 @@ def number(
         positions, deltas = answer
     else:
         positions, deltas = _one_by_one(samples, spec, tokens if padding else None)
-    if text_row and len(positions) == getattr(spec.own_rule, "num_axes", 3):
-        text = text_positions_of(inputs, spec).to(positions.dtype)
-        positions = torch.cat((text.view(1, *positions.shape[1:]), positions))
+    if text_row:
+        positions = with_text_positions(positions, inputs, spec)
     return positions.view(len(positions), -1, inputs.input_ids.shape[-1]), deltas
 
 

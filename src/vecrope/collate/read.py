@@ -17,6 +17,7 @@ from vecrope.collate.media import check_media, count_media, read_media, read_ten
 from vecrope.collate.number import number_alone
 from vecrope.collate.samples import Column, Sample, Samples
 from vecrope.families.rules import OmniRule
+from vecrope.inputs import num_axes_of
 from vecrope.spec import MRopeSpec
 
 _KNOWN = frozenset((*fields.NAMES, *fields.BOUNDARIES))
@@ -191,7 +192,7 @@ def _numbered(
     given: object, deltas: object, length: int, spec: MRopeSpec, who: str
 ) -> tuple[Tensor, Tensor]:
     """Return positions (axes, 1, T), without the text row in front, and deltas (1, 1)."""
-    axes = getattr(spec.own_rule, "num_axes", 3)
+    axes = num_axes_of(spec)
     positions = _positions(given, "position_ids", spec, who)
     shape = tuple(positions.shape)
     if shape in ((1, axes, length), (1, axes + 1, length)):

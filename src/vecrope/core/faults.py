@@ -11,12 +11,11 @@ from torch import Tensor
 from vecrope.spec import MRopeSpec
 
 MAX_TOKENS = 2**30  # of a batch, and of what its grids describe: fewer
-_KINDS = ("image", "video")
 
 
 def check_grids(
-    image_grid_thw: Tensor | None,
-    video_grid_thw: Tensor | None,
+    images: Sequence[Sequence[int]],
+    videos: Sequence[Sequence[int]],
     spec: MRopeSpec,
     *,
     round_grid_sides: bool = False,
@@ -25,12 +24,13 @@ def check_grids(
 
     If `round_grid_sides` it is enough that no side is smaller.
     """
-    merge = spec.spatial_merge_size
-    for kind, grids in zip(_KINDS, (image_grid_thw, video_grid_thw), strict=True):
+    merge, in_all = spec.spatial_merge_size, 0
+    for kind, grids in (("image", images), ("video", videos)):
+        temporal_merge = 1 if kind == "image" else spec.temporal_merge_size
         tokens = 0
-        for at, grid in enumerate(map(tuple, () if grids is None else grids.tolist())):
+        for at, grid in enumerate(map(tuple, grids)):
             frames, *sides = grid
-            tokens += frames * sides[0] * sides[1] // merge**2
+            tokens += frames // temporal_merge * (sides[0] // merge) * (sides[1] // merge)
             if any(grid) and min(grid) <= 0:
                 asked = f"be positive, or all zeros for no {kind}"
             elif any(0 < side < merge if round_grid_sides else side % merge for side in sides):
@@ -43,11 +43,14 @@ def check_grids(
                 )
             elif kind == "image" and frames > 1 and not spec.multi_frame_images:
                 asked = f"have one frame, as {spec.convention} asks of {spec.model_type}"
-            elif kind == "video" and 0 < frames < spec.temporal_merge_size:
-                asked = f"have at least temporal_merge_size {spec.temporal_merge_size} frames"
+            elif 0 < frames < temporal_merge:
+                asked = f"have at least temporal_merge_size {temporal_merge} frames"
             else:
                 continue
             raise ValueError(f"{kind}_grid_thw row {at} must {asked}, got {grid}")
+        in_all += tokens
+    if in_all >= MAX_TOKENS:
+        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
 
 
 def check_seconds(

@@ -61,10 +61,6 @@ def compact(flags: Tensor, capacity: int, index_dtype: torch.dtype) -> tuple[Ten
 
     The indices ascend, and are filled up with N; no value is read.
     """
-    num_tokens = flags.shape[0]
     ranks = flags.cumsum(0, dtype=index_dtype)
-    # One spare slot takes every write that is not a flag's, or is beyond the capacity.
-    slots = torch.where(flags & (ranks <= capacity), ranks - 1, capacity)
-    table = torch.full((capacity + 1,), num_tokens, dtype=index_dtype, device=flags.device)
-    table[slots] = torch.arange(num_tokens, dtype=index_dtype, device=flags.device)
-    return table[:capacity], ranks[-1]
+    wanted = torch.arange(1, capacity + 1, dtype=index_dtype, device=flags.device)
+    return search(ranks, wanted, right=False).to(index_dtype), ranks[-1]

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.search import search
+from vecrope.inputs import Inputs
+from vecrope.spec import MRopeSpec
 
 
 @dataclass(frozen=True)
@@ -81,29 +83,25 @@ def value_at_last(flags: Tensor, values: Tensor, default: int, *, before: bool =
     return table[number - 1 if before else number]
 
 
-def make_stream(
-    input_ids: Tensor,
-    attention_mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    mm_token_type_ids: Tensor | None,
-    *,
-    exact: bool,
-    open_markers: Tensor | None = None,
-) -> Stream:
-    """Flatten the input, of checked shapes and dtypes; indices are int64 if `exact`, else int32."""
-    device = input_ids.device
-    index_dtype = torch.int64 if exact else torch.int32
+def make_stream(inputs: Inputs, spec: MRopeSpec) -> Stream:
+    """Flatten the tokens of a batch, of checked shapes and dtypes."""
+    input_ids, cu_seqlens = inputs.input_ids, inputs.cu_seqlens
+    device, is_wide = input_ids.device, False
+    if not torch.compiler.is_compiling():  # a graph is not to depend on sizes
+        is_wide = input_ids.numel() >= 2**31
+    index_dtype = torch.int64 if is_wide else torch.int32
     if cu_seqlens is None:
         batch, seq_len = input_ids.shape
         bounds = torch.arange(batch + 1, dtype=index_dtype, device=device) * seq_len
     else:
         # Bounds that are not checked must not lead out of the tokens.
         bounds = cu_seqlens.to(device, index_dtype).clamp(0, input_ids.shape[0])
+    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
     ids, mask, types = (
         values if values is None or values.dim() == 1 else values.reshape(-1)
-        for values in (input_ids, attention_mask, mm_token_type_ids)
+        for values in (input_ids, mask, inputs.mm_token_type_ids)
     )
     assert ids is not None
     kept = None if mask is None else mask.to(device, torch.bool)
     types = None if types is None else types.to(device)
-    return Stream(ids, types, kept, bounds, tuple(input_ids.shape), open_markers)
+    return Stream(ids, types, kept, bounds, tuple(input_ids.shape), inputs.open_markers)

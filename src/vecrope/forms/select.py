@@ -62,11 +62,6 @@ def explain_choice(inputs: Inputs, spec: MRopeSpec, *, form: str | None) -> Form
     return FormChoice(chosen, _reasons(chosen, inputs, spec, form))
 
 
-def triton_takes(device: torch.device) -> bool:
-    """Say whether Triton compiles for a device."""
-    return HAS_TRITON and device.type in _TRITON_DEVICES
-
-
 @lru_cache
 def fused_pipeline() -> ModuleType:
     """Return `vecrope.forms.triton.launch`, which imports Triton."""

@@ -130,16 +130,13 @@ class TokenLocations:
         return faulty.any() | wrong.any()
 
 
-def static_rope_index(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool = False
-) -> tuple[Tensor, Tensor]:
+def static_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of `vecrope.get_rope_index`, for a shared-rule family.
 
     The arguments are checked, and on one device. With `validate` a misfit raises a ValueError,
     which synchronises; under tracing it gives -1 at every token and the least int64 as every delta.
-    Indices have 64 bits if `exact`.
     """
-    tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    tokens, fault = locate_inputs(inputs, spec, validate=validate)
     position_ids = tokens.positions().to(positions_dtype(inputs, spec))
     if inputs.cu_seqlens is None:
         position_ids = position_ids.view(3, *inputs.input_ids.shape)
@@ -150,7 +147,7 @@ def static_rope_index(
 
 
 def locate_inputs(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, exact: bool
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool
 ) -> tuple[TokenLocations, Tensor | None]:
     """Return where each token stands, and whether prompt and grids misfit, 0-d bool, if asked for.
 
@@ -164,11 +161,7 @@ def locate_inputs(
         torch.empty((0, 3), dtype=torch.int64, device=ids.device) if grids is None else grids
         for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
     )
-    stream = make_stream(
-        *(ids, inputs.attention_mask, inputs.cu_seqlens, inputs.mm_token_type_ids),
-        exact=exact,
-        open_markers=inputs.open_markers,
-    )
+    stream = make_stream(inputs, spec)
     items = make_items(images, videos, spec, stream.index_dtype, inputs.second_per_grid_ts)
     tokens = locate(stream, spec, items)
     if not validate:

@@ -169,8 +169,6 @@ def tokens_before(grids: Tensor, spec: MRopeSpec, merge_t: int = 1) -> Tensor:
 
 def count_placeholders(inputs: Inputs, spec: MRopeSpec) -> tuple[int, int]:
     """Return the numbers of unmasked image tokens and video tokens; reads values."""
-    stream = make_stream(
-        inputs.input_ids, inputs.attention_mask, None, inputs.mm_token_type_ids, exact=True
-    )
+    stream = make_stream(inputs, spec)
     image, video, _ = placeholders(stream, spec, stream.token_rows())
     return int(image.sum()), 0 if video is None else int(video.sum())

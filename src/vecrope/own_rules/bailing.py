@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.items import Items, make_items
+from vecrope.core.stream import make_stream
 from vecrope.families.rules import Bailing
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream
+from vecrope.own_rules.common import Tokens, finish, grids_of
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -41,7 +42,7 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     """
     rule = spec.own_rule
     assert isinstance(rule, Bailing)
-    stream = open_stream(inputs, spec)
+    stream = make_stream(inputs, spec)
     images = grids_of(stream, inputs.image_grid_thw)
     videos = grids_of(stream, inputs.video_grid_thw)
     items = _scaled(make_items(images, videos, spec, stream.index_dtype))

@@ -12,7 +12,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.core.search import search
-from vecrope.core.stream import Stream, make_stream
+from vecrope.core.stream import Stream
 from vecrope.families.rules import Isaac, MiniCPMV47
 from vecrope.forms.eager.runs import Runs, row_starts
 from vecrope.inputs import Inputs, positions_dtype
@@ -20,14 +20,6 @@ from vecrope.spec import MRopeSpec
 
 # The families of the others have deltas of the dtype of their positions.
 _INT64_DELTAS = (Isaac, MiniCPMV47)
-
-
-def open_stream(inputs: Inputs, spec: MRopeSpec) -> Stream:
-    """Return the tokens as a stream, for what reads no value."""
-    mask = inputs.attention_mask if spec.mask_rule == "skip" else None
-    return make_stream(
-        inputs.input_ids, mask, inputs.cu_seqlens, inputs.mm_token_type_ids, exact=False
-    )
 
 
 def finish(

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from vecrope.checks import RowError
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
-from vecrope.core.stream import Stream
+from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import Hunyuan
 from vecrope.forms.eager.groups import PATCH_SIZES, in_pixels, none_found, why_short
 from vecrope.forms.eager.items import read_items
@@ -24,7 +24,6 @@ from vecrope.own_rules.common import (
     finish,
     grids_of,
     kept_tokens,
-    open_stream,
     refuse_videos,
 )
 from vecrope.own_rules.layout import Layout
@@ -76,7 +75,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rule = spec.own_rule
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
-    stream = open_stream(inputs, spec)
+    stream = make_stream(inputs, spec)
     grids = grids_of(stream, inputs.image_grid_thw)
     rows, kept = stream.token_rows(), kept_tokens(stream)
     count, valid = stream.running_sums(kept, rows)

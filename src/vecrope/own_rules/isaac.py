@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from vecrope.core.items import make_items
+from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, finish, grids_of, open_stream, refuse_videos
+from vecrope.own_rules.common import Tokens, finish, grids_of, refuse_videos
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -33,7 +34,7 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     The rule is that of vLLM's `IsaacForConditionalGeneration.get_mrope_input_positions`.
     """
     refuse_videos(inputs, spec)
-    stream = open_stream(inputs, spec)
+    stream = make_stream(inputs, spec)
     images = grids_of(stream, inputs.image_grid_thw)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.

@@ -96,9 +96,9 @@ def _with_masked(
 
 def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> LinePlan:
     """Return the plan of a batch by its positions."""
-    inputs, exact, tracing, _ = prepared
+    inputs, _, tracing, _ = prepared
     ids = inputs.input_ids
-    stream = make_stream(ids, inputs.attention_mask, inputs.cu_seqlens, None, exact=exact)
+    stream = make_stream(inputs, spec)
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
     bounds = stream.row_bounds.long()
     lengths = measured = bounds.diff()

@@ -23,8 +23,8 @@ def plan_of_tokens(
 
     With `validate` values are read, but under tracing, and what is wrong is named.
     """
-    inputs, exact, tracing, dtype = prepared
-    tokens, fault = locate_inputs(inputs, spec, validate=validate, exact=exact)
+    inputs, _, tracing, dtype = prepared
+    tokens, fault = locate_inputs(inputs, spec, validate=validate)
     stream, items = tokens.stream, tokens.items
     fields = fields_of(stream.shape, spec, dtype)
     if not stream.num_tokens:

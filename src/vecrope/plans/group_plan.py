@@ -78,24 +78,19 @@ class GroupPlan(RopeIndexPlan):
         if any(before) or [*map(mul, depth, area)] != tokens or INVALID_DELTA in deltas:
             return None
         starts, sizes = self.entries[self.entries[:, 6] < 0, :2].t().tolist()
-        advance, between, extent = [*map(sub, behind, base)], None, depth
+        advance, extent = [*map(sub, behind, base)], depth
+        between: Sequence[Sequence[int]] = [()] * len(start)
         if start and self.time_scale.shape[1]:
             factors = self.time_scale[in_group].t()
             extent, between = steps_of_frames(depth, TimeScale(factors.dtype, *factors.tolist()))
         groups = [1] * len(start)
         items = Items(0, groups, depth, height, width, tokens, advance, extent, between, None)
         ends = [*map(add, start, tokens)]
-        mask, stops = None, [*map(add, starts, sizes)]
-        if starts:
-            kept = bytearray(b"\1") * self.num_tokens
-            for first, stop in zip(starts, stops, strict=True):
-                kept[first:stop] = bytes(stop - first)
-            mask = torch.frombuffer(kept, dtype=torch.bool)
+        masked = starts, [*map(add, starts, sizes)]
         positions = write_positions(
-            make_parts(items, start, ends, range(len(start)), before, (starts, stops)),
+            make_parts(items, start, ends, range(len(start)), before, masked),
             [*bounds, self.num_tokens],
             self.dtype,
-            mask,
             self.padding_value,
         )
         return positions.view(3, self._num_input_rows, self._width)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
-from operator import add, gt, mul, or_, sub
+from operator import add, mul, sub
 
 import torch
 from torch import Tensor
@@ -74,26 +73,23 @@ def positions_of_groups(
             f"from one frame to the next, got {groups!r}"
         ) from error
     area = [*map(mul, map(mul, depth, height), width)]
-    ends = [*map(add, offset, area)]
-    is_far = [not 0 <= step * each < MAX_TOKENS for step, each in zip(scales, depth, strict=True)]
-    in_order = not any(map(gt, [0, *ends], [*offset, num_tokens]))
-    if min(map(min, depth, height, width)) < 1 or not in_order or any(is_far):
-        least = [0, *ends[:-1]]
-        is_empty = [side < 1 for side in map(min, depth, height, width)]
-        is_outside = [*map(or_, map(gt, least, offset), map(gt, ends, repeat(num_tokens)))]
-        at = [*map(any, zip(is_empty, is_outside, is_far, strict=True))].index(True)
-        if is_empty[at]:
-            asked = "have at least one frame, row and column"
-            found = f"{(depth[at], height[at], width[at])}"
-        elif is_outside[at]:
-            asked = f"lie between tokens {least[at]} and {num_tokens}"
-            found = f"tokens {offset[at]} to {ends[at]}"
-        else:
+    ends, least = [*map(add, offset, area)], 0
+    columns = zip(offset, ends, depth, height, width, scales, strict=True)
+    for at, (start, stop, frames, tall, wide, step) in enumerate(columns):
+        if frames < 1 or tall < 1 or wide < 1:
+            asked, found = "have at least one frame, row and column", f"{(frames, tall, wide)}"
+        elif not least <= start < stop <= num_tokens:
+            asked = f"lie between tokens {least} and {num_tokens}"
+            found = f"tokens {start} to {stop}"
+        elif not 0 <= step * frames < MAX_TOKENS:
             asked = "have a step in time of at least 0 that keeps its positions below 2**30"
-            found = f"{scales[at]} for {depth[at]} frames"
+            found = f"{step} for {frames} frames"
+        else:
+            least = stop
+            continue
         raise ValueError(f"group {at} must {asked}, got {found}")
-    between: list[Sequence[int]] | None = None
     extent = depth
+    between: Sequence[Sequence[int]] = [()] * len(depth)
     if any(scale != 1.0 for scale in scales):
         in_doubles = TimeScale(torch.float64, scales, [1.0] * len(scales))
         extent, between = steps_of_frames(depth, in_doubles)

@@ -21,9 +21,6 @@ from vecrope.spec import MRopeSpec
 PATCH_SIZES = (14, 16)
 Ints = Sequence[int]
 Masked = tuple[Ints, Ints]
-# Where placeholders of a kind go on that no group has, or a group that they do not fill: the token,
-# the kind, the group among those of the kind, its tokens by then, and the index behind these.
-_Fault = tuple[int, int, int, int, int]
 
 
 class Parts(NamedTuple):
@@ -78,16 +75,15 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     Raises:
         ValueError: where its runs and what its grids describe do not fit each other.
     """
+    misfit = _Misfit(runs, items, inputs, spec)
     starts, stops, kinds = runs.of(IMAGE, VIDEO)
     item = items.in_order(kinds)
     before: Ints = [0] * len(item)
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
     if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
-        images, videos = (_cut(runs, items, inputs, kind) for kind in (IMAGE, VIDEO))
-        for fault in sorted(images[1] + videos[1])[:1]:
-            raise _Misfit(runs, items, inputs, spec, fault[1]).of_runs(fault)
-        starts, stops, item, before = map(list, zip(*sorted(images[0] + videos[0]), strict=True))
+        parts = _cut(misfit)
+        starts, stops, item, before = map(list, zip(*parts, strict=True))
     if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
         # In their rows.
         firsts = [*map(runs.starts.__getitem__, runs.rows)]
@@ -99,8 +95,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
             where = "right before its tokens"
             if items.groups[item[at]] > 1:
                 where = "before each of its frames"
-            kind = VIDEO if item[at] >= items.num_images else IMAGE
-            raise _Misfit(runs, items, inputs, spec, kind).of_item(
+            raise misfit.of_item(
                 starts[at],
                 item[at],
                 f"needs a vision_start_token_id {spec.vision_start_token_id} {where}, got another "
@@ -114,7 +109,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
                 # Behind masked tokens it is named itself, otherwise the frame that it touches.
                 named = at + (stops[last] != starts[at])
                 frame = [*compress(item[:named], map(not_, before))].count(item[at]) - 1
-                raise _Misfit(runs, items, inputs, spec, VIDEO).of_item(
+                raise misfit.of_item(
                     starts[at],
                     item[at],
                     f"needs something between its frames, got nothing at frame {frame}; "
@@ -123,30 +118,31 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     return make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
 
 
-def _cut(
-    runs: Runs, items: Items, inputs: Inputs, kind: int
-) -> tuple[list[tuple[int, ...]], list[_Fault]]:
-    """Return start, stop, item and `before` of the parts of a kind; and the first fault, if any."""
-    area, numbers = items.area, items.of_groups(kind)
+def _cut(misfit: _Misfit) -> list[tuple[int, ...]]:
+    """Return start, stop, item and `before` of the parts of groups, in the order of the batch."""
+    runs, items, inputs, _ = misfit
+    area, numbers = items.area, {kind: items.of_groups(kind) for kind in (IMAGE, VIDEO)}
     parts: list[tuple[int, ...]] = []
-    group = before = done = 0
-    for start, stop, _ in zip(*runs.of(kind), strict=True):
-        if before and not runs.continues(done - 1, start):
-            return parts, [(start, kind, group, before, done)]
+    # Of each kind the group that is not full, its tokens by now, and the index behind these.
+    reached = dict.fromkeys(numbers, (0, 0, 0))
+    for start, stop, kind in zip(*runs.of(IMAGE, VIDEO), strict=True):
+        group, before, done = reached[kind]
+        is_broken = before and not runs.continues(done - 1, start)
         while start < stop:
-            if group == len(numbers):
-                return parts, [(start, kind, group, before, done)]
-            item = numbers[group]
+            if is_broken or group == len(numbers[kind]):
+                raise misfit.of_runs(kind, start, group, before, done)
+            item = numbers[kind][group]
             done = min(stop, start + area[item] - before)
             parts.append((start, done, item, before))
             before += done - start
             if before == area[item]:
                 group, before = group + 1, 0
             start = done
-    if before or (group < len(numbers) and not inputs.allow_unused_grids):
-        # That the prompt ends too soon is named after all else, for images first.
-        return parts, [(runs.starts[-1] + kind, kind, group, before, done)]
-    return parts, []
+        reached[kind] = group, before, done
+    for kind, (group, before, done) in reached.items():
+        if before or (group < len(numbers[kind]) and not inputs.allow_unused_grids):
+            raise misfit.of_runs(kind, done, group, before, done)
+    return parts
 
 
 def none_found(kind: int, spec: MRopeSpec, *, by_types: bool) -> str:
@@ -173,29 +169,30 @@ def why_short(name: str, remark: str, *, unexpanded: bool) -> str:
     return remark or f"; was the prompt truncated inside the {name}{or_not}?"
 
 
-class _Misfit:
-    """What is said of placeholders of images, or of videos, that do not fit their grids."""
+class _Misfit(NamedTuple):
+    """What is said of placeholders that do not fit their grids."""
 
-    def __init__(
-        self, runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec, kind: int
-    ) -> None:
-        self.runs, self.items, self.inputs, self.spec, self.kind = runs, items, inputs, spec, kind
-        self.name, grids = "image", inputs.image_grid_thw
-        if kind == VIDEO:
-            self.name, grids = "video", inputs.video_grid_thw
-        self.grids = [] if grids is None else grids.tolist()
+    runs: Runs
+    items: Items
+    inputs: Inputs
+    spec: MRopeSpec
 
-    def of_runs(self, fault: _Fault) -> ValueError:
-        """Say that there are too many tokens, or too few of a group or of all groups."""
-        token, kind, group, before, done = fault
-        name, items, numbers = self.name, self.items, self.items.of_groups(kind)
+    def of_runs(self, kind: int, token: int, group: int, before: int, done: int) -> ValueError:
+        """Say that a kind has too many tokens, or too few of a group or of all groups.
+
+        `token` is the first that no group has; `group` the one that is not full, which has `before`
+        tokens up to `done`.
+        """
+        items, name = self.items, "image" if kind == IMAGE else "video"
+        numbers, grids = items.of_groups(kind), getattr(self.inputs, f"{name}_grid_thw")
+        num_grids = 0 if grids is None else len(grids)
         expected = sum(map(items.area.__getitem__, numbers))
         starts, stops, _ = self.runs.of(kind)
         found = sum(stops) - sum(starts)
         if not found:
             by_types = self.inputs.mm_token_type_ids is not None
             hint = none_found(kind, self.spec, by_types=by_types)
-        elif not self.grids:
+        elif not num_grids:
             hint = f" ({name}_grid_thw was not given)"
         else:
             hint = in_pixels(f"{name}_grid_thw", (expected == found * s**2 for s in PATCH_SIZES))
@@ -203,25 +200,31 @@ class _Misfit:
             return RowError.of(
                 self.runs.row_of(token),
                 f" holds {name} tokens beyond the last grid: expected {expected} for the "
-                f"{len(self.grids)} rows of {name}_grid_thw, got {found} in all{hint}",
+                f"{num_grids} rows of {name}_grid_thw, got {found} in all{hint}",
             )
         item = numbers[group]
         frame = group - bisect_left(numbers, item)
         if not before:
-            row = item - (kind == VIDEO) * items.num_images
+            _, row, grid = self._grid(item)
             after = f" after {frame} of its frames" if frame else ""
             return ValueError(
-                f"{name}_grid_thw row {row} {tuple(self.grids[row])} is left over{after}: expected "
-                f"{expected} {name} tokens in all, got {found}{hint}"
+                f"{name}_grid_thw row {row} {grid} is left over{after}: expected {expected} {name} "
+                f"tokens in all, got {found}{hint}"
             )
         in_frame = kind == VIDEO and self.spec.separate_frames
-        unexpanded = before == 1 and found == len(self.grids)
+        unexpanded = before == 1 and found == num_grids
         problem = f"needs {items.area[item]} tokens, got {before} in one run"
         problem += why_short(name, hint, unexpanded=unexpanded)
         return self.of_item(done - 1, item, problem, part=f"frame {frame} of " * in_frame)
 
     def of_item(self, token: int, item: int, problem: str, part: str = "") -> RowError:
         """Return the error about an item, or a part of it, in the row of a token."""
-        row = item - (self.kind == VIDEO) * self.items.num_images
-        of_item = f"{part}{self.name} {row}: its grid {tuple(self.grids[row])}"
+        name, row, grid = self._grid(item)
+        of_item = f"{part}{name} {row}: its grid {grid}"
         return RowError.of(self.runs.row_of(token), f", {of_item} {problem}")
+
+    def _grid(self, item: int) -> tuple[str, int, tuple[int, ...]]:
+        """Return the kind of an item, its row among the grids of that kind, and its grid."""
+        is_video = item >= self.items.num_images
+        name, row = ("image", "video")[is_video], item - is_video * self.items.num_images
+        return name, row, tuple(getattr(self.inputs, f"{name}_grid_thw")[row].tolist())

@@ -17,6 +17,8 @@ from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
+_Grids = tuple[int, list[int], list[int], list[int], list[int], list[int]]
+
 
 class TimeScale(NamedTuple):
     """Factors that make the number of a frame in its group its temporal offset, of V groups."""
@@ -37,8 +39,7 @@ class Items(NamedTuple):
     area: list[int]  # tokens of a group
     advance: list[int]  # by how much a group moves the running position
     extent: list[int]  # temporal positions that a group takes
-    # Positions from each frame of a group to the next, empty where all are 1; None: all are.
-    between: list[Sequence[int]] | None
+    between: Sequence[Sequence[int]]  # from each frame to the next; empty where all are 1
     time_scale: TimeScale | None  # of the videos, where some have a next frame in time
 
     def of_groups(self, kind: int) -> Sequence[int]:
@@ -55,25 +56,14 @@ class Items(NamedTuple):
 
 def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     """Return the items of a batch's grids on any device; a ValueError names what is not sound."""
-    images, videos = inputs.image_grid_thw, inputs.video_grid_thw
-    rounded = inputs.round_grid_sides
-    rows = [] if images is None else images.tolist()
-    num_images = len(rows)
-    rows += [] if videos is None else videos.tolist()
-    if not rows:
-        return Items(0, [], [], [], [], [], [], [], None, None)
-    grids = read_grids(rows, num_images, spec, round_grid_sides=rounded)
-    if grids is None:
-        check_grids(images, videos, spec, round_grid_sides=rounded)
-        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    groups, depth, height, width, area = grids
+    num_images, groups, depth, height, width, area = read_grids(inputs, spec)
     extent, time_scale = depth, None
-    between: list[Sequence[int]] | None = None
+    between: list[Sequence[int]] = [()] * len(depth)
     if has_time_scale(spec):
-        extent, between = depth.copy(), [()] * len(depth)
+        extent = depth.copy()
         if spec.image_time == "none":
             extent[:num_images] = [1] * num_images
-            between[:num_images] = [[0] * (frames - 1) for frames in depth[:num_images]]
+            between[:num_images] = [(0,) * (frames - 1) for frames in depth[:num_images]]
         in_video, seconds = depth[num_images:], inputs.second_per_grid_ts
         check_seconds(seconds, in_video, spec)
         # A row of zeros has no frame, and no token that would miss one.
@@ -89,24 +79,30 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
     return Items(num_images, groups, *sizes, between, time_scale)
 
 
-def read_grids(
-    rows: Sequence[Sequence[int]], num_images: int, spec: MRopeSpec, *, round_grid_sides: bool
-) -> tuple[list[int], list[int], list[int], list[int], list[int]] | None:
-    """Return groups, depth, height, width and area, as `Items` has them, of at least one grid.
+def read_grids(inputs: Inputs, spec: MRopeSpec) -> _Grids:
+    """Return the number of images; and groups, depth, height, width and area, as `Items` has them.
 
-    The grids are those of images, then those of videos. None: they are not sound.
+    A ValueError names what is not sound.
     """
+    images, videos = (
+        [] if grids is None else grids.tolist()
+        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+    )
+    num_images, rows = len(images), images + videos
+    if not rows:
+        return 0, [], [], [], [], []
     merge, temporal_merge = spec.spatial_merge_size, spec.temporal_merge_size
     frames, tall, wide = map(list, zip(*rows, strict=True))
     sides, in_video = {*tall, *wide}, frames[num_images:]
     zeros = min(min(frames), min(sides)) < 1
+    # What is sound at a glance; the check says what else is.
     if (
-        (zeros and any(min(row) < 1 for row in rows if any(row)))
-        or any(0 < side < merge if round_grid_sides else side % merge for side in sides)
-        or (temporal_merge > 1 and any(0 < number < temporal_merge for number in in_video))
+        zeros
+        or any(side % merge for side in sides)
+        or min(in_video, default=temporal_merge) < temporal_merge
         or (not spec.multi_frame_images and max(frames[:num_images], default=1) > 1)
     ):
-        return None
+        check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
     height, width = ([side // merge for side in of_items] for of_items in (tall, wide))
     if temporal_merge > 1:
         frames[num_images:] = [number // temporal_merge for number in in_video]
@@ -118,8 +114,8 @@ def read_grids(
     if zeros:
         groups = [number if tokens else 0 for number, tokens in zip(groups, area, strict=True)]
     if sum(map(mul, groups, area)) >= MAX_TOKENS:
-        return None
-    return groups, depth, height, width, area
+        check_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
+    return num_images, groups, depth, height, width, area
 
 
 def _time_scale(
@@ -158,7 +154,7 @@ def steps_of_frames(
         times = _rounded(map(mul, times, chain.from_iterable(map(repeat, scales, depth))), dtype)
     offsets, stops = [*map(int, times)], [*accumulate(depth)]
     lasts = [*map(sub, stops, repeat(1))]
-    between = [*map(sub, offsets[1:], offsets)]
+    between = (*map(sub, offsets[1:], offsets),)
     extent = [offset + 1 for offset in map(offsets.__getitem__, lasts)]
     return extent, [*map(between.__getitem__, map(slice, [0, *stops], lasts))]
 

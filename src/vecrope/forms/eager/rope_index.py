@@ -49,9 +49,8 @@ def number_batch(
     """Return what `eager_rope_index` does; `text_row` is that of `write_positions`."""
     bounds, parts, _ = batch
     _, deltas = ends_of_rows(parts, bounds, spec)
-    of_masked = inputs.attention_mask, spec.padding_value
     dtype = positions_dtype(inputs, spec)
-    positions = write_positions(parts, bounds, dtype, *of_masked, text_row=text_row)
+    positions = write_positions(parts, bounds, dtype, spec.padding_value, text_row=text_row)
     return positions.view(-1, *inputs.input_ids.shape), as_column(deltas)
 
 

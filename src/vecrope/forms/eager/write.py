@@ -39,25 +39,24 @@ def write_positions(
     parts: Parts,
     bounds: Ints,
     dtype: torch.dtype,
-    mask: Tensor | None = None,
     padding_value: int = 0,
     *,
     text_row: bool = False,
 ) -> Tensor:
     """Return the positions (3, N) of all tokens, at least one, in int64 or int32.
 
-    Rows start at `bounds`, of which N is the last. Tokens of which `mask` is 0 hold the padding
-    value. With `text_row`, where none is masked, the number of each token in its row is in front.
+    Rows start at `bounds`, of which N is the last. Masked tokens hold the padding value. With
+    `text_row`, where none is masked, the number of each token in its row is in front.
     """
     num_tokens = bounds[-1]
-    if mask is not None:
-        mask = mask.to("cpu", torch.bool).reshape(-1)
     if any(parts.before):
-        assert mask is not None
-        kept = write_positions(*_without_masked(parts, bounds), dtype)
-        return kept.new_full((3, num_tokens), padding_value).masked_scatter_(mask, kept)
-    jumps = [_jumps(parts, bounds, padding_value)] * 3
-    steps = _steps(parts, num_tokens, mask)
+        whole = write_positions(*_without_masked(parts, bounds), dtype)
+        kept = bytearray(b"\1") * num_tokens
+        for start, stop in zip(*parts.masked, strict=True):
+            kept[start:stop] = bytes(stop - start)
+        positions = whole.new_full((3, num_tokens), padding_value)
+        return positions.masked_scatter_(torch.frombuffer(kept, dtype=torch.bool), whole)
+    steps = _steps(parts, num_tokens)
     # Axis by axis where torch would start its threads for all at once.
     apart = num_tokens <= _GRAIN < steps.numel() and torch.get_num_threads() > 1
     if apart or text_row:
@@ -68,11 +67,10 @@ def write_positions(
             written.copy_(read)
     else:
         positions = axes = steps.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    if jumps[0]:
-        at = array("q", [axis * num_tokens + at for axis, row in enumerate(jumps) for at, _ in row])
-        moves = array("q", [move for row in jumps for _, move in row])
-        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype)
-        axes.view(-1).index_add_(0, torch.frombuffer(at, dtype=torch.int64), move)
+    if jumps := _jumps(parts, bounds, padding_value):
+        at, moves = (array("q", numbers) for numbers in zip(*jumps, strict=True))
+        move = torch.frombuffer(moves, dtype=torch.int64).to(dtype).expand(3, -1)
+        axes.index_add_(1, torch.frombuffer(at, dtype=torch.int64), move)
     for summed in axes.unbind() if apart else (axes,):
         summed.cumsum_(-1)
     if text_row:
@@ -94,27 +92,23 @@ def _without_masked(parts: Parts, bounds: Ints) -> tuple[Parts, list[int]]:
     return whole, parts.kept_before(bounds)
 
 
-def _steps(parts: Parts, num_tokens: int, kept: Tensor | None) -> Tensor:
-    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last; of whole groups.
-
-    `kept` (N,) bool is False for a masked token.
-    """
+def _steps(parts: Parts, num_tokens: int) -> Tensor:
+    """Return (3, N) int8, int16 or int32: a 0, and the steps of all but the last."""
     items = parts.items
-    between = items.between or [()] * len(items.depth)
     further = map(sub, items.extent, items.advance)
-    most = max(chain(items.advance, items.height, items.width, further, *between), default=0)
+    most = max(chain(items.advance, items.height, items.width, further, *items.between), default=0)
     _, dtype, bits, of, only = next(width for width in _STEPS if most <= width[0])
     zero, one = only(0), only(1)
     # All text at first, then with groups that do not move, then with the ends of their lines.
-    columns = (one if kept is None else zero) * (num_tokens + 1)
-    if kept is not None:
-        torch.frombuffer(columns, dtype=dtype)[1:] = kept
+    columns = one * (num_tokens + 1)
     columns[0] = 0
+    for start, stop in zip(*parts.masked, strict=True):
+        columns[start + 1 : stop + 1] = zero * (stop - start)
     time = columns[:]
     for start, stop in zip(parts.starts, parts.stops, strict=True):
         time[start + 1 : stop + 1] = zero * (stop - start)
     rows = time[:]
-    sides = items.depth, items.height, items.width, items.advance, items.extent, between
+    sides = items.depth, items.height, items.width, items.advance, items.extent, items.between
     sizes = [*zip(*sides, strict=True)]
     groups = zip(map(sizes.__getitem__, parts.item), parts.starts, parts.stops, strict=True)
     for (depth, height, width, advance, extent, frames), start, stop in groups:

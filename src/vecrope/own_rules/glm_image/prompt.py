@@ -10,11 +10,11 @@ from torch.nn.functional import pad
 
 from vecrope.core.items import make_items
 from vecrope.core.search import search
-from vecrope.core.stream import Stream
+from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import finish, grids_of, kept_tokens, open_stream, pair_markers
+from vecrope.own_rules.common import finish, grids_of, kept_tokens, pair_markers
 from vecrope.own_rules.glm_image.host import check_arguments
 from vecrope.spec import MRopeSpec
 
@@ -68,7 +68,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     """Find the images of a batch, and the grids that are theirs; `validate` asks for the misfit."""
     rule = spec.own_rule
     assert isinstance(rule, GlmImage)
-    stream = open_stream(inputs, spec)
+    stream = make_stream(inputs, spec)
     batch, per_row = stream.num_rows, inputs.images_per_sample
     check_arguments(inputs, spec, batch)
     grids = grids_of(stream, inputs.image_grid_thw).to(stream.index_dtype)

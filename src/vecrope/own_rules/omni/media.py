@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
-from vecrope.core.faults import check_grids, check_seconds
+from vecrope.core.faults import check_seconds
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.items import read_grids
 from vecrope.inputs import Inputs
@@ -133,20 +133,11 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         ValueError: for a grid, the seconds of a video or a length that is not sound.
     """
     given, flags = inputs.second_per_grid_ts, inputs.use_audio_in_video
-    images, videos, rounds = inputs.image_grid_thw, inputs.video_grid_thw, inputs.round_grid_sides
-    rows = _listed(images)
-    num_images = len(rows)
-    rows += _listed(videos)
-    num_videos = len(rows) - num_images
-    grids: Sequence[list[int]] | None = ([],) * 5
-    if rows:
-        grids = read_grids(rows, num_images, spec, round_grid_sides=rounds)
-    if grids is None:
-        check_grids(images, videos, spec, round_grid_sides=rounds)
-        raise ValueError("the grids must describe fewer than 2**30 tokens in all")
-    check_seconds(given, [frames for frames, _, _ in rows[num_images:]], spec)
-    seconds = _listed(given) if given is not None else [spec.default_seconds or 0.0] * num_videos
-    has_sound = [flags] * num_videos if isinstance(flags, bool) else _listed(flags)
+    num_images, _, *sizes = read_grids(inputs, spec)
+    in_video = sizes[0][num_images:]
+    check_seconds(given, in_video, spec)
+    seconds = _listed(given) if given is not None else [spec.default_seconds or 0.0] * len(in_video)
+    has_sound = [flags] * len(in_video) if isinstance(flags, bool) else _listed(flags)
     lengths = _listed(inputs.audio_seqlens)
     least = 3 if rule.n_window is None else 1
     for row, length in enumerate(lengths):
@@ -156,7 +147,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
                 f"got {length} for audio {row}"
             )
     depth, height, width, area = (
-        [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
+        [*of_grids, of_text] for of_grids, of_text in zip(sizes, (1, 0, 0, 0), strict=True)
     )
     audio = [audio_tokens(length, rule.n_window) for length in lengths]
     has_sound = [False] * num_images + has_sound + [False]

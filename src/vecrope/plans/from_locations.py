@@ -33,14 +33,14 @@ def plan_of_tokens(
         entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
         entries[:, 4:6].fill_(1)
         scale = _time_scale(items, spec, entries[:, 0] + items.masked)
-        return GroupPlan(rows=rows, entries=entries, time_scale=scale, **fields)
+        return GroupPlan(rows, entries, *fields, scale)
     capacity = stream.num_tokens if max_groups is None else max_groups
     entries, item, count = _entries(tokens, spec, capacity)
     bounds = stream.row_bounds.long()
     ends, rope_deltas = tokens.ends_of_rows()
     of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
     scale = _time_scale(items, spec, item)
-    plan = GroupPlan(rows=torch.stack(of_rows, 1), entries=entries, time_scale=scale, **fields)
+    plan = GroupPlan(torch.stack(of_rows, 1), entries, *fields, scale)
     invalid = count > capacity
     if validate and not tracing and bool(invalid):
         raise ValueError(

@@ -32,16 +32,10 @@ def plan_of_groups(
     rows = [*zip(begins, lengths, *ends, open_markers, strict=True)]
     if len(rows) > 1:
         base = _in_rows(base, starts, parts, bounds)
-    advance, height, width = items.advance, items.height, items.width
-    columns: list[Iterable[Any]] = [
-        starts,
-        map(sub, parts.stops, starts),
-        base,
-        map(add, base, map(advance.__getitem__, item)),
-        map(height.__getitem__, item),
-        map(width.__getitem__, item),
-        parts.before,
-    ]
+    tokens, advance = map(sub, parts.stops, starts), map(items.advance.__getitem__, item)
+    height, width = map(items.height.__getitem__, item), map(items.width.__getitem__, item)
+    behind = map(add, base, advance)
+    columns: list[Iterable[Any]] = [starts, tokens, base, behind, height, width, parts.before]
     one: list[object] = []
     if timed := has_time_scale(spec):
         # While entries are sorted they have their factors behind all else.

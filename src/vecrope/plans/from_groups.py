@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain, repeat
 from operator import add, itemgetter, sub
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from vecrope.core.items import has_time_scale
 from vecrope.forms.eager.groups import Parts
-from vecrope.forms.eager.items import Items
 from vecrope.forms.eager.rope_index import Batch, ends_of_rows
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import WIDE_FROM, fields_of, host_table
@@ -35,23 +34,15 @@ def plan_of_groups(
     tokens, advance = map(sub, parts.stops, starts), map(items.advance.__getitem__, item)
     height, width = map(items.height.__getitem__, item), map(items.width.__getitem__, item)
     behind = map(add, base, advance)
-    columns: list[Iterable[Any]] = [starts, tokens, base, behind, height, width, parts.before]
-    one: list[object] = []
-    if timed := has_time_scale(spec):
-        # While entries are sorted they have their factors behind all else.
-        time_dtype, factors = _factors(items, spec)
-        columns.append(map(factors.__getitem__, item))
-        one.append((1, 1))
-    entries: list[tuple[Any, ...]] = [(begin, 0, 0, 0, 1, 1, 0, *one) for begin in begins]
+    columns = starts, tokens, base, behind, height, width, parts.before
+    entries: list[tuple[int, ...]] = [(begin, 0, 0, 0, 1, 1, 0) for begin in begins]
     entries += zip(*columns, strict=True)
     if len(rows) > 1 or parts.masked[0]:
         # Of what begins at one token a row's bound comes first.
-        entries += _masked_runs(parts, bounds, spec.padding_value, one)
+        entries += _masked_runs(parts, bounds, spec.padding_value)
         entries.sort(key=itemgetter(0))
-    if timed:
-        code = "f" if time_dtype == torch.float32 else "d"
-        scale = host_table(code, [entry[7] for entry in entries]).to(time_dtype)
-        entries = [entry[:7] for entry in entries]
+    if has_time_scale(spec):
+        scale = _time_scale(parts, entries, spec)
     else:
         scale = _NO_SCALE.view(len(entries), 0)
     table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
@@ -59,14 +50,12 @@ def plan_of_groups(
     return GroupPlan(host_table("q", rows), table, *fields, scale)
 
 
-def _masked_runs(
-    parts: Parts, bounds: list[int], padding_value: int, last: Sequence[object]
-) -> list[tuple[object, ...]]:
-    """Return the entries of masked runs, with what comes last in all of them."""
+def _masked_runs(parts: Parts, bounds: list[int], padding_value: int) -> list[tuple[int, ...]]:
+    """Return the entries of masked runs."""
     starts, stops = parts.masked
     behind = _in_rows(parts.running(starts), starts, parts, bounds)
     return [
-        (start, stop - start, padding_value, position, 1, 1, start - stop, *last)
+        (start, stop - start, padding_value, position, 1, 1, start - stop)
         for start, stop, position in zip(starts, stops, behind, strict=True)
     ]
 
@@ -80,10 +69,13 @@ def _in_rows(
     return [*map(sub, positions, chain.from_iterable(of_rows))]
 
 
-def _factors(items: Items, spec: MRopeSpec) -> tuple[torch.dtype, list[tuple[float, ...]]]:
-    """Return the dtype of `GroupPlan.time_scale`, and the two factors of each item."""
-    num_images = items.num_images
+def _time_scale(parts: Parts, entries: Sequence[Sequence[int]], spec: MRopeSpec) -> Tensor:
+    """Return `GroupPlan.time_scale`; where no group starts, the factors change nothing."""
+    items, num_images = parts.items, parts.items.num_images
     still = spec.image_time == "none" and max(items.depth[:num_images], default=1) > 1
-    num_videos, of_videos = len(items.depth) - num_images, items.time_scale
-    dtype, *factors = of_videos or (torch.int32, [1] * num_videos, [1] * num_videos)
-    return dtype, [*[(int(not still), 1)] * num_images, *zip(*factors, strict=True)]
+    num_videos = len(items.depth) - num_images
+    dtype, *factors = items.time_scale or (torch.int32, [1] * num_videos, [1] * num_videos)
+    of_items = [*[(int(not still), 1)] * num_images, *zip(*factors, strict=True)]
+    of_groups = dict(zip(parts.starts, map(of_items.__getitem__, parts.item), strict=True))
+    of_entries = [of_groups.get(entry[0], (1, 1)) for entry in entries]
+    return host_table("f" if dtype == torch.float32 else "d", of_entries).to(dtype)

@@ -98,7 +98,9 @@ def test_a_video_that_was_opened_before_the_cut_goes_on(convention):
     grids = {"video_grid_thw": integers([[1, 2, 4]])}
     plan = plan_rope_index(integers([previous]), spec)
     tokens = {"cu_seqlens": integers([0, 4])}
-    got = extend_plan(plan, integers(new), spec, **grids, **tokens)
+    same = extend_plan(plan, integers(new)[:0], spec, cu_seqlens=integers([0, 0]))
+    assert_same([same.rows], [plan.rows])
+    got = extend_plan(same, integers(new), spec, **grids, **tokens)
     whole = plan_rope_index(integers([previous + new]), spec, **grids)
     assert_same([got.position_ids()], [whole.position_ids()[:, 0]])
     with pytest.raises(ValueError, match="beyond the last grid"):

@@ -106,7 +106,8 @@ def _why_not(form: str, inputs: Inputs, spec: MRopeSpec) -> str | None:
 
 def _why_no_kernels_for(ids: Tensor) -> str | None:
     """Return why the kernels cannot take these ids, whatever the family."""
-    if ids.device.type not in _TRITON_DEVICES:
+    # To ask a device for its type takes as long as an operator.
+    if ids.is_cpu or ids.device.type not in _TRITON_DEVICES:
         return _where(ids)
     if not HAS_TRITON:
         return "triton is not installed"
@@ -119,4 +120,4 @@ def _why_no_kernels_for(ids: Tensor) -> str | None:
 
 
 def _where(ids: Tensor) -> str:
-    return f"input_ids are on the {ids.device.type} device"
+    return f"input_ids are on the {'cpu' if ids.is_cpu else ids.device.type} device"

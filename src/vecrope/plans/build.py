@@ -32,7 +32,7 @@ def plan_of_inputs(
         if tables is not None:
             rows, entries, scale = tables.rows, tables.entries, tables.time_scale
             scale = entries.new_empty((capacity, 0)) if scale is None else scale
-            return GroupPlan(rows, entries, time_scale=scale, **fields_of(ids.shape, spec, dtype))
+            return GroupPlan(rows, entries, *fields_of(ids.shape, spec, dtype), scale)
         # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_groups)
     if spec.own_rule is not None:

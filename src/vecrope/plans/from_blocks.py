@@ -125,4 +125,4 @@ def _line_plan(
     if tail is not None:
         generated, rows = tail.images, torch.cat((rows, tail.rows))
     fields = fields_of(of[0].input_ids.shape, *of[1:])
-    return LinePlan(rows.t().contiguous(), entries.contiguous(), generated=generated, **fields)
+    return LinePlan(rows.t().contiguous(), entries.contiguous(), *fields, generated)

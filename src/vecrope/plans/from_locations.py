@@ -25,22 +25,15 @@ def plan_of_tokens(
     """
     inputs, _, tracing, dtype = prepared
     tokens, fault = locate_inputs(inputs, spec, validate=validate)
-    stream, items = tokens.stream, tokens.items
-    fields = fields_of(stream.shape, spec, dtype)
-    if not stream.num_tokens:
-        # An entry that begins where the rows do.
-        rows = torch.zeros((stream.num_rows, 5), dtype=torch.int64, device=items.table.device)
-        entries = torch.zeros((1, 7), dtype=torch.int32, device=rows.device)
-        entries[:, 4:6].fill_(1)
-        scale = _time_scale(items, spec, entries[:, 0] + items.masked)
-        return GroupPlan(rows=rows, entries=entries, time_scale=scale, **fields)
+    stream = tokens.stream
     capacity = stream.num_tokens if max_groups is None else max_groups
     entries, item, count = _entries(tokens, spec, capacity)
     bounds = stream.row_bounds.long()
     ends, rope_deltas = tokens.ends_of_rows()
     of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
-    scale = _time_scale(items, spec, item)
-    plan = GroupPlan(rows=torch.stack(of_rows, 1), entries=entries, time_scale=scale, **fields)
+    scale = _time_scale(tokens.items, spec, item)
+    fields = fields_of(stream.shape, spec, dtype)
+    plan = GroupPlan(torch.stack(of_rows, 1), entries, *fields, scale)
     invalid = count > capacity
     if validate and not tracing and bool(invalid):
         raise ValueError(
@@ -59,6 +52,11 @@ def _entries(
     stream, visual = tokens.stream, tokens.visual
     num_tokens, kept = stream.num_tokens, stream.kept
     of_entries = index_dtype(num_tokens)
+    if not num_tokens:
+        # One that begins where the rows do.
+        entries = torch.zeros((1, 7), dtype=of_entries, device=stream.row_bounds.device)
+        entries[:, 4:6].fill_(1)
+        return entries, entries[:, 0] + tokens.items.masked, entries[0, 0]
     begins = tokens.begins
     if kept is not None:
         behind_masked = pad(~kept[:-1], (1, 0))
@@ -106,9 +104,11 @@ def _open_markers(tokens: TokenLocations, spec: MRopeSpec) -> Tensor:
     if spec.marker_rule == "none" or stream.token_types is not None:
         value = 0 if spec.marker_rule == "none" else UNKNOWN_MARKERS
         return torch.full_like(bounds[1:], value)
+    before = 0 if stream.open_markers is None else stream.open_markers
+    if not stream.num_tokens:
+        return torch.zeros_like(bounds[1:]) + before
     if open_markers is None:
         assert spec.vision_start_token_id is not None
         open_markers = stream.input_ids == spec.vision_start_token_id
         open_markers = open_markers if stream.kept is None else open_markers & stream.kept
-    before = 0 if stream.open_markers is None else stream.open_markers
     return torch.where(bounds.diff() == 0, before, open_markers[bounds[1:] - 1].long())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import add, attrgetter, floordiv, mul, sub
+from operator import add, floordiv, mul, sub
 from typing import Any
 
 import torch
@@ -106,15 +106,15 @@ class GroupPlan(RopeIndexPlan):
     def _joined(
         self, plans: Sequence[GroupPlan], _rows: Tensor, num_entries: int
     ) -> dict[str, Any]:
-        scales = [*map(attrgetter("time_scale"), plans)]
+        scales = [plan.time_scale for plan in plans]
         if not any(map(Tensor.numel, scales)):
             return {"time_scale": self.time_scale.new_empty((num_entries, 0))}
         # The product of a frame's number and its seconds is rounded to their precision.
-        dtypes = [*map(attrgetter("dtype"), scales)]
-        first, *others = dict.fromkeys(dtype for dtype in dtypes if dtype != torch.int32) or [None]
-        if others:
+        dtypes = [scale.dtype for scale in scales]
+        if len({*dtypes} - {torch.int32}) > 1:
+            first, other, *_ = dict.fromkeys(each for each in dtypes if each != torch.int32)
             raise ValueError(
                 f"plans must have seconds of one precision, got {first} and, in plan "
-                f"{dtypes.index(others[0])}, {others[0]}; give second_per_grid_ts of one dtype"
+                f"{dtypes.index(other)}, {other}; give second_per_grid_ts of one dtype"
             )
         return {"time_scale": torch.cat(scales)}

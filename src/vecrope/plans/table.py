@@ -312,15 +312,12 @@ class PlanTable(ABC):
         return torch.where(index < ends[entry - 1], 0, index - begin - before)
 
 
-def fields_of(shape: Sequence[int], spec: MRopeSpec, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what a plan of `input_ids` of a shape, (B, T) or (N,), has besides its tables."""
-    return {
-        "num_tokens": prod(shape),
-        "seq_len": shape[1] if len(shape) == 2 else None,
-        "dtype": dtype,
-        "padding_value": spec.padding_value,
-        "family": family_of(spec),
-    }
+def fields_of(
+    shape: Sequence[int], spec: MRopeSpec, dtype: torch.dtype
+) -> tuple[int, int | None, torch.dtype, int, str]:
+    """Return what a plan of `input_ids` of a shape, (B, T) or (N,), has behind its two tables."""
+    seq_len = shape[1] if len(shape) == 2 else None
+    return prod(shape), seq_len, dtype, spec.padding_value, family_of(spec)
 
 
 def index_dtype(num_tokens: int) -> torch.dtype:
@@ -341,7 +338,7 @@ def columns_at(table: Tensor, index: Tensor) -> list[Tensor]:
     return columns if index.dim() == 1 else [column.view(index.shape) for column in columns]
 
 
-_DTYPES = {"i": torch.int32, "q": torch.int64, "d": torch.float64}
+_DTYPES = {"f": torch.float32, "i": torch.int32, "q": torch.int64, "d": torch.float64}
 
 
 def host_table(code: str, rows: Sequence[Sequence[float]]) -> Tensor:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import accumulate, chain, repeat
-from operator import floordiv, mul, sub
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,8 +37,6 @@ class Media(NamedTuple):
     seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
     audio: list[int]  # tokens of each audio; 0 for what is not there
-    offsets: Sequence[Sequence[float]] = ()  # in time, of each frame, as `timed` returns them
-    begun: Sequence[Sequence[int]] = ()  # chunks of the sound that each frame begins, likewise
 
 
 class Dtypes(NamedTuple):
@@ -170,46 +165,3 @@ def _listed(values: Tensor | Sequence[Any] | None) -> list[Any]:
 
 def _rounded(values: Iterable[float], spec: MRopeSpec) -> array[float]:
     return array("f" if spec.time_dtype == "float32" else "d", values)
-
-
-def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
-    """Return media with `offsets` and `begun`, of some visuals.
-
-    Each product is rounded as the upstream rounds it, those of all visuals at once.
-    """
-    # The first frame comes at once, and there may be no second.
-    given = {*visuals}
-    depth = [frames if frames > 1 and at in given else 0 for at, frames in enumerate(media.depth)]
-    # The product of two float32 is exact in double precision.
-    (rate,) = _rounded([spec.tokens_per_second or 0], spec)
-    steps: Iterable[float] = media.seconds
-    if spec.time_order != "seconds":
-        steps = _rounded(map(mul, steps, repeat(rate)), spec)
-    frames = chain.from_iterable(map(range, depth))
-    times = _rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))), spec)
-    if spec.time_order == "seconds":
-        times = _rounded(map(mul, times, repeat(rate)), spec)
-    whole = [*map(int, times)] if rule.whole_times else times
-    offsets: list[Sequence[float]] = [
-        whole[end - frames : end] if frames else (0,)
-        for frames, end in zip(depth, accumulate(depth), strict=True)
-    ]
-    begun: list[Sequence[int]] = [()] * len(depth)
-    if rule.interleave != "merge" and any(media.has_sound):
-        sizes = map(mul, media.height, media.width)
-        begun = [*map(partial(_chunks_begun, spec, rule), offsets, sizes)]
-    return media._replace(offsets=offsets, begun=begun)
-
-
-def _chunks_begun(
-    spec: MRopeSpec, rule: OmniRule, offsets: Sequence[float], in_frame: int
-) -> list[int]:
-    """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
-    chunks = [0, *map(int, map(floordiv, offsets, repeat(chunk_length(spec, rule))))]
-    begun = [*map(sub, chunks[1:], chunks)]
-    if rule.interleave == "count":
-        return [*map(bool, begun)]
-    if max(begun) > in_frame:
-        chunks = [*accumulate(chunks, lambda chunk, latest: min(chunk + in_frame, latest))]
-        begun = [*map(sub, chunks[1:], chunks)]
-    return begun

@@ -172,18 +172,15 @@ def _have_own_tokens(
     """Say whether each sample has as many tokens as its images, its videos and its audio need."""
     media = read_media(inputs, spec, rule)
     bounds = torch.tensor(row_starts(inputs), device="cpu")
-    kinds = {
-        "image": (spec.image_token_id, media.area[: media.num_images]),
-        "video": (spec.video_token_id, media.area[media.num_images :]),
-        "audio": (rule.audio_token_id, media.audio),
-    }
-    for kind, (token_id, sizes) in kinds.items():
+    token_ids = spec.image_token_id, spec.video_token_id, rule.audio_token_id
+    kinds = zip(("image", "video", "audio"), token_ids, media.firsts, strict=False)
+    for kind, token_id, first in kinds:
         assert token_id is not None
         placeholders = inputs.input_ids.eq(token_id)
         if inputs.attention_mask is not None:
             placeholders &= inputs.attention_mask.bool()
         found = pad(placeholders.view(-1).cumsum(0), (1, 0))[bounds].diff().tolist()
-        left = iter(sizes)
+        left = iter(media.size[first:])
         if found != [sum(islice(left, number)) for number in counts[kind]]:
             return False
     return True

@@ -30,7 +30,7 @@ def test_a_plan_expands_to_the_positions(model_type, convention):
 def test_rounded_sound_is_a_block_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
     spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
-    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], [True, False], [6])
+    media = Media((0, 0, 1, 2), [6, 6, 0], [2, 1], [1, 0], [3, 0], [1.0, 0.0], [True])
     tokens = unmasked_tokens(Inputs(torch.zeros((1, 12), dtype=torch.int64)))
     entries = [(2.0**23 - 1.5, 0, 6, ((0, 3), (), [0, 3]))]
     layout = OmniLayout(tokens, spec, media, entries, [2.0**23 + 4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, compress, pairwise, repeat
 from typing import NamedTuple
@@ -114,6 +115,25 @@ def runs_of_ids(
         rows.append(at)
     rows.append(len(kinds))
     return Runs(kinds, starts, rows, [0] * (len(rows) - 1))
+
+
+def bytes_of_ids(ids: Tensor, given: Sequence[int]) -> tuple[bytearray, list[int]]:
+    """Return a byte for each id, (N,) on a CPU, and the bytes of the given ids, which no other has.
+
+    `bytearray.find` tells where an id stands in a fraction of the time of `runs_of_ids`.
+    """
+    found, low, high = bytearray(len(ids)), min(given) - 1, max(given) + 1
+    # The last byte of a number tells so many apart.
+    near = high - low < 2**8
+    bytes_of_given = [token % 2**8 for token in given] if near else [*range(1, len(given) + 1)]
+    if found:
+        written = torch.frombuffer(found, dtype=torch.uint8)
+        if near:
+            written.copy_(ids.clamp(low, min(high, torch.iinfo(ids.dtype).max)))
+        else:
+            for token, byte in zip(given, bytes_of_given, strict=True):
+                written.masked_fill_(ids == token, byte)
+    return found, bytes_of_given
 
 
 def _tell_videos(runs: Runs, before: list[int], *, last: bool) -> list[int]:

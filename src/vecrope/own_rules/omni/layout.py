@@ -94,7 +94,7 @@ class OmniLayout(Layout):
                 else:
                     axis.append(frame.join((b"", *sound)))
         joined = bytearray().join(chain(times, rows, columns))
-        sizes = map(add, map(media.area.__getitem__, visuals), counts)
+        sizes = map(add, map(media.size.__getitem__, visuals), counts)
         starts = bytearray().join(map(mul, map(pack, bases), sizes))
         positions = torch.frombuffer(joined, dtype=dtype).view(3, -1)
         return positions.add_(torch.frombuffer(starts, dtype=dtype))

@@ -24,19 +24,19 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Media(NamedTuple):
-    """What the rows of the grids describe, all images before all videos, and the audios.
+    """What a batch holds, a number each: all images before all videos, then the audios.
 
-    Behind the videos there is what text and audio have: one frame without a token.
+    What has the number -1 is text, which has one frame without a token.
     """
 
-    num_images: int
+    firsts: tuple[int, int, int, int]  # numbers of the first image, video and audio, and the end
+    size: list[int]  # tokens; 0 for what is not there
+    # Of images and videos:
     depth: list[int]  # frames
     height: list[int]  # in tokens
     width: list[int]
-    area: list[int]  # tokens of all frames; 0 for what is not there
     seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
-    audio: list[int]  # tokens of each audio; 0 for what is not there
 
 
 class Dtypes(NamedTuple):
@@ -133,7 +133,7 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     num_images = len(rows)
     rows += _listed(videos)
     num_videos = len(rows) - num_images
-    grids: Sequence[list[int]] | None = ([],) * 5
+    grids: Sequence[list[int]] | None = [[] for _ in range(5)]
     if rows:
         grids = read_grids(rows, num_images, spec, round_grid_sides=rounds)
     if grids is None:
@@ -150,13 +150,13 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
                 f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
                 f"got {length} for audio {row}"
             )
-    depth, height, width, area = (
-        [*of_grids, of_text] for of_grids, of_text in zip(grids[1:], (1, 0, 0, 0), strict=True)
-    )
-    audio = [audio_tokens(length, rule.n_window) for length in lengths]
-    has_sound = [False] * num_images + has_sound + [False]
+    _, depth, height, width, area = grids
+    size = area + [audio_tokens(length, rule.n_window) for length in lengths]
+    has_sound = [False] * num_images + has_sound
     seconds = [1.0] * num_images + [*_rounded(seconds, spec), 0.0]
-    return Media(num_images, depth, height, width, area, seconds, has_sound, audio)
+    firsts = 0, num_images, len(area), len(size)
+    sides = [*depth, 1], [*height, 0], [*width, 0]
+    return Media(firsts, [*size, 0], *sides, seconds, has_sound)
 
 
 def _listed(values: Tensor | Sequence[Any] | None) -> list[Any]:

@@ -19,7 +19,7 @@ from vecrope.spec import MRopeSpec
 # without. A frame that the sound cuts is several.
 Frames = tuple[Sequence[float], Sequence[tuple[int, int]], Sequence[int]]
 # Position that frames, and tokens that count up between and behind them, start from; number in
-# `Media.area`, or -1 without; how many tokens count up; the frames, of text one without a token.
+# `Media.size`, or -1 without; how many tokens count up; the frames, of text one without a token.
 Entry = tuple[float, int, int, Frames]
 _TEXT: Frames = (0,), (), ()
 
@@ -44,8 +44,7 @@ def follow(
     by_time, in_piece = rule.interleave == "merge", rule.sound_end == "piece"
     length = chunk_length(spec, rule)
     near_time = float32 if rounds else _same
-    areas, audios = media.area, media.audio
-    heights, widths = media.height, media.width
+    sizes, heights, widths = media.size, media.height, media.width
     entries: list[Entry] = []
     largest: list[float] = []
     left = zip(items, _offsets([item[3] for item in items], media, spec, rule), strict=True)
@@ -59,7 +58,7 @@ def follow(
         while item is not None and item[0] == row:
             _, start, markers, visual, sound = item
             height, width, last = heights[visual], widths[visual], offsets[-1]
-            audio = audios[sound] if sound >= 0 else 0
+            audio = sizes[sound]
             side, text = (height if height > width else width) - 1, start - at
             near = _same
             if position + (text + 6 + side + last + audio) >= limit and rounds:
@@ -103,7 +102,7 @@ def follow(
             position = near(near(base + 1) + (moved - 1))
             if near is float32:
                 limit = 2.0 ** frexp(position)[1]
-            at = start + 2 * lead + areas[visual] + audio
+            at = start + 2 * lead + sizes[visual] + audio
             item, offsets = next(left, (None, ()))
         if stop > at and position != base + tokens:
             entries.append((base, -1, tokens, _TEXT))

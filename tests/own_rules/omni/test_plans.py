@@ -32,7 +32,7 @@ def test_rounded_sound_is_a_block_a_token():
     spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
     media = Media((0, 0, 1, 2), [6, 6, 0], [2, 1], [1, 0], [3, 0], [1.0, 0.0], [True])
     tokens = unmasked_tokens(Inputs(torch.zeros((1, 12), dtype=torch.int64)))
-    entries = [(2.0**23 - 1.5, 0, 6, ((0, 3), (), [0, 3]))]
+    entries = [(2.0**23 - 1.5, 0, 6, ((0, 3), (), (0, 3)))]
     layout = OmniLayout(tokens, spec, media, entries, [2.0**23 + 4])
     positions = torch.tensor(positions_of_blocks(layout.blocks()))
     assert torch.equal(positions, layout.positions())

@@ -13,8 +13,9 @@ from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 
-# Kinds of media, in the order in which `Media` counts them.
-_IMAGE, _VIDEO, _AUDIO = range(3)
+# The ids that matter: the placeholders of media, in the order in which `Media` counts them, and
+# what images and videos start with, and audio.
+_IMAGE, _VIDEO, _AUDIO, _PICTURE, _AUDIO_START = range(5)
 _NAMES = ("image", "video", "audio")
 _ARGUMENTS = ("image_grid_thw", "video_grid_thw", "audio_seqlens")
 
@@ -54,26 +55,28 @@ class Finder:
 
     def _find_in_row(self, items: list[Item], row: int, at: int, stop: int) -> None:
         """Add the items of a row, of the tokens from `at` to `stop`."""
-        codes, find, sizes, left = self.bytes, self.bytes.find, self.media.size, self.left
-        image, video, audio, picture_start, audio_start = self.codes
-        of_image, of_video, of_audio = (bytes((code,)) for code in (image, video, audio))
-        reads_audio = any(getattr(self.inputs, name) is not None for name in _ARGUMENTS)
-        picture = speech = at - 1  # the next starts of a picture and of an audio
+        codes, sizes, left = self.bytes, self.media.size, self.left
+        image, video, _, picture, audio_start = self.codes
+        of_kind = [bytes((code,)) for code in self.codes]
+        # Where each of the ids comes next; at `stop`, if it does not.
+        ahead = [at - 1] * 5
+        if all(getattr(self.inputs, name) is None for name in _ARGUMENTS):
+            ahead[_AUDIO] = ahead[_AUDIO_START] = stop  # audio is text
         limit = at  # behind the end markers of the last item
         while True:
-            if picture < at and (picture := find(picture_start, at, stop)) < 0:
-                picture = stop
-            if speech < at and (not reads_audio or (speech := find(audio_start, at, stop)) < 0):
-                speech = stop
-            start = picture if picture < speech else speech
-            strays = find(image, at, start), find(video, at, start), find(audio, at, start)
-            if max(strays[: 2 + reads_audio]) >= 0:
-                self._raise_stray(min(stray for stray in strays if stray >= 0))
+            for of, place in enumerate(ahead):
+                if place < at:
+                    place = codes.find(of_kind[of], at, stop)
+                    ahead[of] = place if place >= 0 else stop
+            start = min(ahead)
             if start == stop:
                 return
+            kind = ahead.index(start)
+            if kind <= _AUDIO:
+                self._raise_stray(start)
             markers, visual, sound = 1, -1, -1
-            if start == picture:
-                following = codes[start + 1] if start + 1 < stop else picture_start
+            if kind == _PICTURE:
+                following = codes[start + 1] if start + 1 < stop else picture
                 kind = _IMAGE if following == image else _VIDEO
                 if following == audio_start:
                     markers = 2
@@ -84,8 +87,10 @@ class Finder:
                     self._raise_missing(kind, row)
                 if kind == _VIDEO and self.media.has_sound[visual] != (markers == 2):
                     self._raise_sound(start, visual)
-            if (markers == 2 or visual < 0) and (sound := next(left[_AUDIO], -1)) < 0:
-                self._raise_missing(_AUDIO, row)
+            if markers == 2 or visual < 0:
+                if (sound := next(left[_AUDIO], -1)) < 0:
+                    self._raise_missing(_AUDIO, row)
+                kind = _AUDIO
             if start < limit:
                 self._raise_unended(items[-1])
             item = (row, start, markers, visual, sound)
@@ -93,12 +98,11 @@ class Finder:
             at = begin + sizes[visual] + sizes[sound]
             limit = at + markers
             if markers == 2:
-                inside = codes[begin:at]
-                fits = inside[:1] == of_video
-                fits = fits and inside.translate(None, of_video) == of_audio * sizes[sound]
+                inside, of_video = codes[begin:at], of_kind[_VIDEO]
+                sound_alone = inside.translate(None, of_video)
+                fits = inside[:1] == of_video and sound_alone == of_kind[_AUDIO] * sizes[sound]
             else:
-                of_kind = of_audio if visual < 0 else of_image if kind == _IMAGE else of_video
-                fits = codes.startswith(of_kind * (at - begin), begin)
+                fits = codes.startswith(of_kind[kind] * (at - begin), begin)
             if not fits or at > stop or (at < stop and codes[at] == codes[at - 1]):
                 self._raise_misfit(item, begin, at)
             if limit > stop:

@@ -6,9 +6,9 @@ of a line or a column, of a frame. There are few of them, of which the bytes of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import chain, islice, pairwise, repeat
 from operator import add, mul, sub
 from struct import Struct
 
@@ -64,7 +64,7 @@ class OmniLayout(Layout):
             return torch.empty((3, 0), dtype=dtype, device="cpu")
         media, pack, size = self._media, Struct(code).pack, Struct(code).size
         bases, visuals, counts, _ = zip(*self._entries, strict=True)
-        numbers = upwards(1 << max(*counts, *media.width).bit_length(), code)
+        numbers = upwards(1 << max(counts).bit_length(), code)
         times, rows, columns = list[bytes](), list[bytes](), list[bytes]()
         for _, visual, counted, (offsets, cells, begins) in self._entries:
             if visual < 0:
@@ -74,25 +74,23 @@ class OmniLayout(Layout):
                 columns.append(text)
                 continue
             height, width = media.height[visual], media.width[visual]
-            down, across = _lines(height, width, code), numbers[: size * width] * height
+            down, across = _frame(height, width, code)
             tokens: Iterable[int] = repeat(height * width)
+            downs: Iterator[bytes] = repeat(down, len(offsets))
+            acrosses: Iterator[bytes] = repeat(across, len(offsets))
             if cells:
                 tokens = [stop - first for first, stop in cells]
+                downs = (down[size * first : size * stop] for first, stop in cells)
+                acrosses = (across[size * first : size * stop] for first, stop in cells)
             frames = map(mul, map(pack, offsets), tokens)
-            if not counted:
-                times += frames
-                rows += repeat(down, len(offsets))
-                columns += repeat(across, len(offsets))
-                continue
-            ends = [size * number for number in begins[1:]]
-            ends.append(size * counted)
-            sound = [*map(numbers.__getitem__, map(slice, [0, *ends], ends))]
-            times += _in_turn(frames, sound)
-            for axis, frame in ((rows, down), (columns, across)):
-                if cells:
-                    axis += _in_turn((frame[size * a : size * b] for a, b in cells), sound)
-                else:
-                    axis.append(frame.join((b"", *sound)))
+            if counted:
+                sound = [numbers[size * a : size * b] for a, b in pairwise([*begins, counted])]
+                times += _in_turn(frames, sound)
+                rows += _in_turn(downs, sound)
+                columns += _in_turn(acrosses, sound)
+            times += frames
+            rows += downs
+            columns += acrosses
         joined = bytearray().join(chain(times, rows, columns))
         sizes = map(add, map(media.size.__getitem__, visuals), counts)
         starts = bytearray().join(map(mul, map(pack, bases), sizes))
@@ -105,7 +103,7 @@ class OmniLayout(Layout):
         blocks: list[Block] = []
         for base, visual, counted, (offsets, cells, begins) in self._entries:
             area, width = media.height[visual] * media.width[visual], media.width[visual]
-            begins = begins or [0] * len(offsets)
+            begins = [*begins, *repeat(counted, len(offsets) - len(begins))]
             for offset, (first, stop), begin, end in zip(
                 offsets, cells or repeat((0, area)), begins, [*begins[1:], counted], strict=False
             ):
@@ -121,13 +119,14 @@ class OmniLayout(Layout):
 
 
 @lru_cache(maxsize=128)
-def _lines(height: int, width: int, code: str) -> bytes:
-    """Return the number of its line for each token of a frame, as bytes."""
-    return b"".join(map(mul, map(Struct(code).pack, range(height)), repeat(width)))
+def _frame(height: int, width: int, code: str) -> tuple[bytes, bytes]:
+    """Return the number of its line for each token of a frame, and that of its column, as bytes."""
+    numbers = [*map(Struct(code).pack, range(max(height, width)))]
+    return b"".join(map(mul, numbers[:height], repeat(width))), b"".join(numbers[:width]) * height
 
 
-def _in_turn(*sources: Iterable[bytes]) -> Iterable[bytes]:
-    return chain.from_iterable(zip(*sources, strict=True))
+def _in_turn(frames: Iterator[bytes], sound: Sequence[bytes]) -> Iterator[bytes]:
+    return chain.from_iterable(zip(islice(frames, len(sound)), sound, strict=True))
 
 
 def lay_out_omni(tokens: Tokens, spec: MRopeSpec) -> OmniLayout:

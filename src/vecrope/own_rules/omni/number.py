@@ -15,13 +15,13 @@ from vecrope.own_rules.omni.media import Media, chunk_length, float32
 from vecrope.spec import MRopeSpec
 
 # The frames of a picture: their offsets in time; what of each frame stands there, from which of its
-# tokens to which, nothing if all of it; how many tokens of the sound come before each, nothing
-# without. A frame that the sound cuts is several.
+# tokens to which, nothing if all of it; how many tokens of the sound come before each that is not
+# behind all of them. A frame that the sound cuts is several.
 Frames = tuple[Sequence[float], Sequence[tuple[int, int]], Sequence[int]]
 # Position that frames, and tokens that count up between and behind them, start from; number in
 # `Media.size`, or -1 without; how many tokens count up; the frames, of text one without a token.
 Entry = tuple[float, int, int, Frames]
-_TEXT: Frames = (0,), (), ()
+_TEXT: Frames = (0,), (), (0,)
 
 
 def follow(
@@ -79,13 +79,12 @@ def follow(
                 entries.append((mark, -1, 1, _TEXT))
             block = near(mark + moved)
             frames: Frames = offsets, (), ()
-            before = 0  # tokens of the sound before the last frame
-            if markers == 2:
-                if by_time:
-                    frames = offsets, (), _begins_by_time(offsets, block, audio, near_time)
-                else:
-                    frames = _in_chunks(offsets, height * width, length, audio, rule)
-                before = frames[2][-1]
+            if visual < 0:
+                frames = _TEXT
+            elif audio and by_time:
+                frames = offsets, (), _begins_by_time(offsets, block, audio, near_time)
+            elif audio:
+                frames = _in_chunks(offsets, height * width, length, audio, rule)
             entries.append((block, visual, audio, frames))
             last = near_time(block + last)
             of_visual, end = max(near(block + side), last), near(block + (audio - 1))
@@ -93,7 +92,7 @@ def follow(
             # A block ends in its sound, or in a frame if all of the sound comes before that.
             if not in_piece:
                 end = highest
-            elif before == audio:
+            elif len(frames[2]) < len(frames[0]):
                 end = of_visual
             high = highest if highest > high else high
             base, tokens = near(end + 1), moved
@@ -149,17 +148,15 @@ def _begins_by_time(
     offsets: Sequence[float], base: float, audio: int, near: Callable[[float], float]
 ) -> list[int]:
     """Return how many of the tokens of a sound come before each frame: those of earlier times."""
-    if near is _same:
-        begins = [*map(int, offsets)]
-    else:
+    begins = [*map(int, offsets)]
+    if near is float32:
         times = array("f", map(add, offsets, repeat(base)))
         begins = [*map(ceil, map(sub, times, repeat(base)))]
         if near(base + audio) != base + audio:
             # A token of the sound that is rounded up may join the frame.
             latest = array("f", map(add, begins, repeat(base - 1)))
             begins = [*map(sub, begins, map(eq, latest, times))]
-    late = bisect_left(begins, audio)
-    return begins[:late] + [audio] * (len(begins) - late)
+    return begins[: bisect_left(begins, audio)]
 
 
 def _in_chunks(
@@ -174,7 +171,8 @@ def _in_chunks(
         reached = accumulate([0, *chunks], lambda chunk, latest: min(chunk + in_frame, latest))
         begun = [latest - chunk for chunk, latest in pairwise(reached)]
     heard = accumulate(chain.from_iterable([1] * number or [0] for number in begun))
-    begins = [min(chunk * length, audio) for chunk in heard]
+    begins = [*map(mul, heard, repeat(length))]
+    begins = begins[: bisect_left(begins, audio)]
     if max(begun) <= 1:
         return offsets, (), begins
     parts = [number or 1 for number in begun]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
 
@@ -56,48 +57,48 @@ class Finder:
     def _find_in_row(self, items: list[Item], row: int, at: int, stop: int) -> None:
         """Add the items of a row, of the tokens from `at` to `stop`."""
         codes, sizes, left = self.bytes, self.media.size, self.left
-        image, video, _, picture, audio_start = self.codes
-        of_kind = [bytes((code,)) for code in self.codes]
-        # Where each of the ids comes next; at `stop`, if it does not.
-        ahead = [at - 1] * 5
+        image, video, audio, picture, audio_start = ids = self.codes
+        of_kind = [bytes((code,)) for code in (image, video, audio)]
+        # Where each of the ids comes next, `stop` if it does not; those that are to be found again.
+        ahead = [stop] * 5
+        passed: Sequence[int] = range(5)
         if all(getattr(self.inputs, name) is None for name in _ARGUMENTS):
-            ahead[_AUDIO] = ahead[_AUDIO_START] = stop  # audio is text
+            passed = _IMAGE, _VIDEO, _PICTURE  # audio is text
         limit = at  # behind the end markers of the last item
         while True:
-            for of, place in enumerate(ahead):
-                if place < at:
-                    place = codes.find(of_kind[of], at, stop)
-                    ahead[of] = place if place >= 0 else stop
+            for of in passed:
+                place = codes.find(ids[of], at, stop)
+                ahead[of] = place if place >= 0 else stop
             start = min(ahead)
             if start == stop:
                 return
-            kind = ahead.index(start)
-            if kind <= _AUDIO:
+            marker = ahead.index(start)
+            if marker <= _AUDIO:
                 self._raise_stray(start)
-            markers, visual, sound = 1, -1, -1
-            if kind == _PICTURE:
+            markers, visual, sound, kind = 1, -1, -1, _AUDIO
+            if marker == _PICTURE:
                 following = codes[start + 1] if start + 1 < stop else picture
                 kind = _IMAGE if following == image else _VIDEO
                 if following == audio_start:
                     markers = 2
                 elif following not in (image, video):
-                    at = start + 1
+                    at, passed = start + 1, (_PICTURE,)
                     continue
                 if (visual := next(left[kind], -1)) < 0:
                     self._raise_missing(kind, row)
                 if kind == _VIDEO and self.media.has_sound[visual] != (markers == 2):
                     self._raise_sound(start, visual)
-            if markers == 2 or visual < 0:
-                if (sound := next(left[_AUDIO], -1)) < 0:
-                    self._raise_missing(_AUDIO, row)
-                kind = _AUDIO
+            if (markers == 2 or visual < 0) and (sound := next(left[_AUDIO], -1)) < 0:
+                self._raise_missing(_AUDIO, row)
             if start < limit:
                 self._raise_unended(items[-1])
             item = (row, start, markers, visual, sound)
             begin = start + markers
             at = begin + sizes[visual] + sizes[sound]
             limit = at + markers
+            passed = marker, kind
             if markers == 2:
+                passed = range(5)
                 inside, of_video = codes[begin:at], of_kind[_VIDEO]
                 sound_alone = inside.translate(None, of_video)
                 fits = inside[:1] == of_video and sound_alone == of_kind[_AUDIO] * sizes[sound]
@@ -117,32 +118,25 @@ class Finder:
                 f"the grids and lengths describe {counts[0]} images, {counts[1]} videos "
                 f"and {counts[2]} audios, input_ids hold none"
             )
-        for name, token, code, count, left in zip(
-            _NAMES, self.ids, self.codes, counts, self.left, strict=False
-        ):
-            if rest := [*left]:
+        for rest, count in zip(map(list, self.left), counts, strict=True):
+            if rest:
+                kind, medium, value = self._of(rest[0])
+                name, row = medium.split()
                 remark = ""
-                if code not in self.bytes:
+                if self.codes[kind] not in self.bytes:
+                    token = self.ids[kind]
                     remark = f" ({name}_token_id {token} does not occur in input_ids)"
-                argument, row, value = self._given_as(rest[0])
                 raise ValueError(
-                    f"{argument} row {row} {value} is left over: expected {count} {name}s in all, "
-                    f"got {count - len(rest)}{remark}"
+                    f"{_ARGUMENTS[kind]} row {row} {value} is left over: expected {count} {name}s "
+                    f"in all, got {count - len(rest)}{remark}"
                 )
 
-    def _given_as(self, number: int) -> tuple[str, int, object]:
-        """Return the argument that describes a medium, the row there, and its value."""
-        kind = self._kind(number)
+    def _of(self, number: int) -> tuple[int, str, object]:
+        """Return the kind of a medium, its name, and the value that describes it."""
+        kind = bisect_right(self.media.firsts, number) - 1
         row = number - self.media.firsts[kind]
         value = getattr(self.inputs, _ARGUMENTS[kind])[row].tolist()
-        return _ARGUMENTS[kind], row, tuple(value) if isinstance(value, list) else value
-
-    def _kind(self, number: int) -> int:
-        return bisect_right(self.media.firsts, number) - 1
-
-    def _name(self, number: int) -> str:
-        kind = self._kind(number)
-        return f"{_NAMES[kind]} {number - self.media.firsts[kind]}"
+        return kind, f"{_NAMES[kind]} {row}", tuple(value) if isinstance(value, list) else value
 
     def _raise_missing(self, kind: int, row: int) -> NoReturn:
         argument, name = _ARGUMENTS[kind], _NAMES[kind]
@@ -156,7 +150,7 @@ class Finder:
     def _raise_sound(self, at: int, video: int) -> NoReturn:
         of = "batch"
         if not isinstance(self.inputs.use_audio_in_video, bool):
-            of = f"place of {self._name(video)}"
+            of = f"place of {self._of(video)[1]}"
         if not self.media.has_sound[video]:
             raise self.tokens.error(
                 at,
@@ -171,7 +165,7 @@ class Finder:
 
     def _raise_unended(self, item: Item) -> NoReturn:
         row, _, markers, visual, sound = item
-        name = self._name(sound if visual < 0 else visual)
+        name = self._of(sound if visual < 0 else visual)[1]
         raise RowError.of(
             row,
             f", {name}: {markers} end markers must follow it; was the prompt truncated after the "
@@ -191,15 +185,15 @@ class Finder:
         row, _, markers, visual, sound = item
         inside = self.bytes[begin : min(end, self.tokens.bounds[row + 1])]
         for number in (visual, sound):
-            kind, size = self._kind(number), self.media.size[number]
-            if number < 0 or (got := inside.count(self.codes[kind])) == size:
+            if number < 0:
                 continue
-            value = self._given_as(number)[2]
-            shown = f"{value} mel frames need" if kind == _AUDIO else f"grid {value} needs"
-            why = f"; was the prompt truncated inside the {_NAMES[kind]}?" if got < size else ""
-            problem = f"its {shown} {size} tokens, got {got}{why}"
-            raise RowError.of(row, f", {self._name(number)}: {problem}")
+            (kind, name, value), size = self._of(number), self.media.size[number]
+            if (got := inside.count(self.codes[kind])) != size:
+                shown = f"{value} mel frames need" if kind == _AUDIO else f"grid {value} needs"
+                why = f"; was the prompt truncated inside the {name.split()[0]}?"
+                problem = f"its {shown} {size} tokens, got {got}{why if got < size else ''}"
+                raise RowError.of(row, f", {name}: {problem}")
         if markers == 2 and inside[0] == self.codes[_AUDIO]:
-            name = self._name(visual)
+            name = self._of(visual)[1]
             raise RowError.of(row, f", {name}: its first frame must come before its sound")
         self._raise_stray(end)

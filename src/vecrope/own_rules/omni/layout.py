@@ -6,10 +6,10 @@ of a line or a column, of a frame. There are few of them, of which the bytes of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice, pairwise, repeat
-from operator import add, mul, sub
+from operator import mul
 from struct import Struct
 
 import torch
@@ -20,7 +20,7 @@ from vecrope.families.rules import OmniRule
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.layout import FRAME, TEXT, Block, Layout, upwards
 from vecrope.own_rules.omni.find import Finder
-from vecrope.own_rules.omni.media import MOST_FLOAT, Dtypes, Media, float32, read_media
+from vecrope.own_rules.omni.media import MOST_FLOAT, Media, float32, omni_dtypes, read_media
 from vecrope.own_rules.omni.number import Entry, follow
 from vecrope.spec import MRopeSpec
 
@@ -44,15 +44,13 @@ class OmniLayout(Layout):
         """Return the delta of each row."""
         tokens, rule = self.tokens, spec.own_rule
         assert isinstance(rule, OmniRule)
-        dtypes = Dtypes.of(tokens.inputs, spec, rule)
-        kept, lengths = (
-            [*map(sub, bounds[1:], bounds)] for bounds in (tokens.bounds, tokens.given_bounds)
-        )
-        near = float32 if dtypes.deltas == torch.float32 else int
-        deltas = []
-        for most, length, number in zip(self._largest, lengths, kept, strict=True):
-            if dtypes.counts_padding and number < length:
-                most = max(most, dtypes.padding)
+        _, dtype, padding = omni_dtypes(tokens.inputs, spec, rule)
+        near = float32 if dtype == torch.float32 else int
+        kept, given, deltas = tokens.bounds, tokens.given_bounds, []
+        for row, most in enumerate(self._largest):
+            number, length = kept[row + 1] - kept[row], given[row + 1] - given[row]
+            if padding is not None and number < length:
+                most = max(most, padding)
             taken = length if spec.delta_length == "padded" else number
             deltas.append(near(near(most + 1) - taken))
         return deltas
@@ -63,10 +61,11 @@ class OmniLayout(Layout):
         if not self._entries:
             return torch.empty((3, 0), dtype=dtype, device="cpu")
         media, pack, size = self._media, Struct(code).pack, Struct(code).size
-        bases, visuals, counts, _ = zip(*self._entries, strict=True)
-        numbers = upwards(1 << max(counts).bit_length(), code)
-        times, rows, columns = list[bytes](), list[bytes](), list[bytes]()
-        for _, visual, counted, (offsets, cells, begins) in self._entries:
+        most = max(counted for _, _, counted, _ in self._entries)
+        numbers = upwards(1 << most.bit_length(), code)
+        times, rows, columns, bases = list[bytes](), list[bytes](), list[bytes](), list[bytes]()
+        for base, visual, counted, (offsets, cells, begins) in self._entries:
+            bases.append(pack(base) * (media.size[visual] + counted))
             if visual < 0:
                 text = numbers[: size * counted]
                 times.append(text)
@@ -75,27 +74,29 @@ class OmniLayout(Layout):
                 continue
             height, width = media.height[visual], media.width[visual]
             down, across = _frame(height, width, code)
-            tokens: Iterable[int] = repeat(height * width)
-            downs: Iterator[bytes] = repeat(down, len(offsets))
-            acrosses: Iterator[bytes] = repeat(across, len(offsets))
+            frames = map(mul, map(pack, offsets), repeat(height * width))
+            if not counted:
+                times += frames
+                rows += repeat(down, len(offsets))
+                columns += repeat(across, len(offsets))
+                continue
+            downs: Iterator[bytes] = repeat(down)
+            acrosses: Iterator[bytes] = repeat(across)
             if cells:
-                tokens = [stop - first for first, stop in cells]
+                frames = map(mul, map(pack, offsets), (stop - first for first, stop in cells))
                 downs = (down[size * first : size * stop] for first, stop in cells)
                 acrosses = (across[size * first : size * stop] for first, stop in cells)
-            frames = map(mul, map(pack, offsets), tokens)
-            if counted:
-                sound = [numbers[size * a : size * b] for a, b in pairwise([*begins, counted])]
-                times += _in_turn(frames, sound)
-                rows += _in_turn(downs, sound)
-                columns += _in_turn(acrosses, sound)
+            for begin, end in pairwise([*begins, counted]):
+                sound = numbers[size * begin : size * end]
+                times += next(frames), sound
+                rows += next(downs), sound
+                columns += next(acrosses), sound
             times += frames
-            rows += downs
-            columns += acrosses
+            rows += islice(downs, len(offsets) - len(begins))
+            columns += islice(acrosses, len(offsets) - len(begins))
         joined = bytearray().join(chain(times, rows, columns))
-        sizes = map(add, map(media.size.__getitem__, visuals), counts)
-        starts = bytearray().join(map(mul, map(pack, bases), sizes))
         positions = torch.frombuffer(joined, dtype=dtype).view(3, -1)
-        return positions.add_(torch.frombuffer(starts, dtype=dtype))
+        return positions.add_(torch.frombuffer(bytearray().join(bases), dtype=dtype))
 
     def blocks(self) -> list[Block]:
         """Return the unmasked tokens as blocks, none of which goes on into another row."""
@@ -123,10 +124,6 @@ def _frame(height: int, width: int, code: str) -> tuple[bytes, bytes]:
     """Return the number of its line for each token of a frame, and that of its column, as bytes."""
     numbers = [*map(Struct(code).pack, range(max(height, width)))]
     return b"".join(map(mul, numbers[:height], repeat(width))), b"".join(numbers[:width]) * height
-
-
-def _in_turn(frames: Iterator[bytes], sound: Sequence[bytes]) -> Iterator[bytes]:
-    return chain.from_iterable(zip(islice(frames, len(sound)), sound, strict=True))
 
 
 def lay_out_omni(tokens: Tokens, spec: MRopeSpec) -> OmniLayout:

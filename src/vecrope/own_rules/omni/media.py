@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
@@ -39,23 +39,18 @@ class Media(NamedTuple):
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
 
 
-class Dtypes(NamedTuple):
-    """What an answer is made of, which depends on whether there are grids."""
+def omni_dtypes(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule
+) -> tuple[torch.dtype, torch.dtype, int | None]:
+    """Return the dtypes of positions and deltas, by whether there are grids; and what is padding.
 
-    positions: torch.dtype
-    deltas: torch.dtype
-    padding: int  # the position of masked tokens
-    counts_padding: bool  # whether that counts as a position of the row
-
-    @classmethod
-    def of(cls, inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Dtypes:
-        """Return those of a batch."""
-        name, own = spec.position_dtype, None
-        if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
-            name, own = rule.text_dtype, rule.text_padding_value
-        dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
-        deltas = torch.float32 if dtype == torch.float32 else torch.int64
-        return cls(dtype, deltas, spec.padding_value if own is None else own, own is not None)
+    That is a position of the row as others; None: masked tokens hold the padding value of the spec.
+    """
+    name, padding = spec.position_dtype, None
+    if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
+        name, padding = rule.text_dtype, rule.text_padding_value
+    dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
+    return dtype, torch.float32 if dtype == torch.float32 else torch.int64, padding
 
 
 def float32(value: float) -> float:
@@ -153,15 +148,11 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
     _, depth, height, width, area = grids
     size = area + [audio_tokens(length, rule.n_window) for length in lengths]
     has_sound = [False] * num_images + has_sound
-    seconds = [1.0] * num_images + [*_rounded(seconds, spec), 0.0]
+    seconds = array("f" if spec.time_dtype == "float32" else "d", seconds).tolist()
     firsts = 0, num_images, len(area), len(size)
     sides = [*depth, 1], [*height, 0], [*width, 0]
-    return Media(firsts, [*size, 0], *sides, seconds, has_sound)
+    return Media(firsts, [*size, 0], *sides, [1.0] * num_images + [*seconds, 0.0], has_sound)
 
 
 def _listed(values: Tensor | Sequence[Any] | None) -> list[Any]:
     return values.tolist() if isinstance(values, Tensor) else [*(values or ())]
-
-
-def _rounded(values: Iterable[float], spec: MRopeSpec) -> array[float]:
-    return array("f" if spec.time_dtype == "float32" else "d", values)

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, chain, pairwise, repeat
 from math import ceil, frexp
-from operator import add, eq, mul, ne, sub
+from operator import mul, ne
 
 from vecrope.families.rules import OmniRule
 from vecrope.own_rules.omni.find import Item
@@ -43,7 +43,7 @@ def follow(
     early, share = rule.sound_markers == "early", rule.sound_markers == "shared"
     by_time, in_piece = rule.interleave == "merge", rule.sound_end == "piece"
     length = chunk_length(spec, rule)
-    near_time = float32 if rounds else _same
+    near: Callable[[float], float] = float32 if rounds else int
     sizes, heights, widths = media.size, media.height, media.width
     entries: list[Entry] = []
     largest: list[float] = []
@@ -58,49 +58,52 @@ def follow(
         while item is not None and item[0] == row:
             _, start, markers, visual, sound = item
             height, width, last = heights[visual], widths[visual], offsets[-1]
-            audio = sizes[sound]
-            side, text = (height if height > width else width) - 1, start - at
-            near = _same
-            if position + (text + 6 + side + last + audio) >= limit and rounds:
-                # Between two powers of two all sums with whole numbers are exact.
-                near = float32 if position % 1 or last % 1 else _same
+            audio, text = sizes[sound], start - at
+            side = (height if height > width else width) - 1
             lead = 1 if early else markers
             moved = 1 if share else lead
+            mark, block = position + text, position + (text + moved)
+            of_visual, of_sound = block + side, block + (audio - 1)
+            # Between two powers of two all sums with whole numbers are exact.
+            inexact = rounds and position + (text + 6 + side + last + audio) >= limit
+            inexact = inexact and (position % 1 or last % 1) > 0
+            if inexact:
+                mark = float32(mark)
+                block = float32(mark + moved)
+                of_visual, of_sound = float32(block + side), float32(block + (audio - 1))
             if position != base + tokens:
                 entries.append((base, -1, tokens, _TEXT))
                 base, tokens = position, 0
             tokens += text
-            mark = near(position + text)
             if mark != base + tokens:
                 entries.append((base, -1, tokens, _TEXT))
                 base, tokens = mark, 0
             entries.append((base, -1, tokens + moved, _TEXT))
             if moved != lead:
                 entries.append((mark, -1, 1, _TEXT))
-            block = near(mark + moved)
             frames: Frames = offsets, (), ()
             if visual < 0:
                 frames = _TEXT
             elif audio and by_time:
-                frames = offsets, (), _begins_by_time(offsets, block, audio, near_time)
+                frames = offsets, (), _begins_by_time(offsets, block, audio, near)
             elif audio:
                 frames = _in_chunks(offsets, height * width, length, audio, rule)
             entries.append((block, visual, audio, frames))
-            last = near_time(block + last)
-            of_visual, end = max(near(block + side), last), near(block + (audio - 1))
-            highest = of_visual if of_visual > end else end
-            # A block ends in its sound, or in a frame if all of the sound comes before that.
-            if not in_piece:
-                end = highest
-            elif len(frames[2]) < len(frames[0]):
-                end = of_visual
-            high = highest if highest > high else high
-            base, tokens = near(end + 1), moved
+            last = near(block + last)
+            of_visual = last if last > of_visual else of_visual
+            end = of_visual if of_visual > of_sound else of_sound
+            high = end if end > high else high
+            if in_piece:
+                # A block ends in its sound, or in a frame if all of the sound comes before that.
+                end = of_visual if len(frames[2]) < len(frames[0]) else of_sound
+            base, tokens = end + 1, moved
+            position = base + moved
+            if inexact:
+                base = float32(base)
+                position = float32(float32(base + 1) + (moved - 1))
+                limit = 2.0 ** frexp(position)[1]
             if moved != lead:
                 entries.append((base, -1, 1, _TEXT))
-            position = near(near(base + 1) + (moved - 1))
-            if near is float32:
-                limit = 2.0 ** frexp(position)[1]
             at = start + 2 * lead + sizes[visual] + audio
             item, offsets = next(left, (None, ()))
         if stop > at and position != base + tokens:
@@ -113,10 +116,6 @@ def follow(
             high = max(high, float32(base) if rounds else base)
         largest.append(high)
     return entries, largest
-
-
-def _same(value: float) -> float:
-    return value
 
 
 def _offsets(
@@ -148,15 +147,17 @@ def _begins_by_time(
     offsets: Sequence[float], base: float, audio: int, near: Callable[[float], float]
 ) -> list[int]:
     """Return how many of the tokens of a sound come before each frame: those of earlier times."""
-    begins = [*map(int, offsets)]
-    if near is float32:
-        times = array("f", map(add, offsets, repeat(base)))
-        begins = [*map(ceil, map(sub, times, repeat(base)))]
-        if near(base + audio) != base + audio:
-            # A token of the sound that is rounded up may join the frame.
-            latest = array("f", map(add, begins, repeat(base - 1)))
-            begins = [*map(sub, begins, map(eq, latest, times))]
-    return begins[: bisect_left(begins, audio)]
+    begins = []
+    is_exact = near(base + audio) == base + audio
+    for offset in offsets:
+        time = near(base + offset)
+        begin = ceil(time - base)
+        if not is_exact and near(base + (begin - 1)) == time:
+            begin -= 1  # a token of the sound that is rounded up joins the frame
+        if begin >= audio:
+            break
+        begins.append(begin)
+    return begins
 
 
 def _in_chunks(

@@ -11,6 +11,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
+from vecrope.forms.eager.rope_index import as_column
 from vecrope.inputs import Inputs, on_cpu, on_device, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import (
@@ -106,8 +107,8 @@ def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tens
     if positions.dtype != dtype:
         positions = positions.to(dtype)
     positions = layout.tokens.in_batch(positions, padding)
-    rope_deltas = torch.tensor(layout.deltas(spec), dtype=of_deltas, device="cpu").view(-1, 1)
-    return positions.view(positions.shape[0], *inputs.input_ids.shape), rope_deltas
+    position_ids = positions.view(positions.shape[0], *inputs.input_ids.shape)
+    return position_ids, as_column(layout.deltas(spec), of_deltas)
 
 
 def answer_dtypes(inputs: Inputs, spec: MRopeSpec) -> tuple[torch.dtype, torch.dtype, int]:

@@ -104,7 +104,10 @@ def runs_of_ids(
     if mask is not None:
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
-    kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
+    if rules.table:
+        kinds = bytearray(values.tolist()).translate(rules.table)
+    else:
+        kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
     starts = [*accumulate(lengths.tolist(), initial=0)]
     rows = [0]
     for bound in bounds[1:-1]:
@@ -176,6 +179,7 @@ class _Codes(NamedTuple):
     dtype: torch.dtype
     shift: int  # taken from the codes where masked tokens are to be 0
     kinds: dict[int, int]  # of codes; of every other it is text
+    table: bytes  # the same of all codes, if each is a byte
 
 
 @lru_cache
@@ -194,4 +198,5 @@ def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, maske
     codes = {code(token - shift): kind for token, kind in kinds.items()}
     if masked:
         codes[0] = MASKED
-    return _Codes(low, min(high, torch.iinfo(ids).max), dtype, code(shift), codes)
+    table = b"" if size > 2**8 else bytes(codes.get(byte, TEXT) for byte in range(size))
+    return _Codes(low, min(high, torch.iinfo(ids).max), dtype, code(shift), codes, table)

@@ -7,6 +7,7 @@ import torch
 from support import spec_of
 
 from vecrope.forms.eager import eager_rope_index
+from vecrope.forms.eager.runs import bytes_of_ids
 from vecrope.forms.static import static_rope_index
 from vecrope.inputs import Inputs
 
@@ -36,3 +37,17 @@ def test_text_whose_low_bits_are_those_of_a_placeholder_is_text(image, distance,
     # Asked itself: where tokens and grids seem not to fit, a call goes on to the static form.
     eager = eager_rope_index(inputs, spec)
     assert all(map(torch.equal, eager, static_rope_index(inputs, spec, validate=True)))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("distance", [1, 253, 254, 255, 256, 2**17])
+@pytest.mark.parametrize("first", [0, 1000, 2**31 - 2**18])
+def test_no_other_id_has_the_byte_of_a_given_one(first, distance, dtype):
+    given = [first + distance, first, first + distance // 2 + 2 * distance]
+    near = {token + step + turns for token in given for step in range(-2, 3) for turns in (0, 2**8)}
+    ids = [*(token for token in near if 0 <= token < 2**31), 2**31 - 1, 0]
+    found, codes = bytes_of_ids(torch.tensor(ids, dtype=dtype), given)
+    assert len({*codes}) == len(given)
+    for token, byte in zip(ids, found, strict=True):
+        assert (byte in codes) == (token in given)
+        assert token not in given or byte == codes[given.index(token)]

@@ -25,7 +25,7 @@ from vecrope.forms.eager.rope_index import find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import lay_out, number_layout
-from vecrope.own_rules.omni.media import Dtypes, read_media
+from vecrope.own_rules.omni.media import omni_dtypes, read_media
 from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.sequences import with_text_positions
@@ -171,18 +171,15 @@ def _have_own_tokens(
     """Say whether each sample has as many tokens as its images, its videos and its audio need."""
     media = read_media(inputs, spec, rule)
     bounds = torch.tensor(row_starts(inputs), device="cpu")
-    kinds = {
-        "image": (spec.image_token_id, media.area[: media.num_images]),
-        "video": (spec.video_token_id, media.area[media.num_images :]),
-        "audio": (rule.audio_token_id, media.audio),
-    }
-    for kind, (token_id, sizes) in kinds.items():
+    token_ids = spec.image_token_id, spec.video_token_id, rule.audio_token_id
+    kinds = zip(("image", "video", "audio"), token_ids, media.firsts, strict=False)
+    for kind, token_id, first in kinds:
         assert token_id is not None
         placeholders = inputs.input_ids.eq(token_id)
         if inputs.attention_mask is not None:
             placeholders &= inputs.attention_mask.bool()
         found = pad(placeholders.view(-1).cumsum(0), (1, 0))[bounds].diff().tolist()
-        left = iter(sizes)
+        left = iter(media.size[first:])
         if found != [sum(islice(left, number)) for number in counts[kind]]:
             return False
     return True
@@ -209,9 +206,10 @@ def _numbered_before(
         deltas = deltas - torch.tensor(room, device="cpu")[:, None]
     value, rule, mask = spec.padding_value, spec.own_rule, inputs.attention_mask
     if isinstance(rule, OmniRule):
-        _, _, value, counts_padding = Dtypes.of(inputs, spec, rule)
-        if counts_padding:
+        *_, of_text = omni_dtypes(inputs, spec, rule)
+        if of_text is not None:
             assert mask is not None  # of padded rows there is always one
+            value = of_text
             least = value + 1 - mask.sum(1, keepdim=True)
             least = torch.where(mask.all(1, keepdim=True), deltas, least.to(deltas.dtype))
             deltas = deltas.maximum(least)

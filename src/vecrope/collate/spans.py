@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -97,7 +98,9 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
 
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
-    inputs = prepare(sample.inputs(spec), spec, validate=True).inputs
+    inputs = sample.inputs(spec)
+    if spec.mask_rule == "ignore":
+        inputs = inputs._replace(attention_mask=None)
     tokens = unmasked_tokens(inputs)
     index = tokens.given_index
     at = range(sample.length) if index is None else index.tolist()
@@ -133,14 +136,11 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
     index, spans = tokens.given_index, []
     for _, start, markers, visual, sound in Finder(tokens, media, spec).find():
         rows: dict[str, list[list[int]]] = {}
-        stop = start + 2 * markers
-        if visual >= 0:
-            stop += media.area[visual]
-            of_video = visual >= media.num_images
-            rows["video" if of_video else "image"] = [[visual - media.num_images * of_video]]
-        if sound >= 0:
-            stop += media.audio[sound]
-            rows["audio"] = [[sound]]
+        stop = start + 2 * markers + media.size[visual] + media.size[sound]
+        for number in (visual, sound):
+            if number >= 0:
+                kind = bisect_right(media.firsts, number) - 1
+                rows[("image", "video", "audio")[kind]] = [[number - media.firsts[kind]]]
         if index is not None:
             start, stop = int(index[start]), int(index[stop - 1]) + 1
         spans.append(Span(start, stop, rows))

@@ -11,6 +11,7 @@ from torch import Tensor
 from vecrope import checks
 from vecrope.core.faults import invalidate
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
+from vecrope.forms.eager.rope_index import as_column
 from vecrope.inputs import Inputs, on_cpu, on_device, positions_dtype
 from vecrope.own_rules.bailing import bailing_rope_index, lay_out_bailing
 from vecrope.own_rules.common import (
@@ -29,7 +30,7 @@ from vecrope.own_rules.layout import Layout
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.minicpmv4_7.sizes import check_shapes
 from vecrope.own_rules.omni.layout import lay_out_omni
-from vecrope.own_rules.omni.media import Dtypes, check_media_types
+from vecrope.own_rules.omni.media import check_media_types, omni_dtypes
 from vecrope.spec import MRopeSpec
 
 # By the values of a batch on a CPU, which are checked.
@@ -102,15 +103,19 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:
     """Return the positions and deltas of what `lay_out` returned of `inputs`."""
     dtype, of_deltas, padding = answer_dtypes(inputs, spec)
-    positions = layout.tokens.in_batch(layout.positions().to(dtype), padding)
-    rope_deltas = torch.tensor(layout.deltas(spec), dtype=of_deltas, device="cpu").view(-1, 1)
-    return positions.view(len(positions), *inputs.input_ids.shape), rope_deltas
+    positions = layout.positions()
+    if positions.dtype != dtype:
+        positions = positions.to(dtype)
+    positions = layout.tokens.in_batch(positions, padding)
+    position_ids = positions.view(positions.shape[0], *inputs.input_ids.shape)
+    return position_ids, as_column(layout.deltas(spec), of_deltas)
 
 
 def answer_dtypes(inputs: Inputs, spec: MRopeSpec) -> tuple[torch.dtype, torch.dtype, int]:
     """Return the dtypes of the positions and of the deltas, and the position of masked tokens."""
     if isinstance(spec.own_rule, OmniRule):
-        return Dtypes.of(inputs, spec, spec.own_rule)[:3]
+        of_positions, of_deltas, padding = omni_dtypes(inputs, spec, spec.own_rule)
+        return of_positions, of_deltas, spec.padding_value if padding is None else padding
     return positions_dtype(inputs, spec), deltas_dtype(inputs, spec), spec.padding_value
 
 

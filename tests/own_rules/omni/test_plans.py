@@ -30,10 +30,9 @@ def test_a_plan_expands_to_the_positions(model_type, convention):
 def test_rounded_sound_is_a_block_a_token():
     """Behind 2**23 every other fraction is lost, so that tokens of the sound share positions."""
     spec = spec_of("qwen3_omni_moe", "transformers", 13.0)
-    offsets = [(0, 3), (0,)]
-    sound = [True, False], [6], offsets, [(), ()]
-    media = Media(0, [2, 1], [1, 0], [3, 0], [6, 0], [1.0, 0.0], *sound)
+    media = Media((0, 0, 1, 2), [6, 6, 0], [2, 1], [1, 0], [3, 0], [1.0, 0.0], [True])
     tokens = unmasked_tokens(Inputs(torch.zeros((1, 12), dtype=torch.int64)))
-    layout = OmniLayout(tokens, spec, media, [(2.0**23 - 1.5, 0, 6)], [2.0**23 + 4])
+    entries = [(2.0**23 - 1.5, 0, 6, ((0, 3), (), (0, 3)))]
+    layout = OmniLayout(tokens, spec, media, entries, [2.0**23 + 4])
     positions = torch.tensor(positions_of_blocks(layout.blocks()))
     assert torch.equal(positions, layout.positions())

@@ -8,6 +8,7 @@ from hypothesis import given
 from omni_support import each_omni, each_rate, kept, rope_index, rows_of, spec_of, without_zeros
 from support import assert_same
 
+from tests.own_rules.omni.mixtures import mixtures
 from tests.own_rules.omni.prompts import QWEN2_5, QWEN3
 from vecrope.testing import Refusal, conversations, token_soup
 from vecrope.testing.sound import video_with_sound
@@ -37,6 +38,18 @@ def test_soup_equals_the_loop_or_is_refused_by_both(model_type, convention):
                 rope_index(prompt)
         else:
             assert_same(rope_index(prompt), expected)
+
+    check()
+
+
+@each_omni
+def test_ids_that_no_byte_tells_apart_equal_the_loop(model_type, convention):
+    spec = spec_of(model_type, convention, 13)
+    rule = replace(spec.own_rule, audio_token_id=2**18, audio_start_token_id=2**18 + 256)
+
+    @given(mixtures(replace(spec, own_rule=rule), max_rows=2))
+    def check(prompt):
+        assert_same(rope_index(prompt), prompt.expected())
 
     check()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Sequence
 from operator import gt, sub
 from typing import NamedTuple, NoReturn
 
@@ -82,9 +83,12 @@ def raise_misfit(inputs: Inputs, spec: MRopeSpec) -> NoReturn:
     raise AssertionError("another form refuses what the eager form takes")
 
 
-def as_column(numbers: Ints) -> Tensor:
-    """Return (B, 1) int64."""
-    return torch.frombuffer(array("q", numbers), dtype=torch.int64).view(-1, 1)
+def as_column(numbers: Sequence[float], dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return (B, 1) in int64, int32 or float32."""
+    if not numbers:
+        return torch.empty((0, 1), dtype=dtype, device="cpu")
+    code = {torch.int64: "q", torch.int32: "i", torch.float32: "f"}[dtype]
+    return torch.frombuffer(array(code, numbers), dtype=dtype).view(-1, 1)
 
 
 def ends_of_rows(parts: Parts, bounds: Ints, spec: MRopeSpec) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate, compress, pairwise, repeat
 from typing import NamedTuple
@@ -103,7 +104,10 @@ def runs_of_ids(
     if mask is not None:
         codes = codes.sub(rules.shift).mul_(mask.to("cpu", torch.bool))
     values, lengths = torch.unique_consecutive(codes, return_counts=True)
-    kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
+    if rules.table:
+        kinds = bytearray(values.tolist()).translate(rules.table)
+    else:
+        kinds = bytearray(map(rules.kinds.get, values.tolist(), repeat(TEXT)))
     starts = [*accumulate(lengths.tolist(), initial=0)]
     rows = [0]
     for bound in bounds[1:-1]:
@@ -114,6 +118,25 @@ def runs_of_ids(
         rows.append(at)
     rows.append(len(kinds))
     return Runs(kinds, starts, rows, [0] * (len(rows) - 1))
+
+
+def bytes_of_ids(ids: Tensor, given: Sequence[int]) -> tuple[bytearray, list[int]]:
+    """Return a byte for each id, (N,) on a CPU, and the bytes of the given ids, which no other has.
+
+    `bytearray.find` tells where an id stands in a fraction of the time of `runs_of_ids`.
+    """
+    found, low, high = bytearray(len(ids)), min(given) - 1, max(given) + 1
+    # The last byte of a number tells so many apart.
+    near = high - low < 2**8
+    bytes_of_given = [token % 2**8 for token in given] if near else [*range(1, len(given) + 1)]
+    if found:
+        written = torch.frombuffer(found, dtype=torch.uint8)
+        if near:
+            written.copy_(ids.clamp(low, min(high, torch.iinfo(ids.dtype).max)))
+        else:
+            for token, byte in zip(given, bytes_of_given, strict=True):
+                written.masked_fill_(ids == token, byte)
+    return found, bytes_of_given
 
 
 def _tell_videos(runs: Runs, before: list[int], *, last: bool) -> list[int]:
@@ -156,6 +179,7 @@ class _Codes(NamedTuple):
     dtype: torch.dtype
     shift: int  # taken from the codes where masked tokens are to be 0
     kinds: dict[int, int]  # of codes; of every other it is text
+    table: bytes  # the same of all codes, if each is a byte
 
 
 @lru_cache
@@ -174,4 +198,5 @@ def _codes(given: tuple[tuple[int | None, int], ...], ids: torch.dtype, *, maske
     codes = {code(token - shift): kind for token, kind in kinds.items()}
     if masked:
         codes[0] = MASKED
-    return _Codes(low, min(high, torch.iinfo(ids).max), dtype, code(shift), codes)
+    table = b"" if size > 2**8 else bytes(codes.get(byte, TEXT) for byte in range(size))
+    return _Codes(low, min(high, torch.iinfo(ids).max), dtype, code(shift), codes, table)

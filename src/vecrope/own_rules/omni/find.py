@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from itertools import compress, pairwise
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 from vecrope.checks import RowError
-from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.families.rules import OmniRule
-from vecrope.forms.eager.runs import START, Runs, runs_of_ids
+from vecrope.forms.eager.runs import bytes_of_ids
 from vecrope.own_rules.common import Tokens
 from vecrope.own_rules.omni.media import Media
 from vecrope.spec import MRopeSpec
 
-# Audio, and what it starts with. `START` starts images and videos.
-AUDIO, AUDIO_START = START + 2, START + 3
-_CLIP = bytes((VIDEO, AUDIO))
-_NAMES = {IMAGE: "image", VIDEO: "video", AUDIO: "audio"}
-_ARGUMENTS = {IMAGE: "image_grid_thw", VIDEO: "video_grid_thw", AUDIO: "audio_seqlens"}
+# The ids that matter: the placeholders of media, in the order in which `Media` counts them, and
+# what images and videos start with, and audio.
+_IMAGE, _VIDEO, _AUDIO, _PICTURE, _AUDIO_START = range(5)
+_NAMES = ("image", "video", "audio")
+_ARGUMENTS = ("image_grid_thw", "video_grid_thw", "audio_seqlens")
 
 # An image, a video, an audio, or a video with its sound: its leading markers, its placeholders, and
-# as many trailing markers. Row; token of the first marker; markers on either side; number in
-# `Media.area`, -1 for an audio; number in `Media.audio`, -1 without.
+# as many trailing markers. Row; token of the first marker; markers on either side; of `Media.size`,
+# the number of the image or the video, -1 for an audio; that of the audio, -1 without.
 Item = tuple[int, int, int, int, int]
 
 
 class Finder:
-    """Walks the runs of a batch, and takes the media in the order in which they are met."""
+    """Walks over the tokens of a batch, and takes the media in the order in which they are met."""
 
     def __init__(self, tokens: Tokens, media: Media, spec: MRopeSpec) -> None:
         rule = spec.own_rule
         assert isinstance(rule, OmniRule)
+        ids = spec.image_token_id, spec.video_token_id, rule.audio_token_id
+        starts = spec.vision_start_token_id, rule.audio_start_token_id
         self.tokens, self.inputs, self.media = tokens, tokens.inputs, media
-        self.ids = {
-            IMAGE: spec.image_token_id,
-            VIDEO: spec.video_token_id,
-            AUDIO: rule.audio_token_id,
-            START: spec.vision_start_token_id,
-            AUDIO_START: rule.audio_start_token_id,
-        }
-        videos = media.num_images
-        self.given = {
-            IMAGE: [at for at, size in enumerate(media.area[:videos]) if size],
-            VIDEO: [at for at, size in enumerate(media.area[videos:], videos) if size],
-            AUDIO: [at for at, size in enumerate(media.audio) if size],
-        }
-        self.left = {kind: iter(given) for kind, given in self.given.items()}
+        self.ids = [token for token in ids + starts if token is not None]  # all are given
+        self.bytes, self.codes = bytes_of_ids(tokens.ids, self.ids)
+        numbers = (range(*of_kind) for of_kind in pairwise(media.firsts))
+        self.given = [[at for at in of_kind if media.size[at]] for of_kind in numbers]
+        self.left = [*map(iter, self.given)]
 
     def find(self) -> list[Item]:
         """Return the items in the order of the prompt.
@@ -54,124 +47,111 @@ class Finder:
         Raises:
             ValueError: for media and tokens that do not fit.
         """
-        items = self._items() if self.tokens.bounds[-1] else []
+        items: list[Item] = []
+        for row, (first, stop) in enumerate(pairwise(self.tokens.bounds)):
+            self._find_in_row(items, row, first, stop)
         if not self.inputs.allow_unused_grids:
             self._check_none_left_over()
         return items
 
-    def _items(self) -> list[Item]:
-        ids = tuple((token, kind) for kind, token in self.ids.items())
-        kinds, starts, rows, _ = runs = runs_of_ids(self.tokens.ids, ids, self.tokens.bounds)
-        areas, audios, left = self.media.area, self.media.audio, self.left
-        has_grids = self.inputs.image_grid_thw is not None or self.inputs.video_grid_thw is not None
-        reads_audio = has_grids or self.inputs.audio_seqlens is not None
-        items: list[Item] = []
-        for row, (first, stop) in enumerate(pairwise(rows)):
-            end = limit = starts[first]  # behind the last placeholder, and its end markers
-            row_end = starts[stop]
-            for at in compress(range(first, stop), kinds[first:stop]):
-                start, kind = starts[at], kinds[at]
-                if start < end or (kind >= AUDIO and not reads_audio):
+    def _find_in_row(self, items: list[Item], row: int, at: int, stop: int) -> None:
+        """Add the items of a row, of the tokens from `at` to `stop`."""
+        codes, sizes, left = self.bytes, self.media.size, self.left
+        image, video, audio, picture, audio_start = ids = self.codes
+        of_kind = [bytes((code,)) for code in (image, video, audio)]
+        # Where each of the ids comes next, `stop` if it does not; those that are to be found again.
+        ahead = [stop] * 5
+        passed: Sequence[int] = range(5)
+        if all(getattr(self.inputs, name) is None for name in _ARGUMENTS):
+            passed = _IMAGE, _VIDEO, _PICTURE  # audio is text
+        limit = at  # behind the end markers of the last item
+        while True:
+            for of in passed:
+                place = codes.find(ids[of], at, stop)
+                ahead[of] = place if place >= 0 else stop
+            start = min(ahead)
+            if start == stop:
+                return
+            marker = ahead.index(start)
+            if marker <= _AUDIO:
+                self._raise_stray(start)
+            markers, visual, sound, kind = 1, -1, -1, _AUDIO
+            if marker == _PICTURE:
+                following = codes[start + 1] if start + 1 < stop else picture
+                kind = _IMAGE if following == image else _VIDEO
+                if following == audio_start:
+                    markers = 2
+                elif following not in (image, video):
+                    at, passed = start + 1, (_PICTURE,)
                     continue
-                markers, visual, sound, area, audio = 1, -1, -1, 0, 0
-                if kind == START:
-                    start = starts[at + 1] - 1
-                    kind = kinds[at + 1] if at + 1 < stop else START
-                    if kind == AUDIO_START:
-                        markers, kind = 2, VIDEO
-                    elif kind not in (IMAGE, VIDEO):
-                        continue
-                    visual = next(left[kind], -1)
-                    if visual < 0:
-                        self._raise_missing(kind, row)
-                    area = areas[visual]
-                    if kind == VIDEO and self.media.has_sound[visual] != (markers == 2):
-                        self._raise_sound(start, visual)
-                elif kind != AUDIO_START:
-                    self._raise_stray(start, kind)
-                if kind == AUDIO_START or markers == 2:
-                    sound = next(left[AUDIO], -1)
-                    if sound < 0:
-                        self._raise_missing(AUDIO, row)
-                    audio = audios[sound]
-                    kind = AUDIO if visual < 0 else kind
-                if start < limit:
-                    self._raise_unended(items[-1])
-                item = (row, start, markers, visual, sound)
-                items.append(item)
-                begin = start + markers
-                end = begin + area + audio
-                limit = end + markers
-                run = at + markers
-                stop_run = run + 1 if markers == 1 else bisect_left(starts, end, run)
-                if not (
-                    run < stop_run <= stop
-                    and starts[run] == begin
-                    and starts[stop_run] == end
-                    and kinds[run] == kind
-                    and (markers == 1 or self._is_clip(runs, run, stop_run, area))
-                ):
-                    self._raise_misfit(item, begin, end)
-                if limit > row_end:
-                    self._raise_unended(item)
-        return items
-
-    @staticmethod
-    def _is_clip(runs: Runs, first: int, stop: int, area: int) -> bool:
-        """Say whether runs, of which the first is of video, hold so many video tokens and audio."""
-        kinds, starts, _, _ = runs
-        # Neighbours differ: two kinds take turns.
-        of_video = sum(starts[first + 1 : stop + 1 : 2]) - sum(starts[first:stop:2])
-        return of_video == area and not kinds[first:stop].strip(_CLIP)
+                if (visual := next(left[kind], -1)) < 0:
+                    self._raise_missing(kind, row)
+                if kind == _VIDEO and self.media.has_sound[visual] != (markers == 2):
+                    self._raise_sound(start, visual)
+            if (markers == 2 or visual < 0) and (sound := next(left[_AUDIO], -1)) < 0:
+                self._raise_missing(_AUDIO, row)
+            if start < limit:
+                self._raise_unended(items[-1])
+            item = (row, start, markers, visual, sound)
+            begin = start + markers
+            at = begin + sizes[visual] + sizes[sound]
+            limit = at + markers
+            passed = marker, kind
+            if markers == 2:
+                passed = range(5)
+                inside, of_video = codes[begin:at], of_kind[_VIDEO]
+                sound_alone = inside.translate(None, of_video)
+                fits = inside[:1] == of_video and sound_alone == of_kind[_AUDIO] * sizes[sound]
+            else:
+                fits = codes.startswith(of_kind[kind] * (at - begin), begin)
+            if not fits or at > stop or (at < stop and codes[at] == codes[at - 1]):
+                self._raise_misfit(item, begin, at)
+            if limit > stop:
+                self._raise_unended(item)
+            items.append(item)
 
     def _check_none_left_over(self) -> None:
         """Check that every image, video and audio was met."""
-        counts = [*map(len, self.given.values())]
-        if not self.tokens.bounds[-1] and any(counts):
+        counts = [*map(len, self.given)]
+        if not self.bytes and any(counts):
             raise ValueError(
                 f"the grids and lengths describe {counts[0]} images, {counts[1]} videos "
                 f"and {counts[2]} audios, input_ids hold none"
             )
-        for kind, given in self.given.items():
-            rest = [*self.left[kind]]
+        for rest, count in zip(map(list, self.left), counts, strict=True):
             if rest:
-                token, remark = self.ids[kind], ""
-                if token not in self.tokens.ids.tolist():
-                    remark = f" ({_NAMES[kind]}_token_id {token} does not occur in input_ids)"
+                kind, medium, value = self._of(rest[0])
+                name, row = medium.split()
+                remark = ""
+                if self.codes[kind] not in self.bytes:
+                    token = self.ids[kind]
+                    remark = f" ({name}_token_id {token} does not occur in input_ids)"
                 raise ValueError(
-                    f"{_ARGUMENTS[kind]} row {self._row(kind, rest[0])} "
-                    f"{self._value(kind, rest[0])} is left over: expected {len(given)} "
-                    f"{_NAMES[kind]}s in all, got {len(given) - len(rest)}{remark}"
+                    f"{_ARGUMENTS[kind]} row {row} {value} is left over: expected {count} {name}s "
+                    f"in all, got {count - len(rest)}{remark}"
                 )
 
-    def _row(self, kind: int, at: int) -> int:
-        """Return the row of the argument that describes a medium."""
-        return at - self.media.num_images if kind == VIDEO else at
-
-    def _value(self, kind: int, at: int) -> object:
-        value = getattr(self.inputs, _ARGUMENTS[kind])[self._row(kind, at)].tolist()
-        return value if kind == AUDIO else tuple(value)
-
-    def _name(self, item: Item) -> str:
-        """Name an item by its picture, or by its audio if it has none."""
-        _, _, _, visual, sound = item
-        kind = AUDIO if visual < 0 else IMAGE if visual < self.media.num_images else VIDEO
-        return f"{_NAMES[kind]} {self._row(kind, sound if visual < 0 else visual)}"
+    def _of(self, number: int) -> tuple[int, str, object]:
+        """Return the kind of a medium, its name, and the value that describes it."""
+        kind = bisect_right(self.media.firsts, number) - 1
+        row = number - self.media.firsts[kind]
+        value = getattr(self.inputs, _ARGUMENTS[kind])[row].tolist()
+        return kind, f"{_NAMES[kind]} {row}", tuple(value) if isinstance(value, list) else value
 
     def _raise_missing(self, kind: int, row: int) -> NoReturn:
-        name, given = _ARGUMENTS[kind], len(self.given[kind])
-        if getattr(self.inputs, name) is None:
-            raise RowError.of(row, f": {name} must be given for its {_NAMES[kind]}, got None")
+        argument, name = _ARGUMENTS[kind], _NAMES[kind]
+        if getattr(self.inputs, argument) is None:
+            raise RowError.of(row, f": {argument} must be given for its {name}, got None")
+        count = len(self.given[kind])
         raise RowError.of(
-            row,
-            f" holds {_NAMES[kind]} {given}, counted from 0, but {name} has {given} of them in all",
+            row, f" holds {name} {count}, counted from 0, but {argument} has {count} of them in all"
         )
 
-    def _raise_sound(self, at: int, visual: int) -> NoReturn:
+    def _raise_sound(self, at: int, video: int) -> NoReturn:
         of = "batch"
         if not isinstance(self.inputs.use_audio_in_video, bool):
-            of = f"place of video {self._row(VIDEO, visual)}"
-        if not self.media.has_sound[visual]:
+            of = f"place of {self._of(video)[1]}"
+        if not self.media.has_sound[video]:
             raise self.tokens.error(
                 at,
                 "a video with sound needs use_audio_in_video=True"
@@ -184,40 +164,36 @@ class Finder:
         )
 
     def _raise_unended(self, item: Item) -> NoReturn:
-        name = self._name(item)
+        row, _, markers, visual, sound = item
+        name = self._of(sound if visual < 0 else visual)[1]
         raise RowError.of(
-            item[0],
-            f", {name}: {item[2]} end markers must follow it; was the prompt truncated after the "
+            row,
+            f", {name}: {markers} end markers must follow it; was the prompt truncated after the "
             f"{name.split()[0]}?",
         )
 
-    def _raise_stray(self, at: int, kind: int) -> NoReturn:
-        name, of = _ARGUMENTS[kind], _NAMES[kind]
-        why = f"it must follow its start marker, within what {name} describes"
-        if getattr(self.inputs, name) is None:
-            why = f"{name} is None"
-        raise self.tokens.error(at, f"this {of} token belongs to no {of}; {why}")
+    def _raise_stray(self, at: int) -> NoReturn:
+        kind = self.codes.index(self.bytes[at])
+        argument, name = _ARGUMENTS[kind], _NAMES[kind]
+        why = f"it must follow its start marker, within what {argument} describes"
+        if getattr(self.inputs, argument) is None:
+            why = f"{argument} is None"
+        raise self.tokens.error(at, f"this {name} token belongs to no {name}; {why}")
 
     def _raise_misfit(self, item: Item, begin: int, end: int) -> NoReturn:
         """Raise for an item whose placeholders do not fill the place from `begin` to `end`."""
         row, _, markers, visual, sound = item
-        inside = self.tokens.ids[begin : min(end, self.tokens.bounds[row + 1])]
-        visual_kind = IMAGE if visual < self.media.num_images else VIDEO
-        media = (visual_kind, visual, self.media.area), (AUDIO, sound, self.media.audio)
-        for kind, at, sizes in media:
-            got = inside.tolist().count(self.ids[kind])
-            if at < 0 or got == sizes[at]:
+        inside = self.bytes[begin : min(end, self.tokens.bounds[row + 1])]
+        for number in (visual, sound):
+            if number < 0:
                 continue
-            name, value = _NAMES[kind], self._value(kind, at)
-            shown = f"{value} mel frames need" if kind == AUDIO else f"grid {value} needs"
-            why = f"; was the prompt truncated inside the {name}?" if got < sizes[at] else ""
-            raise RowError.of(
-                row,
-                f", {name} {self._row(kind, at)}: its {shown} {sizes[at]} tokens, got {got}{why}",
-            )
-        if markers == 2 and int(inside[0]) == self.ids[AUDIO]:
-            raise RowError.of(
-                row, f", {self._name(item)}: its first frame must come before its sound"
-            )
-        token = int(self.tokens.ids[end])
-        self._raise_stray(end, next(kind for kind, of in self.ids.items() if of == token))
+            (kind, name, value), size = self._of(number), self.media.size[number]
+            if (got := inside.count(self.codes[kind])) != size:
+                shown = f"{value} mel frames need" if kind == _AUDIO else f"grid {value} needs"
+                why = f"; was the prompt truncated inside the {name.split()[0]}?"
+                problem = f"its {shown} {size} tokens, got {got}{why if got < size else ''}"
+                raise RowError.of(row, f", {name}: {problem}")
+        if markers == 2 and inside[0] == self.codes[_AUDIO]:
+            name = self._of(visual)[1]
+            raise RowError.of(row, f", {name}: its first frame must come before its sound")
+        self._raise_stray(end)

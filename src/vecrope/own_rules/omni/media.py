@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import accumulate, chain, repeat
-from operator import floordiv, mul, sub
+from collections.abc import Sequence
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,40 +24,33 @@ Count = TypeVar("Count", int, Tensor)
 
 
 class Media(NamedTuple):
-    """What the rows of the grids describe, all images before all videos, and the audios.
+    """What a batch holds, a number each: all images before all videos, then the audios.
 
-    Behind the videos there is what text and audio have: one frame without a token.
+    What has the number -1 is text, which has one frame without a token.
     """
 
-    num_images: int
+    firsts: tuple[int, int, int, int]  # numbers of the first image, video and audio, and the end
+    size: list[int]  # tokens; 0 for what is not there
+    # Of images and videos:
     depth: list[int]  # frames
     height: list[int]  # in tokens
     width: list[int]
-    area: list[int]  # tokens of all frames; 0 for what is not there
     seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
-    audio: list[int]  # tokens of each audio; 0 for what is not there
-    offsets: Sequence[Sequence[float]] = ()  # in time, of each frame, as `timed` returns them
-    begun: Sequence[Sequence[int]] = ()  # chunks of the sound that each frame begins, likewise
 
 
-class Dtypes(NamedTuple):
-    """What an answer is made of, which depends on whether there are grids."""
+def omni_dtypes(
+    inputs: Inputs, spec: MRopeSpec, rule: OmniRule
+) -> tuple[torch.dtype, torch.dtype, int | None]:
+    """Return the dtypes of positions and deltas, by whether there are grids; and what is padding.
 
-    positions: torch.dtype
-    deltas: torch.dtype
-    padding: int  # the position of masked tokens
-    counts_padding: bool  # whether that counts as a position of the row
-
-    @classmethod
-    def of(cls, inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Dtypes:
-        """Return those of a batch."""
-        name, own = spec.position_dtype, None
-        if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
-            name, own = rule.text_dtype, rule.text_padding_value
-        dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
-        deltas = torch.float32 if dtype == torch.float32 else torch.int64
-        return cls(dtype, deltas, spec.padding_value if own is None else own, own is not None)
+    That is a position of the row as others; None: masked tokens hold the padding value of the spec.
+    """
+    name, padding = spec.position_dtype, None
+    if inputs.image_grid_thw is None and inputs.video_grid_thw is None:
+        name, padding = rule.text_dtype, rule.text_padding_value
+    dtype = inputs.input_ids.dtype if name == "ids" else getattr(torch, name)
+    return dtype, torch.float32 if dtype == torch.float32 else torch.int64, padding
 
 
 def float32(value: float) -> float:
@@ -133,8 +123,8 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
         ValueError: for a grid, the seconds of a video or a length that is not sound.
     """
     given, flags = inputs.second_per_grid_ts, inputs.use_audio_in_video
-    num_images, _, *sizes = read_grids(inputs, spec)
-    in_video = sizes[0][num_images:]
+    num_images, _, depth, height, width, area = read_grids(inputs, spec)
+    in_video = depth[num_images:]
     check_seconds(given, in_video, spec)
     seconds = _listed(given) if given is not None else [spec.default_seconds or 0.0] * len(in_video)
     has_sound = [flags] * len(in_video) if isinstance(flags, bool) else _listed(flags)
@@ -146,61 +136,13 @@ def read_media(inputs: Inputs, spec: MRopeSpec, rule: OmniRule) -> Media:
                 f"audio_seqlens must be at least {least} to give a token, or 0 for no audio, "
                 f"got {length} for audio {row}"
             )
-    depth, height, width, area = (
-        [*of_grids, of_text] for of_grids, of_text in zip(sizes, (1, 0, 0, 0), strict=True)
-    )
-    audio = [audio_tokens(length, rule.n_window) for length in lengths]
-    has_sound = [False] * num_images + has_sound + [False]
-    seconds = [1.0] * num_images + [*_rounded(seconds, spec), 0.0]
-    return Media(num_images, depth, height, width, area, seconds, has_sound, audio)
+    size = area + [audio_tokens(length, rule.n_window) for length in lengths]
+    has_sound = [False] * num_images + has_sound
+    seconds = array("f" if spec.time_dtype == "float32" else "d", seconds).tolist()
+    firsts = 0, num_images, len(area), len(size)
+    sides = [*depth, 1], [*height, 0], [*width, 0]
+    return Media(firsts, [*size, 0], *sides, [1.0] * num_images + [*seconds, 0.0], has_sound)
 
 
 def _listed(values: Tensor | Sequence[Any] | None) -> list[Any]:
     return values.tolist() if isinstance(values, Tensor) else [*(values or ())]
-
-
-def _rounded(values: Iterable[float], spec: MRopeSpec) -> array[float]:
-    return array("f" if spec.time_dtype == "float32" else "d", values)
-
-
-def timed(media: Media, visuals: Iterable[int], spec: MRopeSpec, rule: OmniRule) -> Media:
-    """Return media with `offsets` and `begun`, of some visuals.
-
-    Each product is rounded as the upstream rounds it, those of all visuals at once.
-    """
-    # The first frame comes at once, and there may be no second.
-    given = {*visuals}
-    depth = [frames if frames > 1 and at in given else 0 for at, frames in enumerate(media.depth)]
-    # The product of two float32 is exact in double precision.
-    (rate,) = _rounded([spec.tokens_per_second or 0], spec)
-    steps: Iterable[float] = media.seconds
-    if spec.time_order != "seconds":
-        steps = _rounded(map(mul, steps, repeat(rate)), spec)
-    frames = chain.from_iterable(map(range, depth))
-    times = _rounded(map(mul, frames, chain.from_iterable(map(repeat, steps, depth))), spec)
-    if spec.time_order == "seconds":
-        times = _rounded(map(mul, times, repeat(rate)), spec)
-    whole = [*map(int, times)] if rule.whole_times else times
-    offsets: list[Sequence[float]] = [
-        whole[end - frames : end] if frames else (0,)
-        for frames, end in zip(depth, accumulate(depth), strict=True)
-    ]
-    begun: list[Sequence[int]] = [()] * len(depth)
-    if rule.interleave != "merge" and any(media.has_sound):
-        sizes = map(mul, media.height, media.width)
-        begun = [*map(partial(_chunks_begun, spec, rule), offsets, sizes)]
-    return media._replace(offsets=offsets, begun=begun)
-
-
-def _chunks_begun(
-    spec: MRopeSpec, rule: OmniRule, offsets: Sequence[float], in_frame: int
-) -> list[int]:
-    """Return how many chunks of the sound stand in front of the tokens of each frame, one each."""
-    chunks = [0, *map(int, map(floordiv, offsets, repeat(chunk_length(spec, rule))))]
-    begun = [*map(sub, chunks[1:], chunks)]
-    if rule.interleave == "count":
-        return [*map(bool, begun)]
-    if max(begun) > in_frame:
-        chunks = [*accumulate(chunks, lambda chunk, latest: min(chunk + in_frame, latest))]
-        begun = [*map(sub, chunks[1:], chunks)]
-    return begun

@@ -98,9 +98,7 @@ def _of_items(sample: Sample, spec: MRopeSpec) -> list[Span]:
 
 def _of_crops(sample: Sample, spec: MRopeSpec, rule: MiniCPMV47) -> list[Span]:
     """Return the pictures, of which the frames of a clip are some: a thumbnail and its slices."""
-    inputs = sample.inputs(spec)
-    if spec.mask_rule == "ignore":
-        inputs = inputs._replace(attention_mask=None)
+    inputs = prepare(sample.inputs(spec), spec, validate=True).inputs
     tokens = unmasked_tokens(inputs)
     index = tokens.given_index
     at = range(sample.length) if index is None else index.tolist()

@@ -36,9 +36,9 @@ def test_what_is_refused_has_no_answer(spec):
     def check(prompt):
         try:
             want = answer(prompt)
-        except ValueError:
-            grids = [g for g in (prompt.image_grid_thw, prompt.video_grid_thw) if g is not None]
-            if all(bool((grid >= 0).all()) for grid in grids):
+        except ValueError as error:
+            # Of grids that are not sound in themselves a traced call answers anything.
+            if "_grid_thw row" not in str(error) or "left over" in str(error):
                 assert_no_answer(static_answer(prompt))
         else:
             assert_same(static_answer(prompt), want)

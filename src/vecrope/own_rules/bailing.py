@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -72,7 +73,7 @@ def lay_out_bailing(tokens: Tokens, spec: MRopeSpec) -> Layout:
     rule, inputs = spec.own_rule, tokens.inputs
     assert isinstance(rule, Bailing)
     items, starts, stops, numbers, *_ = find_groups(inputs, spec).parts
-    if inputs.mm_token_type_ids is None:
+    if starts and inputs.mm_token_type_ids is None:
         _check_markers(tokens, spec, starts, [item >= items.num_images for item in numbers])
     layout = Layout(tokens)
     layout.media += zip(starts, stops, numbers, strict=True)
@@ -110,7 +111,8 @@ def _check_markers(
     if spec.separate_frames:
         marker_of[True] = marker_of[False]
     first_of_rows = {*tokens.bounds}
-    before = tokens.ids[torch.tensor(starts, dtype=torch.int64, device="cpu") - 1].tolist()
+    in_front = array("q", [max(start - 1, 0) for start in starts])
+    before = tokens.ids.index_select(0, torch.frombuffer(in_front, dtype=torch.int64)).tolist()
     for start, of_video, found in zip(starts, of_videos, before, strict=True):
         if found != marker_of[of_video] or start in first_of_rows:
             video = "each frame of a video" if spec.separate_frames else "a video"

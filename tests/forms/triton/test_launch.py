@@ -49,7 +49,8 @@ def test_get_rope_index_takes_the_kernels(validate, monkeypatch):
     ],
 )
 def test_which_ids_the_kernels_take(device, num_tokens, takes):
-    ids = SimpleNamespace(numel=lambda: num_tokens, device=SimpleNamespace(type=device))
+    of_device = {"is_cpu": device == "cpu", "device": SimpleNamespace(type=device)}
+    ids = SimpleNamespace(numel=lambda: num_tokens, **of_device)
     assert (_why_no_kernels_for(ids) is None) is takes
 
 

@@ -133,7 +133,7 @@ def _providers(*upstreams: str, **ours: str) -> Columns:
 
 
 _BESIDE = _providers("transformers", "sglang", "vllm", vecrope="vecrope")
-_OMNI_BESIDE = _providers("transformers", "sglang", "sglang-omni", vecrope="vecrope")
+_OMNI_BESIDE = _providers("transformers", "sglang", "vllm", "sglang-omni", vecrope="vecrope")
 _GPU_BESIDE = _providers(
     *("transformers", "sglang", "sglang-host", "sglang-omni"),
     checked="vecrope",

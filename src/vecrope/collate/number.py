@@ -25,7 +25,7 @@ from vecrope.forms.eager.rope_index import find_groups, number_batch
 from vecrope.forms.eager.runs import row_starts
 from vecrope.inputs import Inputs
 from vecrope.own_rules.dispatch import lay_out, number_layout
-from vecrope.own_rules.omni.media import omni_dtypes, read_media
+from vecrope.own_rules.omni.media import KINDS, omni_dtypes, read_media
 from vecrope.prepare import prepare
 from vecrope.rope_index import rope_index_of
 from vecrope.sequences import with_text_positions
@@ -172,8 +172,7 @@ def _have_own_tokens(
     media = read_media(inputs, spec, rule)
     bounds = torch.tensor(row_starts(inputs), device="cpu")
     token_ids = spec.image_token_id, spec.video_token_id, rule.audio_token_id
-    kinds = zip(("image", "video", "audio"), token_ids, media.firsts, strict=False)
-    for kind, token_id, first in kinds:
+    for kind, token_id, first in zip(KINDS, token_ids, media.firsts, strict=False):
         assert token_id is not None
         placeholders = inputs.input_ids.eq(token_id)
         if inputs.attention_mask is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from vecrope.own_rules.common import unmasked_tokens
 from vecrope.own_rules.dispatch import lay_out
 from vecrope.own_rules.minicpmv4_7.host import lay_out_minicpmv4_7
 from vecrope.own_rules.omni.find import Finder
-from vecrope.own_rules.omni.media import read_media
+from vecrope.own_rules.omni.media import KINDS, read_media
 from vecrope.prepare import prepare
 from vecrope.spec import MRopeSpec
 
@@ -137,8 +136,8 @@ def _of_omni(sample: Sample, spec: MRopeSpec, rule: OmniRule) -> list[Span]:
         stop = start + 2 * markers + media.size[visual] + media.size[sound]
         for number in (visual, sound):
             if number >= 0:
-                kind = bisect_right(media.firsts, number) - 1
-                rows[("image", "video", "audio")[kind]] = [[number - media.firsts[kind]]]
+                kind, row = media.place(number)
+                rows[KINDS[kind]] = [[row]]
         if index is not None:
             start, stop = int(index[start]), int(index[stop - 1]) + 1
         spans.append(Span(start, stop, rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NoReturn
@@ -11,13 +10,12 @@ from vecrope.checks import RowError
 from vecrope.families.rules import OmniRule
 from vecrope.forms.eager.runs import bytes_of_ids
 from vecrope.own_rules.common import Tokens
-from vecrope.own_rules.omni.media import Media
+from vecrope.own_rules.omni.media import KINDS, Media
 from vecrope.spec import MRopeSpec
 
-# The ids that matter: the placeholders of media, in the order in which `Media` counts them, and
-# what images and videos start with, and audio.
+# The ids that matter: the placeholders of media, in the order of `KINDS`, and what images and
+# videos start with, and audio.
 _IMAGE, _VIDEO, _AUDIO, _PICTURE, _AUDIO_START = range(5)
-_NAMES = ("image", "video", "audio")
 _ARGUMENTS = ("image_grid_thw", "video_grid_thw", "audio_seqlens")
 
 # An image, a video, an audio, or a video with its sound: its leading markers, its placeholders, and
@@ -133,13 +131,12 @@ class Finder:
 
     def _of(self, number: int) -> tuple[int, str, object]:
         """Return the kind of a medium, its name, and the value that describes it."""
-        kind = bisect_right(self.media.firsts, number) - 1
-        row = number - self.media.firsts[kind]
+        kind, row = self.media.place(number)
         value = getattr(self.inputs, _ARGUMENTS[kind])[row].tolist()
-        return kind, f"{_NAMES[kind]} {row}", tuple(value) if isinstance(value, list) else value
+        return kind, f"{KINDS[kind]} {row}", tuple(value) if isinstance(value, list) else value
 
     def _raise_missing(self, kind: int, row: int) -> NoReturn:
-        argument, name = _ARGUMENTS[kind], _NAMES[kind]
+        argument, name = _ARGUMENTS[kind], KINDS[kind]
         if getattr(self.inputs, argument) is None:
             raise RowError.of(row, f": {argument} must be given for its {name}, got None")
         count = len(self.given[kind])
@@ -174,7 +171,7 @@ class Finder:
 
     def _raise_stray(self, at: int) -> NoReturn:
         kind = self.codes.index(self.bytes[at])
-        argument, name = _ARGUMENTS[kind], _NAMES[kind]
+        argument, name = _ARGUMENTS[kind], KINDS[kind]
         why = f"it must follow its start marker, within what {argument} describes"
         if getattr(self.inputs, argument) is None:
             why = f"{argument} is None"

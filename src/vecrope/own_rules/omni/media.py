@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from vecrope.spec import MRopeSpec
 MOST_FLOAT = 2**24
 _pack, _unpack = Struct("f").pack, Struct("f").unpack
 Count = TypeVar("Count", int, Tensor)
+KINDS = ("image", "video", "audio")  # of media, in the order in which `Media` counts them
 
 
 class Media(NamedTuple):
@@ -37,6 +39,11 @@ class Media(NamedTuple):
     width: list[int]
     seconds: list[float]  # of a frame, as the time dtype has it
     has_sound: list[bool]  # whether `use_audio_in_video` says so, False for images
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the number of a medium's kind in `KINDS`, and its own among those of the kind."""
+        kind = bisect_right(self.firsts, number) - 1
+        return kind, number - self.firsts[kind]
 
 
 def omni_dtypes(

@@ -110,7 +110,7 @@ class TokenLocations:
         follows, later = key == previous, self.place > 0
         faulty = later & ~follows
         if spec.marker_rule == "adjacent" and stream.token_types is None:
-            marked = pad(_is(stream.input_ids, spec.vision_start_token_id)[:-1], (1, 0))
+            marked = pad(is_id(stream.input_ids, spec.vision_start_token_id)[:-1], (1, 0))
             before = False if stream.open_markers is None else stream.open_markers[self.rows] > 0
             same_row = self.rows == pad(self.rows[:-1], (1, 0), value=-1)
             faulty = faulty | (self.visual & ~(torch.where(same_row, marked, before) | later))
@@ -218,7 +218,7 @@ def placeholders(
     if types is not None:
         image, video = types == IMAGE, types == VIDEO
     else:
-        image = _is(ids, spec.image_token_id)
+        image = is_id(ids, spec.image_token_id)
         video = None if spec.video_token_id is None else ids == spec.video_token_id
     if kept is not None:
         image, video = image & kept, None if video is None else video & kept
@@ -249,5 +249,6 @@ def _open_markers(stream: Stream, spec: MRopeSpec, rows: Tensor) -> Tensor:
     return last.clamp(min=0) if before is None else torch.where(last < 0, before, last)
 
 
-def _is(ids: Tensor, token_id: int | None) -> Tensor:
+def is_id(ids: Tensor, token_id: int | None) -> Tensor:
+    """Return (N,) bool: the ids that are `token_id`, of which there are none if it is None."""
     return torch.zeros_like(ids, dtype=torch.bool) if token_id is None else ids == token_id

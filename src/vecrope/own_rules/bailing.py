@@ -14,7 +14,7 @@ from vecrope.core.items import Items, make_items
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import Bailing
 from vecrope.forms.eager.rope_index import find_groups
-from vecrope.forms.static import TokenLocations, locate
+from vecrope.forms.static import TokenLocations, is_id, locate
 from vecrope.inputs import Inputs
 from vecrope.own_rules.common import Tokens, finish, grids_of
 from vecrope.own_rules.layout import Layout
@@ -142,9 +142,9 @@ def _missing_marker(locations: TokenLocations, spec: MRopeSpec) -> Tensor:
     begins, stream, rows = locations.begins, locations.stream, locations.rows
     if stream.token_types is not None:
         return torch.zeros_like(begins)
-    marked = _is(stream.input_ids, spec.vision_start_token_id)
+    marked = is_id(stream.input_ids, spec.vision_start_token_id)
     if not spec.separate_frames and locations.video is not None:
-        of_videos = _is(stream.input_ids, spec.video_start_token_id)
+        of_videos = is_id(stream.input_ids, spec.video_start_token_id)
         marked = torch.where(locations.video, _shifted(of_videos), _shifted(marked))
     else:
         marked = _shifted(marked)
@@ -154,10 +154,6 @@ def _missing_marker(locations: TokenLocations, spec: MRopeSpec) -> Tensor:
 
 def _shifted(flags: Tensor) -> Tensor:
     return pad(flags[:-1], (1, 0))
-
-
-def _is(ids: Tensor, marker: int | None) -> Tensor:
-    return torch.zeros_like(ids, dtype=torch.bool) if marker is None else ids.eq(marker)
 
 
 def _outside(positions: Tensor, rule: Bailing) -> Tensor:

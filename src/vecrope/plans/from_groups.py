@@ -17,8 +17,6 @@ from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.table import WIDE_FROM, fields_of, host_table
 from vecrope.spec import MRopeSpec
 
-_NO_SCALE = torch.empty(0, dtype=torch.int32, device="cpu")
-
 
 def plan_of_groups(
     batch: Batch, spec: MRopeSpec, dtype: torch.dtype, shape: Sequence[int] | None = None
@@ -44,7 +42,7 @@ def plan_of_groups(
     if has_time_scale(spec):
         scale = _time_scale(parts, entries, spec)
     else:
-        scale = _NO_SCALE.view(len(entries), 0)
+        scale = torch.empty((len(entries), 0), dtype=torch.int32, device="cpu")
     table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
     fields = fields_of(shape or bounds[-1:], spec, dtype)
     return GroupPlan(host_table("q", rows), table, *fields, scale)

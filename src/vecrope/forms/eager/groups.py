@@ -82,7 +82,7 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     fits = [*map(sub, stops, starts)] == [*map(items.area.__getitem__, item)]
     if not fits or (len(item) < sum(items.groups) and not inputs.allow_unused_grids):
         # Not every run is one group.
-        parts = _cut(misfit)
+        parts = _cut(runs, items, inputs, misfit)
         starts, stops, item, before = map(list, zip(*parts, strict=True))
     if spec.marker_rule == "adjacent" and inputs.mm_token_type_ids is None:
         # In their rows.
@@ -118,9 +118,8 @@ def find_parts(runs: Runs, items: Items, inputs: Inputs, spec: MRopeSpec) -> Par
     return make_parts(items, starts, stops, item, before, runs.of(MASKED)[:2])
 
 
-def _cut(misfit: _Misfit) -> list[tuple[int, ...]]:
+def _cut(runs: Runs, items: Items, inputs: Inputs, misfit: _Misfit) -> list[tuple[int, ...]]:
     """Return start, stop, item and `before` of the parts of groups, in the order of the batch."""
-    runs, items, inputs, _ = misfit
     area, numbers = items.area, {kind: items.of_groups(kind) for kind in (IMAGE, VIDEO)}
     parts: list[tuple[int, ...]] = []
     # Of each kind the group that is not full, its tokens by now, and the index behind these.

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given
-from own_support import SHORT_CONTEXT, SPECS, answer, each_spec
+from omni_support import rope_index, spec_of
+from own_support import SHORT_CONTEXT, SPECS, answer, each_spec, minicpm_spec
 from support import assert_no_answer, assert_same
 
 from vecrope import get_decode_position_ids, get_rope_index
@@ -74,8 +75,6 @@ def test_the_room_for_what_is_generated_is_read_where_values_may_be():
 
 @pytest.mark.parametrize("bounds", [[0, 2, 4], [0, 3, 4]], ids=str)
 def test_bounds_are_checked_by_the_operator_of_the_host(bounds):
-    from own_support import minicpm_spec
-
     spec = minicpm_spec("transformers")
     ids = torch.full((4,), 3)
     arguments = {"spec": spec, "cu_seqlens": torch.tensor(bounds)}
@@ -85,8 +84,6 @@ def test_bounds_are_checked_by_the_operator_of_the_host(bounds):
 
 
 def test_listed_seconds_are_taken_by_the_operator_of_the_host():
-    from omni_support import rope_index, spec_of
-
     prompt = Prompt.from_symbols(
         spec_of("qwen2_5_omni", "transformers", 2),
         ["t<VVVV>t"],

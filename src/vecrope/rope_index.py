@@ -16,7 +16,6 @@ from vecrope.families.fields import check_bool
 from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
-from vecrope.forms.triton.operator import traced_rope_index
 from vecrope.inputs import Inputs, on_cpu, on_device
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import plan_of_sequences
@@ -220,6 +219,8 @@ def _number(
     chosen = choose_form(inputs, spec, form=form)
     if chosen == "kernels":
         if torch.compiler.is_compiling():
+            from vecrope.forms.triton.operator import traced_rope_index  # imports Triton
+
             return traced_rope_index(inputs, spec, validate=validate)
         fused: tuple[Tensor, Tensor] | None = fused_pipeline().fused_rope_index(
             inputs, spec, validate=validate

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from oracles import each_rule
 from support import assert_same, fitting, misfitting, no_synchronisation, rope_index
 
-from tests.cuda.calls import on_cuda
+from tests.cuda.calls import moved, packed
 from vecrope import get_rope_index
 from vecrope.forms.select import fused_pipeline
 from vecrope.inputs import Inputs
@@ -18,22 +18,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),
 ]
 some_examples = settings(max_examples=3 * settings.default.max_examples, deadline=None)
-
-
-def moved(arguments):
-    tensors = {name: value for name, value in arguments.items() if torch.is_tensor(value)}
-    return arguments | on_cuda(tensors)
-
-
-def packed(prompt):
-    """Return the arguments that make a prompt's rows packed sequences, an empty one behind."""
-    batch, seq_len = prompt.input_ids.shape
-    bounds = [*range(0, batch * seq_len + 1, seq_len), batch * seq_len]
-    arguments = {**prompt.arguments(), "cu_seqlens": torch.tensor(bounds, dtype=torch.int32)}
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if arguments[name] is not None:
-            arguments[name] = arguments[name].flatten()
-    return arguments
 
 
 def faulty(spec, arguments):

@@ -1,20 +1,15 @@
-"""On a CUDA device: no synchronisation, graphs, compiled."""
-
-from dataclasses import replace
+"""On a CUDA device: no synchronisation, graphs."""
 
 import pytest
 import torch
 from hypothesis import given
 from support import (
-    assert_no_answer,
     assert_same,
     count_waits,
     enlarged,
     fitting,
     no_synchronisation,
-    roomy,
 )
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.cuda.calls import a_prompt, each_convention, few_examples, on_cuda
 from vecrope import get_rope_index
@@ -135,37 +130,3 @@ def test_a_graph_captured_once_answers_changed_inputs(form, by_types, spec):
         assert_same(replay(prompt), prompt.expected())
 
     check()
-
-
-# torch.compile
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # the compiler's own warnings are not ours
-@each_convention
-@pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
-def test_compiled_on_cuda_equals_the_loop(validate, spec):
-    torch._dynamo.reset()
-    counter = CompileCounterWithBackend("inductor")
-    function = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
-
-    def answer(prompt):
-        arguments = prompt.arguments()
-        del arguments["mm_token_type_ids"]
-        return function(spec=spec, validate=validate, **on_cuda(arguments))
-
-    first = roomy(a_prompt(spec))
-    assert_same(answer(first), first.expected())
-
-    @few_examples
-    @given(fitting(spec))
-    def check(prompt):
-        prompt = roomy(prompt)
-        assert_same(answer(prompt), prompt.expected())
-
-    check()
-    assert counter.frame_count == 1
-    if validate:
-        misfit = replace(first, input_ids=first.input_ids.flip(0))
-        assert_no_answer(answer(misfit))
-    torch._dynamo.reset()

@@ -116,7 +116,7 @@ def test_what_is_compiled_is_launched_again_without_a_search(monkeypatch):
 def test_arguments_on_another_device_are_brought_over():
     launch = fused.Launcher(SPECS["sglang"], torch.device("meta"))
     ready = launch._ready(torch.ones((4, 2), dtype=torch.bool).t())
-    assert (ready.device.type, ready.dtype, ready.is_contiguous()) == ("meta", torch.uint8, True)
+    assert (ready.device.type, ready.dtype, ready.is_contiguous()) == ("meta", torch.bool, True)
 
 
 def test_the_kernels_take_a_bool_for_a_number():

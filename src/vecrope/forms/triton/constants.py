@@ -5,7 +5,7 @@ BLOCK = 512
 CHUNK = 256
 # Numbers of the workspace: of 64 bits, what is wrong; of 32, those of each block and each item.
 NUM_FAULTS = 3
-NUM_BLOCK_ROWS = 3
+NUM_BLOCK_ROWS = 7
 NUM_ITEM_ROWS = 7
 # Ranks and positions have 32 bits, and a marker's index takes one more.
 MAX_TOKENS = 2**30

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 from torch import Tensor
+from torch.library import wrap_triton
 
 from vecrope.core.items import has_time_scale, time_dtypes
 from vecrope.core.modality import UNKNOWN_MARKERS
@@ -68,14 +69,17 @@ def fused_rope_index(
     return buffers.position_ids, buffers.rope_deltas
 
 
-def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Buffers:
-    """Launch the kernels for a batch, and return what they write; reads no value."""
+def launch(inputs: Inputs, spec: MRopeSpec, *, validate: bool, traced: bool = False) -> Buffers:
+    """Launch the kernels for a batch, and return what they write; reads no value.
+
+    With `traced` a compiler that traces the call sees each launch.
+    """
     ids, bounds = inputs.input_ids, inputs.cu_seqlens
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
     num_items, dtype = _num_items(inputs), positions_dtype(inputs, spec)
     buffers = make_buffers(tuple(ids.shape), num_rows, num_items, dtype, ids)
     flags = inputs.allow_unused_grids, inputs.round_grid_sides
-    launcher(spec, ids.device, validate, *flags)(inputs, buffers)
+    launcher(spec, ids.device, validate, *flags)(inputs, buffers, traced=traced)
     return buffers
 
 
@@ -124,11 +128,14 @@ def fused_plan(
 
 
 def invalidate(buffers: Buffers) -> None:
-    """Write -1 to every position and the least int64 to every delta if there is a fault."""
+    """Write -1 to every position and the least int64 to every delta if there is a fault.
+
+    A compiler that traces the call sees the launch.
+    """
     position_ids, rope_deltas, work = buffers
     num_programs = -(-max(position_ids.numel(), rope_deltas.numel()) // constants.BLOCK)
     with device_of(position_ids):
-        kernels.invalidate[(num_programs, 1, 1)](
+        wrap_triton(kernels.invalidate)[(num_programs, 1, 1)](
             position_ids, rope_deltas, work,
             position_ids.numel(), rope_deltas.numel(), constants.BLOCK,
         )  # fmt: skip
@@ -206,6 +213,7 @@ class Launcher:
         buffers: Buffers,
         sizes: Tensor | None = None,
         tables: PlanTables | None = None,
+        traced: bool = False,
     ) -> None:
         """Write `buffers`, in the current stream of the device.
 
@@ -218,6 +226,7 @@ class Launcher:
                 2**32 times the packed sequences in use plus all their tokens. Other tokens are as
                 if masked, and no part of a row's length. None: all are in use.
             tables: of a plan, which are written in place of positions, in one pass more.
+            traced: as for `launch`.
         """
         ids, image_grids, video_grids, mask, bounds, types, seconds = inputs[:7]
         position_ids, rope_deltas, work = buffers
@@ -253,10 +262,11 @@ class Launcher:
             counted = outline, entries, time_scale
             capacity = entries.shape[0]
             writes = (*counted, None, capacity), (*counted, rows, capacity)
-        compiled = self._compiled.get(key)
+        compiled = None if traced else self._compiled.get(key)
         if compiled is None:
             of_kernels = self._constants(None if as_numbers else seconds, types is not None)
-            compiled = (*_KERNELS[:2], *of_kernels, *_KERNELS[2:] * len(writes))
+            launched = [wrap_triton(kernel) for kernel in _KERNELS] if traced else _KERNELS
+            compiled = (*launched[:2], *of_kernels, *launched[2:] * len(writes))
         mark, summarise, of_mark, of_summarise, of_write, *kernels_of_writes = compiled
         with device_of(ids):
             if types is None and self.spec.marker_rule == "count":
@@ -274,7 +284,7 @@ class Launcher:
                     *targets, num_tokens, seq_len, num_rows, num_images, num_items,
                     *of_write, *tiles,
                 )  # fmt: skip
-        if summarise is not None:  # where Triton interprets a kernel, it is
+        if summarise is not None:  # where Triton interprets a kernel, or a call is traced, it is
             constant = of_mark, of_summarise, of_write
             self._compiled[key] = (mark, summarise, *constant, *kernels_of_writes)
 
@@ -337,9 +347,7 @@ class Launcher:
         return rate, spec.time_order == "rate", float(default), read, _FLOATS[count_as]
 
     def _ready(self, values: Tensor) -> Tensor:
-        """Return the values on the device, contiguous, and as numbers."""
-        if values.dtype == torch.bool:
-            values = values.view(torch.uint8)
+        """Return the values on the device, contiguous."""
         if values.device != self._device:
             values = values.to(self._device)
         return values.contiguous()

@@ -1,31 +1,27 @@
-"""The kernels as one operator of torch, for compiled graphs.
+"""The kernels as one operator of torch, for compiled graphs; imported by the first of them.
 
-The operator takes what distinguishes a family as one text, so that a graph that holds it can be
-cached and loaded by another process, and a call of it reads one attribute of the spec.
+A compiler takes the operator apart, and allocates and launches as it does for its own kernels;
+where a graph is run as it is, the operator launches them. It takes what distinguishes a family as
+one text, so that a graph that holds it can be cached and loaded by another process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vecrope.forms.select import fused_pipeline
+from vecrope.forms.triton import launch
 from vecrope.inputs import Inputs, positions_dtype
 from vecrope.spec import MRopeSpec
 
-NAME = "vecrope::rope_index"
-
-torch.library.define(
-    NAME,
-    "(Tensor input_ids, Tensor? image_grid_thw, Tensor? video_grid_thw, Tensor? attention_mask, "
-    "Tensor? cu_seqlens, Tensor? mm_token_type_ids, Tensor? second_per_grid_ts, "
-    "float[]? seconds, bool allow_unused_grids, bool round_grid_sides, bool validate, "
-    "str spec) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+# The operator is given it, so that no graph is taken from a cache that was compiled of others.
+_SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py")))
+_DIGEST = sha256(_SOURCES).hexdigest()
 
 
 def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[Tensor, Tensor]:
@@ -43,12 +39,13 @@ def traced_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tup
         inputs.round_grid_sides,
         validate,
         spec.as_text,
+        _DIGEST,
     )
     return answer
 
 
-@torch.library.impl(NAME, "default")
-def _launched(
+@torch.library.triton_op("vecrope::rope_index", mutates_args=())
+def _rope_index(
     input_ids: Tensor,
     image_grid_thw: Tensor | None,
     video_grid_thw: Tensor | None,
@@ -61,8 +58,8 @@ def _launched(
     round_grid_sides: bool,
     validate: bool,
     spec: str,
+    _digest: str,
 ) -> tuple[Tensor, Tensor]:
-    launch = fused_pipeline()
     inputs = Inputs(
         input_ids,
         image_grid_thw,
@@ -74,15 +71,15 @@ def _launched(
         allow_unused_grids=allow_unused_grids,
         round_grid_sides=round_grid_sides,
     )
-    buffers = launch.launch(inputs, MRopeSpec.from_text(spec), validate=validate)
+    buffers = launch.launch(inputs, MRopeSpec.from_text(spec), validate=validate, traced=True)
     if validate:
         launch.invalidate(buffers)
     return buffers.position_ids, buffers.rope_deltas
 
 
-@torch.library.register_fake(NAME)  # type: ignore[untyped-decorator]
+@_rope_index.register_fake  # type: ignore[untyped-decorator]
 def _shaped(input_ids: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    cu_seqlens, spec = others[3], others[-1]
+    cu_seqlens, spec = others[3], others[-2]
     dtype = positions_dtype(Inputs(input_ids), MRopeSpec.from_text(spec))
     num_rows = input_ids.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     return (

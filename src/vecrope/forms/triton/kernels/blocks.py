@@ -52,24 +52,49 @@ def block_of(
 
 
 @triton.jit
+def store_block(blocks, num_blocks, block, row, first, begin, end):
+    """Write what `block_of` returns for a block of packed sequences to the workspace."""
+    at = blocks + block
+    tl.store(at, row)
+    tl.store(at + num_blocks, first)
+    tl.store(at + 2 * num_blocks, begin)
+    tl.store(at + 3 * num_blocks, end)
+
+
+@triton.jit
+def load_block(blocks, num_blocks, block):
+    """Return what `store_block` has written.
+
+    To look for it among the bounds once more takes longer; and a compiler takes what a function is
+    given, to return an index, for written where that index is.
+    """
+    at = blocks + block
+    begin, end = tl.load(at + 2 * num_blocks), tl.load(at + 3 * num_blocks)
+    return tl.load(at), tl.load(at + num_blocks), begin, end
+
+
+@triton.jit
+def places_of(block, first, begin, BLOCK: tl.constexpr):
+    """Return the places of a block's tokens in the batch."""
+    return begin + (block - first) * BLOCK + tl.arange(0, BLOCK)
+
+
+@triton.jit
 def load_tokens(
     ids,
     mask,
     bounds,
     sizes,
-    block,
     row,
-    first,
     begin,
     end,
+    at,
     IGNORE_MASK: tl.constexpr,
-    BLOCK: tl.constexpr,
 ):
-    """Return the tokens' places in the batch, the tokens, and which exist and are kept.
+    """Return the tokens at these places of the batch, and which exist and are kept.
 
     Also return which have a mask that is neither 0 nor 1.
     """
-    at = begin + (block - first) * BLOCK + tl.arange(0, BLOCK)
     inside = at < end
     token = tl.load(ids + at, mask=inside, other=-1)
     kept = inside
@@ -83,7 +108,7 @@ def load_tokens(
         wrong = (code != 0) & (code != 1)
         if not IGNORE_MASK:
             kept &= code != 0
-    return at, token, inside, kept, wrong
+    return token, inside, kept, wrong
 
 
 @triton.jit

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from vecrope.forms.triton.constants import ARGUMENTS
-from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
+from vecrope.forms.triton.kernels.blocks import block_of, load_block, load_tokens, places_of
 from vecrope.forms.triton.kernels.classify import kinds_of, larger, open_markers_of
 from vecrope.forms.triton.kernels.entries import (
     count_entries,
@@ -33,7 +33,7 @@ def _counts_of(work, start, stop, UNDECIDED: tl.constexpr, CHUNK: tl.constexpr):
         Image placeholders, video placeholders and unmasked tokens; and 1 if the last marker before
         `stop`, in its row, is a video start.
     """
-    marked, undecided, counts, _ = block_rows(work, tl.num_programs(0))
+    marked, undecided, counts, _, _ = block_rows(work, tl.num_programs(0))
     zero = tl.zeros((CHUNK,), tl.int32)
     images, videos, kept, opened = zero, zero, zero, zero
     last = -1
@@ -132,13 +132,17 @@ def write(
     bounds that are not sound; and fewer or more placeholders than the grids describe.
     """
     block = tl.program_id(0)
-    row, row_start, begin, end = block_of(
-        block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
+    _, _, _, blocks, items = block_rows(work, tl.num_programs(0))
+    if bounds is None:
+        row, row_start, begin, end = block_of(
+            block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
+        )
+    else:
+        row, row_start, begin, end = load_block(blocks, tl.num_programs(0), block)
+    at = places_of(block, row_start, begin, BLOCK)
+    token, inside, kept, wrong = load_tokens(
+        ids, mask, bounds, sizes, row, begin, end, at, IGNORE_MASK
     )
-    at, token, inside, kept, wrong = load_tokens(
-        ids, mask, bounds, sizes, block, row, row_start, begin, end, IGNORE_MASK, BLOCK
-    )
-    items = block_rows(work, tl.num_programs(0))[3]
     ends, starts, widths, areas, groups, spans, moved = item_rows(items, num_items)
     UNDECIDED: tl.constexpr = RULE == "last" and types is None
     images, videos, all_kept, _ = _counts_of(work, 0, row_start, UNDECIDED, CHUNK)
@@ -217,7 +221,7 @@ def write(
     )  # fmt: skip
     time, height, across = base + offset, base + line, base + in_frame - line * width
     if positions is not None:
-        plane = num_tokens.to(tl.int64)
+        plane = tl.cast(num_tokens, tl.int64)  # for a compiler it can be a constant
         tl.store(positions + at, tl.where(kept, time, PADDING), mask=inside)
         tl.store(positions + plane + at, tl.where(kept, height, PADDING), mask=inside)
         tl.store(positions + 2 * plane + at, tl.where(kept, across, PADDING), mask=inside)

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from vecrope.forms.triton.constants import ARGUMENTS
-from vecrope.forms.triton.kernels.blocks import block_of, load_tokens
+from vecrope.forms.triton.kernels.blocks import block_of, load_tokens, places_of, store_block
 from vecrope.forms.triton.kernels.classify import kinds_of, markers_of
 from vecrope.forms.triton.kernels.items import make_items
 from vecrope.forms.triton.kernels.workspace import block_rows, three_counts
@@ -34,9 +34,8 @@ def mark(
     row, first, begin, end = block_of(
         block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
     )
-    at, token, _, kept, _ = load_tokens(
-        ids, mask, bounds, sizes, block, row, first, begin, end, IGNORE_MASK, BLOCK
-    )
+    at = places_of(block, first, begin, BLOCK)
+    token, _, kept, _ = load_tokens(ids, mask, bounds, sizes, row, begin, end, at, IGNORE_MASK)
     markers = markers_of(at, token, kept, VIDEO_START, VIDEO_END, False)
     tl.store(block_rows(work, 0)[0] + block, tl.sum(markers, 0))
 
@@ -85,7 +84,7 @@ def summarise(
     """Write each block's numbers and, in one more program, the item table."""
     block = tl.program_id(0)
     num_blocks = tl.num_programs(0) - 1
-    marked, undecided, counts, items = block_rows(work, num_blocks)
+    marked, undecided, counts, blocks, items = block_rows(work, num_blocks)
     if block == num_blocks:
         make_items(
             image_grids, video_grids, seconds, bounds, sizes, work, items,
@@ -97,8 +96,11 @@ def summarise(
         row, first, begin, end = block_of(
             block, bounds, sizes, num_tokens, seq_len, num_rows, BLOCK, CHUNK
         )
-        at, token, inside, kept, _ = load_tokens(
-            ids, mask, bounds, sizes, block, row, first, begin, end, IGNORE_MASK, BLOCK
+        if bounds is not None:
+            store_block(blocks, num_blocks, block, row, first, begin, end)
+        at = places_of(block, first, begin, BLOCK)
+        token, inside, kept, _ = load_tokens(
+            ids, mask, bounds, sizes, row, begin, end, at, IGNORE_MASK
         )
         # At the start of a row no video is open, which is like a marker that closes one.
         starts_row = block == first
@@ -112,5 +114,6 @@ def summarise(
             tl.store(marked + block, tl.maximum(tl.max(codes, 0), closed))
             tl.store(undecided + block, tl.sum(rest.to(tl.int32), 0))
         tl.store(counts + block, tl.sum(three_counts(image, video, kept), 0))
-        if starts_row & (row < num_rows):
-            tl.store(deltas + row, -(2**63))
+        # There are at least as many blocks as rows.
+        if block < num_rows:
+            tl.store(deltas + block, -(2**63))

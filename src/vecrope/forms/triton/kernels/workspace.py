@@ -11,10 +11,11 @@ def block_rows(work, num_blocks):
     They are: the index of the last marker times two, plus one for a video start, or by the count of
     markers video starts less video ends; placeholders before the first marker, whose kind the
     blocks before decide; image placeholders, video placeholders and unmasked tokens, of 10 bits
-    each. `NUM_FAULTS` numbers of 64 bits stand before them.
+    each; and four that `load_block` reads. `NUM_FAULTS` numbers of 64 bits stand before them.
     """
     rows = work + 6
-    return rows, rows + num_blocks, rows + 2 * num_blocks, rows + 3 * num_blocks
+    blocks, items = rows + 3 * num_blocks, rows + 7 * num_blocks
+    return rows, rows + num_blocks, rows + 2 * num_blocks, blocks, items
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Whether grids and seconds are sound by themselves, and what stands for an exception if traced."""
+"""Whether arguments are sound by themselves, and what stands for an exception if traced."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vecrope.core.modality import VIDEO
+from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
 
 MAX_TOKENS = 2**30  # of a batch, and of what its grids describe: fewer
@@ -82,6 +84,80 @@ def check_seconds(
         else:
             continue
         raise ValueError(f"second_per_grid_ts must {asked}, got {float(value)} for video {at}{of}")
+
+
+def unsound(inputs: Inputs, spec: MRopeSpec) -> Tensor:
+    """Return, as a 0-d bool, whether any argument is not sound by itself; reads no value.
+
+    It is what would be raised for grids, seconds, the bounds of sequences and the codes of the mask
+    and the types, whatever the tokens are.
+    """
+    ids, mask, types = inputs.input_ids, inputs.attention_mask, inputs.mm_token_type_ids
+    device = ids.device
+    found: list[Tensor] = []
+    if mask is not None:
+        mask = mask.to(device)
+        if mask.dtype != torch.bool:
+            found.append(((mask != 0) & (mask != 1)).any())
+    if types is not None:
+        types = types.to(device)
+        strange = (types < 0) | (types > VIDEO)
+        found.append((strange if mask is None else strange & (mask != 0)).any())
+    if inputs.cu_seqlens is not None:
+        bounds = inputs.cu_seqlens.to(device)
+        found += [bounds[0] != 0, bounds[-1] != ids.shape[0], (bounds.diff() < 0).any()]
+    kinds = [
+        grids.to(device)
+        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+        if grids is not None
+    ]
+    if kinds:
+        num_images = 0 if inputs.image_grid_thw is None else kinds[0].shape[0]
+        found += _unsound_grids(
+            torch.cat(kinds), num_images, spec, round_grid_sides=inputs.round_grid_sides
+        )
+    if spec.video_time == "seconds" and inputs.video_grid_thw is not None:
+        frames = kinds[-1][:, 0] // spec.temporal_merge_size
+        found += _unsound_seconds(inputs.second_per_grid_ts, frames, spec)
+    return torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
+
+
+def _unsound_grids(
+    grids: Tensor, num_images: int, spec: MRopeSpec, *, round_grid_sides: bool
+) -> list[Tensor]:
+    """Return what is wrong as `check_grids` says, 0-d bool; all images before all videos."""
+    frames, sides = grids[:, :1], grids[:, 1:]
+    found: list[Tensor] = []
+    if not round_grid_sides:
+        found.append((sides % spec.spatial_merge_size != 0).any())
+    if not spec.multi_frame_images:
+        found.append((frames[:num_images] > 1).any())
+    if spec.temporal_merge_size > 1:
+        of_videos = frames[num_images:] // spec.temporal_merge_size
+        frames = torch.cat((frames[:num_images], of_videos))
+    sizes = torch.cat((frames, sides // spec.spatial_merge_size), 1)
+    sound = (sizes > 0).all(1) | (grids == 0).all(1)
+    return [*found, ~sound.all(), sizes.double().prod(1).sum() >= MAX_TOKENS]
+
+
+def _unsound_seconds(
+    seconds: Tensor | Sequence[float] | None, frames: Tensor, spec: MRopeSpec
+) -> list[Tensor]:
+    """Return what is wrong as `check_seconds` says, 0-d bool, of (num_videos,) frames."""
+    limit, rate = MAX_TOKENS, spec.tokens_per_second
+    assert rate is not None
+    if seconds is None:
+        if spec.default_seconds is not None:
+            return []
+        seconds = torch.full_like(frames, -1)  # which is none
+    elif not isinstance(seconds, Tensor):
+        seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
+    elif seconds.dtype == torch.float16 and spec.time_dtype == "given":
+        limit = 65504
+    seconds = seconds.to(frames.device, torch.float64)
+    times = seconds * (rate * frames)
+    sound = (seconds >= 0) & (times < limit)
+    return [~sound.all(), ~(times.sum() < MAX_TOKENS)]
 
 
 def invalidate(fault: Tensor, position_ids: Tensor, rope_deltas: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.faults import invalidate
+from vecrope.core.faults import invalidate, unsound
 from vecrope.core.items import Items, make_items, temporal_offset
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
@@ -167,9 +167,11 @@ def locate_inputs(
     if not validate:
         return tokens, None
     fault = tokens.fault(allow_unused_grids=inputs.allow_unused_grids)
-    if checked and bool(fault):
+    if not checked:
+        return tokens, fault | unsound(inputs, spec)
+    if bool(fault):
         raise_misfit(inputs, spec)
-    return tokens, None if checked else fault
+    return tokens, None
 
 
 def locate(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
-from vecrope.core.faults import invalidate
+from vecrope.core.faults import invalidate, unsound
 from vecrope.families.rules import Bailing, GlmImage, Hunyuan, Isaac, MiniCPMV47, OmniRule, OwnRule
 from vecrope.forms.eager.rope_index import as_column
 from vecrope.inputs import Inputs, on_cpu, on_device, positions_dtype
@@ -91,7 +91,8 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
         if not ids.numel():
             return _zeros(inputs, spec)
         if (static := _STATIC.get(rule)) is not None:  # type: ignore[arg-type]
-            return static(inputs, spec, validate=validate)
+            numbered = static(inputs, spec, validate=validate)
+            return invalidate(unsound(inputs, spec), *numbered) if validate else numbered
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
     if ids.is_cpu:

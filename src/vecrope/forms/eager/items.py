@@ -66,10 +66,10 @@ def read_items(inputs: Inputs, spec: MRopeSpec) -> Items:
             between[:num_images] = [(0,) * (frames - 1) for frames in depth[:num_images]]
         in_video, seconds = depth[num_images:], inputs.second_per_grid_ts
         check_seconds(seconds, in_video, spec)
-        # A row of zeros has no frame, and no token that would miss one.
-        in_video = [frames or 1 for frames in in_video]
         if spec.video_time == "seconds" and max(in_video, default=1) > 1:
-            time_scale = _time_scale(len(in_video), spec, seconds)
+            time_scale = _time_scale(in_video, spec, seconds)
+            # A row of zeros has no frame, and no token that would miss one.
+            in_video = [frames or 1 for frames in in_video]
             extent[num_images:], between[num_images:] = steps_of_frames(in_video, time_scale)
     # `max` takes four times as long for two numbers.
     advance = [tall if tall > wide else wide for tall, wide in zip(height, width, strict=True)]
@@ -119,14 +119,20 @@ def read_grids(inputs: Inputs, spec: MRopeSpec) -> _Grids:
 
 
 def _time_scale(
-    num_videos: int, spec: MRopeSpec, seconds: Tensor | Sequence[float] | None
+    frames_of_videos: Sequence[int], spec: MRopeSpec, seconds: Tensor | Sequence[float] | None
 ) -> TimeScale:
-    """Return what `core.items.video_time_scale` does."""
+    """Return what `core.items.video_time_scale` does, with a step of 0 where there is no frame."""
     dtype, counted = time_dtypes(seconds, spec)
+    num_videos = len(frames_of_videos)
     rates, scales = [spec.tokens_per_second or 0.0] * num_videos, [1.0] * num_videos
     if seconds is None:
         seconds = [spec.default_seconds or 0.0] * num_videos
-    steps = _rounded(seconds.tolist() if isinstance(seconds, Tensor) else seconds, dtype)
+    seconds = seconds.tolist() if isinstance(seconds, Tensor) else seconds
+    # Infinite seconds times no frame would be no number.
+    seconds = [
+        value if frames else 0.0 for value, frames in zip(seconds, frames_of_videos, strict=True)
+    ]
+    steps = _rounded(seconds, dtype)
     if spec.time_dtype == "int64":
         steps = [*map(float, map(int, steps))]
     if spec.time_order == "seconds":

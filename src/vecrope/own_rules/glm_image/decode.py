@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vecrope import checks
+from vecrope.core.faults import unsound
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs, on_cpu, on_device
 from vecrope.own_rules.common import kept_tokens, unmasked_tokens
@@ -107,7 +108,7 @@ def get_decode_position_ids(
     positions = positions_on_tail(tail, numbers, column).transpose(0, 1)
     fault = lengths.max() > max_decode_tokens
     if reading.misfit is not None:
-        fault = fault | reading.misfit
+        fault = fault | reading.misfit | unsound(prepared.inputs, spec)
     return torch.where(fault, -1, positions), torch.where(fault, -1, lengths)
 
 

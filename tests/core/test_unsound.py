@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import each_rule
-from support import assert_same, rope_index, spec_of
+from support import assert_same, grid_tensor, rope_index, spec_of
 
 from vecrope import checks
 from vecrope.core.faults import unsound
@@ -41,16 +41,12 @@ def test_seconds_of_a_video_without_frames_are_any_number(form):
     assert_same(rope_index(prompt, form=form), prompt.expected())
 
 
-def tensor_of(grids):
-    return torch.tensor(grids, dtype=torch.int64).view(-1, 3)
-
-
 @each_rule
 def test_grids_and_seconds(spec):
     @given(GRIDS | SOUND_GRIDS, GRIDS | SOUND_GRIDS, st.data())
     def check(images, videos, data):
         inputs = Inputs(
-            IDS, tensor_of(images), tensor_of(videos), round_grid_sides=data.draw(st.booleans())
+            IDS, grid_tensor(images), grid_tensor(videos), round_grid_sides=data.draw(st.booleans())
         )
         if spec.video_time == "seconds" and data.draw(st.booleans()):
             of_videos = st.lists(SECONDS, min_size=len(videos), max_size=len(videos))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vecrope.core.items import grids_of
 from vecrope.core.modality import VIDEO
 from vecrope.inputs import Inputs
 from vecrope.spec import MRopeSpec
@@ -69,11 +70,10 @@ def check_seconds(
         return
     values, rate = seconds, spec.tokens_per_second
     assert rate is not None
-    limit, most, total = float(MAX_TOKENS), "2**30", 0.0
+    limit, total = _time_limit(seconds, spec), 0.0
+    most = "2**30" if limit == MAX_TOKENS else f"{limit}, as torch.float16 asks"
     if isinstance(seconds, Tensor):
         values = seconds.tolist()
-        if seconds.dtype == torch.float16 and spec.time_dtype == "given":
-            limit, most = 65504, "65504, as torch.float16 asks"
     for at, (value, frames) in enumerate(zip(values, frames_of_videos, strict=True)):
         times = value * (rate * frames)
         total += times
@@ -84,6 +84,12 @@ def check_seconds(
         else:
             continue
         raise ValueError(f"second_per_grid_ts must {asked}, got {float(value)} for video {at}{of}")
+
+
+def _time_limit(seconds: Tensor | Sequence[float] | None, spec: MRopeSpec) -> int:
+    """Return what the frames of a video must not reach in time."""
+    is_half = isinstance(seconds, Tensor) and seconds.dtype == torch.float16
+    return 65504 if is_half and spec.time_dtype == "given" else MAX_TOKENS
 
 
 def unsound(inputs: Inputs, spec: MRopeSpec) -> Tensor:
@@ -106,26 +112,21 @@ def unsound(inputs: Inputs, spec: MRopeSpec) -> Tensor:
     if inputs.cu_seqlens is not None:
         bounds = inputs.cu_seqlens.to(device)
         found += [bounds[0] != 0, bounds[-1] != ids.shape[0], (bounds.diff() < 0).any()]
-    kinds = [
-        grids.to(device)
-        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
-        if grids is not None
-    ]
-    if kinds:
-        num_images = 0 if inputs.image_grid_thw is None else kinds[0].shape[0]
-        found += _unsound_grids(
-            torch.cat(kinds), num_images, spec, round_grid_sides=inputs.round_grid_sides
-        )
-    if spec.video_time == "seconds" and inputs.video_grid_thw is not None:
-        frames = kinds[-1][:, 0] // spec.temporal_merge_size
+    images, videos = (
+        grids_of(grids, device) for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+    )
+    found += _unsound_grids(images, videos, spec, round_grid_sides=inputs.round_grid_sides)
+    if spec.video_time == "seconds":
+        frames = videos[:, 0] // spec.temporal_merge_size
         found += _unsound_seconds(inputs.second_per_grid_ts, frames, spec)
-    return torch.stack(found).any() if found else torch.zeros((), dtype=torch.bool, device=device)
+    return torch.stack(found).any()
 
 
 def _unsound_grids(
-    grids: Tensor, num_images: int, spec: MRopeSpec, *, round_grid_sides: bool
+    images: Tensor, videos: Tensor, spec: MRopeSpec, *, round_grid_sides: bool
 ) -> list[Tensor]:
-    """Return what is wrong as `check_grids` says, 0-d bool; all images before all videos."""
+    """Return what is wrong as `check_grids` says, 0-d bool."""
+    grids, num_images = torch.cat((images, videos)), images.shape[0]
     frames, sides = grids[:, :1], grids[:, 1:]
     found: list[Tensor] = []
     if not round_grid_sides:
@@ -144,7 +145,7 @@ def _unsound_seconds(
     seconds: Tensor | Sequence[float] | None, frames: Tensor, spec: MRopeSpec
 ) -> list[Tensor]:
     """Return what is wrong as `check_seconds` says, 0-d bool, of (num_videos,) frames."""
-    limit, rate = MAX_TOKENS, spec.tokens_per_second
+    limit, rate = _time_limit(seconds, spec), spec.tokens_per_second
     assert rate is not None
     if seconds is None:
         if spec.default_seconds is not None:
@@ -152,8 +153,6 @@ def _unsound_seconds(
         seconds = torch.full_like(frames, -1)  # which is none
     elif not isinstance(seconds, Tensor):
         seconds = torch.tensor(seconds, dtype=torch.float64, device="cpu")
-    elif seconds.dtype == torch.float16 and spec.time_dtype == "given":
-        limit = 65504
     seconds = seconds.to(frames.device, torch.float64)
     times = seconds * (rate * frames)
     sound = (seconds >= 0) & (times < limit)

@@ -97,6 +97,13 @@ def make_items(
     return Items(table, pad(extent, (0, 2)), time_scale, tokens, ends, num_images, image_tokens)
 
 
+def grids_of(grid_thw: Tensor | None, device: torch.device) -> Tensor:
+    """Return (I, 3) grids on a device: none where none are given."""
+    if grid_thw is None:
+        return torch.empty((0, 3), dtype=torch.int64, device=device)
+    return grid_thw.to(device)
+
+
 def temporal_offset(frame: Tensor, time_scale: Tensor) -> Tensor:
     """Return the temporal offsets of frames by their numbers, each product rounded as upstream."""
     step, scale = time_scale.unbind()

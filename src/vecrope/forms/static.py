@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.core.faults import invalidate, unsound
-from vecrope.core.items import Items, make_items, temporal_offset
+from vecrope.core.items import Items, grids_of, make_items, temporal_offset
 from vecrope.core.modality import IMAGE, VIDEO
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream, value_at_last
@@ -153,13 +153,12 @@ def locate_inputs(
 
     The arguments are those of `static_rope_index`. What can be raised is, and then there is None.
     """
-    ids = inputs.input_ids
+    device = inputs.input_ids.device
     checked = validate and not torch.compiler.is_compiling()
     if checked:
         read_items(inputs, spec)
     images, videos = (
-        torch.empty((0, 3), dtype=torch.int64, device=ids.device) if grids is None else grids
-        for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
+        grids_of(grids, device) for grids in (inputs.image_grid_thw, inputs.video_grid_thw)
     )
     stream = make_stream(inputs, spec)
     items = make_items(images, videos, spec, stream.index_dtype, inputs.second_per_grid_ts)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.items import Items, make_items
+from vecrope.core.items import Items, grids_of, make_items
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import Bailing
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import TokenLocations, is_id, locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, finish, grids_of
+from vecrope.own_rules.common import Tokens, finish
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -44,8 +44,8 @@ def bailing_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     rule = spec.own_rule
     assert isinstance(rule, Bailing)
     stream = make_stream(inputs, spec)
-    images = grids_of(stream, inputs.image_grid_thw)
-    videos = grids_of(stream, inputs.video_grid_thw)
+    images = grids_of(inputs.image_grid_thw, stream.input_ids.device)
+    videos = grids_of(inputs.video_grid_thw, stream.input_ids.device)
     items = _scaled(make_items(images, videos, spec, stream.index_dtype))
     locations = locate(stream, spec, items)
     # A token's row and column, counted from the middle of its frame.

@@ -90,13 +90,6 @@ def unmasked_tokens(inputs: Inputs) -> Tokens:
     return Tokens(inputs, bounds.tolist(), index, given_bounds)
 
 
-def grids_of(stream: Stream, grid_thw: Tensor | None) -> Tensor:
-    """Return (I, 3) grids: none where none are given."""
-    if grid_thw is not None:
-        return grid_thw
-    return torch.empty((0, 3), dtype=torch.int64, device=stream.input_ids.device)
-
-
 def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
     """Refuse grids of videos; reads only how many there are.
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vecrope.checks import RowError
+from vecrope.core.items import grids_of
 from vecrope.core.modality import IMAGE
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
@@ -22,7 +23,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     Tokens,
     finish,
-    grids_of,
     kept_tokens,
     refuse_videos,
 )
@@ -76,7 +76,7 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     assert isinstance(rule, Hunyuan)
     refuse_videos(inputs, spec)
     stream = make_stream(inputs, spec)
-    grids = grids_of(stream, inputs.image_grid_thw)
+    grids = grids_of(inputs.image_grid_thw, stream.input_ids.device)
     rows, kept = stream.token_rows(), kept_tokens(stream)
     count, valid = stream.running_sums(kept, rows)
     index = count - 1

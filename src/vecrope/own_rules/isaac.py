@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vecrope.core.items import make_items
+from vecrope.core.items import grids_of, make_items
 from vecrope.core.stream import make_stream
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.static import TokenLocations, locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import Tokens, finish, grids_of, refuse_videos
+from vecrope.own_rules.common import Tokens, finish, refuse_videos
 from vecrope.own_rules.layout import Layout
 from vecrope.spec import MRopeSpec
 
@@ -35,7 +35,7 @@ def isaac_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tupl
     """
     refuse_videos(inputs, spec)
     stream = make_stream(inputs, spec)
-    images = grids_of(stream, inputs.image_grid_thw)
+    images = grids_of(inputs.image_grid_thw, stream.input_ids.device)
     items = make_items(images, images[:0], spec, stream.index_dtype)
     # Every group, an image too, moves what `_number` starts from by 1; masked tokens do not.
     items.table[5].clamp_(max=1)

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vecrope.core.items import make_items
+from vecrope.core.items import grids_of, make_items
 from vecrope.core.search import search
 from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import finish, grids_of, kept_tokens, pair_markers
+from vecrope.own_rules.common import finish, kept_tokens, pair_markers
 from vecrope.own_rules.glm_image.host import check_arguments
 from vecrope.spec import MRopeSpec
 
@@ -71,7 +71,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     stream = make_stream(inputs, spec)
     batch, per_row = stream.num_rows, inputs.images_per_sample
     check_arguments(inputs, spec, batch)
-    grids = grids_of(stream, inputs.image_grid_thw).to(stream.index_dtype)
+    grids = grids_of(inputs.image_grid_thw, stream.input_ids.device).to(stream.index_dtype)
     if per_row is None:
         bounds = torch.arange(batch + 1, dtype=stream.index_dtype, device=grids.device)
         bounds = bounds * grids.shape[0]

@@ -11,9 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
 
 from tests.cuda.calls import a_prompt, few_examples, moved, packed
+from tests.forms.triton.operands import OPERATOR, operands_of
 from vecrope import get_rope_index
-from vecrope.forms.triton import operator
-from vecrope.inputs import Inputs
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,6 +42,12 @@ def compiled_arguments(prompt, layout):
     return moved(arguments)
 
 
+def in_rows(prompt, position_ids, rope_deltas):
+    """Return an answer by the prompt's rows, without the empty sequence behind packed ones."""
+    batch, seq_len = prompt.input_ids.shape
+    return position_ids.view(3, batch, seq_len), rope_deltas[:batch]
+
+
 @each_rule
 @each_layout
 @pytest.mark.parametrize("validate", [True, False], ids=["checked", "unchecked"])
@@ -57,9 +62,7 @@ def test_a_compiled_call_equals_the_loop(validate, layout, spec):
         position_ids, rope_deltas = function(spec=spec, validate=validate, **given_)
         for name, copy in copies.items():
             assert torch.equal(given_[name], copy)
-        if layout == "padded":
-            return position_ids, rope_deltas
-        return position_ids.view(3, *prompt.input_ids.shape), rope_deltas[:-1]
+        return in_rows(prompt, position_ids, rope_deltas)
 
     @few_examples
     @given(fitting(spec))
@@ -78,10 +81,7 @@ def test_a_mask_may_be_bool(layout):
     function = torch.compile(get_rope_index, fullgraph=True, dynamic=True)
     arguments = compiled_arguments(prompt, layout)
     arguments["attention_mask"] = arguments["attention_mask"].bool()
-    position_ids, rope_deltas = function(spec=spec, **arguments)
-    expected = prompt.expected()
-    answer = position_ids.view_as(expected[0]), rope_deltas[: len(prompt.input_ids)]
-    assert_same(answer, expected)
+    assert_same(in_rows(prompt, *function(spec=spec, **arguments)), prompt.expected())
 
 
 @each_layout
@@ -115,14 +115,9 @@ def test_a_compiled_call_is_captured_and_nothing_waits(validate, layout):
     assert not counters["inductor"]["cudagraph_skips"]
 
 
-def test_torch_finds_nothing_wrong_with_the_operator(monkeypatch):
-    calls = []
-    real = torch.ops.vecrope.rope_index
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.ops.vecrope, "rope_index", lambda *a: calls.append(a) or real(*a))
-        spec = spec_of("glm4v", "transformers")
-        padded, flat = (compiled_arguments(a_prompt(spec), layout) for layout in LAYOUTS)
-        operator.traced_rope_index(Inputs(**padded), spec, validate=True)
-        operator.traced_rope_index(Inputs(**flat), spec, validate=False)
-    for call in calls:
-        torch.library.opcheck(real.default, call)
+@pytest.mark.parametrize(("layout", "validate"), [("padded", True), ("packed", False)])
+def test_torch_finds_nothing_wrong_with_the_operator(layout, validate, monkeypatch):
+    spec = spec_of("glm4v", "transformers")
+    arguments = compiled_arguments(a_prompt(spec), layout)
+    operands = operands_of(monkeypatch, arguments, spec, validate=validate)
+    torch.library.opcheck(OPERATOR.default, operands)

@@ -10,6 +10,7 @@ from support import assert_no_answer, assert_same, rope_index
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.forms.triton.interpreted import interpreted
+from tests.forms.triton.operands import OPERATOR, operands_of
 from vecrope import get_rope_index
 from vecrope.forms.triton import launch as fused
 from vecrope.forms.triton import operator
@@ -72,21 +73,19 @@ def test_a_compiled_call_is_one_operator(seconds):
 
 @pytest.mark.filterwarnings("ignore")
 def test_torch_finds_nothing_wrong_with_the_operator(monkeypatch):
-    calls = []
-    real = torch.ops.vecrope.rope_index
     flat = {"input_ids": PROMPT.input_ids.view(-1), "cu_seqlens": torch.tensor([0, 12, 24])}
     padded = {**PROMPT.arguments(), "mm_token_type_ids": None}
     packed = {**padded, **flat, "attention_mask": None}
     packed["input_ids"] = packed["input_ids"].int()
     vllm = spec_of("qwen2_5_vl", "vllm")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.ops.vecrope, "rope_index", lambda *a: calls.append(a) or real(*a))
-        operator.traced_rope_index(Inputs(**padded), QWEN, validate=True)
-        operator.traced_rope_index(Inputs(**packed), vllm, validate=False)
+    calls = [
+        operands_of(monkeypatch, padded, QWEN, validate=True),
+        operands_of(monkeypatch, packed, vllm, validate=False),
+    ]
     # To take it apart, which opcheck does besides, needs kernels that are not interpreted.
     checks = "test_schema", "test_autograd_registration", "test_faketensor"
     for call in calls:
-        torch.library.opcheck(real.default, call, test_utils=checks)
+        torch.library.opcheck(OPERATOR.default, call, test_utils=checks)
 
 
 @pytest.mark.filterwarnings("ignore")

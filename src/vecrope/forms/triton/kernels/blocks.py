@@ -65,8 +65,8 @@ def store_block(blocks, num_blocks, block, row, first, begin, end):
 def load_block(blocks, num_blocks, block):
     """Return what `store_block` has written.
 
-    To look for it among the bounds once more takes longer; and a compiler takes what a function is
-    given, to return an index, for written where that index is.
+    It is not looked for among the bounds once more: a compiler takes what a function is given, to
+    return an index, for written where that index is.
     """
     at = blocks + block
     begin, end = tl.load(at + 2 * num_blocks), tl.load(at + 3 * num_blocks)

@@ -229,7 +229,6 @@ def compilation() -> Iterator[str]:
 
     torch.compile(lambda x: x + 1)(torch.ones(8, device="cuda"))
     for family in FAMILIES:
-        torch._dynamo.reset()
         counter = CompileCounterWithBackend("inductor")
         function: Any = torch.compile(get_rope_index, fullgraph=True, dynamic=True, backend=counter)
         workload = _workload("mixed", family, 1000)

@@ -52,6 +52,15 @@ def rope_index(prompt, function=get_rope_index, **changes):
     return function(arguments.pop("input_ids"), prompt.spec, **arguments)
 
 
+def refusal(prompt, **changes):
+    """Return the message with which `rope_index` refuses a prompt, or None."""
+    try:
+        rope_index(prompt, **changes)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def assert_same(got, want):
     for ours, theirs in zip(got, want, strict=True):
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)

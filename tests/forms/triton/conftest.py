@@ -1,6 +1,8 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +31,42 @@ def _quick_interpreter(monkeypatch):
         return interpreter._LangPatchScope()
 
     monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
+
+
+@pytest.fixture(autouse=True)
+def _within_arguments(monkeypatch):
+    """Fail where a kernel reads or writes outside of its arguments, which a device may let pass."""
+    interpreter = pytest.importorskip("triton.runtime.interpreter", reason="needs Triton")
+    executor, builder = interpreter.GridExecutor, interpreter.interpreter_builder
+    on_host = executor._init_args_hst
+    ranges = []
+
+    def remember(self, args, kwargs):
+        args, kwargs = on_host(self, args, kwargs)
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        ranges[:] = [addresses(tensor) for tensor in tensors if tensor.numel()]
+        return args, kwargs
+
+    def checked(access, position_of_mask):
+        def call(pointers, *operands):
+            size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
+            outside = np.broadcast_to(operands[position_of_mask].data, pointers.data.shape)
+            for begin, end in ranges:
+                outside = outside & ((pointers.data < begin) | (pointers.data + size > end))
+            if outside.any():
+                raise IndexError("a kernel reads or writes outside of its arguments")
+            return access(pointers, *operands)
+
+        return call
+
+    monkeypatch.setattr(executor, "_init_args_hst", remember)
+    for name, position_of_mask in (("create_masked_load", 0), ("create_masked_store", 1)):
+        access = checked(getattr(builder, name), position_of_mask)
+        monkeypatch.setattr(builder, name, access)
+
+
+def addresses(tensor):
+    """Return where the first element of a tensor begins, and where its last one ends."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return begin, begin + (last + 1) * tensor.element_size()

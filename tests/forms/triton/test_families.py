@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from oracles import spec_of
-from support import FITTING, assert_same, misfitting, rope_index
+from support import FITTING, assert_same, misfitting, refusal, rope_index
 
 from tests.forms.triton.interpreted import interpreted
 from vecrope.forms.triton import launch as fused
@@ -74,16 +74,20 @@ def test_the_loop_is_equalled_packed_as_in_rows(spec):
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter's
 @each_rule
-def test_what_the_loop_refuses_is_noticed(spec):
+def test_what_the_loop_refuses_is_noticed(spec, monkeypatch):
+    interpreted(monkeypatch)
+
     @few_examples
     @given(misfitting(spec, max_rows=2))
     def check(prompt):
-        buffers = launched(spec, prompt.arguments(), mm_token_type_ids=None)
         try:
             expected = prompt.expected()
         except Refusal:
-            assert buffers.faults.any()
+            message = refusal(prompt, form="eager")
+            assert message is not None
+            assert refusal(prompt, form="kernels") == message
         else:
+            buffers = launched(spec, prompt.arguments(), mm_token_type_ids=None)
             assert not buffers.faults.any()
             assert_same(buffers[:2], expected)
 
@@ -164,3 +168,10 @@ def test_a_part_of_an_image_is_not_left_over():
     spec = spec_of("qwen2_vl", "transformers")
     prompt = Prompt.from_symbols(spec, ["t<II>"], image_grid_thw=[[1, 2, 6]])
     assert launched(spec, prompt.arguments(), allow_unused_grids=True).faults[2] != 0
+
+
+def test_what_is_outside_of_the_arguments_is_not_read():
+    prompt = Prompt.from_symbols(QWEN, ["t<V>"], video_grid_thw=[[1, 2, 2]])
+    # `get_rope_index` refuses them: each video has its seconds.
+    with pytest.raises(Exception, match="outside of its arguments"):
+        launched(QWEN, prompt.arguments(), second_per_grid_ts=[])

@@ -35,6 +35,11 @@ class Stream:
         return self.row_bounds.shape[0] - 1
 
     @property
+    def kept_in_rows(self) -> Tensor:
+        """(B,) in the index dtype: the unmasked tokens of each row."""
+        return self.row_bounds.diff() if self.kept is None else self.row_sums(self.kept)
+
+    @property
     def index_dtype(self) -> torch.dtype:
         """The dtype of token indices, lengths and table columns."""
         return self.row_bounds.dtype

@@ -103,13 +103,6 @@ def refuse_videos(inputs: Inputs, spec: MRopeSpec) -> None:
         )
 
 
-def kept_tokens(stream: Stream) -> Tensor:
-    """Return (N,) bool: the unmasked tokens."""
-    if stream.kept is not None:
-        return stream.kept
-    return torch.ones_like(stream.input_ids, dtype=torch.bool)
-
-
 def deltas_dtype(inputs: Inputs, spec: MRopeSpec) -> torch.dtype:
     """Return the dtype of the deltas, of every family but omni."""
     is_int64 = isinstance(spec.own_rule, _INT64_DELTAS)

@@ -23,7 +23,6 @@ from vecrope.inputs import Inputs
 from vecrope.own_rules.common import (
     Tokens,
     finish,
-    kept_tokens,
     refuse_videos,
 )
 from vecrope.own_rules.layout import Layout
@@ -77,7 +76,9 @@ def hunyuan_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tu
     refuse_videos(inputs, spec)
     stream = make_stream(inputs, spec)
     grids = grids_of(inputs.image_grid_thw, stream.input_ids.device)
-    rows, kept = stream.token_rows(), kept_tokens(stream)
+    rows, kept = stream.token_rows(), stream.kept
+    if kept is None:
+        kept = torch.ones_like(stream.input_ids, dtype=torch.bool)
     count, valid = stream.running_sums(kept, rows)
     index = count - 1
     positions = index.expand(rule.num_axes, -1)

@@ -94,7 +94,6 @@ def _number(locations: TokenLocations) -> tuple[Tensor, Tensor]:
     reach = torch.maximum(base + 1, side)
     if locations.masked is not None:
         reach = reach.masked_fill(locations.masked, 0)
-    kept, row_end = stream.kept, torch.zeros_like(all_images, dtype=torch.int64)
-    valid = stream.row_bounds.diff() if kept is None else stream.row_sums(kept)
+    row_end, valid = torch.zeros_like(all_images, dtype=torch.int64), stream.kept_in_rows
     row_end.scatter_reduce_(0, rows, reach, "amax")
     return base, row_end - valid

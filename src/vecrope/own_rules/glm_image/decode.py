@@ -9,7 +9,7 @@ from vecrope import checks
 from vecrope.core.faults import unsound
 from vecrope.families.rules import GlmImage
 from vecrope.inputs import Inputs, on_cpu, on_device
-from vecrope.own_rules.common import kept_tokens, unmasked_tokens
+from vecrope.own_rules.common import unmasked_tokens
 from vecrope.own_rules.glm_image.generated import Tail, positions_on_tail
 from vecrope.own_rules.glm_image.host import decode_positions, read_rows
 from vecrope.own_rules.glm_image.prompt import Reading, read_markers
@@ -109,7 +109,8 @@ def get_decode_position_ids(
     fault = lengths.max() > max_decode_tokens
     if reading.misfit is not None:
         fault = fault | reading.misfit | unsound(prepared.inputs, spec)
-    return torch.where(fault, -1, positions), torch.where(fault, -1, lengths)
+    invalid = lengths.new_full((), -1)
+    return torch.where(fault, invalid, positions), torch.where(fault, invalid, lengths)
 
 
 def _check_capacity(max_decode_tokens: int | None, may_read: bool) -> None:
@@ -129,30 +130,30 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
     """Return what the rows of a batch generate: their images that are not complete, last first."""
     frames, height, width = reading.grids.long().unbind(1)
     side, area = torch.maximum(height, width), height * width
-    gain = _sum_in_rows(reading, (side - frames * area).masked_fill(~reading.sources, 0))
-    start = reading.stream.row_sums(kept_tokens(reading.stream)).long() + gain
     targets = reading.real & (reading.ordinals >= reading.num_closed[reading.grid_rows])
-    side, area = (value.masked_fill(~targets, 0) for value in (side, area))
-    generated, taken = _sum_in_rows(reading, area), _sum_in_rows(reading, side)
+    # Tokens that each grid generates, how far these move the position, and how much farther an
+    # image in the prompt moves it than its tokens.
+    of_grids = torch.stack((area, side, side - frames * area))
+    of_grids = of_grids * torch.stack((targets, targets, reading.sources))
+    of_rows = of_grids.new_zeros(3, reading.stream.num_rows)
+    of_rows = of_rows.index_add(1, reading.grid_rows, of_grids)
+    generated, taken, gain = of_rows.unbind()
+    start = reading.stream.kept_in_rows.long() + gain
     ends = generated if spec.convention == "sglang" else reading.grids_in_row
-    count = (generated + 1).masked_fill(ends == 0, 0)
+    count = (generated + 1) * (ends > 0)
 
     # Backwards through the whole batch, every row's last target is its first.
-    first, before = _sum_behind(area), _sum_behind(side)
-    base = (start - _sum_behind(taken))[reading.grid_rows] + before
+    first, before = _sums_behind(of_grids[:2])
+    begin, taken_behind = _sums_behind(of_rows[:2])
+    base = (start - taken_behind)[reading.grid_rows] + before
     # A grid without tokens, of no columns maybe, begins where the next does and is not found.
     images = torch.stack((first, base, width)).flip(1)
-    last = torch.stack((area.sum(), *start.new_ones(2)))
-    rows = torch.stack((_sum_behind(generated), count, start + taken))
+    last = torch.stack((generated.sum(), *start.new_ones(2)))
+    rows = torch.stack((begin, count, start + taken))
     return Tail(torch.cat((images, last.unsqueeze(1)), 1), rows)
 
 
-def _sum_in_rows(reading: Reading, values: Tensor) -> Tensor:
-    """Sum (G,) int64 values of grids to (B,) values of rows."""
-    sums = torch.zeros(reading.stream.num_rows, dtype=torch.int64, device=values.device)
-    return sums.scatter_add(0, reading.grid_rows.long(), values)
-
-
-def _sum_behind(values: Tensor) -> Tensor:
-    """Return the sums of what stands behind each of `values` (B,)."""
-    return values.flip(0).cumsum(0).flip(0) - values
+def _sums_behind(values: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums of what stands behind each of `values` (2, n), row by row."""
+    sums = values.cumsum(1)
+    return (sums[:, -1:] - sums).unbind()

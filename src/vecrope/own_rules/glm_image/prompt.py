@@ -14,7 +14,7 @@ from vecrope.core.stream import Stream, make_stream
 from vecrope.families.rules import GlmImage
 from vecrope.forms.static import locate
 from vecrope.inputs import Inputs
-from vecrope.own_rules.common import finish, kept_tokens, pair_markers
+from vecrope.own_rules.common import finish, pair_markers
 from vecrope.own_rules.glm_image.host import check_arguments
 from vecrope.spec import MRopeSpec
 
@@ -88,11 +88,12 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
     grids_in_row = at_bounds[1:] - at_bounds[:-1]
     ordinals = rank[:-1] - at_bounds[grid_rows]
 
-    rows, kept, ids = stream.token_rows(), kept_tokens(stream), stream.input_ids
-    opens = kept & (ids == rule.image_start_token_id)
-    closes = kept & (ids == rule.image_end_token_id)
+    rows, kept, ids = stream.token_rows(), stream.kept, stream.input_ids
+    opens, closes = ids == rule.image_start_token_id, ids == rule.image_end_token_id
+    if kept is not None:
+        opens, closes = opens & kept, closes & kept
     markers = pair_markers(stream, rows, opens, closes, grids_in_row)
-    inside = kept & markers.inside
+    inside = markers.inside if kept is None else markers.inside & kept
     sources = real & (ordinals < markers.num_pairs[grid_rows])
     misfit = None
     if validate:
@@ -102,7 +103,8 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         lengths = torch.zeros_like(rank).scatter_add(0, source.long(), inside.to(rank.dtype))
         astray = inside & opens
         if inputs.image_grid_thw is not None:
-            astray = astray | (kept & ~inside & (ids == spec.image_token_id))
+            outside = ~inside if kept is None else kept > inside
+            astray = astray | (outside & (ids == spec.image_token_id))
         odd = sources & (lengths[rank[:-1]] != grids.prod(1))
         misfit = odd.any() | astray.any()
     return Reading(

@@ -156,6 +156,8 @@ class MRopeSpec:
             check_bool(name, getattr(self, name))
         if self.own_rule is None:
             self._check_shared_rule()
+        if self.own_rule is None or isinstance(self.own_rule, rules.OmniRule):
+            self._check_ids_differ()
         # By nothing that a trace in which a spec is made cannot follow.
         names = [field.name for field in dataclass_fields(self) if field.name not in _NO_RULES]
         values = [f"{name}={getattr(self, name)!r}" for name in names]
@@ -201,12 +203,6 @@ class MRopeSpec:
                     f"{name} must be given for {self.model_type!r} with marker_rule "
                     f"{self.marker_rule!r}, got None"
                 )
-        given = {name: getattr(self, name) for name in _TOKEN_IDS}
-        given = {name: value for name, value in given.items() if value is not None}
-        if len(set(given.values())) < len(given):
-            names = list(given)
-            listed = f"{', '.join(names[:-1])} and {names[-1]}"
-            raise ValueError(f"{listed} must differ, got {tuple(given.values())}")
         if self.video_time == "seconds":
             if self.separate_frames:
                 raise ValueError(
@@ -234,6 +230,17 @@ class MRopeSpec:
                 "temporal_merge_size must be 1 with separate_frames, "
                 f"got {self.temporal_merge_size}"
             )
+
+    def _check_ids_differ(self) -> None:
+        """Check that no two of the given ids are equal, those of audio among them."""
+        given = {name: getattr(self, name) for name in _TOKEN_IDS}
+        for name in ("audio_token_id", "audio_start_token_id"):
+            given[name] = getattr(self.own_rule, name, None)
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(set(given.values())) < len(given):
+            *names, last = given
+            listed = f"{', '.join(names)} and {last}"
+            raise ValueError(f"{listed} must differ, got {tuple(given.values())}")
 
     @property
     def markers(self) -> tuple[int, int, int]:

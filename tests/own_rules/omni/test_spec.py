@@ -130,3 +130,10 @@ def test_a_rule_checks_its_fields(changes, error, match):
     assert OmniRule(**RULE) == OmniRule(**RULE)
     with pytest.raises(error, match=match):
         OmniRule(**{**RULE, **changes})
+
+
+@pytest.mark.parametrize("name", ["video_token_id", "vision_start_token_id"])
+def test_no_two_ids_are_equal(name):
+    spec = MRopeSpec.for_model("qwen3_omni_moe", convention="vllm")
+    with pytest.raises(ValueError, match=f"{name}.* and audio_start_token_id must differ, got"):
+        replace(spec, **{name: spec.own_rule.audio_token_id})

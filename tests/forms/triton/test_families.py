@@ -170,6 +170,16 @@ def test_a_part_of_an_image_is_not_left_over():
     assert launched(spec, prompt.arguments(), allow_unused_grids=True).faults[2] != 0
 
 
+@pytest.mark.parametrize("seconds", [8000, 8200])
+def test_times_beyond_the_largest_half_are_refused(seconds, monkeypatch):
+    interpreted(monkeypatch)
+    prompt = Prompt.from_symbols(QWEN, ["t<VV>"], video_grid_thw=[[2, 2, 2]])
+    given_ = {"second_per_grid_ts": torch.tensor([seconds], dtype=torch.float16)}
+    message = refusal(prompt, form="eager", **given_)
+    assert (message is None) == (seconds == 8000)
+    assert refusal(prompt, form="kernels", **given_) == message
+
+
 def test_what_is_outside_of_the_arguments_is_not_read():
     prompt = Prompt.from_symbols(QWEN, ["t<V>"], video_grid_thw=[[1, 2, 2]])
     # `get_rope_index` refuses them: each video has its seconds.

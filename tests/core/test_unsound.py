@@ -1,6 +1,7 @@
 """What is not sound by itself is told without reading it, as it is where values are read."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,13 @@ def test_seconds_of_a_video_without_frames_are_any_number(form):
         second_per_grid_ts=[1e308, 1.0],
     )
     assert_same(rope_index(prompt, form=form), prompt.expected())
+
+
+@pytest.mark.parametrize("default", [None, 1.0])
+def test_seconds_that_are_missing(default):
+    spec = replace(spec_of("qwen2_5_vl", "transformers"), default_seconds=default)
+    inputs = Inputs(IDS, video_grid_thw=torch.tensor([[2, 2, 2]]))
+    assert unsound(inputs, spec).item() is is_refused(inputs, spec) is (default is None)
 
 
 @each_rule

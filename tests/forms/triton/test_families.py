@@ -180,6 +180,16 @@ def test_times_beyond_the_largest_half_are_refused(seconds, monkeypatch):
     assert refusal(prompt, form="kernels", **given_) == message
 
 
+def test_seconds_that_are_missing_are_refused(monkeypatch):
+    interpreted(monkeypatch)
+    prompt = Prompt.from_symbols(
+        replace(QWEN, default_seconds=None), ["t<VV>"], video_grid_thw=[[2, 2, 2]]
+    )
+    message = refusal(prompt, form="eager")
+    assert message is not None
+    assert refusal(prompt, form="kernels") == message
+
+
 def test_what_is_outside_of_the_arguments_is_not_read():
     prompt = Prompt.from_symbols(QWEN, ["t<V>"], video_grid_thw=[[1, 2, 2]])
     # `get_rope_index` refuses them: each video has its seconds.

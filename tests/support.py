@@ -52,10 +52,10 @@ def rope_index(prompt, function=get_rope_index, **changes):
     return function(arguments.pop("input_ids"), prompt.spec, **arguments)
 
 
-def refusal(prompt, **changes):
-    """Return the message with which `rope_index` refuses a prompt, or None."""
+def refusal(prompt, answer=rope_index, **changes):
+    """Return the message with which a prompt is refused, or None."""
     try:
-        rope_index(prompt, **changes)
+        answer(prompt, **changes)
     except ValueError as error:
         return str(error)
     return None

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import support
 import torch
 
 from vecrope import MRopeSpec, get_rope_index
@@ -41,8 +42,4 @@ def packed(bounds, **arguments):
 
 
 def refusal(prompt, **options):
-    try:
-        rope_index(prompt, **options)
-    except ValueError as error:
-        return str(error)
-    return None
+    return support.refusal(prompt, rope_index, **options)

@@ -47,22 +47,24 @@ def _within_arguments(monkeypatch):
         ranges[:] = [addresses(tensor) for tensor in tensors if tensor.numel()]
         return args, kwargs
 
-    def checked(access, position_of_mask):
-        def call(pointers, *operands):
+    def checked(access, pointers_at, mask_at):
+        def call(*operands):
+            pointers, mask = operands[pointers_at], operands[mask_at]
             size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
-            outside = np.broadcast_to(operands[position_of_mask].data, pointers.data.shape)
+            outside = np.broadcast_to(mask.data, pointers.data.shape)
             for begin, end in ranges:
                 outside = outside & ((pointers.data < begin) | (pointers.data + size > end))
             if outside.any():
                 raise IndexError("a kernel reads or writes outside of its arguments")
-            return access(pointers, *operands)
+            return access(*operands)
 
         return call
 
     monkeypatch.setattr(executor, "_init_args_hst", remember)
-    for name, position_of_mask in (("create_masked_load", 0), ("create_masked_store", 1)):
-        access = checked(getattr(builder, name), position_of_mask)
-        monkeypatch.setattr(builder, name, access)
+    accesses = {"masked_load": (0, 1), "masked_store": (0, 2), "atomic_rmw": (1, 3)}
+    for name, places in accesses.items():
+        name = f"create_{name}"
+        monkeypatch.setattr(builder, name, checked(getattr(builder, name), *places))
 
 
 def addresses(tensor):

@@ -136,7 +136,7 @@ def tail_of(reading: Reading, spec: MRopeSpec) -> Tail:
     of_grids = torch.stack((area, side, side - frames * area))
     of_grids = of_grids * torch.stack((targets, targets, reading.sources))
     of_rows = of_grids.new_zeros(3, reading.stream.num_rows)
-    of_rows = of_rows.index_add(1, reading.grid_rows, of_grids)
+    of_rows.index_add_(1, reading.grid_rows, of_grids)
     generated, taken, gain = of_rows.unbind()
     start = reading.stream.kept_in_rows.long() + gain
     ends = generated if spec.convention == "sglang" else reading.grids_in_row

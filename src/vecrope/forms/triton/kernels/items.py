@@ -79,7 +79,7 @@ def make_items(
             rate = tl.full(t.shape, RATE, tl.float64)
             offset = tl.where(is_video, step * rate * t.to(tl.float64), 0.0)
             unsound += tl.sum((is_video & ~(step >= 0.0)).to(tl.int32), 0)
-            if COUNT_AS == tl.float16:  # beyond the largest of which a time is infinite
+            if COUNT_AS == tl.float16:  # whose largest number is 65504
                 unsound += tl.sum((is_video & ~(offset < 65504)).to(tl.int32), 0)
             time_passed += tl.sum(offset, 0)
         t = tl.where(wrong, 0, t)

@@ -25,10 +25,10 @@ def plan_of_groups(
     bounds, parts, open_markers = batch
     items, item, starts = parts.items, parts.item, parts.starts
     begins, base = bounds[:-1], parts.bases()
-    lengths, ends = map(sub, bounds[1:], begins), ends_of_rows(parts, bounds, spec)
+    lengths, (running, *ends) = map(sub, bounds[1:], begins), ends_of_rows(parts, bounds, spec)
     rows = [*zip(begins, lengths, *ends, open_markers, strict=True)]
     if len(rows) > 1:
-        base = _in_rows(base, starts, parts, bounds)
+        base = _in_rows(base, starts, running, bounds)
     tokens, advance = map(sub, parts.stops, starts), map(items.advance.__getitem__, item)
     height, width = map(items.height.__getitem__, item), map(items.width.__getitem__, item)
     behind = map(add, base, advance)
@@ -37,7 +37,12 @@ def plan_of_groups(
     entries += zip(*columns, strict=True)
     if len(rows) > 1 or parts.masked[0]:
         # Of what begins at one token a row's bound comes first.
-        entries += _masked_runs(parts, bounds, spec.padding_value)
+        masked, behind_masked = parts.masked, parts.running(parts.masked[0])
+        behind_masked = _in_rows(behind_masked, masked[0], running, bounds)
+        entries += (
+            (start, stop - start, spec.padding_value, position, 1, 1, start - stop)
+            for start, stop, position in zip(*masked, behind_masked, strict=True)
+        )
         entries.sort(key=itemgetter(0))
     if has_time_scale(spec):
         scale = _time_scale(parts, entries, spec)
@@ -48,22 +53,15 @@ def plan_of_groups(
     return GroupPlan(host_table("q", rows), table, *fields, scale)
 
 
-def _masked_runs(parts: Parts, bounds: list[int], padding_value: int) -> list[tuple[int, ...]]:
-    """Return the entries of masked runs."""
-    starts, stops = parts.masked
-    behind = _in_rows(parts.running(starts), starts, parts, bounds)
-    return [
-        (start, stop - start, padding_value, position, 1, 1, start - stop)
-        for start, stop, position in zip(starts, stops, behind, strict=True)
-    ]
-
-
 def _in_rows(
-    positions: Sequence[int], at: Sequence[int], parts: Parts, bounds: list[int]
+    positions: Sequence[int], at: Sequence[int], running: list[int], bounds: list[int]
 ) -> list[int]:
-    """Return the positions of ascending tokens, each in its own row."""
+    """Return the positions of ascending tokens, each in its own row.
+
+    `running` are the running positions at the rows' `bounds`.
+    """
     before = [bisect_left(at, bound) for bound in bounds]
-    of_rows = map(repeat, parts.running(bounds), map(sub, before[1:], before))
+    of_rows = map(repeat, running, map(sub, before[1:], before))
     return [*map(sub, positions, chain.from_iterable(of_rows))]
 
 

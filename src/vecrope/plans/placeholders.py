@@ -140,7 +140,7 @@ def get_rope_index_from_placeholders(
     if batch is None or not batch.bounds[-1]:
         plan = _plan_by_types(prompts, spec)
         return plan.position_ids(), plan.rope_deltas
-    _, deltas = ends_of_rows(batch.parts, batch.bounds, spec)
+    *_, deltas = ends_of_rows(batch.parts, batch.bounds, spec)
     return write_positions(batch.parts, batch.bounds, dtype), as_column(deltas)
 
 

@@ -49,7 +49,7 @@ def number_batch(
 ) -> tuple[Tensor, Tensor]:
     """Return what `eager_rope_index` does; `text_row` is that of `write_positions`."""
     bounds, parts, _ = batch
-    _, deltas = ends_of_rows(parts, bounds, spec)
+    *_, deltas = ends_of_rows(parts, bounds, spec)
     dtype = positions_dtype(inputs, spec)
     positions = write_positions(parts, bounds, dtype, spec.padding_value, text_row=text_row)
     return positions.view(-1, *inputs.input_ids.shape), as_column(deltas)
@@ -91,8 +91,10 @@ def as_column(numbers: Sequence[float], dtype: torch.dtype = torch.int64) -> Ten
     return torch.frombuffer(array(code, numbers), dtype=dtype).view(-1, 1)
 
 
-def ends_of_rows(parts: Parts, bounds: Ints, spec: MRopeSpec) -> tuple[list[int], list[int]]:
-    """Return one more than the largest position of each row, and the row's delta."""
+def ends_of_rows(
+    parts: Parts, bounds: Ints, spec: MRopeSpec
+) -> tuple[list[int], list[int], list[int]]:
+    """Return running positions at `bounds`, and of rows: largest position plus one, and delta."""
     running = parts.running(bounds)
     ends = [*map(sub, running[1:], running)]
     items = parts.items
@@ -104,4 +106,4 @@ def ends_of_rows(parts: Parts, bounds: Ints, spec: MRopeSpec) -> tuple[list[int]
                 row = bisect_right(bounds, start) - 1
                 ends[row] = max(ends[row], base - running[row] + items.extent[item])
     counted = parts.kept_before(bounds) if spec.delta_length == "valid" else bounds
-    return ends, [*map(sub, ends, map(sub, counted[1:], counted))]
+    return running, ends, [*map(sub, ends, map(sub, counted[1:], counted))]

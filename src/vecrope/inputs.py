@@ -67,7 +67,7 @@ def on_cpu(inputs: Inputs) -> Inputs:
     return Inputs._make(
         value.to(
             "cpu",
-            non_blocking=_may_go_on(value.device) and value is not last.get(value.device),
+            non_blocking=may_go_on(value.device) and value is not last.get(value.device),
             memory_format=torch.contiguous_format,
         )
         if isinstance(value, Tensor)
@@ -79,11 +79,11 @@ def on_cpu(inputs: Inputs) -> Inputs:
 def on_device(answer: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return positions and deltas of the host, copied to a device without a wait for it."""
     position_ids, rope_deltas = answer
-    go_on = _may_go_on(device)
+    go_on = may_go_on(device)
     return position_ids.to(device, non_blocking=go_on), rope_deltas.to(device, non_blocking=go_on)
 
 
-def _may_go_on(device: torch.device) -> bool:
+def may_go_on(device: torch.device) -> bool:
     """Say whether copies from and to memory that is not pinned may go on after they are asked for.
 
     They may where the driver first takes what it is to copy, so that its source may be freed. On

@@ -303,7 +303,7 @@ def plan_rope_index(
     """Return the positions of a batch as a plan: a few bytes per group, expanded where needed.
 
     The plan of a family with a rule of its own has an entry for each frame and each stretch of text
-    on a CPU. A thumbnail of minicpmv4_7 has one or a few entries per line.
+    where it is exact. A thumbnail of minicpmv4_7 has one or a few entries per line.
 
     Args:
         input_ids: this and all other arguments are those of `get_rope_index`.
@@ -327,9 +327,10 @@ def plan_rope_index(
         max_groups: capacity of the plan, at least the number of its entries. Entries are images,
             separate frames, videos that are one block, masked runs, the parts of a group that
             masked tokens cut off, and sequences that begin with text. None: the exact number on a
-            CPU; elsewhere, and under tracing, the number of tokens, which makes the plan larger
-            than the positions. With a capacity no operation depends on values. If the plan of a
-            family with a rule of its own is not exact, it has as many entries as tokens.
+            CPU, and on a device where values are checked; otherwise, and under tracing, the number
+            of tokens, which makes the plan larger than the positions. With a capacity no operation
+            depends on values. If the plan of a family with a rule of its own is not exact, it has
+            as many entries as tokens.
         max_sequences: with `sequence_ids`, the number of rows of the plan.
 
     Returns:

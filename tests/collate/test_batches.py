@@ -211,3 +211,10 @@ def test_zigzag_within_sequences_by_hand():
             shard_indices(12, 0, 2, "zigzag_sequences", **arguments)
     with pytest.raises(TypeError, match=r"seq_len must be an int, got 4\.0"):
         shard_indices(4.0, 0, 2)
+
+
+def test_a_batch_without_labels_has_shards_without():
+    batch = collate([{"input_ids": [1, 2, 3, 4]}], QWEN, pad_token_id=0)
+    shard = shard_batch(batch, 1, 2, "contiguous")
+    assert shard["input_ids"].tolist() == [[3, 4]]
+    assert not {"labels", "shift_labels"} & shard.keys()

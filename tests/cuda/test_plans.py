@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import each_rule, spec_of
-from support import assert_same, fitting, no_synchronisation
+from support import assert_same, count_waits, fitting, no_synchronisation
 from torch.profiler import ProfilerActivity, profile
 
 from bench.answers import make_spec, tensor_arguments
@@ -136,3 +136,16 @@ def test_a_long_step_is_that_of_the_cpu():
     on_cuda.step(computed, scheduled, out=out)
     assert torch.equal(out[:, :-7].cpu().long(), want)
     assert torch.equal(on_cuda.position_ids().cpu(), plan.position_ids())
+
+
+@pytest.mark.parametrize("family", ["glm4v", "qwen2_5_vl"])
+def test_a_checked_plan_waits_once_and_has_no_entry_too_many(family):
+    workload, on_cpu = (make_workload(f"mixed-batch-{family}", 4000, on) for on in ("cuda", "cpu"))
+    spec = make_spec(workload, "transformers")
+    plan, number = count_waits(
+        lambda: plan_rope_index(workload.input_ids, spec, **tensor_arguments(workload))
+    )
+    expected = plan_rope_index(on_cpu.input_ids, spec, **tensor_arguments(on_cpu))
+    assert number == 1
+    assert plan.nbytes <= expected.nbytes
+    assert torch.equal(plan.position_ids().cpu(), expected.position_ids())

@@ -5,10 +5,13 @@ import torch
 from hypothesis import given
 from own_support import SPECS as OWN_SPECS
 from own_support import each_spec as each_own_spec
-from support import assert_same
+from support import assert_same, fitting
 
-from tests.plans.cases import PLAN, QWEN, integers
+from tests.plans.cases import PLAN, QWEN, each_spec, integers
 from vecrope import concatenate_plans, get_rope_index, plan_rope_index
+from vecrope.inputs import Inputs
+from vecrope.plans.from_locations import plan_of_tokens
+from vecrope.prepare import prepare
 from vecrope.testing import conversations
 
 
@@ -34,6 +37,21 @@ def test_a_plan_with_room_for_each_token_is_the_exact_one(spec):
         plans = [plan_rope_index(**arguments, max_groups=n) for n in (None, 999)]
         exact, roomy = ((p.position_ids(), p.rope_deltas, p.decode(3)) for p in plans)
         assert_same(roomy, exact)
+
+    check()
+
+
+@each_spec
+def test_a_checked_plan_by_the_static_form_has_no_entry_too_many(spec):
+    @given(fitting(spec))
+    def check(prompt):
+        arguments = prompt.arguments()
+        prepared = prepare(Inputs(**arguments), spec, True, static=True)
+        plan = plan_of_tokens(prepared, spec, True, None)
+        expected = plan_rope_index(spec=spec, **arguments)
+        assert_same([plan.position_ids(), plan.rows], [expected.position_ids(), expected.rows])
+        assert len(plan.entries) == 1 or (plan.entries[:, 0] < plan.num_tokens).all()
+        assert plan.entries.untyped_storage().nbytes() == plan.entries.nbytes
 
     check()
 

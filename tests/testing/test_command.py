@@ -80,6 +80,10 @@ def test_the_module_is_a_command(monkeypatch, capsys):
     assert "error: one of the arguments --model --config is required" in capsys.readouterr().err
 
 
+def test_its_import_runs_nothing():
+    assert run_module("vecrope.testing.__main__")["main"] is main
+
+
 def test_the_same_seed_draws_the_same_prompts(capsys):
     outs = []
     for seed in ("1", "1"):

@@ -51,18 +51,18 @@ def check_masks(samples: Samples, joined: Tensor, *, packed: bool) -> None:
     low, high = (int(value) for value in joined.aminmax())
     if packed <= low and high <= 1:
         return
-    for index, mask in samples.tokens.get("attention_mask", {}).items():
-        who = samples.names[index]
-        low, high = (int(value) for value in mask.aminmax())
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"attention_mask of {who} must hold 0 or 1, got {high} at most and {low} at least"
-            )
-        if low < packed:
-            raise ValueError(
-                f"attention_mask of {who} must be 1 at every token to be packed: leave padding out "
-                "of the sample"
-            )
+    masks = samples.tokens["attention_mask"].items()
+    ranges = ((index, *map(int, mask.aminmax())) for index, mask in masks)
+    index, low, high = next(each for each in ranges if each[1] < packed or each[2] > 1)
+    who = samples.names[index]
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"attention_mask of {who} must hold 0 or 1, got {high} at most and {low} at least"
+        )
+    raise ValueError(
+        f"attention_mask of {who} must be 1 at every token to be packed: leave padding out of the "
+        "sample"
+    )
 
 
 def _check_types(samples: Samples, name: str) -> None:

@@ -82,8 +82,8 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
     Args:
         inputs: types, shapes and the mask's values have been checked.
         spec: with an `own_rule`.
-        validate: check the values of the rest. Where the host numbers the batch, it waits for the
-            device of the ids once: with `validate`, and always where no form for devices is.
+        validate: check the values of the rest, which are on a CPU where something can be raised.
+            Without it the host waits for the device of the ids once where no form for devices is.
     """
     rule, ids = type(spec.own_rule), inputs.input_ids
     if not validate or torch.compiler.is_compiling():
@@ -95,10 +95,7 @@ def own_rope_index(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> tuple[
             return invalidate(unsound(inputs, spec), *numbered) if validate else numbered
         answer: tuple[Tensor, Tensor] = numbered_on_host(*operands_of(inputs, spec))
         return answer
-    if ids.is_cpu:
-        return number_layout(lay_out(inputs, spec), inputs, spec)
-    # It waits for the device in any case, and the copies take less time than the launches.
-    return on_device(own_rope_index(on_cpu(inputs), spec, validate=True), ids.device)
+    return number_layout(lay_out(inputs, spec), inputs, spec)
 
 
 def number_layout(layout: Layout, inputs: Inputs, spec: MRopeSpec) -> tuple[Tensor, Tensor]:

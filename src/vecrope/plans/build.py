@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vecrope import checks
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
-from vecrope.inputs import Inputs, positions_dtype
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.plans.from_blocks import plan_of_own_rule
 from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.from_locations import plan_of_tokens
@@ -26,12 +27,17 @@ def plan_of_inputs(
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
     ids, dtype = inputs.input_ids, positions_dtype(inputs, spec)
+    raises = validate and not torch.compiler.is_compiling()
+    if raises and spec.own_rule is not None and not ids.is_cpu:
+        checks.check_have_values(inputs)
+        # The host answers, as for `get_rope_index`.
+        plan = plan_of_inputs(on_cpu(inputs), spec, validate=True, max_groups=max_groups)
+        return plan.to(ids.device)
     if spec.own_rule is None and inputs.open_markers is None and takes_kernels(ids):
-        capacity = ids.numel() if max_groups is None else max_groups
-        tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=capacity)
+        tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=max_groups)
         if tables is not None:
             rows, entries, scale = tables.rows, tables.entries, tables.time_scale
-            scale = entries.new_empty((capacity, 0)) if scale is None else scale
+            scale = entries.new_empty((len(entries), 0)) if scale is None else scale
             return GroupPlan(rows, entries, *fields_of(ids.shape, spec, dtype), scale)
         # What is wrong there is found once more below, and named.
     prepared = prepare(inputs, spec, validate, max_groups)

@@ -1,8 +1,8 @@
 """The plan of a family with a rule of its own.
 
-A batch on a CPU is laid out in blocks, masked or not, and no positions are made. They are made, and
-have an entry each, where no value is read: under tracing, with a capacity and on a device. So they
-are where something does not fit and is not checked.
+A batch is laid out in blocks, masked or not, and no positions are made. They are made, and have an
+entry each, where no value is read: under tracing, with a capacity, and on a device without checks.
+So they are where something does not fit and is not checked.
 """
 
 from __future__ import annotations

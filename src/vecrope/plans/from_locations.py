@@ -21,13 +21,22 @@ def plan_of_tokens(
 ) -> GroupPlan:
     """Return the plan of a batch, of `max_groups` entries or one a token; reads no value.
 
-    With `validate` values are read, but under tracing, and what is wrong is named.
+    With `validate` values are read, but under tracing: what is wrong is named, and without
+    `max_groups` there are as many entries as it takes.
     """
     inputs, _, tracing, dtype = prepared
     tokens, fault = locate_inputs(inputs, spec, validate=validate)
     stream = tokens.stream
     capacity = stream.num_tokens if max_groups is None else max_groups
     entries, item, count = _entries(tokens, spec, capacity)
+    if validate and not tracing:
+        if (number := int(count)) > capacity:
+            raise ValueError(
+                f"max_groups must be at least {number} for this input, got {max_groups}"
+            )
+        if max_groups is None:
+            # A table has an entry, whether or not a token asks for it.
+            entries, item = (values[: max(number, 1)].clone() for values in (entries, item))
     bounds = stream.row_bounds.long()
     ends, rope_deltas = tokens.ends_of_rows()
     of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
@@ -35,10 +44,6 @@ def plan_of_tokens(
     fields = fields_of(stream.shape, spec, dtype)
     plan = GroupPlan(torch.stack(of_rows, 1), entries, *fields, scale)
     invalid = count > capacity
-    if validate and not tracing and bool(invalid):
-        raise ValueError(
-            f"max_groups must be at least {int(count)} for this input, got {max_groups}"
-        )
     return plan.invalidated(invalid if fault is None else invalid | fault)
 
 

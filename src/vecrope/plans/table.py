@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
 from vecrope.core.search import count_begun, search, spread_ranges
+from vecrope.inputs import may_go_on
 from vecrope.plans.shards import Columns
 from vecrope.spec import MRopeSpec
 
@@ -150,10 +151,14 @@ class PlanTable(ABC):
         return sum(leaf.nbytes for leaf in pytree.tree_leaves(self) if isinstance(leaf, Tensor))
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the plan on a device; the same plan if it is there."""
-        if torch.device(device) == self.device:
+        """Return the plan on a device; the same plan if it is there. To a GPU it does not wait."""
+        device = torch.device(device)
+        if device == self.device:
             return self
-        moved: Self = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(device), self)
+        go_on = may_go_on(device)
+        moved: Self = pytree.tree_map_only(
+            Tensor, lambda leaf: leaf.to(device, non_blocking=go_on), self
+        )
         return moved
 
     def invalidated(self, invalid: Tensor) -> Self:

@@ -41,6 +41,9 @@ def test_a_plan_is_read_in_every_way():
         # One that was made elsewhere has other tables.
         assert_same(read_off(expected, steps), want)
     assert isinstance(plan, GroupPlan)
+    # It was checked, so that it has no room for more.
+    assert len(plan.entries) == 9
+    assert plan.entries.untyped_storage().nbytes() == plan.entries.nbytes
 
 
 @pytest.mark.parametrize("rows", [[], [1], [0, 1, 1, 0, 1]], ids=str)
@@ -77,6 +80,8 @@ def test_plans_by_kernels_are_those_of_the_cpu(name):
             plan = plan_rope_index(spec=spec, **arguments)
             assert torch.equal(plan.position_ids(), expected.position_ids())
         assert torch.equal(plan.rows, expected.rows)
+        # A row's bound and what begins there are one entry.
+        assert len(plan.entries) <= len(expected.entries)
         assert plan.time_scale.shape[1] == expected.time_scale.shape[1]
         # The kernels do not know whether a video has a next frame.
         if expected.time_scale.is_floating_point():
@@ -119,6 +124,16 @@ def test_a_plan_without_room_gives_no_answer():
         assert not plan.position_ids(text_positions=True)[0].any()
         with pytest.raises(ValueError, match="max_groups must be at least 9 for this input, got 8"):
             rope_index(MASKED, plan_rope_index, max_groups=8)
+
+
+def test_of_no_token_nothing_is_launched():
+    with by_kernels():
+        plan = rope_index(MASKED, plan_rope_index)
+        assert plan.slice(3, 3).shape == (3, 2, 0)
+        assert plan.at(torch.empty((2, 0), dtype=torch.int64)).shape == (3, 2, 0)
+        assert plan.step([0, 3], [0, 0]).shape == (3, 0)
+        empty = Prompt.from_symbols(QWEN, ["", ""])
+        assert rope_index(empty, plan_rope_index).position_ids().shape == (3, 2, 0)
 
 
 def test_what_does_not_fit_is_named():

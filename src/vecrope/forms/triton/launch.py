@@ -89,7 +89,7 @@ def _num_items(inputs: Inputs) -> int:
 
 
 def fused_plan(
-    inputs: Inputs, spec: MRopeSpec, *, validate: bool, capacity: int
+    inputs: Inputs, spec: MRopeSpec, *, validate: bool, capacity: int | None
 ) -> PlanTables | None:
     """Return the tables of a batch's plan, for a shared-rule family.
 
@@ -97,7 +97,8 @@ def fused_plan(
         inputs: as for `fused_rope_index`.
         spec: of the shared rule.
         validate: likewise.
-        capacity: entries of the plan. If there are more, one masked run covers the batch.
+        capacity: entries of the plan. If there are more, one masked run covers the batch. None: one
+            for each token, of which with `validate` only those in use are returned.
 
     Returns:
         The tables; or None if the values are not good or there are more entries.
@@ -105,6 +106,7 @@ def fused_plan(
     ids, bounds, videos = inputs.input_ids, inputs.cu_seqlens, inputs.video_grid_thw
     num_rows = ids.shape[0] if bounds is None else bounds.shape[0] - 1
     num_blocks = _most_blocks(tuple(ids.shape), num_rows)
+    num_entries = ids.numel() if capacity is None else capacity
     num_numbers = _work_size(num_blocks, _num_items(inputs))
     work = ids.new_empty((num_numbers + 2 * num_blocks,), dtype=torch.int32)
     deltas = ids.new_empty((num_rows, 1), dtype=torch.int64)
@@ -112,18 +114,26 @@ def fused_plan(
     if has_time_scale(spec):
         timed = spec.video_time == "seconds" and videos is not None and videos.shape[0]
         dtype = time_dtypes(inputs.second_per_grid_ts, spec)[1] if timed else torch.int32
-        time_scale = ids.new_empty((capacity, 2), dtype=dtype)
+        time_scale = ids.new_empty((num_entries, 2), dtype=dtype)
     tables = PlanTables(
         ids.new_empty((num_rows, 5), dtype=torch.int64),
-        ids.new_empty((capacity, 7), dtype=torch.int32),
+        ids.new_empty((num_entries, 7), dtype=torch.int32),
         time_scale,
         work[num_numbers:],
     )
     buffers = Buffers(ids.new_empty((3, 0)), deltas, work)
     flags = inputs.allow_unused_grids, inputs.round_grid_sides
     launcher(spec, ids.device, validate, *flags)(inputs, buffers, tables=tables)
-    if validate and any(buffers.faults.tolist()):
+    if not validate:
+        return tables
+    # In one wait.
+    used = tables.outline[:num_blocks].sum().view(1)
+    *faults, number = torch.cat((buffers.faults, used)).tolist()
+    if any(faults):
         return None
+    if capacity is None:
+        scale = None if time_scale is None else time_scale[:number].clone()
+        tables = tables._replace(entries=tables.entries[:number].clone(), time_scale=scale)
     return tables
 
 

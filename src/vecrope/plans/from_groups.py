@@ -44,11 +44,9 @@ def plan_of_groups(
             for start, stop, position in zip(*masked, behind_masked, strict=True)
         )
         entries.sort(key=itemgetter(0))
-    if has_time_scale(spec):
-        scale = _time_scale(parts, entries, spec)
-    else:
-        scale = torch.empty((len(entries), 0), dtype=torch.int32, device="cpu")
     table = host_table("q" if bounds[-1] >= WIDE_FROM else "i", entries)
+    timed = has_time_scale(spec)
+    scale = _time_scale(parts, entries, spec) if timed else table.new_empty((len(entries), 0))
     fields = fields_of(shape or bounds[-1:], spec, dtype)
     return GroupPlan(host_table("q", rows), table, *fields, scale)
 

@@ -49,6 +49,26 @@ def test_seconds_that_are_missing(default):
     assert unsound(inputs, spec).item() is is_refused(inputs, spec) is (default is None)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ([2.0**28 - 1], False),
+        ([2.0**28], True),
+        ([2.0**27, 2.0**27 - 1], False),
+        ([2.0**27, 2.0**27], True),  # in all
+        (torch.tensor([16368.0]).half(), False),
+        (torch.tensor([16376.0]).half(), True),
+    ],
+    ids=str,
+)
+def test_frames_times_their_seconds_stay_below_a_limit(seconds, expected):
+    spec = spec_of("qwen2_5_vl", "transformers")
+    assert (spec.tokens_per_second, spec.time_dtype) == (4, "given")
+    videos = torch.tensor([[1, 2, 2]] * len(seconds))
+    inputs = Inputs(IDS, video_grid_thw=videos, second_per_grid_ts=seconds)
+    assert unsound(inputs, spec).item() is is_refused(inputs, spec) is expected
+
+
 @each_rule
 def test_grids_and_seconds(spec):
     @given(GRIDS | SOUND_GRIDS, GRIDS | SOUND_GRIDS, st.data())

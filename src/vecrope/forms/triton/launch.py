@@ -126,15 +126,15 @@ def fused_plan(
     launcher(spec, ids.device, validate, *flags)(inputs, buffers, tables=tables)
     if not validate:
         return tables
-    # In one wait.
+    if capacity is not None:
+        return None if any(buffers.faults.tolist()) else tables
+    # Both are read in one wait.
     used = tables.outline[:num_blocks].sum().view(1)
     *faults, number = torch.cat((buffers.faults, used)).tolist()
     if any(faults):
         return None
-    if capacity is None:
-        scale = None if time_scale is None else time_scale[:number].clone()
-        tables = tables._replace(entries=tables.entries[:number].clone(), time_scale=scale)
-    return tables
+    scale = None if time_scale is None else time_scale[:number].clone()
+    return tables._replace(entries=tables.entries[:number].clone(), time_scale=scale)
 
 
 def invalidate(buffers: Buffers) -> None:

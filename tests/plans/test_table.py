@@ -26,6 +26,7 @@ from vecrope import (
     concatenate_plans,
     plan_rope_index,
 )
+from vecrope.plans.table import index_dtype
 
 
 def assert_same_plan(got, want):
@@ -120,3 +121,8 @@ def fake_plan(spec=QWEN):
 def test_a_plan_cannot_be_changed():
     with pytest.raises(AttributeError, match="cannot assign to field 'num_tokens'"):
         PLAN.num_tokens = 3
+
+
+@pytest.mark.parametrize(("num_tokens", "dtype"), [(2**30 - 1, torch.int32), (2**30, torch.int64)])
+def test_indices_of_many_tokens_are_wide(num_tokens, dtype):
+    assert index_dtype(num_tokens) is dtype

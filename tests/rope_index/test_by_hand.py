@@ -201,3 +201,18 @@ def test_a_batch_without_tokens(spec, form, shape, dtype):
         assert_same(form(ids, spec, validate=False, **arguments), expected)
     with pytest.raises(ValueError, match="left over: expected 2 image tokens in all, got 0"):
         form(ids, spec, image_grid_thw=torch.tensor([[1, 2, 4]]))
+
+
+@each_convention
+@pytest.mark.parametrize("number", [1, 4, 8, 13])
+@pytest.mark.parametrize("flat", [False, True], ids=["padded", "packed"])
+def test_columns_of_padding_are_behind(spec, number, flat):
+    row = torch.tensor([[7, spec.image_token_id, spec.image_token_id, 8, 9, 7]])
+    arguments = {"image_grid_thw": torch.tensor([[1, 2, 4]]), "input_ids": row}
+    if flat:
+        arguments |= {"input_ids": row[0], "cu_seqlens": torch.tensor([0, 6])}
+    expected = get_rope_index(spec=spec, **arguments)
+    position_ids, rope_deltas = get_rope_index(spec=spec, **arguments, pad_to_multiple_of=number)
+    assert position_ids.shape[-1] == -(-6 // number) * number
+    assert_same((position_ids[..., :6], rope_deltas), expected)
+    assert (position_ids[..., 6:] == spec.padding_value).all()

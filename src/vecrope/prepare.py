@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from vecrope import checks
-from vecrope.inputs import Inputs, positions_dtype
+from vecrope.inputs import Inputs, on_cpu, positions_dtype
 from vecrope.spec import MRopeSpec
 
 
@@ -18,6 +18,19 @@ class Prepared(NamedTuple):
     exact: bool  # tables of exactly the size that the values ask for: eager, on a CPU
     tracing: bool
     dtype: torch.dtype  # of the positions
+
+
+def on_host(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Inputs | None:
+    """Return the arguments on the CPU where the host answers for a device, or None.
+
+    It does for a rule of a family's own where something can be raised. All is read there, so that
+    no check is a further wait.
+    """
+    answers = spec.own_rule is not None and validate and not torch.compiler.is_compiling()
+    if not answers or inputs.input_ids.is_cpu:
+        return None
+    checks.check_have_values(inputs)
+    return on_cpu(inputs)
 
 
 def prepare(

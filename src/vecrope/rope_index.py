@@ -16,11 +16,11 @@ from vecrope.families.fields import check_bool
 from vecrope.forms.eager import eager_rope_index
 from vecrope.forms.select import FormChoice, choose_form, explain_choice, fused_pipeline
 from vecrope.forms.static import static_rope_index
-from vecrope.inputs import Inputs, on_cpu, on_device
+from vecrope.inputs import Inputs, on_device
 from vecrope.own_rules.dispatch import own_rope_index
 from vecrope.plans.build import plan_of_sequences
 from vecrope.plans.plan import RopeIndexPlan
-from vecrope.prepare import prepare
+from vecrope.prepare import on_host, prepare
 from vecrope.sequences import (
     SequenceNumbering,
     deltas_of_sequences,
@@ -210,12 +210,10 @@ def _number(
     With `text_row` the row of text positions is in front where the eager form writes it with the
     others: where no token is masked.
     """
-    own_rule, device = spec.own_rule is not None, inputs.input_ids.device
-    if own_rule and validate and device.type != "cpu" and not torch.compiler.is_compiling():
-        checks.check_have_values(inputs)
-        # All is read on the host, so that the checks of a mask are no further waits.
-        answer = _number(on_cpu(inputs), spec, validate=True, form=form)
-        return on_device(answer, device)
+    if (copied := on_host(inputs, spec, validate=validate)) is not None:
+        answer = _number(copied, spec, validate=True, form=form)
+        return on_device(answer, inputs.input_ids.device)
+    own_rule = spec.own_rule is not None
     chosen = choose_form(inputs, spec, form=form)
     if chosen == "kernels":
         if torch.compiler.is_compiling():

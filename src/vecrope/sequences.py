@@ -117,8 +117,7 @@ def _text_positions(inputs: Inputs, spec: MRopeSpec) -> Tensor:
         steps[:-1] = stream.kept
     if ids.dim() == 1:
         # The token behind a sequence takes back what that has counted.
-        counted = stream.row_bounds.diff() if stream.kept is None else stream.row_sums(stream.kept)
-        steps.index_add_(0, stream.row_bounds[1:], -counted.to(ids.dtype))
+        steps.index_add_(0, stream.row_bounds[1:], -stream.kept_in_rows.to(ids.dtype))
     text = steps[:-1].view(ids.shape).cumsum(-1, dtype=ids.dtype).sub_(1)
     return text if stream.kept is None else text.masked_fill_(~stream.kept.view(ids.shape), 0)
 

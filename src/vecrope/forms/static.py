@@ -75,7 +75,7 @@ class TokenLocations:
         ends = ends.to(torch.int64)
         lengths: Tensor | int = stream.shape[-1]
         if self.spec.delta_length == "valid" and stream.kept is not None:
-            lengths = stream.row_sums(stream.kept)
+            lengths = stream.kept_in_rows
         elif len(stream.shape) == 1:
             lengths = stream.row_bounds.diff()
         return ends, (ends - lengths).unsqueeze(1)

@@ -7,17 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vecrope import checks
 from vecrope.forms.eager.rope_index import find_groups
 from vecrope.forms.select import fused_pipeline, takes_kernels
-from vecrope.inputs import Inputs, on_cpu, positions_dtype
+from vecrope.inputs import Inputs, positions_dtype
 from vecrope.plans.from_blocks import plan_of_own_rule
 from vecrope.plans.from_groups import plan_of_groups
 from vecrope.plans.from_locations import plan_of_tokens
 from vecrope.plans.group_plan import GroupPlan
 from vecrope.plans.plan import RopeIndexPlan
 from vecrope.plans.table import fields_of
-from vecrope.prepare import prepare
+from vecrope.prepare import on_host, prepare
 from vecrope.sequences import SequenceNumbering, deltas_of_sequences, packed_sequences
 from vecrope.spec import MRopeSpec
 
@@ -27,11 +26,8 @@ def plan_of_inputs(
 ) -> RopeIndexPlan:
     """Return the plan of a batch whose metadata have been checked."""
     ids, dtype = inputs.input_ids, positions_dtype(inputs, spec)
-    raises = validate and not torch.compiler.is_compiling()
-    if raises and spec.own_rule is not None and not ids.is_cpu:
-        checks.check_have_values(inputs)
-        # The host answers, as for `get_rope_index`.
-        plan = plan_of_inputs(on_cpu(inputs), spec, validate=True, max_groups=max_groups)
+    if (copied := on_host(inputs, spec, validate=validate)) is not None:
+        plan = plan_of_inputs(copied, spec, validate=True, max_groups=max_groups)
         return plan.to(ids.device)
     if spec.own_rule is None and inputs.open_markers is None and takes_kernels(ids):
         tables = fused_pipeline().fused_plan(inputs, spec, validate=validate, capacity=max_groups)

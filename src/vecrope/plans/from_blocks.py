@@ -14,7 +14,6 @@ from operator import add, itemgetter, mul, sub
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vecrope.core.stream import make_stream
 from vecrope.families.rules import GlmImage
@@ -101,9 +100,8 @@ def _plan_of_positions(prepared: Prepared, spec: MRopeSpec, validate: bool) -> L
     stream = make_stream(inputs, spec)
     position_ids, rope_deltas = own_rope_index(inputs, spec, validate=validate)
     bounds = stream.row_bounds.long()
-    lengths = measured = bounds.diff()
-    if spec.delta_length == "valid" and stream.kept is not None:
-        measured = pad(stream.kept.cumsum(0), (1, 0))[bounds].diff()
+    lengths = bounds.diff()
+    measured = stream.kept_in_rows.long() if spec.delta_length == "valid" else lengths
     tail, misfit = None, None
     if isinstance(spec.own_rule, GlmImage):
         reading = read_markers(inputs, spec, validate=validate and tracing)

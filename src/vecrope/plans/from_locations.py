@@ -19,30 +19,34 @@ from vecrope.spec import MRopeSpec
 def plan_of_tokens(
     prepared: Prepared, spec: MRopeSpec, validate: bool, max_groups: int | None
 ) -> GroupPlan:
-    """Return the plan of a batch, of `max_groups` entries or one a token; reads no value.
+    """Return the plan of a batch, of `max_groups` entries or one a token.
 
-    With `validate` values are read, but under tracing: what is wrong is named, and without
+    Reads no value, but with `validate` outside of a trace: what is wrong is named then, and without
     `max_groups` there are as many entries as it takes.
     """
     inputs, _, tracing, dtype = prepared
+    reads = validate and not tracing
     tokens, fault = locate_inputs(inputs, spec, validate=validate)
     stream = tokens.stream
     capacity = stream.num_tokens if max_groups is None else max_groups
     entries, item, count = _entries(tokens, spec, capacity)
-    if validate and not tracing:
+    if reads:
         if (number := int(count)) > capacity:
             raise ValueError(
                 f"max_groups must be at least {number} for this input, got {max_groups}"
             )
         if max_groups is None:
             # A table has an entry, whether or not a token asks for it.
-            entries, item = (values[: max(number, 1)].clone() for values in (entries, item))
+            in_use = max(number, 1)
+            entries, item = entries[:in_use].clone(), item[:in_use]
     bounds = stream.row_bounds.long()
     ends, rope_deltas = tokens.ends_of_rows()
     of_rows = bounds[:-1], bounds.diff(), ends, rope_deltas.squeeze(1), _open_markers(tokens, spec)
     scale = _time_scale(tokens.items, spec, item)
     fields = fields_of(stream.shape, spec, dtype)
     plan = GroupPlan(torch.stack(of_rows, 1), entries, *fields, scale)
+    if reads:
+        return plan
     invalid = count > capacity
     return plan.invalidated(invalid if fault is None else invalid | fault)
 

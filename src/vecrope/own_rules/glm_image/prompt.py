@@ -103,7 +103,7 @@ def read_markers(inputs: Inputs, spec: MRopeSpec, *, validate: bool) -> Reading:
         lengths = torch.zeros_like(rank).scatter_add(0, source.long(), inside.to(rank.dtype))
         astray = inside & opens
         if inputs.image_grid_thw is not None:
-            outside = ~inside if kept is None else kept > inside
+            outside = ~inside if kept is None else kept > inside  # kept, and not inside
             astray = astray | (outside & (ids == spec.image_token_id))
         odd = sources & (lengths[rank[:-1]] != grids.prod(1))
         misfit = odd.any() | astray.any()
